@@ -8,7 +8,7 @@ from typing import Any
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Writes to a temporary name in the same folder, syncs, renames. A crash leaves the old file or the new one."""
+    """Writes to a temporary name beside it, syncs, renames: a crash leaves the old file or the new."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

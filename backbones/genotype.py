@@ -174,9 +174,9 @@ class Genotype:
             version = value.get("format")
             if version != FORMAT:
                 raise GenotypeError(f"format = {version!r}, this version reads format {FORMAT}")
-            cells = [_cell_from_dict(value, name) for name in ("normal", "reduction")]
+            normal, reduction = (_cell_from_dict(value, name) for name in ("normal", "reduction"))
             origin = _expect(value.get("origin", {}), Mapping, "origin", "an object")
-            return cls(*cells, origin=dict(origin))
+            return cls(normal, reduction, dict(origin))
         except GenotypeError as error:
             raise GenotypeError(f"{where}: {error}") from None
 

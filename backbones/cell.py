@@ -1,0 +1,139 @@
+"""One cell as a module. The wiring is read from the genotype here and nowhere else."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from backbones.genotype import Block, Cell
+from backbones.operations import OPERATIONS, FactorizedReduction, Layers
+
+
+@dataclass(frozen=True)
+class MapShape:
+    """What a cell must know of an input without seeing it: channels, and pixels of the image per step."""
+
+    channels: int
+    stride: int
+
+
+def drop_path_keep(cell: int, num_cells: int, progress: float, final_keep: float) -> float:
+    """Probability that a path survives, falling with depth and with training time.
+
+    cell: 0..num_cells - 1 in order of execution, stem cells counted. progress: steps done / steps planned, in
+    [0, 1]. Raises ValueError unless 0 < final_keep <= 1. Source: TF-slim `nasnet_utils.py`, version v3 (depth
+    and time); the paper's text states the ramp in time only.
+    """
+    if not 0.0 < final_keep <= 1.0:
+        raise ValueError(f"drop_path_keep = {final_keep}, must be in (0, 1]")
+    at_depth = 1.0 - (cell + 1) / num_cells * (1.0 - final_keep)
+    return 1.0 - min(1.0, max(0.0, progress)) * (1.0 - at_depth)
+
+
+class DropPath(nn.Module):
+    """Zeroes whole examples with probability `1 - keep` in training, and scales the others by `1 / keep`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keep = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.keep == 1.0:
+            return x
+        mask = torch.empty(x.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device).bernoulli_(self.keep)
+        return x * (mask / self.keep)
+
+
+class BlockModule(nn.Module):
+    """A block: `[N, C, H, W]` of two states to `[N, channels, H', W']`.
+
+    `concat` doubles the channels, so ReLU - 1x1 - norm brings them back at once (NASNET.md, section 1.2).
+    """
+
+    def __init__(
+        self, block: Block, layers: Layers, inputs: tuple[int, int], channels: int, strides: list[int]
+    ) -> None:
+        super().__init__()
+        self.left = OPERATIONS[block.left_op](layers, inputs[0], channels, strides[0])
+        self.right = OPERATIONS[block.right_op](layers, inputs[1], channels, strides[1])
+        # Identity is never dropped, not even where it carries a 1x1 convolution (TF-slim).
+        self.left_drop = nn.Identity() if block.left_op == "identity" else DropPath()
+        self.right_drop = nn.Identity() if block.right_op == "identity" else DropPath()
+        self.project = layers.relu_conv_norm(2 * channels, channels) if block.combine == "concat" else None
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        left, right = self.left_drop(self.left(left)), self.right_drop(self.right(right))
+        if self.project is None:
+            return left + right
+        return self.project(torch.cat([left, right], dim=1))
+
+
+class CellModule(nn.Module):
+    """`[N, C, H, W]` of the previous cell and the one before it to `[N, len(concat) * channels, H', W']`.
+
+    shape, prev_shape: of h_i and h_{i-1}; None for h_{i-1} means that there is no such cell and the raw h_i
+    stands in (NASNET.md, T6). reduction: halves H and W. Only what the output depends on is built.
+    Source of the fitting rules: TF-slim `nasnet_utils.py`.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        layers: Layers,
+        shape: MapShape,
+        prev_shape: MapShape | None,
+        channels: int,
+        reduction: bool,
+    ) -> None:
+        super().__init__()
+        self.cell = cell
+        live = cell.live_states()
+        prev_channels, fit_prev = _fit_prev(layers, shape, prev_shape, channels)
+        self.fit = layers.relu_conv_norm(shape.channels, channels) if 0 in live else nn.Identity()
+        self.fit_prev = fit_prev if 1 in live else nn.Identity()
+        stride = 2 if reduction else 1
+        state_channels = [channels, prev_channels] + [channels] * len(cell.blocks)
+        self.blocks = nn.ModuleDict(
+            {
+                str(b): BlockModule(
+                    block,
+                    layers,
+                    (state_channels[block.left], state_channels[block.right]),
+                    channels,
+                    [stride if state < 2 else 1 for state in (block.left, block.right)],
+                )
+                for b, block in enumerate(cell.blocks)
+                if 2 + b in live
+            }
+        )
+        # A raw or unreduced input in the concat list is brought to the shape of the blocks, without a ReLU.
+        self.fit_output = nn.ModuleDict(
+            {
+                str(state): FactorizedReduction(layers, state_channels[state], channels)
+                if reduction
+                else nn.Sequential(layers.conv(state_channels[state], channels), layers.norm(channels))
+                for state in cell.concat
+                if state < 2 and (reduction or state_channels[state] != channels)
+            }
+        )
+
+    def forward(self, h: Tensor, h_prev: Tensor) -> Tensor:
+        states = {0: self.fit(h), 1: self.fit_prev(h_prev)}
+        for b, block in enumerate(self.cell.blocks):
+            if str(b) in self.blocks:
+                states[2 + b] = self.blocks[str(b)](states[block.left], states[block.right])
+        for name, module in self.fit_output.items():
+            states[int(name)] = module(states[int(name)])
+        return torch.cat([states[state] for state in self.cell.concat], dim=1)
+
+
+def _fit_prev(
+    layers: Layers, shape: MapShape, prev_shape: MapShape | None, channels: int
+) -> tuple[int, nn.Module]:
+    if prev_shape is None:
+        return shape.channels, nn.Identity()
+    if prev_shape.stride != shape.stride:
+        return channels, nn.Sequential(nn.ReLU(), FactorizedReduction(layers, prev_shape.channels, channels))
+    if prev_shape.channels != channels:
+        return channels, layers.relu_conv_norm(prev_shape.channels, channels)
+    return channels, nn.Identity()

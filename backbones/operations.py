@@ -1,0 +1,190 @@
+"""The 13 operations of the search space as modules, and the layers they are made of.
+
+Every operation maps `[N, C, H, W]` to `[N, channels, ceil(H/stride), ceil(W/stride)]`. Convolutions are
+ReLU - convolution - batch norm without bias (1707.07012, section 3.1; TF-slim `nasnet_utils.py`); the paper
+names no bottleneck, so there is none. No ReLU works in place: states are shared by several operations.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PADDINGS = ("same", "symmetric")
+
+
+def pad_before(size: int, kernel: int, stride: int) -> int:
+    """Rows that TensorFlow's SAME puts before an axis; the rest of its padding comes after the end."""
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2
+
+
+class SameConv2d(nn.Conv2d):
+    """Strided convolution padded as in TensorFlow: on even sizes one row less before than after."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads: list[int] = []
+        for axis in (1, 0):  # F.pad takes the last axis first
+            size, stride = x.shape[2 + axis], self.stride[axis]
+            kernel = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
+            before = pad_before(size, kernel, stride)
+            after = max((-(-size // stride) - 1) * stride + kernel - size, 0) - before
+            pads += [before, after]
+        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class Pool(nn.Module):
+    """Average or max pooling that never counts the padding, as TensorFlow's SAME does (NASNET.md, T3, T4)."""
+
+    def __init__(self, kind: str, kernel: int, stride: int, padding: str) -> None:
+        super().__init__()
+        self.kind, self.kernel, self.stride, self.padding = kind, kernel, stride, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        # ceil_mode lets the last window hang over the end, which is what SAME pads there.
+        if self.padding == "same":
+            before = [pad_before(size, self.kernel, self.stride) for size in x.shape[2:]]
+        else:
+            before = [self.kernel // 2] * 2
+        if self.kind == "max":
+            return F.max_pool2d(x, self.kernel, self.stride, before, ceil_mode=self.padding == "same")
+        return F.avg_pool2d(
+            x, self.kernel, self.stride, before, ceil_mode=self.padding == "same", count_include_pad=False
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.kind}, kernel={self.kernel}, stride={self.stride}, padding={self.padding}"
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Makes convolutions and norms in one network's style.
+
+    padding: `same` as in TensorFlow, or `symmetric` (k // 2 on both sides). They differ at stride 2 on even
+    sizes only. eps, momentum: batch norm's, in PyTorch's sense.
+    """
+
+    padding: str
+    eps: float
+    momentum: float
+
+    def conv(
+        self,
+        in_channels: int,
+        channels: int,
+        kernel: int | tuple[int, int] = 1,
+        stride: int | tuple[int, int] = 1,
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> nn.Conv2d:
+        kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+        stride = (stride, stride) if isinstance(stride, int) else stride
+        same = self.padding == "same" and any(k > 1 and s > 1 for k, s in zip(kernel, stride, strict=True))
+        pads = (dilation * (kernel[0] - 1) // 2, dilation * (kernel[1] - 1) // 2)
+        return (SameConv2d if same else nn.Conv2d)(
+            in_channels,
+            channels,
+            kernel,
+            stride,
+            padding=(0, 0) if same else pads,
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+        )
+
+    def norm(self, channels: int) -> nn.BatchNorm2d:
+        return nn.BatchNorm2d(channels, self.eps, self.momentum)
+
+    def relu_conv_norm(
+        self, in_channels: int, channels: int, kernel: int = 1, stride: int = 1, dilation: int = 1
+    ) -> nn.Sequential:
+        return nn.Sequential(
+            nn.ReLU(), self.conv(in_channels, channels, kernel, stride, dilation), self.norm(channels)
+        )
+
+
+class FactorizedReduction(nn.Module):
+    """Halves H and W without skipping pixels: two strided 1x1 paths, the second shifted by one, one norm.
+
+    Zeros enter at the bottom and right of the second path. No ReLU: the caller decides.
+    Source: TF-slim `nasnet_utils.py`; the single norm matters for converted weights (NASNET.md, T8).
+    """
+
+    def __init__(self, layers: Layers, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.path = layers.conv(in_channels, channels // 2, stride=2)
+        self.shifted_path = layers.conv(in_channels, channels - channels // 2)
+        self.norm = layers.norm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        shifted = F.pad(x[:, :, 1::2, 1::2], (0, width % 2, 0, height % 2))
+        return self.norm(torch.cat([self.path(x), self.shifted_path(shifted)], dim=1))
+
+
+def _identity(layers: Layers, in_channels: int, channels: int, stride: int):
+    if stride == 1 and in_channels == channels:
+        return nn.Identity()
+    return layers.relu_conv_norm(in_channels, channels, stride=stride)
+
+
+def _conv(layers: Layers, in_channels: int, channels: int, stride: int, *, kernel: int, dilation: int = 1):
+    return layers.relu_conv_norm(in_channels, channels, kernel, stride, dilation)
+
+
+def _factored_conv(layers: Layers, in_channels: int, channels: int, stride: int, *, kernel: int):
+    # One norm at the end, nothing between the two (NASNET.md, section 1.1).
+    return nn.Sequential(
+        nn.ReLU(),
+        layers.conv(in_channels, channels, (1, kernel), (1, stride)),
+        layers.conv(channels, channels, (kernel, 1), (stride, 1)),
+        layers.norm(channels),
+    )
+
+
+def _separable_conv(
+    layers: Layers, in_channels: int, channels: int, stride: int, *, kernel: int
+) -> nn.Module:
+    # Applied twice; the stride and the change of channels belong to the first application.
+    return nn.Sequential(
+        nn.ReLU(),
+        layers.conv(in_channels, in_channels, kernel, stride, groups=in_channels),
+        layers.conv(in_channels, channels),
+        layers.norm(channels),
+        nn.ReLU(),
+        layers.conv(channels, channels, kernel, groups=channels),
+        layers.conv(channels, channels),
+        layers.norm(channels),
+    )
+
+
+def _pool(
+    layers: Layers, in_channels: int, channels: int, stride: int, *, kind: str, kernel: int
+) -> nn.Module:
+    pool = Pool(kind, kernel, stride, layers.padding)
+    if in_channels == channels:
+        return pool
+    return nn.Sequential(pool, layers.conv(in_channels, channels), layers.norm(channels))
+
+
+OperationFactory = Callable[[Layers, int, int, int], nn.Module]
+"""(layers, in_channels, channels, stride) -> module."""
+
+OPERATIONS: Mapping[str, OperationFactory] = {
+    "identity": _identity,
+    "conv_1x1": partial(_conv, kernel=1),
+    "conv_3x3": partial(_conv, kernel=3),
+    "conv_1x3_3x1": partial(_factored_conv, kernel=3),
+    "conv_1x7_7x1": partial(_factored_conv, kernel=7),
+    "dil_conv_3x3": partial(_conv, kernel=3, dilation=2),
+    "sep_conv_3x3": partial(_separable_conv, kernel=3),
+    "sep_conv_5x5": partial(_separable_conv, kernel=5),
+    "sep_conv_7x7": partial(_separable_conv, kernel=7),
+    "avg_pool_3x3": partial(_pool, kind="avg", kernel=3),
+    "max_pool_3x3": partial(_pool, kind="max", kernel=3),
+    "max_pool_5x5": partial(_pool, kind="max", kernel=5),
+    "max_pool_7x7": partial(_pool, kind="max", kernel=7),
+}

@@ -1,0 +1,114 @@
+"""Everything that defines a network but its weights: the genotype and how cells are scaled and stacked."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backbones.genotype import Genotype, GenotypeError
+from backbones.operations import PADDINGS
+
+STEMS = ("imagenet", "cifar")
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network up to its weights and classes.
+
+    cells_per_stage: normal cells in each of the three stages (the paper's N), at least 1.
+    filters: channels of one hidden state in the first stage; with the imagenet stem a multiple of 4. (The
+        paper's F is the width before the classifier, `len(normal.concat) * 4 * filters`.)
+    stem: `imagenet`, a strided convolution and two reduction cells (strides 2, 4, 8), or `cifar`, one
+        convolution at stride 1.
+    stem_filters: channels of the stem's convolution.
+    image_size: side in pixels that the network is meant for; it runs at others, the auxiliary head does not.
+    padding: see `operations.Layers`.
+    skip_reduction_input: the first normal cell after a reduction reads as h_{i-1} what the reduction read as
+        h_{i-1}, not the cell before the reduction (NASNET.md, section 4.3 and T7).
+    batch_norm_eps, batch_norm_momentum: in PyTorch's sense.
+
+    Raises ValueError that names the field.
+    """
+
+    genotype: Genotype
+    cells_per_stage: int
+    filters: int
+    stem: str = "imagenet"
+    stem_filters: int = 32
+    image_size: int = 224
+    in_channels: int = 3
+    padding: str = "same"
+    skip_reduction_input: bool = False
+    batch_norm_eps: float = 1e-3
+    batch_norm_momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.stem not in STEMS:
+            raise ValueError(f"stem = {self.stem!r}, expected one of {', '.join(STEMS)}")
+        if self.padding not in PADDINGS:
+            raise ValueError(f"padding = {self.padding!r}, expected one of {', '.join(PADDINGS)}")
+        for field in ("cells_per_stage", "filters", "stem_filters", "in_channels"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} = {getattr(self, field)}, must be at least 1")
+        if self.stem == "imagenet" and self.filters % 4:
+            raise ValueError(
+                f"filters = {self.filters}, but the imagenet stem halves them twice: use a multiple of 4"
+            )
+        if self.image_size < self.smallest_image:
+            raise ValueError(
+                f"image_size = {self.image_size}, the {self.stem} stem needs at least {self.smallest_image}"
+            )
+        if not self.batch_norm_eps > 0:
+            raise ValueError(f"batch_norm_eps = {self.batch_norm_eps}, must be above 0")
+        if not 0 < self.batch_norm_momentum <= 1:
+            raise ValueError(f"batch_norm_momentum = {self.batch_norm_momentum}, must be in (0, 1]")
+
+    @property
+    def smallest_image(self) -> int:
+        """Pixels; below it the unpadded first convolution of the imagenet stem has nothing to see."""
+        return 3 if self.stem == "imagenet" else 1
+
+    def to_dict(self) -> dict[str, Any]:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"genotype": self.genotype.to_dict()}
+
+    @classmethod
+    def from_dict(cls, value: Any, where: str = "network") -> "NetworkSpec":
+        """Reads `to_dict`'s form. where: file and key for the message. Raises ValueError."""
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} is {type(value).__name__}, expected an object")
+        known = [field.name for field in dataclasses.fields(cls)]
+        if missing := [key for key in known if key not in value]:
+            raise ValueError(f"{where}.{missing[0]} is missing")
+        if unknown := [key for key in value if key not in known]:
+            raise ValueError(f"{where} has the unknown key {unknown[0]!r}, expected {', '.join(known)}")
+        genotype = Genotype.from_dict(value["genotype"], where=f"{where}.genotype")
+        try:
+            return cls(**{**value, "genotype": genotype})
+        except GenotypeError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the network's input; it travels with the weights.
+
+    size: side of the square input in pixels. mean, std: per channel, of values in 0..1. crop: share of the
+    short side that the central crop keeps in evaluation. interpolation: a PIL filter's name.
+    """
+
+    size: int
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    crop: float = 0.875
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"preprocessing.size = {self.size}, must be at least 1")
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"preprocessing.crop = {self.crop}, must be in (0, 1]")
+        if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
+            raise ValueError(f"preprocessing.std = {self.std}, expected {len(self.mean)} values above 0")

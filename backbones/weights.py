@@ -1,0 +1,141 @@
+"""Weights that describe themselves: safetensors with one metadata key, `celltransfer`, a JSON string."""
+
+import dataclasses
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from backbones.files import write_atomically
+from backbones.network import NASNet
+from backbones.spec import NetworkSpec, Preprocessing
+
+FORMAT = 1
+KEY = "celltransfer"
+
+
+def write_safetensors(
+    path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Writes tensors with their description, atomically.
+
+    kind: `backbone` or `detector`. metadata: JSON values; `format`, `kind` and `versions` are added.
+    """
+    versions = {"torch": torch.__version__}
+    header = {"format": FORMAT, "kind": kind, **metadata, "versions": versions}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, serialise(plain, metadata={KEY: json.dumps(header, allow_nan=False)}))
+
+
+def read_safetensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors on the CPU and the metadata of a file that `write_safetensors` wrote.
+
+    Raises FileNotFoundError, or ValueError that names the file, the key and what was expected there.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such {kind} file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(KEY)
+            if header is None:
+                raise ValueError(f"{path}: no metadata key {KEY!r}; expected a {kind} file of this project")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        metadata = json.loads(header)
+    except (SafetensorError, struct.error, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a {kind} file in safetensors format ({error})") from None
+    version = metadata.get("format")
+    if not isinstance(version, int) or version > FORMAT:
+        raise ValueError(f"{path}: format = {version!r}, this version reads up to {FORMAT}")
+    if metadata.get("kind") != kind:
+        raise ValueError(f"{path}: kind = {metadata.get('kind')!r}, expected {kind!r}")
+    return tensors, metadata
+
+
+def save(
+    net: NASNet,
+    path: str | os.PathLike[str],
+    *,
+    classes: list[str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Writes a `backbone.safetensors`. The auxiliary head stays out: it serves training only.
+
+    classes: names in the order of the logits; `net.classes` where None. metrics: as in `metrics.json`.
+    """
+    tensors = {name: value for name, value in net.state_dict().items() if not name.startswith("auxiliary.")}
+    write_safetensors(path, "backbone", tensors, describe(net, classes, metrics))
+
+
+def describe(
+    net: NASNet, classes: list[str] | None = None, metrics: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """What a weights file says of its network: enough to build it again without any other file."""
+    classes = net.classes if classes is None else classes
+    if classes is not None and len(classes) != net.num_classes:
+        raise ValueError(f"{len(classes)} class names for a network of {net.num_classes} classes")
+    return {
+        "network": net.spec.to_dict(),
+        "num_classes": net.num_classes,
+        "classes": classes,
+        "preprocessing": dataclasses.asdict(net.preprocessing),
+        "metrics": dict(metrics or {}),
+    }
+
+
+def from_description(metadata: Mapping[str, Any], where: str, **training: Any) -> NASNet:
+    """The network that `describe` described, with fresh weights. where: the file, for the message.
+
+    training: `drop_path_keep`, `dropout`, `auxiliary` of `NASNet`. Raises ValueError.
+    """
+    for key in ("network", "num_classes", "preprocessing"):
+        if key not in metadata:
+            raise ValueError(f"{where}: the metadata key {key!r} is missing")
+    net = NASNet(
+        NetworkSpec.from_dict(metadata["network"], f"{where}: network"), metadata["num_classes"], **training
+    )
+    try:
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in metadata["preprocessing"].items()
+        }
+        net.preprocessing = Preprocessing(**values)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{where}: preprocessing: {error}") from None
+    net.classes = metadata.get("classes")
+    return net
+
+
+def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copies `tensors` into the module; raises ValueError that lists the missing, extra and misshapen."""
+    own = module.state_dict()
+    faults = [f"missing {name}" for name in own if name not in tensors]
+    faults += [f"unexpected {name}" for name in tensors if name not in own]
+    faults += [
+        f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise ValueError(f"{where}: the weights do not fit the network: {'; '.join(faults[:5])}{more}")
+    module.load_state_dict(dict(tensors))
+
+
+def load(path: str | os.PathLike[str], **training: Any) -> NASNet:
+    """The network of a `backbone.safetensors` with its weights, in evaluation mode.
+
+    training: `drop_path_keep`, `dropout`, `auxiliary` of `NASNet`; an auxiliary head has fresh weights.
+    Raises FileNotFoundError or ValueError that names the file, the key and what was expected.
+    """
+    tensors, metadata = read_safetensors(path, "backbone")
+    net = from_description(metadata, str(path), **training)
+    auxiliary = {} if net.auxiliary is None else net.auxiliary.state_dict(prefix="auxiliary.")
+    load_tensors(net, {**tensors, **auxiliary}, str(path))
+    return net.eval()

@@ -1,0 +1,153 @@
+"""Networks by name, and any genotype or weights file as a network."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backbones import weights
+from backbones.genotype import Block, Cell, Genotype
+from backbones.network import NASNet
+from backbones.spec import NetworkSpec
+
+# Source: TF-slim `nasnet_utils.py`. The concat lists are the released code's, not the paper's text: they hold
+# h_{i-1} in the normal cell and a used block in the reduction cell (NASNET.md, section 3.1 and T1).
+NASNET_A = Genotype(
+    normal=Cell(
+        (
+            Block(0, 1, "sep_conv_5x5", "sep_conv_3x3"),
+            Block(1, 1, "sep_conv_5x5", "sep_conv_3x3"),
+            Block(0, 1, "avg_pool_3x3", "identity"),
+            Block(1, 1, "avg_pool_3x3", "avg_pool_3x3"),
+            Block(0, 0, "sep_conv_3x3", "identity"),
+        ),
+        concat=(1, 2, 3, 4, 5, 6),
+    ),
+    reduction=Cell(
+        (
+            Block(0, 1, "sep_conv_5x5", "sep_conv_7x7"),
+            Block(0, 1, "max_pool_3x3", "sep_conv_7x7"),
+            Block(0, 1, "avg_pool_3x3", "sep_conv_5x5"),
+            Block(3, 2, "identity", "avg_pool_3x3"),
+            Block(2, 0, "sep_conv_3x3", "max_pool_3x3"),
+        ),
+        concat=(3, 4, 5, 6),
+    ),
+    origin={"name": "NASNet-A", "source": "arXiv 1707.07012"},
+)
+
+_CIFAR_NORM: dict[str, Any] = {"batch_norm_eps": 1e-5, "batch_norm_momentum": 0.1}
+_IMAGENET_NORM: dict[str, Any] = {"batch_norm_eps": 1e-3, "batch_norm_momentum": 0.0003}
+
+# The names give N and the width before the classifier as the paper does: 24 filters of that width are one F.
+ZOO: Mapping[str, NetworkSpec] = {
+    "nasnet_a_large": NetworkSpec(
+        NASNET_A, 6, 168, stem_filters=96, image_size=331, skip_reduction_input=True, **_IMAGENET_NORM
+    ),
+    "nasnet_a_mobile": NetworkSpec(NASNET_A, 4, 44, stem_filters=32, image_size=224, **_IMAGENET_NORM),
+    "nasnet_a_7x1920": NetworkSpec(NASNET_A, 7, 80, stem_filters=96, image_size=299, **_IMAGENET_NORM),
+    "nasnet_a_5x1536": NetworkSpec(NASNET_A, 5, 64, stem_filters=96, image_size=299, **_IMAGENET_NORM),
+    "nasnet_a_cifar": NetworkSpec(
+        NASNET_A, 6, 32, stem="cifar", stem_filters=96, image_size=32, **_CIFAR_NORM
+    ),
+    "nasnet_a_cifar_large": NetworkSpec(
+        NASNET_A, 6, 96, stem="cifar", stem_filters=288, image_size=32, **_CIFAR_NORM
+    ),
+}
+
+
+def list_models() -> list[str]:
+    """Names that `create` knows."""
+    return sorted(ZOO)
+
+
+def create(
+    network: str | Path | NetworkSpec,
+    num_classes: int | None = None,
+    *,
+    drop_path_keep: float = 1.0,
+    dropout: float = 0.0,
+    auxiliary: bool = False,
+    **overrides: Any,
+) -> NASNet:
+    """Builds a network with fresh weights, or with those of a weights file.
+
+    network: a name of `list_models()`, a spec, a `genotype.json` (then `cells_per_stage` and `filters` are
+        needed among the overrides), or a `backbone.safetensors`, which brings its weights and classes.
+    num_classes: 1000 where None and no file says otherwise.
+    overrides: fields of `NetworkSpec`; a weights file takes none, its weights fit one network.
+    Raises ValueError or FileNotFoundError that names what was wrong.
+    """
+    if not isinstance(network, NetworkSpec) and str(network).endswith(".safetensors"):
+        if overrides or num_classes is not None:
+            given = ", ".join([*overrides, *(["num_classes"] if num_classes is not None else [])])
+            raise ValueError(f"{network}: the weights fit one network, so {given} cannot be changed")
+        return weights.load(network, drop_path_keep=drop_path_keep, dropout=dropout, auxiliary=auxiliary)
+    return NASNet(
+        resolve_spec(network, **overrides),
+        1000 if num_classes is None else num_classes,
+        drop_path_keep=drop_path_keep,
+        dropout=dropout,
+        auxiliary=auxiliary,
+    )
+
+
+def resolve_spec(network: str | Path | NetworkSpec, **overrides: Any) -> NetworkSpec:
+    """The spec that a zoo name, a genotype file or a spec with overridden fields stands for."""
+    fields = [field.name for field in dataclasses.fields(NetworkSpec)]
+    if unknown := [key for key in overrides if key not in fields]:
+        raise ValueError(f"unknown network field {unknown[0]!r}, expected {', '.join(fields)}")
+    if isinstance(network, NetworkSpec):
+        return dataclasses.replace(network, **overrides)
+    if str(network) in ZOO:
+        return dataclasses.replace(ZOO[str(network)], **overrides)
+    if str(network).endswith(".json"):
+        genotype = Genotype.load(network)
+        if missing := [key for key in ("cells_per_stage", "filters") if key not in overrides]:
+            raise ValueError(f"{network}: a genotype has no size, {' and '.join(missing)} must be given")
+        # Three times the filters, as the CIFAR networks of the paper have (NASNET.md, section 4.1).
+        if overrides.get("stem") == "cifar":
+            overrides = {"stem_filters": 3 * overrides["filters"], **overrides}
+        return NetworkSpec(genotype, **overrides)
+    near = difflib.get_close_matches(str(network), ZOO, n=3, cutoff=0.3) or list_models()
+    raise ValueError(
+        f"unknown network {str(network)!r}: did you mean {', '.join(near)}? "
+        "Otherwise give a genotype.json or a backbone.safetensors"
+    )
+
+
+@dataclass(kw_only=True)
+class BackboneConfig:
+    """Which network a run trains. None: what the zoo name says, or the default of `NetworkSpec`."""
+
+    name: str
+    """A zoo name, or the path of a genotype.json (then cells_per_stage and filters are needed)."""
+    cells_per_stage: int | None = None
+    """Normal cells in each of the three stages."""
+    filters: int | None = None
+    """Channels of one hidden state in the first stage."""
+    stem: str | None = None
+    """`imagenet` or `cifar`."""
+    stem_filters: int | None = None
+    """Channels of the stem's convolution."""
+    image_size: int | None = None
+    """Side of the training images in pixels."""
+    padding: str | None = None
+    """`same` or `symmetric`."""
+    skip_reduction_input: bool | None = None
+    """See `NetworkSpec`."""
+    batch_norm_eps: float | None = None
+    """Added to the variance."""
+    batch_norm_momentum: float | None = None
+    """Weight of the newest batch in the running statistics; the paper's 0.0003 needs 10,000s of steps."""
+
+    def spec(self) -> NetworkSpec:
+        """Raises ValueError or FileNotFoundError that names what was wrong."""
+        given = {key: value for key, value in vars(self).items() if key != "name" and value is not None}
+        return resolve_spec(self.name, **given)
+
+    def build(self, num_classes: int, **training: Any) -> NASNet:
+        """training: `drop_path_keep`, `dropout`, `auxiliary` of `NASNet`."""
+        return NASNet(self.spec(), num_classes, **training)
