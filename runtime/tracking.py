@@ -1,0 +1,116 @@
+"""Where figures go: a CSV file, and wandb or TensorBoard on request. Their failure never stops a run."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from runtime.csv_logger import CsvLogger
+
+log = logging.getLogger(__name__)
+
+KINDS = ("csv", "wandb", "tensorboard", "none")
+
+
+@dataclass(kw_only=True)
+class LoggerConfig:
+    """Where the figures of a run go. A CSV file, `metrics.csv`, is written unless the name is `none`."""
+
+    name: str = "csv"
+    """`csv`, `wandb`, `tensorboard` or `none`."""
+    project: str = "celltransfer"
+    """wandb's project."""
+    group: str | None = None
+    """Ties the runs of one pipeline together in wandb."""
+
+    def __post_init__(self) -> None:
+        if self.name not in KINDS:
+            raise ValueError(f"logger.name = {self.name!r}, expected one of {', '.join(KINDS)}")
+
+    def build(self, folder: Path, stage: str, config: dict[str, Any]) -> list[Logger]:
+        """Loggers for one stage's run. config: shown in wandb. wandb is offline where nobody is logged in."""
+        if self.name == "none":
+            return []
+        loggers: list[Logger] = [CsvLogger(folder / "metrics.csv")]
+        if self.name == "tensorboard":
+            loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+        if self.name == "wandb":
+            loggers += _wandb_logger(folder, stage, config, self.project, self.group)
+        return loggers
+
+
+class ForgivingWandbLogger(WandbLogger):
+    """wandb's logger that warns once and goes quiet when wandb fails."""
+
+    failed = False
+
+    def _attempt(self, action: str, *args: Any, **kwargs: Any) -> None:
+        if self.failed:
+            return
+        try:
+            getattr(super(), action)(*args, **kwargs)
+        except Exception as error:  # any failure of a tracker is one: the run matters more
+            self.failed = True
+            log.warning("wandb failed in %s and is left out from here on: %s", action, error)
+
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
+        self._attempt("log_metrics", *args, **kwargs)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        self._attempt("log_hyperparams", *args, **kwargs)
+
+    def finalize(self, *args: Any, **kwargs: Any) -> None:
+        self._attempt("finalize", *args, **kwargs)
+
+
+def _wandb_logger(
+    folder: Path, stage: str, config: dict[str, Any], project: str, group: str | None
+) -> list[Logger]:
+    import wandb  # half a second that a run without wandb need not wait
+
+    try:
+        logged_in = wandb.login(prompt=False) if "WANDB_MODE" not in os.environ else None
+        run = wandb.init(
+            project=project,
+            group=group,
+            name=f"{stage} {folder.name}",
+            job_type=stage,
+            dir=str(folder),
+            config=config,
+            mode="offline" if logged_in is False else None,  # None: as WANDB_MODE says
+            settings=wandb.Settings(silent=True, console="off"),
+            reinit="finish_previous",
+        )
+    except Exception as error:  # as above
+        log.warning("wandb could not start, the run goes on without it: %s", error)
+        return []
+    return [ForgivingWandbLogger(experiment=run)]
+
+
+def log_artifact(loggers: Sequence[Logger], path: Path, kind: str) -> None:
+    """Hands a file to wandb where it is used. kind: `genotype`, `backbone` or `detector`."""
+    import wandb
+
+    for logger in loggers:
+        if isinstance(logger, ForgivingWandbLogger) and not logger.failed:
+            try:
+                artifact = wandb.Artifact(f"{kind}-{logger.experiment.id}", type=kind)
+                artifact.add_file(str(path))
+                logger.experiment.log_artifact(artifact)
+            except Exception as error:  # as above
+                log.warning("wandb did not take %s: %s", path, error)
+
+
+def finish(loggers: Sequence[Logger]) -> None:
+    """Flushes and closes the loggers of a run."""
+    for logger in loggers:
+        logger.finalize("success")
+        if isinstance(logger, ForgivingWandbLogger) and not logger.failed:
+            try:
+                logger.experiment.finish()
+            except Exception as error:  # as above
+                log.warning("wandb did not close its run: %s", error)
