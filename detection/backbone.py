@@ -1,0 +1,97 @@
+"""The backbone that a detector is built on: where it comes from, and how it behaves inside a detector."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones import weights
+from backbones.network import NASNet
+from backbones.zoo import BackboneConfig
+
+
+@dataclass(kw_only=True)
+class BackboneSource:
+    """Either `weights` or `name`; the other keys belong to `name`. None: what the name says."""
+
+    weights: str | None = None
+    """A backbone.safetensors, which brings its architecture and its preprocessing."""
+    from_scratch: bool = False
+    """Take the architecture of `weights` and leave its weights: the control of a transfer experiment."""
+    name: str | None = None
+    """A zoo name or a genotype.json, with fresh weights."""
+    cells_per_stage: int | None = None
+    """Normal cells in each of the three stages."""
+    filters: int | None = None
+    """Channels of one hidden state in the first stage."""
+    stem_filters: int | None = None
+    """Channels of the stem's convolution."""
+    batch_norm_momentum: float | None = None
+    """Weight of the newest batch in the running statistics."""
+
+    def __post_init__(self) -> None:
+        if (self.weights is None) == (self.name is None):
+            raise ValueError(
+                f"backbone.weights = {self.weights} and backbone.name = {self.name}: give one, "
+                "a backbone.safetensors or a network's name"
+            )
+        given = [key for key, value in self._size().items() if value is not None]
+        if self.weights is not None and given:
+            raise ValueError(f"backbone.{given[0]} belongs to backbone.name; {self.weights} has its own")
+        if self.weights is None and self.from_scratch:
+            raise ValueError("backbone.from_scratch needs backbone.weights; a name is always from scratch")
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether `build` gives trained weights."""
+        return self.weights is not None and not self.from_scratch
+
+    def _size(self) -> dict[str, int | float | None]:
+        keys = ("cells_per_stage", "filters", "stem_filters", "batch_norm_momentum")
+        return {key: getattr(self, key) for key in keys}
+
+    def build(self) -> NASNet:
+        """The network without its classifier. Raises ValueError for the cifar stem."""
+        if self.weights is not None:
+            network = weights.load(self.weights)
+            if self.from_scratch:
+                preprocessing = network.preprocessing
+                network = NASNet(network.spec, num_classes=1)
+                network.preprocessing = preprocessing
+        else:
+            size = {key: value for key, value in self._size().items() if value is not None}
+            network = BackboneConfig(name=str(self.name), **size).build(num_classes=1)  # type: ignore[arg-type]
+        if network.spec.stem == "cifar":
+            raise ValueError(
+                f"{self.weights or self.name} has the cifar stem, whose maps are too large for detection "
+                "(strides 1, 2, 4): train the classifier with the imagenet stem"
+            )
+        return without_classifier(network)
+
+
+def without_classifier(network: NASNet) -> NASNet:
+    """Takes away what `features` does not use, so that every parameter gets a gradient."""
+    network.classifier = nn.Identity()  # type: ignore[assignment]
+    network.auxiliary = None
+    return network
+
+
+class FrozenStatistics(nn.BatchNorm2d):
+    """Batch normalisation with the stored statistics in training, too; scale and shift stay trainable.
+
+    A detector's batches are too small for statistics of their own (NASNET.md, section 7)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+def freeze_statistics(module: nn.Module) -> nn.Module:
+    """Replaces every BatchNorm2d below `module` by FrozenStatistics with the same state and names."""
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm2d:
+            frozen = FrozenStatistics(child.num_features, child.eps, child.momentum, child.affine)
+            frozen.load_state_dict(child.state_dict())
+            setattr(module, name, frozen)
+        else:
+            freeze_statistics(child)
+    return module

@@ -1,0 +1,122 @@
+"""Box arithmetic of Faster R-CNN in Detectron2's semantics.
+
+Legend: `A` anchors over all levels, `R` boxes, `G` ground-truth boxes of one image, `L` levels.
+Boxes are `[R, 4]` xyxy in pixels of the resized image; deltas are `[R, 4]` (dx, dy, dw, dh).
+Written here rather than taken from torchvision, whose anchors are rounded and whose strides are
+image // map, whose matcher refuses images without boxes, and whose coder is private.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+LARGEST_LOG_SCALE = math.log(1000.0 / 16)
+"""Bound of dw and dh before `exp`: a 16 px anchor grows to 1,000 px at most."""
+
+IGNORED = -1
+"""Label of an anchor or a proposal that takes no part in the loss."""
+
+
+def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
+    """Anchors centred on (0, 0), not rounded: `[len(sizes) * len(aspect_ratios), 4]` float32.
+
+    sizes: square root of the area, pixels. aspect_ratios: height / width.
+    Source: Detectron2 `DefaultAnchorGenerator.generate_cell_anchors`."""
+    anchors = []
+    for size in sizes:
+        for ratio in aspect_ratios:
+            width = math.sqrt(size**2 / ratio)
+            height = ratio * width
+            anchors.append([-width / 2, -height / 2, width / 2, height / 2])
+    return torch.tensor(anchors)
+
+
+def grid_anchors(cells: Tensor, height: int, width: int, stride: int) -> Tensor:
+    """`cells` moved to every place of a map: `[height * width * len(cells), 4]`, rows first.
+
+    The first place lies at pixel 0 (offset 0). stride: pixels of the image per place, as the
+    backbone states it, never image // map, which is 15 for 600 px over 38 places."""
+    rows = torch.arange(height, dtype=torch.float32, device=cells.device) * stride
+    columns = torch.arange(width, dtype=torch.float32, device=cells.device) * stride
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    shifts = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
+    return (shifts + cells).reshape(-1, 4)
+
+
+def encode(boxes: Tensor, targets: Tensor, weights: Sequence[float]) -> Tensor:
+    """Deltas `[R, 4]` that move `boxes` onto `targets`, both `[R, 4]` with positive sides."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    target_sides = targets[:, 2:] - targets[:, :2]
+    shift = (targets[:, :2] + 0.5 * target_sides - boxes[:, :2] - 0.5 * sides) / sides
+    scale = torch.log(target_sides / sides)
+    return torch.cat([shift, scale], dim=1) * boxes.new_tensor(weights)
+
+
+def decode(boxes: Tensor, deltas: Tensor, weights: Sequence[float]) -> Tensor:
+    """Moves boxes `[..., 4]` by deltas that broadcast against them; float32 whatever the deltas are."""
+    deltas = deltas.float()
+    boxes = boxes.float()
+    deltas = deltas / deltas.new_tensor(weights)
+    sides = boxes[..., 2:] - boxes[..., :2]
+    centres = boxes[..., :2] + 0.5 * sides + deltas[..., :2] * sides
+    half = 0.5 * torch.exp(deltas[..., 2:].clamp(max=LARGEST_LOG_SCALE)) * sides
+    return torch.cat([centres - half, centres + half], dim=-1)
+
+
+def match(overlaps: Tensor, low: float, high: float, *, keep_best: bool) -> tuple[Tensor, Tensor]:
+    """Ground-truth box with the largest overlap for each candidate, and what the overlap makes of it.
+
+    overlaps: `[G, R]` IoU. Returns indices `[R]` int64 into G (0 where G is empty) and kinds `[R]`
+    int8: 1 from `high` up, 0 below `low`, else IGNORED; all 0 where G is empty.
+    keep_best: candidates with the best overlap of some ground-truth box count as 1 whatever it is
+    (Faster R-CNN, section 3.1.2), ties included; their index stays the one they overlap most."""
+    if overlaps.shape[0] == 0:
+        nothing = torch.zeros(overlaps.shape[1], dtype=torch.int64, device=overlaps.device)
+        return nothing, nothing.to(torch.int8)
+    best, indices = overlaps.max(dim=0)
+    kinds = torch.full_like(indices, IGNORED, dtype=torch.int8)
+    kinds[best < low] = 0
+    kinds[best >= high] = 1
+    if keep_best:
+        kinds[(overlaps == overlaps.amax(dim=1, keepdim=True)).any(dim=0)] = 1
+    return indices, kinds
+
+
+def sample(positive: Tensor, negative: Tensor, count: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
+    """Random indices of at most `count` candidates, at most `positive_fraction` of them positive.
+
+    positive, negative: masks `[R]`. Missing positives are filled up with negatives. Draws one
+    permutation of the positives, then one of the negatives from torch's global generator, in this
+    order, as Detectron2 does, so that equal seeds give equal samples in both engines."""
+    positives = positive.nonzero().squeeze(1)
+    negatives = negative.nonzero().squeeze(1)
+    num_positive = min(len(positives), int(count * positive_fraction))
+    num_negative = min(len(negatives), count - num_positive)
+    chosen = torch.randperm(len(positives), device=positives.device)[:num_positive]
+    rest = torch.randperm(len(negatives), device=negatives.device)[:num_negative]
+    return positives[chosen], negatives[rest]
+
+
+def pyramid_levels(boxes: Tensor, first_level: int, last_level: int) -> Tensor:
+    """Level of the pyramid for each box, `[R]` int64 counted from `first_level` (log2 of its stride).
+
+    A box of 224 x 224 px belongs to level 4 (FPN, equation 1). The epsilon stands inside the
+    logarithm as in Detectron2's `assign_boxes_to_levels`; torchvision adds its own outside."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    size = torch.sqrt(sides[:, 0] * sides[:, 1])
+    levels = torch.floor(4 + torch.log2(size / 224 + 1e-8))
+    return levels.clamp(first_level, last_level).to(torch.int64) - first_level
+
+
+def clip(boxes: Tensor, height: float, width: float) -> Tensor:
+    """Boxes `[..., 4]` cut at the border of an image of `height` x `width` pixels."""
+    x = boxes[..., 0::2].clamp(0, width)
+    y = boxes[..., 1::2].clamp(0, height)
+    return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
+
+
+def has_area(boxes: Tensor) -> Tensor:
+    """Mask `[R]` of the boxes whose two sides are longer than 0."""
+    return (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])

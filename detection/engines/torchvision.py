@@ -1,0 +1,115 @@
+"""The default engine: Faster R-CNN on a feature pyramid, made of torchvision's operations."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from detection.engines.base import Engine, FeatureInfo, Prediction, Target
+from detection.heads import BoxHead, BoxHeadConfig, RegionProposals, RpnConfig
+
+PYRAMID_STRIDES = (4, 8, 16, 32)
+
+
+class Backbone(Protocol):
+    """What the engine asks of a backbone: maps by name, and their channels and strides."""
+
+    feature_info: list[FeatureInfo]
+
+    def features(self, x: Tensor) -> dict[str, Tensor]: ...
+
+
+@dataclass(kw_only=True)
+class TorchvisionFpnConfig:
+    """Group `detector`: `torchvision_fpn`. Defaults are those of Detectron2's Base-RCNN-FPN."""
+
+    name: str = "torchvision_fpn"
+    """Name of the engine, recorded with the weights."""
+    fpn_channels: int = 256
+    """Channels of the pyramid and of the proposal network."""
+    rpn: RpnConfig = field(default_factory=RpnConfig)
+    """First stage."""
+    box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
+    """Second stage."""
+
+    def __post_init__(self) -> None:
+        if self.name != "torchvision_fpn":
+            raise ValueError(f"detector.name = {self.name!r}, but these are the keys of 'torchvision_fpn'")
+        if self.fpn_channels < 1:
+            raise ValueError(f"detector.fpn_channels = {self.fpn_channels}, must be at least 1")
+
+    def build(
+        self, backbone: nn.Module, num_classes: int, mean: list[float], std: list[float]
+    ) -> "TorchvisionFpn":
+        """A fresh detector over `backbone`, whose images are normalised by `mean` and `std` (of 0..1).
+
+        Raises ValueError unless the backbone has maps at strides 4, 8, 16 and 32."""
+        return TorchvisionFpn(self, backbone, num_classes, mean, std)
+
+
+class TorchvisionFpn(Engine):
+    """Backbone, pyramid p2..p6, proposals, boxes; `image sizes` are (H, W) before padding."""
+
+    def __init__(
+        self,
+        config: TorchvisionFpnConfig,
+        backbone: nn.Module,
+        num_classes: int,
+        mean: list[float],
+        std: list[float],
+    ):
+        super().__init__()
+        infos: list[FeatureInfo] = list(backbone.feature_info)  # type: ignore[arg-type]
+        strides = tuple(info.stride for info in infos)
+        if strides != PYRAMID_STRIDES:
+            raise ValueError(
+                f"detection needs a backbone with maps at strides 4, 8, 16 and 32, this one has "
+                f"{', '.join(map(str, strides))}: train the classifier with the imagenet stem"
+            )
+        self.num_classes = num_classes
+        self.backbone = backbone
+        self.names = [info.name for info in infos]
+        self.fpn = FeaturePyramidNetwork(
+            [info.channels for info in infos], config.fpn_channels, extra_blocks=LastLevelMaxPool()
+        )
+        self.rpn = RegionProposals(config.rpn, config.fpn_channels, (*strides, 2 * strides[-1]))
+        self.box_head = BoxHead(config.box_head, config.fpn_channels, strides, num_classes)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+        pyramid, sizes = self._pyramid(images)
+        proposals = self.rpn(pyramid)
+        losses = self.rpn.losses(proposals, targets)
+        sampled = self.box_head.sample(self.rpn.select(proposals, sizes), targets)
+        logits, deltas = self.box_head(pyramid[:-1], [image.boxes for image in sampled])
+        return losses | self.box_head.losses(logits, deltas, sampled)
+
+    def predict(self, images: list[Tensor]) -> list[Prediction]:
+        pyramid, sizes = self._pyramid(images)
+        proposals = self.rpn.select(self.rpn(pyramid), sizes)
+        logits, deltas = self.box_head(pyramid[:-1], proposals)
+        return self.box_head.detect(logits, deltas, proposals, sizes)
+
+    def _pyramid(self, images: list[Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
+        """Maps p2..p6 `[N, C, H, W]` and the image sizes."""
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        divisor = PYRAMID_STRIDES[-1]
+        height = -(-max(size[0] for size in sizes) // divisor) * divisor
+        width = -(-max(size[1] for size in sizes) // divisor) * divisor
+        batch = torch.stack(
+            [
+                F.pad((image - self.mean) / self.std, (0, width - image.shape[2], 0, height - image.shape[1]))
+                for image in images
+            ]
+        )
+        features = self.backbone.features(batch)  # type: ignore[operator]
+        pyramid = self.fpn(OrderedDict((name, features[name]) for name in self.names))
+        return list(pyramid.values()), sizes
