@@ -1,0 +1,328 @@
+"""Labelled images from files, arrays or packages, as one type: `ImageSet`.
+
+Everything that can be wrong with a data set's layout is found by `open_images`, before any training.
+"""
+
+import gzip
+import io
+import os
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from runtime.loading import counter_hash
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FASHION_MNIST_CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+DIGITS_TEST_IMAGES = 360
+
+
+@dataclass(kw_only=True)
+class ImageDataConfig:
+    """A classification data set and how its images reach the network."""
+
+    name: str = "digits"
+    """`digits` (inside scikit-learn), `cifar10` (torchvision's archive or class folders), `fashion_mnist`,
+    or `imagefolder`: `<root>/<split folder>/<class>/<image>`, ImageNet's layout."""
+    root: str | None = None
+    """Folder of the data set; only `digits` needs none."""
+    download: bool = False
+    """Fetch cifar10 or fashion_mnist into `root` where it is absent."""
+    train_folder: str = "train"
+    """Folder of the training images under `root`, for class folders."""
+    test_folder: str | None = None
+    """Folder of the evaluation images; None: `test`, or `val` where there is no `test`."""
+    train_limit: int | None = None
+    """Use only so many training images, in the classes' proportions; None: all."""
+    test_limit: int | None = None
+    """The same for the evaluation images."""
+    limit_seed: int = 0
+    """Chooses which images a limit keeps."""
+    resident: bool | None = None
+    """Hold all images in memory as uint8 (needs squares of one size) and crop by padding; False decodes
+    each image when it is needed and crops as Inception does; None: resident except for `imagefolder`."""
+    workers: int = 0
+    """Processes that decode images; resident images need none."""
+    flip: bool = True
+    """Mirror half of the training images; wrong for digits."""
+    crop_padding: int = 4
+    """Pixels of zeros around a resident image, before resizing, from which training crops."""
+    crop_area_min: float = 0.05
+    """Smallest share of a decoded image that a training crop covers, in (0, 1]."""
+    eval_crop: float = 1.0
+    """Side of the central region that evaluation sees, as a share of each side, in (0, 1];
+    Inception takes 0.875. Resident images are always seen whole."""
+    mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+    """Per channel, on the scale 0..1, subtracted from the pixels."""
+    std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+    """Per channel, divides afterwards."""
+
+    def __post_init__(self) -> None:
+        if self.name not in _READERS:
+            raise ValueError(f"data.name = {self.name!r}, known are: {', '.join(_READERS)}")
+        if self.download and self.name not in ("cifar10", "fashion_mnist"):
+            raise ValueError(f"data.download = true, but data.name = {self.name} cannot be downloaded")
+        for key in ("train_limit", "test_limit"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ValueError(f"data.{key} = {value}, must be at least 1, or null for all images")
+        for key in ("workers", "crop_padding"):
+            if (value := getattr(self, key)) < 0:
+                raise ValueError(f"data.{key} = {value}, must be at least 0")
+        for key in ("crop_area_min", "eval_crop"):
+            if not 0 < (value := getattr(self, key)) <= 1:
+                raise ValueError(f"data.{key} = {value}, must lie in (0, 1]")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(
+                f"data.mean = {self.mean}, data.std = {self.std}: both need 3 numbers, std above 0"
+            )
+
+    @property
+    def is_resident(self) -> bool:
+        return self.name != "imagefolder" if self.resident is None else self.resident
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with labels; pixels or files are stored as one array, which forked workers share.
+
+    source: where it came from, for messages. labels: `[N]` int64 in 0..K-1.
+    images: `[N, H, W, 3]` uint8, or `[N]` file names in the file system's bytes.
+    """
+
+    source: str
+    classes: list[str]
+    labels: NDArray[np.int64]
+    images: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        """RGB. Raises ValueError or FileNotFoundError that names an unreadable file."""
+        image = self.images[index]
+        return decode(os.fsdecode(image)) if isinstance(image, bytes) else Image.fromarray(image)
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> "ImageSet":
+        return ImageSet(self.source, self.classes, self.labels[indices], self.images[indices])
+
+
+def open_images(config: ImageDataConfig, split: str) -> ImageSet:
+    """The images of `split`, `train` or `test`, cut to the configured limit.
+
+    Raises FileNotFoundError or ValueError that names what is missing, empty or malformed.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split = {split!r}, must be train or test")
+    images = _READERS[config.name](config, split)
+    limit = config.train_limit if split == "train" else config.test_limit
+    if limit is None or limit >= len(images):
+        return images
+    return images.subset(stratified(images.labels, limit, config.limit_seed))
+
+
+def stratified(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """Ascending indices of `count` samples in the classes' proportions (rounded by largest remainder).
+
+    A pure function of its arguments in every NumPy release, so it can define a split.
+    """
+    if not 0 <= count <= len(labels):
+        raise ValueError(f"count = {count}, must lie in 0..{len(labels)}")
+    sizes = np.bincount(labels)
+    exact = sizes * count / len(labels)
+    shares = np.floor(exact).astype(int)
+    shares[np.argsort(shares - exact, kind="stable")[: count - shares.sum()]] += 1
+    chosen = []
+    for label, share in enumerate(shares):
+        members = np.flatnonzero(labels == label)
+        chosen.append(members[np.argsort(counter_hash(seed, members), kind="stable")[:share]])
+    return np.sort(np.concatenate(chosen))
+
+
+def decode(path: str | os.PathLike[str]) -> Image.Image:
+    """Any image file as upright 8-bit RGB: EXIF rotation applied, transparency dropped, 16-bit grey scaled.
+
+    Raises FileNotFoundError, or ValueError for a file that is no image or is cut off.
+    """
+    try:
+        with Image.open(path) as file:
+            image: Image.Image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):  # 16-bit grey; PIL's own conversion would clip it to 255
+                image = Image.fromarray((np.asarray(image, np.int64) // 257).clip(0, 255).astype(np.uint8))
+            if image.mode == "P" and "transparency" in image.info:
+                image = image.convert("RGBA")
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{os.fspath(path)}: no such image file") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{os.fspath(path)}: cannot be read as an image: {error}") from None
+
+
+def _root(config: ImageDataConfig) -> Path:
+    if config.root is None:
+        raise ValueError(f"data.root is not set, but data.name = {config.name} is read from a folder")
+    root = Path(config.root).expanduser()
+    if not root.is_dir() and not config.download:
+        raise FileNotFoundError(f"data.root = {root}: no such folder")
+    return root
+
+
+def _digits(config: ImageDataConfig, split: str) -> ImageSet:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise ModuleNotFoundError(
+            'data.name=digits needs scikit-learn, which is not installed: pip install -e ".[demo]"'
+        ) from None
+    digits = load_digits()
+    labels = digits.target.astype(np.int64)
+    test = stratified(labels, DIGITS_TEST_IMAGES, seed=0)
+    indices = test if split == "test" else np.setdiff1d(np.arange(len(labels)), test)
+    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    pixels = np.repeat(grey[..., None], 3, axis=-1)
+    return ImageSet("digits", [str(digit) for digit in range(10)], labels[indices], pixels[indices])
+
+
+def _class_folders(config: ImageDataConfig, split: str) -> ImageSet:
+    root = _root(config)
+    if split == "train":
+        folder = root / config.train_folder
+    elif config.test_folder is not None:
+        folder = root / config.test_folder
+    else:
+        folder = root / ("test" if (root / "test").is_dir() else "val")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; data.root must hold <split>/<class>/<image>")
+    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+    if not classes:
+        raise ValueError(f"{folder}: no class folders; expected {folder.name}/<class>/<image>")
+    files: list[bytes] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(_images_under(folder / name))
+        if not found:
+            raise ValueError(f"{folder / name}: no image in this class folder")
+        files += found
+        labels += [label] * len(found)
+    return ImageSet(str(folder), classes, np.array(labels, np.int64), np.array(files))
+
+
+def _images_under(folder: Path) -> list[bytes]:
+    return [
+        os.fsencode(os.path.join(parent, name))
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and name[0] != "."
+    ]
+
+
+def _cifar10(config: ImageDataConfig, split: str) -> ImageSet:
+    root = _root(config)
+    if config.download and not any((root / name).is_dir() for name in _CIFAR10_READERS):
+        from torchvision.datasets import CIFAR10
+        from torchvision.datasets.utils import download_and_extract_archive
+
+        download_and_extract_archive(CIFAR10.url, str(root), filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
+    for name, read in _CIFAR10_READERS.items():
+        folder = root if root.name == name else root / name
+        if folder.is_dir():
+            train = [f"data_batch_{i}" for i in range(1, 6)]
+            batches = [read(folder, batch) for batch in (train if split == "train" else ["test_batch"])]
+            pixels = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, 3, 32, 32)
+            labels = np.concatenate([labels for _, labels in batches]).astype(np.int64)
+            return ImageSet(str(folder), list(CIFAR10_CLASSES), labels, pixels.transpose(0, 2, 3, 1).copy())
+    if not (root / config.train_folder).is_dir():
+        raise FileNotFoundError(
+            f"data.root = {root}: expected {' or '.join(_CIFAR10_READERS)} (the archive, unpacked), "
+            "or class folders train/<class>/<image> and test/<class>/<image>"
+        )
+    return _class_folders(config, split)
+
+
+def _cifar10_binary(folder: Path, batch: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    data = np.frombuffer(_read_bytes(folder / f"{batch}.bin"), np.uint8)
+    if len(data) % 3073 or not len(data):
+        raise ValueError(f"{folder / batch}.bin: {len(data)} bytes, expected records of 3073 bytes")
+    records = data.reshape(-1, 3073)
+    return records[:, 1:], records[:, 0]
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads CIFAR's Python batches without running code: nothing but NumPy arrays may be built."""
+
+    _ALLOWED = frozenset(
+        [("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")]
+        + [(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")]
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed, only arrays are")
+        # Old files name `numpy.core`, which new NumPy warns about.
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def _cifar10_python(folder: Path, batch: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    path = folder / batch
+    try:
+        content = _ArraysOnly(io.BytesIO(_read_bytes(path)), encoding="bytes").load()
+        pixels, labels = np.asarray(content[b"data"], np.uint8), np.asarray(content[b"labels"], np.uint8)
+    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: not a batch of CIFAR-10 in its Python version: {error}") from None
+    if pixels.shape != (len(labels), 3072):
+        raise ValueError(f"{path}: data of shape {pixels.shape}, expected ({len(labels)}, 3072)")
+    return pixels, labels
+
+
+_CIFAR10_READERS = {"cifar-10-batches-bin": _cifar10_binary, "cifar-10-batches-py": _cifar10_python}
+
+
+def _fashion_mnist(config: ImageDataConfig, split: str) -> ImageSet:
+    root = _root(config)
+    if config.download:
+        from torchvision.datasets import FashionMNIST
+
+        FashionMNIST(str(root), download=True)
+    folder = root / "FashionMNIST" / "raw"  # where torchvision puts the files; else `root` itself holds them
+    folder = folder if folder.is_dir() else root
+    prefix = "train" if split == "train" else "t10k"
+    grey = _idx(folder / f"{prefix}-images-idx3-ubyte", 3)
+    labels = _idx(folder / f"{prefix}-labels-idx1-ubyte", 1)
+    if len(grey) != len(labels):
+        raise ValueError(f"{folder}: {len(grey)} {prefix} images but {len(labels)} labels")
+    pixels = np.repeat(grey[..., None], 3, axis=-1)
+    return ImageSet(str(folder), list(FASHION_MNIST_CLASSES), labels.astype(np.int64), pixels)
+
+
+def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    """Unsigned bytes in the IDX format (LeCun), plain or gzipped: magic 0, 0, 8, rank; sizes; data."""
+    packed = path.with_name(f"{path.name}.gz")
+    data = gzip.decompress(packed.read_bytes()) if packed.is_file() else _read_bytes(path)
+    header = 4 + 4 * dimensions
+    shape = [int(size) for size in np.frombuffer(data[4:header], ">u4")]
+    if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) - header != np.prod(shape):
+        raise ValueError(f"{path}: not an IDX file of unsigned bytes with {dimensions} dimensions")
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def _read_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    return path.read_bytes()
+
+
+_READERS = {
+    "digits": _digits,
+    "cifar10": _cifar10,
+    "fashion_mnist": _fashion_mnist,
+    "imagefolder": _class_folders,
+}

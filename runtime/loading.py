@@ -1,0 +1,167 @@
+"""Batches whose order and place are data: what exact resume asks of a loader.
+
+The order is a pure function of (seed, epoch), so a position is two integers, and a loader rebuilt in
+another process goes on with the next batch. Datasets receive (epoch, index) and draw their augmentation
+from `counter_hash(seed, epoch, index)`, never from a global generator, so the number of workers and their
+timing change nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+Sample = tuple[int, int]  # (epoch, index)
+
+
+def counter_hash(*words: ArrayLike) -> NDArray[np.uint64]:
+    """64 well mixed bits per element, a pure function of the words (integers or arrays that broadcast).
+
+    Returns an array of at least one dimension. The mixing is splitmix64's (Steele, Lea, Flood 2014,
+    figure 17), once per word: unlike `numpy.random`, it gives the same bits in every NumPy release.
+    """
+    state = np.zeros(1, np.uint64)
+    for word in words:
+        state = state + np.asarray(word, np.int64).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state = state ^ (state >> np.uint64(31))
+    return state
+
+
+class ResumableLoader:
+    """Endless epochs of batches; `state_dict()` is `{epoch, batches_given}`.
+
+    `batches_given` counts what the consumer received, not what workers prefetched, so a checkpoint taken
+    between two batches resumes with the second. With the last batch of an epoch the position moves to
+    (epoch + 1, 0), because trainers that know the length never ask for the end.
+
+    dataset: has `__len__` and either `__getitems__(list of (epoch, index))`, which returns the whole batch,
+        or `__getitem__((epoch, index))`, whose samples `collate` (default: PyTorch's) joins.
+    seed: of the order. shuffle: False gives 0, 1, 2, ... in every epoch.
+    workers: processes that read ahead; 0 reads in the caller's.
+    drop_last: leave out the samples that do not fill a batch.
+    rank, world: this process takes every `world`-th batch element of the common order; where N is no multiple
+        of `world` the order is filled up from its own start, so that all ranks give equally many batches.
+    Raises ValueError where there is nothing to give. A ValueError or OSError of the dataset is raised here
+    with its own message, whether or not it happened in a worker.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        *,
+        seed: int,
+        shuffle: bool,
+        workers: int = 0,
+        drop_last: bool = False,
+        collate: Callable[[list[Any]], Any] | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size = {batch_size}, must be at least 1")
+        if workers < 0:
+            raise ValueError(f"workers = {workers}, must be at least 0")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank = {rank}, must lie in 0..{world - 1}")
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.workers = workers
+        self.rank, self.world = rank, world
+        self._reader = _Reader(dataset, collate or default_collate)
+        samples = -(-len(dataset) // world)
+        self._length = samples // batch_size if drop_last else -(-samples // batch_size)
+        if not self._length:
+            raise ValueError(f"{len(dataset)} samples give no batch of {batch_size} on {world} processes")
+        self.epoch = 0
+        self.batches_given = 0
+
+    def __len__(self) -> int:
+        """Batches per epoch and rank."""
+        return self._length
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Sample indices of this rank in `epoch`, `[ceil(N / world)]`."""
+        count = len(self.dataset)
+        order = np.arange(count)
+        if self.shuffle:
+            order = np.argsort(counter_hash(self.seed, epoch, order), kind="stable")
+        return np.resize(order, -(-count // self.world) * self.world)[self.rank :: self.world]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Moves to the start of `epoch`. An iterator that is running already is not affected."""
+        self.epoch, self.batches_given = epoch, 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "batches_given": self.batches_given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.batches_given = state["epoch"], state["batches_given"]
+
+    def __iter__(self) -> Iterator[Any]:
+        """The rest of the present epoch."""
+        epoch = self.epoch
+        for given, batch in enumerate(self._read(epoch, self.batches_given), self.batches_given + 1):
+            if isinstance(batch, _Failure):
+                raise batch.kind(batch.message)
+            if given == len(self):
+                self.epoch, self.batches_given = epoch + 1, 0
+            else:
+                self.epoch, self.batches_given = epoch, given
+            yield batch
+
+    def _read(self, epoch: int, first: int) -> Iterator[Any]:
+        order = self.order(epoch)
+        starts = range(first * self.batch_size, len(self) * self.batch_size, self.batch_size)
+        batches = ([(epoch, int(i)) for i in order[start : start + self.batch_size]] for start in starts)
+        if not self.workers:
+            return map(self._reader.__getitems__, batches)
+        return iter(
+            DataLoader(
+                self._reader,
+                batch_sampler=batches,
+                num_workers=self.workers,
+                collate_fn=_same,
+                pin_memory=torch.cuda.is_available(),
+                # The loader would else draw its workers' seed from the global generator, which moves that
+                # generator at each epoch's start and so differs between a straight and a resumed run.
+                generator=torch.Generator().manual_seed(self.seed),
+            )
+        )
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error that happened in a worker: as a value it keeps its one-line message."""
+
+    kind: type[Exception]
+    message: str
+
+
+class _Reader(Dataset[Any]):
+    """Reads whole batches, in the caller's process or in a worker."""
+
+    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any]) -> None:
+        self.dataset, self.collate = dataset, collate
+
+    def __getitems__(self, samples: Sequence[Sample]) -> Any:
+        try:
+            if hasattr(self.dataset, "__getitems__"):
+                return self.dataset.__getitems__(samples)
+            return self.collate([self.dataset[sample] for sample in samples])
+        except FileNotFoundError as error:
+            return _Failure(FileNotFoundError, str(error))
+        except (ValueError, OSError) as error:
+            return _Failure(ValueError, str(error))
+
+
+def _same(batch: Any) -> Any:
+    return batch
