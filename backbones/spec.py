@@ -16,7 +16,7 @@ class NetworkSpec:
     """A network up to its weights and classes.
 
     cells_per_stage: normal cells in each of the three stages (the paper's N), at least 1.
-    filters: channels of one hidden state in the first stage; with the imagenet stem a multiple of 4. (The
+    filters: channels of one hidden state in the first stage; with the imagenet stem 8, 12, 16, … (The
         paper's F is the width before the classifier, `len(normal.concat) * 4 * filters`.)
     stem: `imagenet`, a strided convolution and two reduction cells (strides 2, 4, 8), or `cifar`, one
         convolution at stride 1.
@@ -50,9 +50,10 @@ class NetworkSpec:
         for field in ("cells_per_stage", "filters", "stem_filters", "in_channels"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} = {getattr(self, field)}, must be at least 1")
-        if self.stem == "imagenet" and self.filters % 4:
+        if self.stem == "imagenet" and (self.filters % 4 or self.filters < 8):
             raise ValueError(
-                f"filters = {self.filters}, but the imagenet stem halves them twice: use a multiple of 4"
+                f"filters = {self.filters}, but the imagenet stem halves them twice: "
+                "use a multiple of 4 from 8 on"
             )
         if self.image_size < self.smallest_image:
             raise ValueError(

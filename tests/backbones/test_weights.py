@@ -1,0 +1,104 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from backbones import create, load, save
+from backbones.spec import Preprocessing
+from backbones.weights import read_safetensors, write_safetensors
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    net = create(
+        "nasnet_a_mobile", 3, cells_per_stage=1, filters=8, stem_filters=4, image_size=48, auxiliary=True
+    )
+    net.classes = ["a", "b", "<c>"]
+    net.preprocessing = Preprocessing(48, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop=1.0)
+    net(torch.randn(4, 3, 48, 48))  # moves the running statistics
+    return net.eval()
+
+
+def test_a_file_alone_gives_the_network_back(net, tmp_path):
+    save(net, tmp_path / "backbone.safetensors", metrics={"top1": 0.5})
+    again = load(tmp_path / "backbone.safetensors")
+    x = torch.randn(2, 3, 48, 48)
+    assert torch.equal(again(x), net(x))
+    assert (again.spec, again.classes, again.preprocessing) == (net.spec, net.classes, net.preprocessing)
+    assert not again.training
+    assert read_safetensors(tmp_path / "backbone.safetensors", "backbone")[1]["metrics"] == {"top1": 0.5}
+
+
+def test_create_takes_a_weights_file_and_refuses_to_change_its_network(net, tmp_path):
+    path = tmp_path / "backbone.safetensors"
+    save(net, path)
+    x = torch.randn(2, 3, 48, 48)
+    assert torch.equal(create(path).eval()(x), net(x))
+    with pytest.raises(ValueError, match="the weights fit one network, so filters cannot be changed"):
+        create(path, filters=8)
+
+
+def rewritten(path, change):
+    tensors, metadata = read_safetensors(path, "backbone")
+    change(tensors, metadata)
+    save_file(tensors, path, metadata={"celltransfer": json.dumps(metadata)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, m: m.update(format=9), "format = 9, this version reads up to 1"),
+        (lambda t, m: m.update(kind="detector"), "kind = 'detector', expected 'backbone'"),
+        (lambda t, m: m.pop("network"), "the metadata key 'network' is missing"),
+        (lambda t, m: m["network"].pop("stem"), "network.stem is missing"),
+        (lambda t, m: m["network"].update(filters="x"), "network: "),
+        (
+            lambda t, m: m["network"]["genotype"]["normal"]["blocks"][1].update(left=5),
+            r"normal.blocks\[1\].left = 5",
+        ),
+        (lambda t, m: m["preprocessing"].update(crop=3), "preprocessing.crop = 3"),
+        (lambda t, m: t.pop("classifier.bias"), "missing classifier.bias"),
+        (lambda t, m: t.update(extra=torch.zeros(1)), "unexpected extra"),
+        (
+            lambda t, m: t.update({"classifier.bias": torch.zeros(7)}),
+            r"classifier.bias is \(7,\), expected \(3,\)",
+        ),
+    ],
+)
+def test_a_foreign_file_is_refused_with_its_name_and_the_key(net, tmp_path, change, message):
+    path = tmp_path / "backbone.safetensors"
+    save(net, path)
+    rewritten(path, change)
+    with pytest.raises(ValueError, match=message) as error:
+        load(path)
+    assert str(path) in str(error.value)
+
+
+def test_files_of_another_kind_are_refused(tmp_path):
+    path = tmp_path / "backbone.safetensors"
+    with pytest.raises(FileNotFoundError, match="no such backbone file"):
+        load(path)
+    path.write_bytes(b"PK\x03\x04" + b"\0" * 100)
+    with pytest.raises(ValueError, match="not a backbone file in safetensors format"):
+        load(path)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="no metadata key 'celltransfer'"):
+        load(path)
+
+
+def test_the_number_of_classes_is_checked_before_writing(net, tmp_path):
+    with pytest.raises(ValueError, match="2 class names for a network of 3 classes"):
+        save(net, tmp_path / "backbone.safetensors", classes=["a", "b"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_any_tensors_travel_with_any_description(tmp_path):
+    write_safetensors(
+        tmp_path / "d.safetensors", "detector", {"w": torch.eye(2).t()}, {"engine": "torchvision"}
+    )
+    tensors, metadata = read_safetensors(tmp_path / "d.safetensors", "detector")
+    assert torch.equal(tensors["w"], torch.eye(2))
+    assert metadata["engine"] == "torchvision"
+    assert metadata["versions"]["torch"] == torch.__version__
