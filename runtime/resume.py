@@ -1,0 +1,125 @@
+"""Callbacks that make a Lightning run exactly resumable and stop it when it has gone wrong.
+
+With `ResumableLoader` and these, a run killed at any step and continued is bit-equal, on CPU, to one that
+was not: Lightning itself keeps neither the random states nor the loader's place inside an epoch.
+"""
+
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
+
+LAST = "last.ckpt"
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or a gradient is not a finite number."""
+
+
+class RandomState(L.Callback):
+    """Stores the states of all global generators in the checkpoint, and restores them.
+
+    Restored at the first batch, not when the checkpoint is read: what happens in between (building loaders,
+    first iterators) draws from the generators, too.
+    """
+
+    def __init__(self) -> None:
+        self._to_restore: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        numpy = np.random.get_state(legacy=False)
+        key = torch.from_numpy(numpy["state"]["key"].astype(np.int64))  # weights_only knows no arrays
+        version, words, gauss = random.getstate()
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy": {**numpy, "state": {**numpy["state"], "key": key}},
+            "python": [version, list(words), gauss],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._to_restore = state_dict
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        if self._to_restore is None:
+            return
+        state, self._to_restore = self._to_restore, None
+        torch.set_rng_state(state["torch"].cpu())
+        if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([cuda.cpu() for cuda in state["cuda"]])
+        key = state["numpy"]["state"]["key"].cpu().numpy().astype(np.uint32)
+        np.random.set_state({**state["numpy"], "state": {**state["numpy"]["state"], "key": key}})
+        version, words, gauss = state["python"]
+        random.setstate((version, tuple(words), gauss))
+
+
+class TimedCheckpoint(Checkpoint):
+    """Keeps `folder/last.ckpt` fresh: at least every `every_steps` optimiser steps or `every_seconds`.
+
+    Either may be None. The file is written under a temporary name, synced and renamed, so a kill at any
+    moment leaves a whole one. Only written between optimiser steps, after all other callbacks of the batch.
+    """
+
+    def __init__(self, folder: Path, *, every_seconds: float | None, every_steps: int | None) -> None:
+        self.path = folder / LAST
+        self.every_seconds, self.every_steps = every_seconds, every_steps
+        self._last_time = time.monotonic()
+        self._last_step = 0
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._last_time, self._last_step = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        if step == self._last_step:  # inside an accumulated step
+            return
+        by_step = self.every_steps is not None and step - self._last_step >= self.every_steps
+        late = self.every_seconds is not None and time.monotonic() - self._last_time >= self.every_seconds
+        # All ranks must save together, so the first one's clock counts.
+        if trainer.strategy.broadcast(by_step or late):
+            self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        temporary = self.path.with_name(f".{LAST}.{os.getpid()}")
+        try:
+            trainer.save_checkpoint(temporary)
+            if trainer.is_global_zero:
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                temporary.replace(self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._last_time, self._last_step = time.monotonic(), trainer.global_step
+
+
+class NonFiniteGuard(L.Callback):
+    """Stops before the optimiser step that a loss or gradient which is not finite would spoil.
+
+    The weights and the last checkpoint stay good. Raises NonFiniteError naming step and learning rate.
+    """
+
+    def on_before_backward(self, trainer: L.Trainer, module: L.LightningModule, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise NonFiniteError(f"{_where(trainer)}: the loss is {loss.item()}")
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if trainer.precision == "16-mixed":  # its loss scaling expects overflows and skips those steps
+            return
+        gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients.values())):
+            names = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+            raise NonFiniteError(f"{_where(trainer)}: the gradient of {', '.join(names[:3])} is not finite")
+
+
+def _where(trainer: L.Trainer) -> str:
+    rates = {f"{group['lr']:.3g}" for optimizer in trainer.optimizers for group in optimizer.param_groups}
+    return f"step {trainer.global_step + 1}, learning rate {', '.join(sorted(rates))}"

@@ -1,0 +1,128 @@
+"""One Lightning Trainer for all stages: quiet, exactly resumable, guarded."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger
+
+from runtime.folder import RunFolder
+from runtime.resume import LAST, NonFiniteGuard, RandomState, TimedCheckpoint
+
+
+@dataclass(kw_only=True)
+class TrainerConfig:
+    """Where and how a training runs; nothing here is part of a recipe."""
+
+    accelerator: str = "auto"
+    """`auto`, `cpu`, `gpu` or another of Lightning's."""
+    devices: int = 1
+    """Devices per machine; -1: all."""
+    num_nodes: int = 1
+    """Machines."""
+    strategy: str = "auto"
+    """Lightning's name of how devices work together, such as `ddp`."""
+    precision: str = "32-true"
+    """`32-true`, `bf16-mixed`, or `16-mixed` (CUDA only)."""
+    threads: int | None = None
+    """Threads of PyTorch on CPU; None: PyTorch's choice, the number of cores."""
+    deterministic: bool = False
+    """Only deterministic kernels; equal runs on a GPU, slower. On CPU runs are equal without it."""
+    checkpoint_seconds: float | None = 300.0
+    """Longest time between two checkpoints; None: only by steps."""
+    checkpoint_steps: int | None = None
+    """Most optimiser steps between two checkpoints; None: only by time."""
+    log_every_steps: int = 50
+    """Optimiser steps between two logged training losses."""
+
+    def __post_init__(self) -> None:
+        if self.devices < 1 and self.devices != -1:
+            raise ValueError(f"trainer.devices = {self.devices}, must be at least 1, or -1 for all")
+        if self.precision == "16-mixed" and not torch.cuda.is_available():
+            raise ValueError("trainer.precision = 16-mixed needs CUDA; use 32-true or bf16-mixed")
+        for key in ("threads", "num_nodes", "checkpoint_steps", "log_every_steps"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ValueError(f"trainer.{key} = {value}, must be at least 1")
+        if self.checkpoint_seconds is not None and self.checkpoint_seconds < 0:
+            raise ValueError(f"trainer.checkpoint_seconds = {self.checkpoint_seconds}, must not be negative")
+
+    def build(
+        self,
+        folder: RunFolder,
+        loggers: Sequence[Logger],
+        callbacks: Sequence[L.Callback],
+        *,
+        max_epochs: int | None = None,
+        max_steps: int | None = None,
+        gradient_clip_norm: float | None = None,
+        accumulate: int = 1,
+        validate_every_epochs: int | None = 1,
+    ) -> L.Trainer:
+        """A Trainer that checkpoints into `folder`; sets PyTorch's thread count where `threads` says so.
+
+        max_epochs, max_steps: the end, whichever comes first; at least one must be given.
+        accumulate: batches per optimiser step. validate_every_epochs: None: never.
+        """
+        if max_epochs is None and max_steps is None:
+            raise ValueError("neither max_epochs nor max_steps says when training ends")
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        _quieten_lightning()
+        return L.Trainer(
+            accelerator=self.accelerator,
+            devices=self.devices,
+            num_nodes=self.num_nodes,
+            strategy=self.strategy,
+            precision=self.precision,  # type: ignore[arg-type]
+            deterministic=self.deterministic,
+            logger=list(loggers) or False,
+            callbacks=[
+                *callbacks,
+                RandomState(),
+                NonFiniteGuard(),
+                TimedCheckpoint(
+                    checkpoint_folder(folder),
+                    every_seconds=self.checkpoint_seconds,
+                    every_steps=self.checkpoint_steps,
+                ),
+            ],
+            max_epochs=-1 if max_epochs is None else max_epochs,
+            max_steps=-1 if max_steps is None else max_steps,
+            gradient_clip_val=gradient_clip_norm,
+            accumulate_grad_batches=accumulate,
+            check_val_every_n_epoch=validate_every_epochs or 1,
+            limit_val_batches=None if validate_every_epochs else 0,
+            num_sanity_val_steps=0,
+            log_every_n_steps=self.log_every_steps,
+            use_distributed_sampler=False,  # ResumableLoader divides the order itself
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder.path,
+        )
+
+
+def checkpoint_folder(folder: RunFolder) -> Path:
+    return folder.path / "checkpoints"
+
+
+def last_checkpoint(folder: RunFolder) -> Path | None:
+    """The checkpoint to continue from, for `fit(ckpt_path=..., weights_only=True)`; None at the start."""
+    path = checkpoint_folder(folder) / LAST
+    return path if path.exists() else None
+
+
+def _quieten_lightning() -> None:
+    """Silences Lightning's greetings and the warnings that do not concern our loaders and callbacks."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*smaller than the logging interval.*",  # short runs; the epoch's figures are logged anyway
+        ".*does not have many workers.*",
+        ".*treespec, LeafSpec.*",  # Lightning 2.6 with PyTorch 2.14, once per loader
+        ".*`lr_scheduler.step\\(\\)` before `optimizer.step\\(\\)`.*",
+    ):
+        warnings.filterwarnings("ignore", message)
