@@ -1,0 +1,300 @@
+"""COCO-format annotations: parsed without their segmentations, checked, kept as compact arrays.
+
+Legend: `N` images, `R` annotated boxes over all images, `K` categories.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class ImageEntry(msgspec.Struct):
+    """One element of `images`. Sizes in pixels."""
+
+    id: Id
+    file_name: str
+    width: int
+    height: int
+
+
+class AnnotationEntry(msgspec.Struct):
+    """One element of `annotations`. bbox: x, y, width, height in pixels of the image."""
+
+    id: Id
+    image_id: Id
+    category_id: Id
+    bbox: tuple[float, float, float, float]
+    area: float | None = None
+    iscrowd: int = 0
+
+
+class CategoryEntry(msgspec.Struct):
+    """One element of `categories`."""
+
+    id: Id
+    name: str
+
+
+class CocoFile(msgspec.Struct):
+    """An annotation file. Without `annotations` (COCO's test-dev) only predictions can be made."""
+
+    images: list[ImageEntry]
+    categories: list[CategoryEntry]
+    annotations: list[AnnotationEntry] | None = None
+
+
+ENTRIES = {"images": ImageEntry, "categories": CategoryEntry, "annotations": AnnotationEntry}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A broken rule. `fatal`: the file cannot be used; else the annotations at fault are left out."""
+
+    rule: str
+    """Key and what is wrong with it."""
+    count: int
+    examples: list[str]
+    """The first offenders, at most five."""
+    fatal: bool = True
+
+    def __str__(self) -> str:
+        more = ", …" if self.count > len(self.examples) else ""
+        return f"{self.rule}: {self.count} ({', '.join(self.examples)}{more})"
+
+
+def _problem(rule: str, offenders: Iterable[object], fatal: bool = True) -> list[Problem]:
+    found = [str(offender) for offender in offenders]
+    return [Problem(rule, len(found), found[:5], fatal)] if found else []
+
+
+def parse(path: str | os.PathLike[str]) -> CocoFile:
+    """Reads a file's keys and types, nothing more.
+
+    Raises FileNotFoundError; ValueError that names the file and the key where it is not JSON, lacks a
+    key or has a value of another type."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such annotation file")
+    data = path.read_bytes()
+    try:
+        return msgspec.json.decode(data, type=CocoFile)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{path}: {_locate(data) or error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+
+
+def _locate(data: bytes) -> str | None:
+    """The first element that has a wrong form, with its index, which msgspec leaves out."""
+    top = msgspec.json.decode(data)
+    if not isinstance(top, dict):
+        return f"expected an object with images, annotations and categories, got {type(top).__name__}"
+    for key, entry in ENTRIES.items():
+        values = top.get(key)
+        if values is None and key != "annotations":
+            return f"the key {key!r} is missing, expected images, annotations and categories"
+        if values is not None and not isinstance(values, list):
+            return f"{key} is {type(values).__name__}, expected a list"
+        for index, value in enumerate(values or []):
+            try:
+                msgspec.convert(value, entry)
+            except msgspec.ValidationError as error:
+                return f"{key}[{index}]: {error}"
+    return None
+
+
+def _repeated(values: Sequence[int] | Sequence[str]) -> list[object]:
+    seen: set[object] = set()
+    twice: dict[object, None] = {}
+    for value in values:
+        if value in seen:
+            twice[value] = None
+        seen.add(value)
+    return list(twice)
+
+
+def find_problems(file: CocoFile) -> list[Problem]:
+    """Every broken rule of the ids, names and boxes, with counts; looks at no image."""
+    annotations = file.annotations or []
+    images = {image.id: image for image in file.images}
+    categories = {category.id for category in file.categories}
+    boxed = [a for a in annotations if a.image_id in images]
+    problems: list[Problem] = []
+    if not file.images:
+        problems += [Problem("images: empty, expected at least one", 1, ["images"])]
+    if not file.categories:
+        problems += [Problem("categories: empty, expected at least one", 1, ["categories"])]
+    for key, entries in (
+        ("images", file.images),
+        ("annotations", annotations),
+        ("categories", file.categories),
+    ):
+        problems += _problem(f"{key}: id given more than once", _repeated([entry.id for entry in entries]))
+    problems += _problem(
+        "categories: name given more than once", _repeated([category.name for category in file.categories])
+    )
+    problems += _problem(
+        "images: width or height below 1, id", (i.id for i in file.images if i.width < 1 or i.height < 1)
+    )
+    problems += _problem(
+        "images: file_name leaves the folder", (i.file_name for i in file.images if _leaves(i.file_name))
+    )
+    problems += _problem(
+        "annotations: image_id is not among images, annotation",
+        (f"{a.id} of image {a.image_id}" for a in annotations if a.image_id not in images),
+    )
+    problems += _problem(
+        "annotations: category_id is not among categories, annotation",
+        (f"{a.id} with category {a.category_id}" for a in annotations if a.category_id not in categories),
+    )
+    problems += _problem(
+        "annotations: iscrowd is neither 0 nor 1, annotation",
+        (a.id for a in annotations if a.iscrowd not in (0, 1)),
+    )
+    problems += _problem(
+        "annotations: bbox has no area, annotation",
+        (f"{a.id} bbox {list(a.bbox)}" for a in annotations if not (a.bbox[2] > 0 and a.bbox[3] > 0)),
+        fatal=False,
+    )
+    problems += _problem(
+        "annotations: bbox lies outside its image, annotation",
+        (f"{a.id} bbox {list(a.bbox)}" for a in boxed if _outside(a.bbox, images[a.image_id])),
+        fatal=False,
+    )
+    return problems
+
+
+def _leaves(file_name: str) -> bool:
+    path = PurePosixPath(file_name.replace("\\", "/"))
+    return not file_name or path.is_absolute() or ".." in path.parts
+
+
+def _outside(bbox: tuple[float, float, float, float], image: ImageEntry) -> bool:
+    """Nothing of the box, which has an area, lies in the image."""
+    x, y, width, height = bbox
+    return (
+        width > 0 and height > 0 and not (x < image.width and y < image.height and x + width > 0 < y + height)
+    )
+
+
+def missing_images(file_names: Iterable[str], folder: Path) -> list[str]:
+    """File names that are not in the folder. Raises FileNotFoundError when the folder is missing."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such image folder")
+    present = {entry.name for entry in os.scandir(folder)}
+    return [
+        name for name in file_names if name not in present and not ("/" in name and (folder / name).is_file())
+    ]
+
+
+@dataclass(frozen=True)
+class CocoAnnotations:
+    """Images in the file's order; annotations grouped by image, in the file's order within each.
+
+    A label is the position of a category in the order of ids, 0..K-1; ids may have gaps."""
+
+    path: Path
+    image_ids: NDArray[np.int64]
+    """`[N]`."""
+    sizes: NDArray[np.int32]
+    """`[N, 2]`, height and width in pixels."""
+    file_names: NDArray[np.str_]
+    """`[N]`; an array, which forked workers share, where a list would be copied piece by piece."""
+    first: NDArray[np.int64]
+    """`[N + 1]`; annotations of image i are `first[i]:first[i + 1]`."""
+    annotation_ids: NDArray[np.int64]
+    """`[R]`."""
+    bboxes: NDArray[np.float64]
+    """`[R, 4]`, x, y, width, height in pixels."""
+    areas: NDArray[np.float64]
+    """`[R]`, square pixels; of the segmentation where the file gives it, else of the box."""
+    labels: NDArray[np.int64]
+    """`[R]`, 0..K-1."""
+    crowd: NDArray[np.bool_]
+    """`[R]`; a crowd region is no target in training, and detections in it are no errors in evaluation."""
+    category_ids: list[int]
+    category_names: list[str]
+    annotated: bool
+    """False where the file has no `annotations` at all."""
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.category_ids)
+
+    def targets(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Boxes `[R, 4]` xyxy cut at the border, and labels `[R]`, of one image, for training.
+
+        Crowd regions and boxes without area are left out."""
+        rows = slice(self.first[index], self.first[index + 1])
+        height, width = self.sizes[index]
+        corners = np.concatenate(
+            [self.bboxes[rows, :2], self.bboxes[rows, :2] + self.bboxes[rows, 2:]], axis=1
+        )
+        corners = corners.clip(0, [width, height, width, height]).astype(np.float32)
+        good = ~self.crowd[rows] & (corners[:, 2:] > corners[:, :2]).all(axis=1)
+        return corners[good], self.labels[rows][good]
+
+    def subset(self, count: int) -> "CocoAnnotations":
+        """The first `count` images with their annotations."""
+        if count >= len(self):
+            return self
+        rows = int(self.first[count])
+        fields = vars(self) | {
+            name: getattr(self, name)[:rows]
+            for name in ("annotation_ids", "bboxes", "areas", "labels", "crowd")
+        }
+        fields |= {name: getattr(self, name)[:count] for name in ("image_ids", "sizes", "file_names")}
+        return CocoAnnotations(**fields | {"first": self.first[: count + 1]})
+
+
+def read_coco(path: str | os.PathLike[str]) -> tuple[CocoAnnotations, list[Problem]]:
+    """Reads an annotation file, and lists what training leaves out.
+
+    Raises FileNotFoundError or ValueError that names the file, the key, how many break the rule and
+    which come first."""
+    path = Path(path)
+    file = parse(path)
+    problems = find_problems(file)
+    fatal = [problem for problem in problems if problem.fatal]
+    if fatal:
+        raise ValueError(f"{path}: {fatal[0]}")
+    return _compact(path, file), problems
+
+
+def _compact(path: Path, file: CocoFile) -> CocoAnnotations:
+    annotations = file.annotations or []
+    categories = sorted(file.categories, key=lambda category: category.id)
+    label_of = {category.id: label for label, category in enumerate(categories)}
+    place_of = {image.id: index for index, image in enumerate(file.images)}
+    places = np.array([place_of[a.image_id] for a in annotations], dtype=np.int64)
+    order = np.argsort(places, kind="stable")
+    bboxes = np.array([a.bbox for a in annotations], dtype=np.float64).reshape(-1, 4)
+    areas = np.array([math.nan if a.area is None else a.area for a in annotations], dtype=np.float64)
+    areas = np.where(np.isnan(areas), bboxes[:, 2] * bboxes[:, 3], areas)
+    return CocoAnnotations(
+        path=path,
+        image_ids=np.array([image.id for image in file.images], dtype=np.int64),
+        sizes=np.array([(image.height, image.width) for image in file.images], dtype=np.int32).reshape(-1, 2),
+        file_names=np.array([image.file_name for image in file.images], dtype=np.str_),
+        first=np.searchsorted(places[order], np.arange(len(file.images) + 1)),
+        annotation_ids=np.array([a.id for a in annotations], dtype=np.int64)[order],
+        bboxes=bboxes[order],
+        areas=areas[order],
+        labels=np.array([label_of[a.category_id] for a in annotations], dtype=np.int64)[order],
+        crowd=np.array([a.iscrowd for a in annotations], dtype=np.bool_)[order],
+        category_ids=[category.id for category in categories],
+        category_names=[category.name for category in categories],
+        annotated=file.annotations is not None,
+    )

@@ -1,0 +1,159 @@
+"""A trained detector with all it needs to look at a picture: `Detector.load(path)(images)`."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import msgspec
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from backbones.network import NASNet
+from backbones.spec import NetworkSpec
+from backbones.weights import load_tensors, read_safetensors, write_safetensors
+from detection import boxes as box_ops
+from detection.backbone import without_classifier
+from detection.coco import CategoryEntry, CocoAnnotations
+from detection.data import DetectionImages, resize, to_tensor
+from detection.engines.base import Engine, Prediction
+from detection.engines.torchvision import TorchvisionFpnConfig
+
+ENGINES: Mapping[str, type[TorchvisionFpnConfig]] = {"torchvision_fpn": TorchvisionFpnConfig}
+"""Configuration of each engine, by the name that a weights file records."""
+
+
+class Detection(TypedDict):
+    """What is found in one image, best score first.
+
+    boxes: `[R, 4]` float32 xyxy in pixels of the image. scores: `[R]`, 0..1. labels: `[R]` int64, place of
+    the category among the detector's. names: of the categories."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """How a picture becomes the detector's input. Sizes in pixels; mean and std of values in 0..1."""
+
+    min_size: int
+    max_size: int
+    mean: list[float]
+    std: list[float]
+
+
+class Detector:
+    """An engine in evaluation mode, its categories and the size at which it looks at images."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: TorchvisionFpnConfig,
+        spec: NetworkSpec,
+        categories: list[CategoryEntry],
+        input_format: InputFormat,
+    ):
+        self.engine = engine.eval()
+        self.config = config
+        self.spec = spec
+        self.categories = categories
+        self.input_format = input_format
+        self.device = next(engine.parameters()).device
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: str = "auto") -> "Detector":
+        """Reads a `detector.safetensors`. device: `auto` is CUDA where there is one, else the CPU.
+
+        Raises FileNotFoundError or ValueError that names the file, the key and what was expected."""
+        tensors, metadata = read_safetensors(path, "detector")
+        name = str(metadata.get("engine"))
+        if name not in ENGINES:
+            raise ValueError(f"{path}: engine = {name}, expected one of {', '.join(ENGINES)}")
+        spec = NetworkSpec.from_dict(metadata.get("network"), f"{path}: network")
+        try:
+            config = msgspec.convert(metadata.get("detector"), ENGINES[name])
+            categories = msgspec.convert(metadata.get("categories"), list[CategoryEntry])
+            input_format = msgspec.convert(metadata.get("preprocessing"), InputFormat)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{path}: detector, categories or preprocessing: {error}") from None
+        backbone = without_classifier(NASNet(spec, num_classes=1))
+        engine = config.build(backbone, len(categories), input_format.mean, input_format.std)
+        load_tensors(engine, tensors, str(path))
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(engine.to(device), config, spec, categories, input_format)
+
+    def save(self, path: str | os.PathLike[str], metrics: Mapping[str, float]) -> None:
+        """Writes a `detector.safetensors`, which needs no other file."""
+        metadata = {
+            "engine": self.config.name,
+            "detector": dataclasses.asdict(self.config),
+            "network": self.spec.to_dict(),
+            "categories": msgspec.to_builtins(self.categories),
+            "preprocessing": dataclasses.asdict(self.input_format),
+            "metrics": dict(metrics),
+        }
+        write_safetensors(path, "detector", self.engine.state_dict(), metadata)
+
+    def __call__(self, images: Sequence[Image.Image | Tensor]) -> list[Detection]:
+        """Finds objects in images of any sizes: PIL images, or `[3, H, W]` RGB, uint8 or float in 0..1."""
+        pictures = [_as_picture(image) for image in images]
+        resized = [resize(p, self.input_format.min_size, self.input_format.max_size) for p in pictures]
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        return [
+            {**prediction, "names": [self.categories[label].name for label in prediction["labels"].tolist()]}
+            for prediction in self.predict([to_tensor(picture) for picture in resized], sizes)
+        ]
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
+        """Detections in pixels of the stored images.
+
+        images: `[3, H, W]` uint8, resized. sizes: (H, W) of each as stored."""
+        inputs = [image.to(self.device).float() / 255 for image in images]
+        predictions = self.engine.predict(inputs)
+        for image, (height, width), prediction in zip(images, sizes, predictions, strict=True):
+            scale = prediction["boxes"].new_tensor([width / image.shape[2], height / image.shape[1]] * 2)
+            boxes = box_ops.clip(prediction["boxes"] * scale, height, width)
+            good = box_ops.has_area(boxes)
+            prediction["boxes"] = boxes[good].cpu()
+            prediction["scores"] = prediction["scores"][good].cpu()
+            prediction["labels"] = prediction["labels"][good].cpu()
+        return predictions
+
+    def prepare(self, images: DetectionImages) -> DetectionImages:
+        """The same images at the size that this detector looks at.
+
+        Raises ValueError unless the data's categories are the detector's."""
+        check_categories(images.coco, self.categories)
+        return DetectionImages(
+            images.coco, images.folder, [self.input_format.min_size], self.input_format.max_size
+        )
+
+
+def check_categories(coco: CocoAnnotations, categories: Sequence[CategoryEntry]) -> None:
+    """Raises ValueError that names the first category in which the data and the detector differ."""
+    found = list(zip(coco.category_ids, coco.category_names, strict=True))
+    wanted = [(category.id, category.name) for category in categories]
+    if found != wanted:
+        pairs = zip([*found, None], [*wanted, None], strict=False)
+        theirs, ours = next(pair for pair in pairs if pair[0] != pair[1])
+        raise ValueError(
+            f"{coco.path} has {len(found)} categories, the detector {len(wanted)}; "
+            f"the first that differs is {theirs} here, {ours} there"
+        )
+
+
+def _as_picture(image: Image.Image | Tensor) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return ImageOps.exif_transpose(image).convert("RGB")
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"an image tensor has shape {tuple(image.shape)}, expected [3, H, W]")
+    if image.is_floating_point():
+        image = (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())

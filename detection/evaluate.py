@@ -1,0 +1,251 @@
+"""COCO's numbers by pycocotools, from a detector or from a predictions file.
+
+python -m detection.evaluate weights=detector.safetensors data=coco data.root=…
+python -m detection.evaluate predictions=predictions.json data=coco data.root=…
+"""
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from backbones.files import write_atomically
+from detection.coco import CocoAnnotations, Id
+from detection.data import CocoDataConfig, DetectionImages, collate
+from detection.detector import Detector
+from detection.engines.base import Prediction
+from runtime.folder import RunFolder
+from runtime.loading import ResumableLoader
+from runtime.progress import track
+from runtime.tracking import LoggerConfig
+
+log = logging.getLogger(__name__)
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""In the order in which pycocotools gives them."""
+
+
+class Result(msgspec.Struct):
+    """One detection in COCO's results format. bbox: x, y, width, height in pixels of the stored image."""
+
+    image_id: Id
+    category_id: Id
+    bbox: tuple[float, float, float, float]
+    score: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """metrics: the keys of METRICS, each in 0..1. per_class: by category name, `AP`, `AP50`, `AR100`.
+
+    undefined: metrics for which there is no annotated box, such as APs without small ones; pycocotools
+    says -1, here they are 0.0."""
+
+    metrics: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+    undefined: list[str]
+
+
+def to_results(image_id: int, prediction: Prediction, category_ids: Sequence[int]) -> list[Result]:
+    """Detections of one image, boxes in pixels of the stored image, rounded as they will be written.
+
+    Raises ValueError for a number that is not finite."""
+    boxes = prediction["boxes"].double().cpu().numpy()
+    scores = prediction["scores"].double().cpu().numpy()
+    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        raise ValueError(f"image {image_id}: a predicted box or score is not finite")
+    corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).round(3)
+    labels = prediction["labels"].tolist()
+    return [
+        Result(image_id, category_ids[label], tuple(box), score)
+        for label, box, score in zip(labels, corners.tolist(), scores.round(6).tolist(), strict=True)
+    ]
+
+
+def write_results(path: str | os.PathLike[str], results: Sequence[Result]) -> None:
+    """Writes `predictions.json`, COCO's results format."""
+    write_atomically(path, msgspec.json.encode(results))
+
+
+def read_results(path: str | os.PathLike[str], coco: CocoAnnotations) -> list[Result]:
+    """Reads COCO's results format. Raises FileNotFoundError or ValueError that names file and key."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such predictions file")
+    try:
+        results = msgspec.json.decode(path.read_bytes(), type=list[Result])
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{path}: {error}; expected a list of image_id, category_id, bbox, score") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    for key, known in (("image_id", coco.image_ids.tolist()), ("category_id", coco.category_ids)):
+        unknown = sorted({getattr(result, key) for result in results} - set(known))
+        if unknown:
+            raise ValueError(f"{path}: {key} {unknown[0]} is not in {coco.path} ({len(unknown)} such ids)")
+    return results
+
+
+def evaluate(coco: CocoAnnotations, results: Sequence[Result]) -> Evaluation:
+    """COCO's 12 numbers of detections on all images of `coco`.
+
+    No detections, no annotations or none of a size give 0.0 and a warning instead of an exception."""
+    if not results:
+        log.warning("no detections at all: every metric is 0")
+    rows = np.repeat(np.arange(len(coco)), np.diff(coco.first))
+    images = [{"id": image_id} for image_id in coco.image_ids.tolist()]
+    truth = [  # ids count from 1: pycocotools takes a match with id 0 for none
+        {
+            "id": number + 1,
+            "image_id": image,
+            "category_id": category,
+            "bbox": bbox,
+            "area": area,
+            "iscrowd": crowd,
+        }
+        for number, (image, category, bbox, area, crowd) in enumerate(
+            zip(
+                coco.image_ids[rows].tolist(),
+                (coco.category_ids[label] for label in coco.labels.tolist()),
+                coco.bboxes.tolist(),
+                coco.areas.tolist(),
+                coco.crowd.astype(int).tolist(),
+                strict=True,
+            )
+        )
+    ]
+    found = [
+        {
+            "id": number + 1,
+            "image_id": result.image_id,
+            "category_id": result.category_id,
+            "bbox": list(result.bbox),
+            "score": result.score,
+            "area": result.bbox[2] * result.bbox[3],
+            "iscrowd": 0,
+        }
+        for number, result in enumerate(results)
+    ]
+    categories = [{"id": i, "name": n} for i, n in zip(coco.category_ids, coco.category_names, strict=True)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        scorer = COCOeval(_index(images, categories, truth), _index(images, categories, found), "bbox")
+        scorer.evaluate()
+        scorer.accumulate()
+        scorer.summarize()
+    values = [float(value) for value in scorer.stats]
+    undefined = [name for name, value in zip(METRICS, values, strict=True) if value < 0]
+    if undefined:
+        log.warning("no annotated boxes for %s: reported as 0", ", ".join(undefined))
+    metrics = {name: max(value, 0.0) for name, value in zip(METRICS, values, strict=True)}
+    return Evaluation(metrics, _per_class(scorer, coco), undefined)
+
+
+def _index(images: list[dict], categories: list[dict], annotations: list[dict]) -> COCO:
+    """What `COCO.loadRes` and `COCO.__init__` make of files; `loadRes` raises for an empty list."""
+    coco = COCO()
+    coco.dataset = {"images": images, "categories": categories, "annotations": annotations}
+    coco.createIndex()
+    return coco
+
+
+def _per_class(scorer: COCOeval, coco: CocoAnnotations) -> dict[str, dict[str, float]]:
+    # precision: [IoU threshold, recall, category, area range, detections]; -1 where there is no box
+    precision, recall = scorer.eval["precision"][:, :, :, 0, -1], scorer.eval["recall"][:, :, 0, -1]
+
+    def mean(values: NDArray[np.float64]) -> float:
+        known = values[values > -1]
+        return float(known.mean()) if known.size else 0.0
+
+    return {
+        name: {
+            "AP": mean(precision[:, :, k]),
+            "AP50": mean(precision[0, :, k]),
+            "AR100": mean(recall[:, k]),
+        }
+        for k, name in enumerate(coco.category_names)
+    }
+
+
+def predict_all(detector: Detector, images: DetectionImages, batch_size: int, workers: int) -> list[Result]:
+    """Detections on every image of the set, in its order."""
+    coco = images.coco
+    loader = ResumableLoader(images, batch_size, seed=0, shuffle=False, workers=workers, collate=collate)
+    results: list[Result] = []
+    with track(len(images), "detecting") as progress:
+        for samples in loader:
+            sizes = [(int(height), int(width)) for height, width in coco.sizes[[s["index"] for s in samples]]]
+            predictions = detector.predict([sample["image"] for sample in samples], sizes)
+            for sample, prediction in zip(samples, predictions, strict=True):
+                results += to_results(int(coco.image_ids[sample["index"]]), prediction, coco.category_ids)
+            progress.advance(len(samples))
+    return results
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """`python -m detection.evaluate`: scores a detector, or a predictions file without a model."""
+
+    run_dir: str
+    """Folder for predictions.json and metrics.json."""
+    weights: str | None = None
+    """A detector.safetensors."""
+    predictions: str | None = None
+    """A file in COCO's results format."""
+    data: Any = field(default_factory=CocoDataConfig)
+    """Group `data`; its `val` split is scored."""
+    batch_size: int = 4
+    """Images at a time."""
+    device: str = "auto"
+    """`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`."""
+    seed: int = 0
+    """Unused: evaluation draws nothing. Every run has one."""
+    logger: LoggerConfig = field(default_factory=lambda: LoggerConfig(name="none"))
+    """Where the figures go."""
+
+    def __post_init__(self) -> None:
+        if (self.weights is None) == (self.predictions is None):
+            raise ValueError(
+                f"weights = {self.weights} and predictions = {self.predictions}: give one, "
+                "a detector.safetensors or a file in COCO's results format"
+            )
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size = {self.batch_size}, must be at least 1")
+
+
+def run(config: EvaluateConfig) -> dict[str, Any]:
+    """Writes `predictions.json` and `metrics.json`; without annotations the predictions only.
+
+    Returns what metrics.json holds, or no metrics where there are no annotations."""
+    if config.weights is not None:
+        detector = Detector.load(config.weights, config.device)
+        images = detector.prepare(config.data.open("val"))
+        coco = images.coco
+        folder = RunFolder.open(config.run_dir, config, stage="detection")
+        results = predict_all(detector, images, config.batch_size, config.data.workers)
+        write_results(folder.path / "predictions.json", results)
+    else:
+        coco, _ = config.data.read("val")
+        results = read_results(str(config.predictions), coco)
+        folder = RunFolder.open(config.run_dir, config, stage="detection")
+    if not coco.annotated:
+        log.info("%s has no annotations: predictions only", coco.path)
+        return {"stage": "detection", "split": "val", "metrics": {}, "per_class": {}}
+    evaluation = evaluate(coco, results)
+    return folder.finish("detection", "val", evaluation.metrics, evaluation.per_class)
+
+
+if __name__ == "__main__":
+    from conf.app import main
+
+    from detection.evaluate import run
+
+    main("detection_evaluate", run)

@@ -1,0 +1,111 @@
+"""From a backbone and COCO-format data to a trained, evaluated detector."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from detection.backbone import BackboneSource, freeze_statistics
+from detection.coco import CategoryEntry
+from detection.data import CocoDataConfig
+from detection.detector import Detector, InputFormat, check_categories
+from detection.engines.torchvision import TorchvisionFpnConfig
+from detection.evaluate import evaluate, predict_all, write_results
+from detection.module import DetectionModule, DetectionRecipe
+from runtime.folder import RunFolder, plain
+from runtime.progress import ProgressCallback
+from runtime.tracking import LoggerConfig, finish, log_artifact
+from runtime.trainer import TrainerConfig, last_checkpoint
+
+log = logging.getLogger(__name__)
+
+MAY_CHANGE = ("trainer", "data.root", "data.workers")
+"""Keys that do not make another run of it."""
+
+
+@dataclass(kw_only=True)
+class DetectionConfig:
+    """`python -m detection`: trains a Faster R-CNN and scores it on the validation images."""
+
+    run_dir: str
+    """Folder of the run; an unfinished run there goes on."""
+    backbone: BackboneSource
+    """What the detector is built on."""
+    data: Any = field(default_factory=CocoDataConfig)
+    """Group `data`: `coco` or `scenes`."""
+    detector: Any = field(default_factory=TorchvisionFpnConfig)
+    """Group `detector`."""
+    recipe: DetectionRecipe = field(default_factory=DetectionRecipe)
+    """Group `recipe`."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """Device, precision, checkpoints."""
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    """Where the figures go."""
+    seed: int = 0
+    """Of fresh weights, order, augmentation and sampling."""
+
+
+def run(config: DetectionConfig) -> dict[str, Any]:
+    """Trains, evaluates, writes `detector.safetensors`, `predictions.json` and `metrics.json`.
+
+    Returns what metrics.json holds. Continues an unfinished run, and returns the figures of a finished one.
+    Raises ValueError or FileNotFoundError for anything wrong with data, backbone or configuration, before
+    anything is written."""
+    if (Path(config.run_dir) / "metrics.json").exists():
+        folder = RunFolder.open(config.run_dir, config, stage="detection", may_change=MAY_CHANGE)
+        return folder.finished() or {}
+    L.seed_everything(config.seed, verbose=False)
+    backbone = config.backbone.build()
+    train, val = config.data.open("train", seed=config.seed), config.data.open("val")
+    if not val.coco.annotated:
+        raise ValueError(f"{val.coco.path}: the key 'annotations' is missing, nothing to evaluate with")
+    names = zip(train.coco.category_ids, train.coco.category_names, strict=True)
+    categories = [CategoryEntry(category, name) for category, name in names]
+    check_categories(val.coco, categories)
+    steps = config.recipe.total_steps(len(train))
+    mean, std = list(backbone.preprocessing.mean), list(backbone.preprocessing.std)
+    engine = config.detector.build(backbone, len(categories), mean, std)
+    frozen = config.recipe.freeze_statistics
+    frozen = config.backbone.pretrained if frozen is None else frozen
+    if frozen:
+        freeze_statistics(engine.backbone)
+
+    folder = RunFolder.open(config.run_dir, config, stage="detection", may_change=MAY_CHANGE)
+    log.info(
+        "%d training images, %d categories, %d steps; backbone %s, batch statistics %s",
+        len(train),
+        len(categories),
+        steps,
+        "pretrained" if config.backbone.pretrained else "from scratch",
+        "frozen" if frozen else "of each batch",
+    )
+    loggers = config.logger.build(folder.path, "detection", plain(config))
+    trainer = config.trainer.build(
+        folder,
+        loggers,
+        [ProgressCallback("detection")],
+        max_steps=steps,
+        gradient_clip_norm=config.recipe.clip_norm,
+        validate_every_epochs=None,
+    )
+    module = DetectionModule(engine, config.recipe, train, config.data.workers, config.seed)
+    module.train()  # loaded weights come in evaluation mode
+    trainer.fit(module, ckpt_path=last_checkpoint(folder), weights_only=True)
+    if not trainer.is_global_zero:
+        return {}
+    input_format = InputFormat(config.data.test_min_size, config.data.max_size, mean, std)
+    detector = Detector(
+        engine.to(trainer.strategy.root_device), config.detector, backbone.spec, categories, input_format
+    )
+    results = predict_all(detector, val, config.recipe.batch_size, config.data.workers)
+    evaluation = evaluate(val.coco, results)
+    write_results(folder.path / "predictions.json", results)
+    weights = folder.path / "detector.safetensors"
+    detector.save(weights, evaluation.metrics)
+    for logger in loggers:
+        logger.log_metrics({f"val/{name}": value for name, value in evaluation.metrics.items()}, steps)
+    log_artifact(loggers, weights, "detector")
+    finish(loggers)
+    return folder.finish("detection", "val", evaluation.metrics, evaluation.per_class)
