@@ -117,7 +117,8 @@ class CellModule(nn.Module):
             }
         )
 
-    def forward(self, h: Tensor, h_prev: Tensor) -> Tensor:
+    def forward(self, h: Tensor | None, h_prev: Tensor | None) -> Tensor:
+        """An input that no state depends on may be None."""
         states = {0: self.fit(h), 1: self.fit_prev(h_prev)}
         for b, block in enumerate(self.cell.blocks):
             if str(b) in self.blocks:

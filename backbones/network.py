@@ -5,7 +5,7 @@ Letters: N images, C channels, H W pixels, K classes.
 
 import logging
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -32,41 +32,53 @@ class FeatureInfo:
 
 @dataclass(frozen=True)
 class CellPlan:
-    """Where a cell stands. h, h_prev: index into the outputs so far, 0 being the stem; None: no such."""
+    """Where a cell stands. h, h_prev: index into the outputs so far, 0 being the stem; None: no such.
+
+    read: the outputs that the cell's states depend on.
+    """
 
     name: str
     reduction: bool
     channels: int
     h: int
     h_prev: int | None
+    read: frozenset[int]
 
 
 def plan_cells(spec: NetworkSpec) -> list[CellPlan]:
     """The cells in order of execution. Source: TF-slim `nasnet.py`; NASNET.md, sections 4.1 to 4.3."""
     plans: list[CellPlan] = []
 
-    def add(name: str, reduction: bool, channels: int, h_prev: int | None = None) -> None:
+    def add(name: str, channels: int, reduction: bool = False, h_prev: int | None = None) -> None:
         h = len(plans)
-        plans.append(
-            CellPlan(name, reduction, channels, h, (h - 1 if h else None) if h_prev is None else h_prev)
-        )
+        if h_prev is None and h:
+            h_prev = h - 1
+        inputs = {0: h, 1: h if h_prev is None else h_prev}
+        cell = spec.genotype.reduction if reduction else spec.genotype.normal
+        read = frozenset(inputs[state] for state in cell.live_states() if state < 2)
+        plans.append(CellPlan(name, reduction, channels, h, h_prev, read))
 
     if spec.stem == "imagenet":
-        add("stem_0", True, spec.filters // 4)
-        add("stem_1", True, spec.filters // 2)
+        add("stem_0", spec.filters // 4, reduction=True)
+        add("stem_1", spec.filters // 2, reduction=True)
     for stage in range(3):
         channels, skipped = spec.filters * 2**stage, None
         if stage:
-            add(f"reduction_{stage - 1}", True, channels)
+            add(f"reduction_{stage - 1}", channels, reduction=True)
             skipped = plans[-1].h_prev if spec.skip_reduction_input else None
-        for cell in range(spec.cells_per_stage):
-            add(
-                f"cell_{stage * spec.cells_per_stage + cell}",
-                False,
-                channels,
-                skipped if cell == 0 else None,
-            )
+        for cell in range(stage * spec.cells_per_stage, (stage + 1) * spec.cells_per_stage):
+            add(f"cell_{cell}", channels, h_prev=skipped)
+            skipped = None
     return plans
+
+
+def live_outputs(plans: list[CellPlan]) -> frozenset[int]:
+    """Outputs that the last cell depends on. Cells that read h_{i-1} alone leave others without a reader."""
+    live = {len(plans)}
+    for index in range(len(plans), 0, -1):
+        if index in live:
+            live |= plans[index - 1].read
+    return frozenset(live)
 
 
 class AuxiliaryHead(nn.Module):
@@ -91,7 +103,7 @@ class AuxiliaryHead(nn.Module):
 
 
 class NASNet(nn.Module):
-    """`[N, in_channels, H, W]` normalised images to `[N, K]` logits.
+    """`[N, in_channels, H, W]` normalised images to `[N, K]` logits. Only what the logits need is built.
 
     drop_path_keep: probability that a path of the last cell survives at the end of training, in (0, 1].
     dropout: probability before the classifier. auxiliary: build the auxiliary head; it is left out, and
@@ -123,22 +135,23 @@ class NASNet(nn.Module):
             layers.norm(spec.stem_filters),
         )
         shapes = [MapShape(spec.stem_filters, 2 if imagenet else 1)]
+        live = live_outputs(self.plans)
         self.cells = nn.ModuleDict()
-        for plan in self.plans:
-            genotype_cell = spec.genotype.reduction if plan.reduction else spec.genotype.normal
+        for index, plan in enumerate(self.plans, start=1):
+            cell = spec.genotype.reduction if plan.reduction else spec.genotype.normal
             shape, prev = shapes[plan.h], None if plan.h_prev is None else shapes[plan.h_prev]
-            self.cells[plan.name] = CellModule(
-                genotype_cell, layers, shape, prev, plan.channels, plan.reduction
-            )
+            if index in live:
+                self.cells[plan.name] = CellModule(cell, layers, shape, prev, plan.channels, plan.reduction)
             stride = shape.stride * 2 if plan.reduction else shape.stride
-            shapes.append(MapShape(plan.channels * len(genotype_cell.concat), stride))
+            shapes.append(MapShape(plan.channels * len(cell.concat), stride))
         # The last map of each stride but the stem convolution's; keys are indices into the outputs.
-        last = {shape.stride: index for index, shape in enumerate(shapes) if index}
+        last = {shapes[index].stride: index for index in sorted(live) if index}
         self._taps = {index: f"c{int(math.log2(stride))}" for stride, index in last.items()}
         self.feature_info = [
             FeatureInfo(self._taps[index], shapes[index].channels, stride) for stride, index in last.items()
         ]
-        self._auxiliary_tap = next(plan.h for plan in self.plans if plan.name == "reduction_1")
+        second_reduction = next(plan.h for plan in self.plans if plan.name == "reduction_1")
+        self._auxiliary_tap = max(index for index in live if index <= second_reduction)
         self.auxiliary = self._auxiliary_head(layers, shapes) if auxiliary else None
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(shapes[-1].channels, num_classes)
@@ -168,24 +181,25 @@ class NASNet(nn.Module):
 
     def set_progress(self, progress: float) -> None:
         """Sets the drop-path schedule. progress: optimiser steps done / planned, in [0, 1]."""
-        for index, name in enumerate(self.cells):
-            keep = drop_path_keep(index, len(self.cells), progress, self.drop_path_keep)
-            for module in self.cells[name].modules():
+        for index, plan in enumerate(self.plans):
+            keep = drop_path_keep(index, len(self.plans), progress, self.drop_path_keep)
+            for module in self.cells[plan.name].modules() if plan.name in self.cells else ():
                 if isinstance(module, DropPath):
                     module.keep = keep
 
-    def _run(self, x: Tensor, taps: Collection[int]) -> dict[int, Tensor]:
-        """Outputs (pre-activation) at the indices in `taps`; others are freed after their last reader."""
+    def _run(self, x: Tensor, taps: Collection[int] = ()) -> dict[int, Tensor]:
+        """Outputs (pre-activation) of the last cell and in `taps`; others go when nothing needs them."""
         self._check_size(x)
         outputs = {0: self.stem(x)}
-        for index, (plan, cell) in enumerate(zip(self.plans, self.cells.values(), strict=True), start=1):
-            h = outputs[plan.h]
-            outputs[index] = cell(h, h if plan.h_prev is None else outputs[plan.h_prev])
+        for index, plan in enumerate(self.plans, start=1):
+            if plan.name in self.cells:
+                h = outputs.get(plan.h)
+                h_prev = h if plan.h_prev is None else outputs.get(plan.h_prev)
+                outputs[index] = self.cells[plan.name](h, h_prev)
+            # The skip flag reaches back furthest: from the next cell, three outputs.
             for old in [old for old in outputs if old < index - 2 and old not in taps]:
                 del outputs[old]
-            if index >= max(taps):
-                break
-        return {index: outputs[index] for index in taps}
+        return outputs
 
     def _check_size(self, x: Tensor) -> None:
         smallest = self.spec.smallest_image
@@ -198,22 +212,21 @@ class NASNet(nn.Module):
         return self.classifier(self.dropout(F.relu(x).mean(dim=(2, 3))))
 
     def forward(self, x: Tensor) -> Tensor:
-        last = len(self.plans)
-        return self._classify(self._run(x, {last})[last])
+        return self._classify(self._run(x)[len(self.plans)])
 
     def forward_with_aux(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits and, in training where the network has the head, auxiliary logits; else None."""
         if self.auxiliary is None or not self.training:
             return self(x), None
-        last = len(self.plans)
-        outputs = self._run(x, {self._auxiliary_tap, last})
-        return self._classify(outputs[last]), self.auxiliary(outputs[self._auxiliary_tap])
+        outputs = self._run(x, {self._auxiliary_tap})
+        return self._classify(outputs[len(self.plans)]), self.auxiliary(outputs[self._auxiliary_tap])
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
         """The last map of each stride, after the ReLU: `{"c2": [N, C, H/4, W/4], …}`, see `feature_info`."""
-        return {self._taps[index]: F.relu(output) for index, output in self._run(x, self._taps).items()}
+        outputs = self._run(x, self._taps)
+        return {name: F.relu(outputs[index]) for index, name in self._taps.items()}
 
-    def endpoints(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Name and output (pre-activation) of the stem and of every cell, in order of execution."""
-        outputs = self._run(x, range(len(self.plans) + 1))
-        return zip(["stem", *self.cells], outputs.values(), strict=True)
+    def endpoints(self, x: Tensor) -> dict[str, Tensor]:
+        """Outputs (pre-activation) of the stem and of every cell by name, in order of execution."""
+        outputs = self._run(x, range(len(self.plans)))
+        return {("stem", *(plan.name for plan in self.plans))[index]: outputs[index] for index in outputs}

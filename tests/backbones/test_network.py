@@ -74,7 +74,7 @@ LARGE = {"stem": (96, 165), "stem_0": (168, 83), "stem_1": (336, 42), **stages(6
 def test_end_points_have_the_shapes_of_tf_slim(name, expected):
     net = on_meta(name, 10)
     size = net.spec.image_size
-    endpoints = dict(net.endpoints(torch.empty(1, 3, size, size, device="meta")))
+    endpoints = net.endpoints(torch.empty(1, 3, size, size, device="meta"))
     assert len(endpoints) == 1 + len(net.plans)
     found = {key: tuple(endpoints[key].shape[1:]) for key in expected}
     assert found == {key: (channels, side, side) for key, (channels, side) in expected.items()}
@@ -95,7 +95,7 @@ def test_end_points_have_the_shapes_of_tf_slim(name, expected):
 def test_maps_halve_as_in_the_paper_at_any_size(size, chain, padding):
     with torch.device("meta"):
         net = create("nasnet_a_mobile", 10, cells_per_stage=1, filters=8, padding=padding)
-        endpoints = dict(net.endpoints(torch.empty(1, 3, size, size)))
+        endpoints = net.endpoints(torch.empty(1, 3, size, size))
     sides = tuple(
         endpoints[key].shape[-1] for key in ("stem", "stem_0", "stem_1", "reduction_0", "reduction_1")
     )
@@ -106,7 +106,7 @@ def test_features_are_the_last_maps_of_each_stride_after_the_relu():
     torch.manual_seed(0)
     net = create("nasnet_a_mobile", 10, cells_per_stage=2, filters=8, stem_filters=8).eval()
     x = torch.randn(2, 3, 96, 80)
-    features, endpoints = net.features(x), dict(net.endpoints(x))
+    features, endpoints = net.features(x), net.endpoints(x)
     assert [info.stride for info in net.feature_info] == [4, 8, 16, 32]
     for info, source in zip(net.feature_info, ["stem_0", "cell_1", "cell_3", "cell_5"], strict=True):
         assert features[info.name].shape[1] == info.channels
@@ -142,10 +142,19 @@ def test_any_genotype_builds_and_trains_every_parameter_it_has(genotype, stem, p
     logits = net(torch.randn(2, 3, size, size))
     assert logits.shape == (2, 3)
     logits.square().sum().backward()
-    # A cell that reads h_{i-1} alone leaves every other cell without a reader: those get no gradient.
-    for name, cell in net.cells.items():
-        gradients = [parameter.grad is not None for parameter in cell.parameters()]
-        assert all(gradients) or not any(gradients), name
+    assert [name for name, parameter in net.named_parameters() if parameter.grad is None] == []
+    assert {name for name, _ in net.features(torch.randn(2, 3, size, size)).items()} == {
+        info.name for info in net.feature_info
+    }
+
+
+def test_cells_without_a_reader_are_not_built():
+    reads_previous = Cell.with_unused_concat([Block(1, 1, "sep_conv_3x3", "identity")])
+    genotype = Genotype(reads_previous, NASNET_A.reduction)
+    net = NASNet(NetworkSpec(genotype, 2, 8, stem="cifar", stem_filters=8, image_size=32), 3)
+    # cell_5 reads reduction_1, that reads cell_3 and cell_2, cell_3 reads reduction_0, cell_2 reads cell_1.
+    assert list(net.cells) == ["cell_0", "cell_1", "reduction_0", "cell_2", "cell_3", "reduction_1", "cell_5"]
+    assert net(torch.randn(2, 3, 32, 32)).shape == (2, 3)
 
 
 @pytest.mark.parametrize("operation", OPERATION_NAMES)
