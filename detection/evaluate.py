@@ -6,28 +6,28 @@ python -m detection.evaluate predictions=predictions.json data=coco data.root=â€
 
 import contextlib
 import io
+import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from backbones.files import write_atomically
+from backbones.files import write_atomically, write_json
 from detection.coco import CocoAnnotations, Id
 from detection.data import CocoDataConfig, DetectionImages, collate
 from detection.detector import Detector
 from detection.engines.base import Prediction
-from runtime.folder import RunFolder
 from runtime.loading import ResumableLoader
 from runtime.progress import track
-from runtime.tracking import LoggerConfig
 
 log = logging.getLogger(__name__)
 
@@ -192,10 +192,8 @@ def predict_all(detector: Detector, images: DetectionImages, batch_size: int, wo
 
 @dataclass(kw_only=True)
 class EvaluateConfig:
-    """`python -m detection.evaluate`: scores a detector, or a predictions file without a model."""
+    """What is scored, on which data: a detector, or a predictions file without a model."""
 
-    run_dir: str
-    """Folder for predictions.json and metrics.json."""
     weights: str | None = None
     """A detector.safetensors."""
     predictions: str | None = None
@@ -205,16 +203,16 @@ class EvaluateConfig:
     batch_size: int = 4
     """Images at a time."""
     device: str = "auto"
-    """`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`."""
-    seed: int = 0
-    """Unused: evaluation draws nothing. Every run has one."""
-    logger: LoggerConfig = field(default_factory=lambda: LoggerConfig(name="none"))
-    """Where the figures go."""
+    """PyTorch's name of the device; `auto`: the GPU where there is one."""
+    threads: int | None = None
+    """Threads of PyTorch on CPU; None: PyTorch's choice."""
+    output: str | None = None
+    """Folder for predictions.json and metrics.json; None: the metrics are only printed."""
 
     def __post_init__(self) -> None:
         if (self.weights is None) == (self.predictions is None):
             raise ValueError(
-                f"weights = {self.weights} and predictions = {self.predictions}: give one, "
+                f"weights = {self.weights}, predictions = {self.predictions}: give one of them, "
                 "a detector.safetensors or a file in COCO's results format"
             )
         if self.batch_size < 1:
@@ -222,30 +220,34 @@ class EvaluateConfig:
 
 
 def run(config: EvaluateConfig) -> dict[str, Any]:
-    """Writes `predictions.json` and `metrics.json`; without annotations the predictions only.
-
-    Returns what metrics.json holds, or no metrics where there are no annotations."""
+    """Prints and returns the content of a `metrics.json`, without metrics where nothing is annotated."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     if config.weights is not None:
         detector = Detector.load(config.weights, config.device)
         images = detector.prepare(config.data.open("val"))
         coco = images.coco
-        folder = RunFolder.open(config.run_dir, config, stage="detection")
         results = predict_all(detector, images, config.batch_size, config.data.workers)
-        write_results(folder.path / "predictions.json", results)
+        if config.output is not None:
+            write_results(Path(config.output) / "predictions.json", results)
     else:
         coco, _ = config.data.read("val")
         results = read_results(str(config.predictions), coco)
-        folder = RunFolder.open(config.run_dir, config, stage="detection")
-    if not coco.annotated:
-        log.info("%s has no annotations: predictions only", coco.path)
-        return {"stage": "detection", "split": "val", "metrics": {}, "per_class": {}}
-    evaluation = evaluate(coco, results)
-    return folder.finish("detection", "val", evaluation.metrics, evaluation.per_class)
+    content: dict[str, Any] = {"stage": "detection", "split": "val", "metrics": {}, "per_class": {}}
+    if coco.annotated:
+        content |= asdict(evaluate(coco, results))
+    else:
+        log.warning("%s has no annotations: no metrics, predictions only", coco.path)
+    print(json.dumps(content, indent=2))
+    if config.output is not None:
+        write_json(Path(config.output) / "metrics.json", content)
+    return content
 
 
 if __name__ == "__main__":
     from conf.app import main
 
-    from detection.evaluate import run
+    # Imported again under its own name: the class that the configuration registers must be the one used here.
+    from detection.evaluate import run as run_imported
 
-    main("detection_evaluate", run)
+    main("detection_evaluate", run_imported)
