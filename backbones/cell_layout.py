@@ -134,7 +134,7 @@ def _spread(desired: Sequence[float], widths: Sequence[int]) -> list[float]:
     for d, o in zip(desired, offsets, strict=True):
         pools.append((d - o, 1))
         while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
-            (a, m), (b, n) = pools[-2:]
-            pools[-2:] = [((a * m + b * n) / (m + n), m + n)]
+            (low, m), (high, n) = pools[-2:]
+            pools[-2:] = [((low * m + high * n) / (m + n), m + n)]
     free = [value for value, count in pools for _ in range(count)]
     return [value + offset for value, offset in zip(free, offsets, strict=True)]
