@@ -64,7 +64,9 @@ class TimedCheckpoint(Checkpoint):
     """Keeps `folder/last.ckpt` fresh: at least every `every_steps` optimiser steps or `every_seconds`.
 
     Either may be None. The file is written under a temporary name, synced and renamed, so a kill at any
-    moment leaves a whole one. Only written between optimiser steps, after all other callbacks of the batch.
+    moment leaves a whole one. It is written after all other callbacks of a batch that ended an optimiser
+    step, but not after an epoch's last batch, unless nothing follows: Lightning takes an epoch restored from
+    there as done and would leave out its validation.
     """
 
     def __init__(self, folder: Path, *, every_seconds: float | None, every_steps: int | None) -> None:
@@ -80,13 +82,19 @@ class TimedCheckpoint(Checkpoint):
         step = trainer.global_step
         if step == self._last_step:  # inside an accumulated step
             return
+        if (
+            trainer.is_last_batch
+            and trainer.num_training_batches > 1
+            and step < trainer.estimated_stepping_batches
+        ):
+            return
         by_step = self.every_steps is not None and step - self._last_step >= self.every_steps
         late = self.every_seconds is not None and time.monotonic() - self._last_time >= self.every_seconds
         # All ranks must save together, so the first one's clock counts.
         if trainer.strategy.broadcast(by_step or late):
-            self.save(trainer)
+            self._save(trainer)
 
-    def save(self, trainer: L.Trainer) -> None:
+    def _save(self, trainer: L.Trainer) -> None:
         temporary = self.path.with_name(f".{LAST}.{os.getpid()}")
         try:
             trainer.save_checkpoint(temporary)

@@ -1,0 +1,5 @@
+from classification.train import run
+from conf.app import main
+
+if __name__ == "__main__":
+    main("classification", run)

@@ -1,0 +1,80 @@
+"""Images decoded one by one when they are needed: class folders and ImageNet."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from backbones.spec import Preprocessing
+from classification.data import ImageSet
+from runtime.loading import Sample, counter_hash
+
+
+class DecodedImages:
+    """A data set of uint8 images at (epoch, index), for `ResumableLoader` with `collate=stack`.
+
+    Training takes Inception's crop (random area and aspect ratio 3/4..4/3) and flip, drawn from
+    (seed, epoch, index); evaluation the central square of `preprocessing.crop` of the short side.
+    area_min: smallest share of the image that a training crop covers. flip: mirror half of them.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        preprocessing: Preprocessing,
+        *,
+        train: bool,
+        seed: int = 0,
+        area_min: float = 0.05,
+        flip: bool = True,
+    ) -> None:
+        self.images, self.preprocessing, self.train, self.seed = images, preprocessing, train, seed
+        crop = v2.RandomResizedCrop(preprocessing.size, scale=(area_min, 1.0), ratio=(3 / 4, 4 / 3))
+        self._augment = v2.Compose([crop, v2.RandomHorizontalFlip()] if flip else [crop])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, sample: Sample) -> tuple[NDArray[np.uint8], int]:
+        epoch, index = sample
+        image = self.images.image(index)
+        if self.train:
+            # torchvision draws from the global generator, which is left as it was found.
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(
+                    int(counter_hash(self.seed, epoch, index)[0] >> np.uint64(1))
+                )
+                image = self._augment(image)
+        else:
+            image = central_square(image, self.preprocessing)
+        return np.asarray(image), int(self.images.labels[index])
+
+
+def central_square(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """The middle of an image as evaluation sees it, `size` x `size` pixels."""
+    side = preprocessing.crop * min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    resample = Image.Resampling[preprocessing.interpolation.upper()]
+    size = (preprocessing.size, preprocessing.size)
+    return image.resize(size, resample, box=(left, top, left + side, top + side))
+
+
+def stack(samples: Sequence[tuple[NDArray[np.uint8], int]]) -> tuple[Tensor, Tensor]:
+    """Images `[N, 3, H, W]` uint8 in channels_last order and labels `[N]` int64."""
+    images, labels = zip(*samples, strict=True)
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.tensor(labels)
+
+
+def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 `[N, 3, H, W]` as the network's input; float images pass, they are normalised already."""
+    if images.dtype != torch.uint8:
+        return images
+    mean, std = (
+        torch.tensor(values, device=images.device).view(1, 3, 1, 1) * 255
+        for values in (preprocessing.mean, preprocessing.std)
+    )
+    return (images - mean) / std

@@ -1,0 +1,122 @@
+"""Metrics of a network on labelled images: `python -m classification.evaluate weights=FILE data=... `."""
+
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from backbones import weights
+from backbones.files import write_json
+from backbones.network import NASNet
+from backbones.spec import Preprocessing
+from classification.data import ImageDataConfig, ImageSet, open_images
+from classification.decoded_images import DecodedImages, normalise, stack
+from classification.device_images import DeviceBatches, DeviceImages
+from classification.metrics import ClassificationSums
+from runtime.loading import ResumableLoader
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """Which weights, on which images."""
+
+    weights: str
+    """A `backbone.safetensors`."""
+    data: ImageDataConfig = field(default_factory=ImageDataConfig)
+    split: str = "test"
+    """`test` or `train`."""
+    batch_size: int = 256
+    """Images per forward pass."""
+    device: str = "auto"
+    """PyTorch's name of the device; `auto`: the GPU where there is one."""
+    threads: int | None = None
+    """Threads of PyTorch on CPU; None: PyTorch's choice."""
+    output: str | None = None
+    """Where to write the metrics as JSON; None: only printed."""
+
+
+def run(config: EvaluateConfig) -> dict[str, Any]:
+    """Prints and returns the content of a `metrics.json`; with the training's data, that of the training."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    network = weights.load(config.weights)
+    images = open_images(config.data, config.split)
+    if images.classes != network.classes:
+        raise ValueError(
+            f"{config.weights} was trained on the classes {_shown(network.classes)}, "
+            f"but {images.source} has {_shown(images.classes)}"
+        )
+    auto = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(auto if config.device == "auto" else config.device)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loader = evaluation_loader(images, config.data, network.preprocessing, device, config.batch_size)
+    sums = evaluate(network, loader, device)
+    content = {
+        "stage": "classification",
+        "split": config.split,
+        "metrics": sums.metrics(),
+        "per_class": dict(zip(images.classes, sums.per_class(), strict=True)),
+    }
+    print(json.dumps(content, indent=2))
+    if config.output is not None:
+        write_json(config.output, content)
+    return content
+
+
+def evaluation_loader(
+    images: ImageSet,
+    config: ImageDataConfig,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    batch_size: int,
+) -> ResumableLoader:
+    """All images once, in order, as the network was trained to see them."""
+    options: dict[str, Any] = {"seed": 0, "shuffle": False}
+    if config.is_resident:
+        resident = DeviceImages.from_images(
+            images,
+            None,
+            device,
+            size=preprocessing.size,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            crop_padding=0,
+        )
+        return ResumableLoader(DeviceBatches(resident, seed=0, train=False), batch_size, **options)
+    decoded = DecodedImages(images, preprocessing, train=False)
+    return ResumableLoader(decoded, batch_size, workers=config.workers, collate=stack, **options)
+
+
+@torch.inference_mode()
+def evaluate(
+    network: NASNet, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
+) -> ClassificationSums:
+    """Cross entropy (without smoothing) and accuracy of a network, which is left in evaluation mode."""
+    network.eval()
+    sums = ClassificationSums(network.num_classes)
+    for images, labels in batches:
+        labels = labels.to(device)
+        logits = network(normalise(images.to(device), network.preprocessing))
+        sums.add(logits, labels, functional.cross_entropy(logits, labels))
+    return sums
+
+
+def _shown(classes: list[str] | None) -> str:
+    if classes is None:
+        return "(none recorded)"
+    return f"[{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}] ({len(classes)})"
+
+
+if __name__ == "__main__":
+    # Imported again under its own name: the class that the configuration registers must be the one used here.
+    from classification.evaluate import run as run_imported
+    from conf.app import main
+
+    main("classification_evaluate", run_imported)

@@ -1,0 +1,107 @@
+"""What Lightning drives: one network, one loss, an optimiser with its schedule, and the epoch's figures."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.optim.lr_scheduler import LRScheduler
+
+from backbones.network import NASNet
+from classification.decoded_images import normalise
+from classification.metrics import ClassificationSums
+
+Batch = tuple[Tensor, Tensor]
+Loss = Callable[[Tensor, Tensor | None, Tensor], Tensor]
+
+
+def classification_loss(label_smoothing: float, auxiliary_weight: float) -> Loss:
+    """(logits `[N, K]`, auxiliary logits or None, labels `[N]`) to the mean cross entropy.
+
+    The target is 1 - label_smoothing on the label plus label_smoothing / K on every class (1512.00567,
+    section 7); the auxiliary head's loss is added with its weight.
+    """
+
+    def loss(logits: Tensor, auxiliary: Tensor | None, labels: Tensor) -> Tensor:
+        total = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        if auxiliary is not None:
+            side = functional.cross_entropy(auxiliary, labels, label_smoothing=label_smoothing)
+            total = total + auxiliary_weight * side
+        return total
+
+    return loss
+
+
+class ClassificationModule(L.LightningModule):
+    """Parts are handed in. Batches: images, uint8 or normalised float, and labels.
+
+    make_schedule: stepped after each optimiser step.
+    """
+
+    def __init__(
+        self,
+        network: NASNet,
+        loss: Loss,
+        make_optimizer: Callable[[NASNet], torch.optim.Optimizer],
+        make_schedule: Callable[[torch.optim.Optimizer], LRScheduler],
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.make_optimizer, self.make_schedule = make_optimizer, make_schedule
+        self.train_sums = ClassificationSums(network.num_classes)
+        self.test_sums = ClassificationSums(network.num_classes)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.network)
+        schedule = {"scheduler": self.make_schedule(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        images, labels = batch
+        return normalise(images, self.network.preprocessing), labels
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits, auxiliary = self.network.forward_with_aux(images)
+        loss = self.loss(logits, auxiliary, labels)
+        self.train_sums.add(logits.detach(), labels, loss)
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        images, labels = batch
+        logits = self.network(images)
+        self.test_sums.add(logits, labels, functional.cross_entropy(logits, labels))
+
+    def on_train_epoch_start(self) -> None:
+        self.train_sums.reset()
+
+    def on_train_epoch_end(self) -> None:
+        figures = {f"train/{key}": value for key, value in self.train_sums.metrics().items()}
+        self.log_dict({**figures, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
+
+    def on_validation_epoch_start(self) -> None:
+        self.test_sums.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"test/{key}": value for key, value in self.test_sums.metrics().items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["train_sums"] = self.train_sums.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.train_sums.load_state_dict(checkpoint["train_sums"])
+
+
+class DropPathSchedule(L.Callback):
+    """Tells the network before each batch which share of the optimiser steps is done."""
+
+    def __init__(self, network: NASNet) -> None:
+        self.network = network
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        if self.network.drop_path_keep < 1:
+            self.network.set_progress(trainer.global_step / trainer.estimated_stepping_batches)

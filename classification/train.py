@@ -1,0 +1,179 @@
+"""Trains a classifier and writes `backbone.safetensors` and `metrics.json`."""
+
+import logging
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from backbones import weights
+from backbones.network import NASNet
+from backbones.profile import profile
+from backbones.spec import Preprocessing
+from backbones.zoo import BackboneConfig
+from classification.data import ImageDataConfig, ImageSet, open_images
+from classification.decoded_images import DecodedImages, stack
+from classification.device_images import DeviceBatches, DeviceImages
+from classification.evaluate import evaluate, evaluation_loader
+from classification.module import ClassificationModule, DropPathSchedule, classification_loss
+from classification.optimizers import ExponentialAverage, RecipeConfig
+from runtime import tracking
+from runtime.folder import RunFolder, plain
+from runtime.loading import ResumableLoader
+from runtime.progress import ProgressCallback
+from runtime.tracking import LoggerConfig
+from runtime.trainer import TrainerConfig, last_checkpoint
+
+log = logging.getLogger(__name__)
+
+STAGE = "classification"
+MAY_CHANGE = ("trainer", "data.root", "data.download", "data.workers", "validate_every_epochs")
+
+
+@dataclass(kw_only=True)
+class ClassificationConfig:
+    """One training of one network on one data set."""
+
+    seed: int = 0
+    """Of weights, order, augmentation, dropout and drop path."""
+    run_dir: str = "runs/classification"
+    """Folder of the run; started again with it, a run continues."""
+    data: ImageDataConfig = field(default_factory=ImageDataConfig)
+    backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig(name="nasnet_a_cifar"))
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    validate_every_epochs: int | None = 1
+    """Epochs between two evaluations during training; None: only at the end."""
+    eval_batch_size: int = 256
+    """Images per forward pass in evaluation."""
+
+    def __post_init__(self) -> None:
+        for key in ("validate_every_epochs", "eval_batch_size"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ValueError(f"{key} = {value}, must be at least 1")
+
+
+def run(config: ClassificationConfig) -> dict[str, Any]:
+    """Trains, or continues, or returns at once what a finished run's `metrics.json` holds.
+
+    Raises ValueError or FileNotFoundError for anything wrong with data, network or folder, before training.
+    """
+    if RunFolder(Path(config.run_dir)).finished() is None:
+        return _train(config)
+    folder = RunFolder.open(config.run_dir, config, stage=STAGE, may_change=MAY_CHANGE)
+    return folder.finished() or _train(config)
+
+
+def _train(config: ClassificationConfig) -> dict[str, Any]:
+    _seed(config.seed)
+    train_images, test_images = open_images(config.data, "train"), open_images(config.data, "test")
+    if train_images.classes != test_images.classes:
+        odd = sorted({*train_images.classes} ^ {*test_images.classes})
+        raise ValueError(
+            f"{train_images.source} and {test_images.source} have different classes: only one has {odd[0]}"
+        )
+    network = _build_network(config, train_images.classes)
+    averaging = [ExponentialAverage(config.recipe.ema_decay)] if config.recipe.ema_decay is not None else []
+    folder = RunFolder.open(config.run_dir, config, stage=STAGE, may_change=MAY_CHANGE)
+    loggers = config.logger.build(folder.path, STAGE, plain(config))
+    trainer = config.trainer.build(
+        folder,
+        loggers,
+        [*averaging, DropPathSchedule(network), ProgressCallback("classification")],
+        max_epochs=config.recipe.epochs,
+        gradient_clip_norm=config.recipe.clip_norm,
+        accumulate=config.recipe.accumulate,
+        validate_every_epochs=config.validate_every_epochs,
+    )
+    device = trainer.strategy.root_device
+    train_loader = _train_loader(config, train_images, network.preprocessing, trainer)
+    test_loader = evaluation_loader(
+        test_images, config.data, network.preprocessing, device, config.eval_batch_size
+    )
+    module = _build_module(config, network, batches_per_epoch=len(train_loader))
+    trainer.fit(module, train_loader, test_loader, ckpt_path=last_checkpoint(folder), weights_only=True)
+
+    network.to(device)
+    sums = evaluate(network, test_loader, device)
+    metrics = sums.metrics()
+    path = folder.path / "backbone.safetensors"
+    weights.save(network, path, metrics=metrics)
+    tracking.log_artifact(loggers, path, "backbone")
+    tracking.finish(loggers)
+    costs = profile(network)
+    return folder.finish(
+        STAGE,
+        "test",
+        {**metrics, "parameters": costs.parameters, "multiply_adds": costs.multiply_adds},
+        dict(zip(test_images.classes, sums.per_class(), strict=True)),
+    )
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _build_network(config: ClassificationConfig, classes: list[str]) -> NASNet:
+    recipe, data = config.recipe, config.data
+    network = config.backbone.build(
+        len(classes),
+        drop_path_keep=recipe.drop_path_keep,
+        dropout=recipe.dropout,
+        auxiliary=recipe.auxiliary_weight > 0,
+    )
+    network.classes = classes
+    network.preprocessing = Preprocessing(
+        network.spec.image_size,
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        crop=1.0 if data.is_resident else data.eval_crop,
+    )
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _build_module(
+    config: ClassificationConfig, network: NASNet, batches_per_epoch: int
+) -> ClassificationModule:
+    recipe = config.recipe
+    steps_per_epoch = -(-batches_per_epoch // recipe.accumulate)
+    if recipe.scaled_lr != recipe.lr:
+        log.info("learning rate %.4g for %d images per step", recipe.scaled_lr, recipe.batch_size)
+    return ClassificationModule(
+        network,
+        classification_loss(recipe.label_smoothing, recipe.auxiliary_weight),
+        recipe.build_optimizer,
+        lambda optimizer: recipe.build_schedule(optimizer, steps_per_epoch),
+    )
+
+
+def _train_loader(
+    config: ClassificationConfig, images: ImageSet, preprocessing: Preprocessing, trainer: L.Trainer
+) -> ResumableLoader:
+    """Batches of one backward pass on one device; the last, smaller one of an epoch is left out."""
+    recipe, data, seed = config.recipe, config.data, config.seed
+    parts = recipe.accumulate * trainer.world_size
+    if recipe.batch_size % parts:
+        raise ValueError(
+            f"recipe.batch_size = {recipe.batch_size} cannot be divided among {trainer.world_size} devices "
+            f"and {recipe.accumulate} backward passes"
+        )
+    options: dict[str, Any] = {"seed": seed, "shuffle": True, "drop_last": True}
+    options |= {"rank": trainer.global_rank, "world": trainer.world_size}
+    if data.is_resident:
+        device = trainer.strategy.root_device
+        resident = DeviceImages.from_config(images, data, preprocessing.size, device, cutout=recipe.cutout)
+        batches = DeviceBatches(resident, seed, train=True)
+        return ResumableLoader(batches, recipe.batch_size // parts, **options)
+    decoded = DecodedImages(
+        images, preprocessing, train=True, seed=seed, area_min=data.crop_area_min, flip=data.flip
+    )
+    return ResumableLoader(
+        decoded, recipe.batch_size // parts, workers=data.workers, collate=stack, **options
+    )
