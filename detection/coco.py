@@ -5,10 +5,10 @@ Legend: `N` images, `R` annotated boxes over all images, `K` categories.
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -81,21 +81,37 @@ def parse(path: str | os.PathLike[str]) -> CocoFile:
 
     Raises FileNotFoundError; ValueError that names the file and the key where it is not JSON, lacks a
     key or has a value of another type."""
+    return decode_json(path, CocoFile, "annotation", _locate)
+
+
+T = TypeVar("T")
+
+
+def decode_json(
+    path: str | os.PathLike[str], form: type[T], what: str, locate: Callable[[Any], str | None] | None = None
+) -> T:
+    """Reads a JSON file into `form`. locate: names the place of a wrong value better than msgspec does.
+
+    Raises FileNotFoundError, or ValueError that names the file."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such annotation file")
+        raise FileNotFoundError(f"{path}: no such {what} file")
     data = path.read_bytes()
     try:
-        return msgspec.json.decode(data, type=CocoFile)
+        return msgspec.json.decode(data, type=form)
     except msgspec.ValidationError as error:
-        raise ValueError(f"{path}: {_locate(data) or error}") from None
+        mismatch = str(error)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
+    try:  # a wrong value is met before a later mistake in the text, which matters more
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    raise ValueError(f"{path}: {(locate and locate(value)) or mismatch}")
 
 
-def _locate(data: bytes) -> str | None:
+def _locate(top: Any) -> str | None:
     """The first element that has a wrong form, with its index, which msgspec leaves out."""
-    top = msgspec.json.decode(data)
     if not isinstance(top, dict):
         return f"expected an object with images, annotations and categories, got {type(top).__name__}"
     for key, entry in ENTRIES.items():

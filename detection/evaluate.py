@@ -22,7 +22,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from backbones.files import write_atomically, write_json
-from detection.coco import CocoAnnotations, Id
+from detection.coco import CocoAnnotations, Id, decode_json
 from detection.data import CocoDataConfig, DetectionImages, collate
 from detection.detector import Detector
 from detection.engines.base import Prediction
@@ -79,15 +79,7 @@ def write_results(path: str | os.PathLike[str], results: Sequence[Result]) -> No
 
 def read_results(path: str | os.PathLike[str], coco: CocoAnnotations) -> list[Result]:
     """Reads COCO's results format. Raises FileNotFoundError or ValueError that names file and key."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such predictions file")
-    try:
-        results = msgspec.json.decode(path.read_bytes(), type=list[Result])
-    except msgspec.ValidationError as error:
-        raise ValueError(f"{path}: {error}; expected a list of image_id, category_id, bbox, score") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
+    results = decode_json(path, list[Result], "predictions")
     for key, known in (("image_id", coco.image_ids.tolist()), ("category_id", coco.category_ids)):
         unknown = sorted({getattr(result, key) for result in results} - set(known))
         if unknown:

@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from detection.coco import parse, read_coco
+
+
+def test_gaps_in_category_ids_become_contiguous_labels_and_come_back(coco_file):
+    coco, problems = read_coco(coco_file())
+    assert (coco.category_ids, coco.category_names) == ([1, 90], ["person", "toothbrush"])
+    assert coco.labels.tolist() == [0, 1, 0]  # grouped by image 7, then 3
+    assert [coco.category_ids[label] for label in coco.labels] == [1, 90, 1]
+    assert problems == []
+
+
+def test_annotations_are_grouped_by_image_in_the_order_of_the_file(coco_file):
+    coco, _ = read_coco(coco_file())
+    assert coco.image_ids.tolist() == [7, 3]
+    assert coco.sizes.tolist() == [[30, 40], [50, 20]]
+    assert coco.first.tolist() == [0, 1, 3]
+    assert coco.annotation_ids.tolist() == [12, 11, 5]
+    assert coco.areas.tolist() == [84.0, 150.5, 1000.0]  # of the box where the file says nothing
+
+
+def test_training_targets_are_cut_at_the_border_and_leave_crowds_out(coco_file):
+    coco, _ = read_coco(coco_file())
+    boxes, labels = coco.targets(0)
+    assert boxes.tolist() == [[35, 5, 40, 13]]
+    assert labels.tolist() == [0]
+    boxes, labels = coco.targets(1)
+    assert boxes.tolist() == [[1, 2, 11, 22]]
+    assert labels.tolist() == [1]
+
+
+def test_images_without_annotations_are_kept(coco_file):
+    coco, _ = read_coco(coco_file(annotations=[]))
+    assert len(coco) == 2
+    assert coco.targets(1)[0].shape == (0, 4)
+
+
+def test_file_without_the_key_annotations_can_be_predicted_on(coco_file):
+    path = coco_file(annotations=lambda old: None)
+    assert not read_coco(path)[0].annotated
+
+
+def test_a_subset_is_the_first_images_with_their_annotations(coco_file):
+    coco, _ = read_coco(coco_file())
+    part = coco.subset(1)
+    assert (part.image_ids.tolist(), part.labels.tolist(), part.first.tolist()) == ([7], [0], [0, 1])
+
+
+@pytest.mark.parametrize("name", ["train2017", "val2017"])
+def test_genuine_coco_reads_as_pycocotools_reads_it(real_data, name, capsys):
+    path = real_data / "coco-small" / "annotations" / f"instances_{name}.json"
+    coco, problems = read_coco(path)
+    reference = COCO(str(path))
+    assert problems == []
+    assert coco.num_classes == 80
+    assert coco.image_ids.tolist() == [image["id"] for image in reference.dataset["images"]]
+    for index, image_id in enumerate(coco.image_ids.tolist()):
+        expected = reference.imgToAnns[image_id]
+        rows = slice(coco.first[index], coco.first[index + 1])
+        assert coco.annotation_ids[rows].tolist() == [a["id"] for a in expected]
+        np.testing.assert_array_equal(
+            coco.bboxes[rows], np.array([a["bbox"] for a in expected]).reshape(-1, 4)
+        )
+        assert [coco.category_ids[i] for i in coco.labels[rows]] == [a["category_id"] for a in expected]
+        assert coco.crowd[rows].tolist() == [bool(a["iscrowd"]) for a in expected]
+
+
+def first(key, value):
+    """Replaces one key of the first element."""
+    return lambda elements: [{**elements[0], key: value}, *elements[1:]]
+
+
+def without(key):
+    return lambda elements: [{k: v for k, v in elements[0].items() if k != key}, *elements[1:]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": None}, "the key 'images' is missing"),
+        ({"categories": {"1": "person"}}, "categories is dict, expected a list"),
+        ({"images": []}, "images: empty"),
+        ({"categories": []}, "categories: empty"),
+        ({"images": without("file_name")}, r"images\[0\]: .*`file_name`"),
+        ({"annotations": without("bbox")}, r"annotations\[0\]: .*`bbox`"),
+        ({"annotations": first("bbox", [1, 2, 3])}, r"annotations\[0\]: .*length 4"),
+        ({"annotations": first("bbox", [1, 2, "3", 4])}, r"annotations\[0\]: .*bbox\[2\]"),
+        ({"categories": first("id", -1)}, r"categories\[0\]: .*>= 0"),
+        (
+            {"annotations": first("image_id", 8)},
+            r"image_id is not among images, annotation: 1 \(11 of image 8\)",
+        ),
+        (
+            {"annotations": first("category_id", 2)},
+            r"category_id is not among categories.*11 with category 2",
+        ),
+        ({"annotations": first("id", 12)}, r"annotations: id given more than once: 1 \(12\)"),
+        ({"images": first("id", 3)}, r"images: id given more than once: 1 \(3\)"),
+        ({"categories": first("name", "person")}, r"name given more than once: 1 \(person\)"),
+        ({"annotations": first("iscrowd", 2)}, r"iscrowd is neither 0 nor 1, annotation: 1 \(11\)"),
+        ({"images": first("width", 0)}, r"width or height below 1, id: 1 \(7\)"),
+        ({"images": first("file_name", "../secret.png")}, r"leaves the folder: 1 \(../secret.png\)"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_with_its_name_and_key(coco_file, changes, message):
+    path = coco_file(**changes)
+    with pytest.raises(ValueError, match=message) as refusal:
+        read_coco(path)
+    assert str(refusal.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2", '{"images": [{}], ', '{"images": [NaN]}', "\x00"])
+def test_a_file_that_is_not_json_is_refused(tmp_path, text):
+    path = tmp_path / "annotations.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"annotations\.json: not JSON"):
+        parse(path)
+
+
+def test_a_list_instead_of_an_object_is_refused(tmp_path):
+    path = tmp_path / "annotations.json"
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="expected an object with images"):
+        parse(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.json: no such annotation file"):
+        read_coco(tmp_path / "nothing.json")
+
+
+@pytest.mark.parametrize(
+    ("bbox", "rule"),
+    [
+        ([1, 2, 0, 5], "has no area"),
+        ([1, 2, 5, -5], "has no area"),
+        ([20, 2, 5, 5], "outside its image"),
+        ([-6, 2, 5, 5], "outside its image"),
+    ],
+)
+def test_boxes_that_cannot_be_trained_on_are_listed_and_left_out(coco_file, bbox, rule):
+    coco, problems = read_coco(coco_file(annotations=first("bbox", bbox)))
+    assert [(rule in problem.rule, problem.count, problem.fatal) for problem in problems] == [
+        (True, 1, False)
+    ]
+    assert len(coco.targets(1)[0]) == 0

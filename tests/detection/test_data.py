@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detection.data import CocoDataConfig, DetectionImages, collate, resized_size
+from runtime.loading import ResumableLoader
+
+
+def test_boxes_follow_the_image_when_it_is_resized_and_mirrored(coco_folder):
+    Image.new("RGB", (40, 30)).save(coco_folder / "train2017" / "a.png")
+    picture = Image.open(coco_folder / "train2017" / "a.png")
+    picture.paste((255, 255, 255), (35, 5, 40, 13))  # where the box of image a lies, cut at the border
+    picture.save(coco_folder / "train2017" / "a.png")
+    images = CocoDataConfig(root=str(coco_folder), min_sizes=[60, 90]).open("train")
+    seen = set()
+    for epoch in range(20):
+        sample = images[(epoch, 0)]
+        assert sample["target"]["labels"].tolist() == [0]
+        x1, y1, x2, y2 = sample["target"]["boxes"][0].round().int().tolist()
+        bright = sample["image"][0] > 127
+        assert bright[y1:y2, x1:x2].float().mean() > 0.97
+        bright[y1:y2, x1:x2] = False
+        assert not bright.any()
+        seen.add((sample["image"].shape[1], x1 == 0))
+    assert seen == {(60, False), (60, True), (90, False), (90, True)}
+
+
+def test_what_is_drawn_depends_on_seed_epoch_and_image_only(coco_folder):
+    config = CocoDataConfig(root=str(coco_folder), min_sizes=[40, 50, 60, 70])
+    one, same, other = (config.open("train", seed=seed) for seed in (1, 1, 2))
+    drawn = [[images[(epoch, 1)]["target"]["boxes"] for epoch in range(8)] for images in (one, same, other)]
+    assert all(torch.equal(a, b) for a, b in zip(drawn[0], drawn[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(drawn[0], drawn[2], strict=True))
+    assert len({tuple(boxes.flatten().tolist()) for boxes in drawn[0]}) > 1
+
+
+def test_workers_give_what_the_main_process_gives(coco_folder):
+    images = CocoDataConfig(root=str(coco_folder), min_sizes=[40, 80]).open("train")
+    batches = [
+        next(iter(ResumableLoader(images, 2, seed=0, shuffle=True, workers=workers, collate=collate)))
+        for workers in (0, 1)
+    ]
+    for a, b in zip(*batches, strict=True):
+        assert torch.equal(a["image"], b["image"])
+        assert torch.equal(a["target"]["boxes"], b["target"]["boxes"])
+
+
+def test_evaluation_neither_mirrors_nor_draws_a_size(coco_folder):
+    images = CocoDataConfig(root=str(coco_folder), test_min_size=60).open("val")
+    assert {tuple(images[(epoch, 0)]["target"]["boxes"][0].tolist()) for epoch in range(9)} == {
+        (70, 10, 80, 26)
+    }
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((480, 640), (800, 1067)),
+        ((640, 480), (1067, 800)),
+        ((100, 1000), (133, 1333)),
+        ((500, 500), (800, 800)),
+    ],
+)
+def test_the_short_side_is_800_and_the_long_one_at_most_1333(size, expected):
+    assert resized_size(*size, 800, 1333) == expected
+
+
+def test_sizes_equal_detectron2_over_many_shapes():
+    augmentation = pytest.importorskip("detectron2.data.transforms", reason="needs Detectron2")
+    generator = np.random.default_rng(0)
+    for height, width in generator.integers(1, 3000, (2000, 2)).tolist():
+        for short in (320, 800):
+            expected = augmentation.ResizeShortestEdge.get_output_shape(height, width, short, 1333)
+            assert resized_size(height, width, short, 1333) == expected
+
+
+def test_an_image_of_another_size_than_annotated_is_named(coco_folder):
+    Image.new("RGB", (41, 30)).save(coco_folder / "val2017" / "a.png")
+    images = CocoDataConfig(root=str(coco_folder)).open("val")
+    with pytest.raises(ValueError, match=r"a\.png has 41x30 pixels, .* says 40x30"):
+        images[(0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"root": None}, "data.root is not set"),
+        ({"root": "/nowhere"}, "data.root = /nowhere: no such folder"),
+        ({"train_images": "photos"}, "photos: no such image folder"),
+        ({"train_annotations": "x.json"}, r"x\.json: no such annotation file"),
+    ],
+)
+def test_a_wrong_layout_is_named(coco_folder, changes, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        CocoDataConfig(**{"root": str(coco_folder)} | changes).open("train")
+
+
+def test_missing_images_are_counted_and_the_first_is_named(coco_folder):
+    (coco_folder / "train2017" / "b.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 images are not in .*train2017, first b\.png"):
+        CocoDataConfig(root=str(coco_folder)).open("train")
+
+
+def test_training_without_annotations_is_refused(coco_folder, coco_file):
+    coco_file("annotations/instances_train2017.json", annotations=[])
+    with pytest.raises(ValueError, match="no annotations, nothing to train on"):
+        CocoDataConfig(root=str(coco_folder)).open("train")
+
+
+@pytest.mark.parametrize("key", ["min_sizes", "test_min_size", "max_size"])
+def test_sizes_out_of_range_are_refused(key):
+    value = 8 if key != "min_sizes" else [8]
+    with pytest.raises(ValueError, match=rf"data\.{key} = 8, must be in 32\.\.10000"):
+        CocoDataConfig(**{key: value})
+
+
+@pytest.mark.parametrize("name", ["train", "val", "test"])
+def test_blood_cells_are_read_by_keys_alone(real_data, name):
+    config = CocoDataConfig(
+        root=str(real_data / "bccd"),
+        val_images=name,
+        val_annotations=f"annotations/{name}.json",
+        test_min_size=320,
+    )
+    images = config.open("val")
+    assert isinstance(images, DetectionImages)
+    assert images.coco.category_names == ["RBC", "WBC", "Platelets"]
+    assert images[(0, 0)]["image"].shape == (3, 320, 427)
