@@ -1,0 +1,264 @@
+"""Trains one child network for a short time; its accuracy on held-out training images is the reward.
+
+The split: the images of the *train* files only, divided by the search seed; test files are never opened.
+The whole set lies on the device as bytes (see `classification.device_images`); a batch is one gather.
+Source: 1707.07012, appendix A.1 (N = 2, 20 epochs, momentum 0.9, L2, one cosine period; 5,000 of 50,000
+held out). Filters, learning rate, batch size and the size of the L2 term are not stated there.
+"""
+
+import hashlib
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from backbones.genotype import Genotype
+from backbones.network import NASNet
+from backbones.profile import profile
+from backbones.spec import NetworkSpec
+from classification.data import ImageDataConfig, ImageSet, open_images, stratified
+from classification.device_images import DeviceImages
+from search.base import ChildFailed, ChildTask, Failure, Result, attempt, derive, torch_threads
+
+
+@dataclass(kw_only=True)
+class ChildConfig:
+    """How a child is built, trained and scored."""
+
+    cells_per_stage: int = 2
+    """Normal cells per stage; 2 in the paper."""
+    filters: int = 24
+    """Channels of a state in the first stage; not stated in the paper."""
+    image_size: int = 32
+    """Side in pixels to which images are resized on the device."""
+    epochs: int = 20
+    """Passes over the training images; 20 in the paper."""
+    batch_size: int = 64
+    """Images per step; an incomplete last batch is left out."""
+    lr: float = 0.025
+    """Learning rate at the start of the cosine."""
+    momentum: float = 0.9
+    """Of SGD; 0.9 in the paper."""
+    weight_decay: float = 5e-4
+    """L2 on convolutions and classifier, not on batch norm."""
+    clip_norm: float | None = 5.0
+    """Largest global norm of the gradient; None does not clip."""
+    validation: int | None = None
+    """Training images held out for the reward, in the classes' proportions; None: the paper's tenth."""
+    timeout_seconds: float | None = None
+    """Wall time after which a child fails; checked at every step."""
+    threads: int = 1
+    """CPU threads of one child. Rewards repeat exactly only with the same number."""
+    device: str = "auto"
+    """`auto` (cuda where there is one, else cpu) or a torch device."""
+
+    def __post_init__(self) -> None:
+        for name in ("cells_per_stage", "filters", "image_size", "epochs", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"child.{name} = {getattr(self, name)}, must be at least 1")
+        if self.batch_size < 2:
+            raise ValueError(f"child.batch_size = {self.batch_size}, batch norm needs at least 2")
+        if self.lr <= 0:
+            raise ValueError(f"child.lr = {self.lr}, must be above 0")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"child.momentum = {self.momentum}, must be in [0, 1)")
+        if self.weight_decay < 0:
+            raise ValueError(f"child.weight_decay = {self.weight_decay}, must not be negative")
+        for name in ("clip_norm", "validation", "timeout_seconds"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"child.{name} = {value}, must be above 0, or null")
+
+    def spec(self, genotype: Genotype) -> NetworkSpec:
+        """The child's network; the stem is three times as wide as a state (NASNET.md, section 4.1)."""
+        return NetworkSpec(
+            genotype,
+            self.cells_per_stage,
+            self.filters,
+            stem="cifar",
+            stem_filters=3 * self.filters,
+            image_size=self.image_size,
+            batch_norm_eps=1e-5,
+        )
+
+    def resolved_device(self) -> torch.device:
+        available = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(available if self.device == "auto" else self.device)
+
+
+@dataclass(frozen=True)
+class ChildImages:
+    """The training files' images on the device, and the indices `[N]` of those that train and that score."""
+
+    images: DeviceImages
+    num_classes: int
+    training: np.ndarray
+    validation: np.ndarray
+
+    @classmethod
+    def open(cls, data: ImageDataConfig, child: ChildConfig, seed: int) -> "ChildImages":
+        """Raises ValueError or FileNotFoundError for what is wrong with the data set."""
+        images = open_images(data, "train")
+        training, validation = split(images, child, seed)
+        device = child.resolved_device()
+        resident = DeviceImages.from_config(images, data, child.image_size, device)
+        return cls(resident, len(images.classes), training, validation)
+
+    def record(self) -> dict[str, int | str]:
+        """What the ledger keeps of the split: a search continues only on the same one."""
+        labels = self.images.labels.cpu().numpy()
+        digest = hashlib.sha256(labels.tobytes() + self.validation.astype(np.int64).tobytes()).hexdigest()
+        return {"training": len(self.training), "validation": len(self.validation), "sha256": digest}
+
+
+def split(images: ImageSet, child: ChildConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending indices of the images that train and of those that score; a function of labels and seed."""
+    count = max(1, round(len(images) / 10)) if child.validation is None else child.validation
+    if len(images) - count < child.batch_size:
+        raise ValueError(
+            f"{images.source}: {len(images)} training images, of which {count} are held out; the rest must "
+            f"fill a batch of child.batch_size = {child.batch_size}"
+        )
+    validation = stratified(images.labels, count, derive(seed, "validation split"))
+    return np.setdiff1d(np.arange(len(images)), validation), validation
+
+
+class ChildTrainer:
+    """The evaluator of a search that names no other: `train_child` with its images and settings."""
+
+    def __init__(self, config: ChildConfig, images: ChildImages):
+        self._config, self._images = config, images
+
+    def __call__(self, genotype: Genotype, task: ChildTask) -> Result:
+        return train_child(task, self._images, self._config)
+
+    def predicted_microseconds(self, genotype: Genotype) -> int:
+        images = len(self._images.training)
+        return predicted_microseconds(genotype, self._config, images, self._images.num_classes)
+
+
+def predicted_microseconds(
+    genotype: Genotype, config: ChildConfig, images: int, num_classes: int = 10
+) -> int:
+    """Training time of a child on `images` images, on the CPU core that the two rates were fitted to.
+
+    Only ratios between children matter (see `search.loop`). Fitted to one step of 64 images of 21 random
+    children (8 and 16 filters, 16 and 32 px, 1 and 2 cells per stage): off by 13 % (one sigma).
+    """
+    costs = profile(config.spec(genotype.canonical()), num_classes=num_classes)
+    seconds = costs.multiply_adds / MULTIPLY_ADDS_PER_SECOND + costs.activation_bytes / BYTES_PER_SECOND
+    return max(1, round(1e6 * seconds * config.epochs * images))
+
+
+MULTIPLY_ADDS_PER_SECOND, BYTES_PER_SECOND = 1.5e10, 8.5e8
+
+
+def train_child(task: ChildTask, images: ChildImages, config: ChildConfig) -> Result:
+    """Trains one child; `reward` is its accuracy on the held-out images after the last epoch, in [0, 1].
+
+    Never raises for what the child did: it comes back in `Result.failure`. All chance derives from
+    `task.seed`. What is trained is the canonical form, so that equal cells get equal rewards.
+    """
+    return attempt(lambda: _train(task, images, config), task)
+
+
+def _train(task: ChildTask, images: ChildImages, config: ChildConfig) -> Result:
+    start = time.monotonic()
+    device = config.resolved_device()
+    devices = [device] if device.type == "cuda" else []
+    with torch_threads(config.threads), torch.random.fork_rng(devices):
+        _reset_peak(device)
+        torch.manual_seed(task.seed)
+        network = NASNet(config.spec(task.proposal.genotype.canonical()), images.num_classes)
+        network = network.to(device).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(
+            _groups(network, config.weight_decay), lr=config.lr, momentum=config.momentum
+        )
+        steps = len(images.training) // config.batch_size
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * config.epochs)
+        curve = []
+        for epoch in range(config.epochs):
+            order = torch.randperm(len(images.training)).numpy()
+            losses = torch.zeros((), device=device)
+            for step in range(steps):
+                if config.timeout_seconds and time.monotonic() - start > config.timeout_seconds:
+                    raise ChildFailed(
+                        Failure.TIMEOUT,
+                        f"{config.timeout_seconds:g} s were over at epoch {epoch}, step {step} of {steps}",
+                    )
+                chosen = images.training[order[step * config.batch_size :][: config.batch_size]]
+                losses += _step(network, optimizer, schedule, images.images, chosen, epoch, task.seed, config)
+            # Read once per epoch: every look at a loss waits for the device.
+            if not math.isfinite(losses.item()):
+                raise ChildFailed(Failure.NOT_FINITE, f"the loss was {losses.item()} in epoch {epoch}")
+            curve.append(_accuracy(network, images, 4 * config.batch_size))
+    return Result(
+        task.proposal,
+        reward=curve[-1],
+        curve=tuple(curve),
+        seconds=time.monotonic() - start,
+        peak_bytes=_peak_bytes(device),
+    )
+
+
+def _step(
+    network: NASNet,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    images: DeviceImages,
+    chosen: np.ndarray,
+    epoch: int,
+    seed: int,
+    config: ChildConfig,
+) -> Tensor:
+    pixels, labels = images.batch(chosen, epoch=epoch, seed=seed, train=True)
+    loss = functional.cross_entropy(network(pixels), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    if config.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+    optimizer.step()
+    schedule.step()
+    return loss.detach()
+
+
+@torch.inference_mode()
+def _accuracy(network: NASNet, images: ChildImages, batch_size: int) -> float:
+    network.eval()
+    hits = 0
+    for start in range(0, len(images.validation), batch_size):
+        chosen = images.validation[start : start + batch_size]
+        pixels, labels = images.images.batch(chosen, epoch=0, seed=0, train=False)
+        hits += int((network(pixels).argmax(dim=1) == labels).sum())
+    network.train()
+    return hits / len(images.validation)
+
+
+def _groups(network: NASNet, weight_decay: float) -> list[dict]:
+    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _CLEAR_REFS.exists():
+        _CLEAR_REFS.write_text("5")  # proc(5): resets VmHWM
+
+
+def _peak_bytes(device: torch.device) -> int | None:
+    """High-water mark since the reset: of the allocator on CUDA, of the whole process elsewhere on Linux."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if not _STATUS.exists():
+        return None
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+_CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")

@@ -1,0 +1,288 @@
+"""The ledger: everything that a search must not forget, in one SQLite file.
+
+One row per child; the newest strategy state and the SHA-256 of every state; facts; events. Each change is one
+transaction, so a killed search finds itself between two steps, never within one. WAL lets reports read while
+the search writes; synchronous FULL makes a commit survive a power cut.
+"""
+
+import fcntl
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from backbones.genotype import Genotype
+from search.base import Failure, Proposal, Result
+from search.strategies import State
+
+SCHEMA = 1
+
+_TABLES = """
+CREATE TABLE children (
+    number INTEGER PRIMARY KEY,         -- 0, 1, ... in the order of proposing
+    proposal_group INTEGER NOT NULL,    -- proposed together
+    genotype TEXT NOT NULL,             -- JSON
+    cell_key TEXT NOT NULL,             -- of the canonical genotype
+    decisions TEXT NOT NULL,            -- JSON
+    log_prob REAL,                      -- under the policy that drew it
+    cost INTEGER NOT NULL,              -- predicted, microseconds
+    start INTEGER NOT NULL,             -- virtual, microseconds
+    finish INTEGER NOT NULL,            -- virtual, microseconds
+    original INTEGER REFERENCES children(number),   -- lowest number with the same key, if a duplicate
+    status TEXT NOT NULL CHECK (status IN ('queued', 'running', 'done')),
+    attempts INTEGER NOT NULL DEFAULT 0,            -- runs begun
+    alone INTEGER NOT NULL DEFAULT 0,               -- 1: failed once, to be repeated alone on a device
+    observed INTEGER NOT NULL DEFAULT 0,            -- 1: the strategy has learned from it
+    reward REAL,
+    failure TEXT,
+    detail TEXT NOT NULL DEFAULT '',
+    curve TEXT NOT NULL DEFAULT '[]',               -- JSON, validation accuracy per epoch
+    seconds REAL NOT NULL DEFAULT 0,                -- real, of the attempt that counted; 0 for a duplicate
+    peak_bytes INTEGER
+) STRICT;
+CREATE INDEX children_by_key ON children(cell_key);
+CREATE TABLE strategy (tensors BLOB NOT NULL, state_values TEXT NOT NULL) STRICT;
+CREATE TABLE state_hashes (proposal_group INTEGER PRIMARY KEY, sha256 TEXT NOT NULL) STRICT;
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;     -- value: JSON
+CREATE TABLE events (time REAL NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL) STRICT;  -- detail: JSON
+"""
+
+
+_OUTCOME = ("status", "reward", "failure", "detail", "curve", "seconds", "peak_bytes")
+
+
+@dataclass
+class ChildRow:
+    """A child as the ledger holds it; see the comments of its table. Virtual times in microseconds."""
+
+    number: int
+    proposal_group: int
+    genotype: Genotype
+    cell_key: str
+    decisions: tuple[int, ...]
+    log_prob: float | None
+    cost: int
+    start: int
+    finish: int
+    original: int | None = None
+    status: str = "queued"
+    attempts: int = 0
+    alone: bool = False
+    observed: bool = False
+    reward: float | None = None
+    failure: Failure | None = None
+    detail: str = ""
+    curve: tuple[float, ...] = ()
+    seconds: float = 0.0
+    peak_bytes: int | None = None
+
+    def finish_with(self, result: Result) -> None:
+        """Takes over what became of the child, or of the one that it duplicates."""
+        self.status = "done"
+        self.reward, self.failure, self.detail = result.reward, result.failure, result.detail
+        self.curve, self.peak_bytes = result.curve, result.peak_bytes
+        self.seconds = result.seconds if self.original is None else 0.0
+
+    @property
+    def proposal(self) -> Proposal:
+        return Proposal(self.number, self.genotype, self.decisions, self.log_prob)
+
+    @property
+    def result(self) -> Result:
+        """Of a child that is done."""
+        return Result(
+            self.proposal, self.reward, self.failure, self.detail, self.curve, self.seconds, self.peak_bytes
+        )
+
+
+def read_children(path: str | Path) -> list[ChildRow]:
+    """All children by number, read-only, also while the search runs.
+
+    Raises FileNotFoundError, or ValueError for a file that is not a ledger or has a newer schema.
+    """
+    with closing(_connect(Path(path), read_only=True)) as database:
+        return _rows(database)
+
+
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """Search id, configuration digest, validation split, seconds spent; read-only."""
+    with closing(_connect(Path(path), read_only=True)) as database:
+        return {name: json.loads(value) for name, value in database.execute("SELECT name, value FROM facts")}
+
+
+class Ledger:
+    """The ledger of the one search that writes it.
+
+    Raises ValueError for a file that is not a ledger, has a newer schema, or is written by another process.
+    """
+
+    def __init__(self, path: str | Path):
+        path = Path(path)
+        self._tensors: bytes | None = None
+        self._lock = open(path.with_suffix(".lock"), "w")  # noqa: SIM115 - held until close, or death
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise ValueError(f"{path}: another process is running this search") from None
+        if not path.exists():
+            with closing(sqlite3.connect(path, isolation_level=None)) as database:
+                database.execute("PRAGMA journal_mode = WAL")
+                database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT")
+        self._database = _connect(path)
+        self._database.execute("PRAGMA synchronous = FULL")
+
+    def close(self) -> None:
+        self._database.close()
+        self._lock.close()
+
+    def rows(self) -> list[ChildRow]:
+        return _rows(self._database)
+
+    def fact(self, name: str) -> Any:
+        """None where it is not known."""
+        row = self._database.execute("SELECT value FROM facts WHERE name = ?", [name]).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def state(self) -> State | None:
+        """The newest strategy state; None before the first step."""
+        row = self._database.execute("SELECT tensors, state_values FROM strategy").fetchone()
+        return None if row is None else State(load_tensors(row[0]), json.loads(row[1]))
+
+    def remember(self, facts: Mapping[str, Any]) -> None:
+        with self._transaction() as database:
+            _write_facts(database, facts)
+
+    def step(self, consumed: Sequence[int], state: State, proposed: Sequence[ChildRow], group: int) -> None:
+        """These results were consumed, this is the strategy now, these are the next children."""
+        tensors = save_tensors(dict(sorted(state.tensors.items())))
+        values = json.dumps(state.values, sort_keys=True)
+        sha256 = hashlib.sha256(tensors + values.encode()).hexdigest()
+        with self._transaction() as database:
+            database.executemany(
+                "UPDATE children SET observed = 1 WHERE number = ?", [(n,) for n in consumed]
+            )
+            if tensors == self._tensors:  # megabytes that change only with an update
+                database.execute("UPDATE strategy SET state_values = ?", [values])
+            else:
+                database.execute("DELETE FROM strategy")
+                database.execute("INSERT INTO strategy VALUES (?, ?)", [tensors, values])
+            # A group that an extended budget completes has two states; the later one counts.
+            database.execute("INSERT OR REPLACE INTO state_hashes VALUES (?, ?)", [group, sha256])
+            for row in proposed:
+                _insert(database, row)
+        self._tensors = tensors
+
+    def begin(self, number: int) -> None:
+        """Counts an attempt before it starts, so that one which takes the process along counts, too."""
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE children SET status = 'running', attempts = attempts + 1 WHERE number = ?", [number]
+            )
+
+    def record(self, rows: Sequence[ChildRow], facts: Mapping[str, Any]) -> None:
+        """The final result of a child and of its duplicates, as their rows have it."""
+        with self._transaction() as database:
+            for row in rows:
+                columns = _columns(row)
+                values = [columns[name] for name in _OUTCOME]
+                assignments = ", ".join(f"{name} = ?" for name in _OUTCOME)
+                database.execute(f"UPDATE children SET {assignments} WHERE number = ?", [*values, row.number])
+            _write_facts(database, facts)
+
+    def requeue(self, number: int, *, alone: bool, uncount: bool, why: str) -> None:
+        """Sends a child back. uncount: the attempt was broken off by us and does not count."""
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE children SET status = 'queued', alone = ?, attempts = attempts - ? WHERE number = ?",
+                [int(alone), int(uncount), number],
+            )
+            _write_event(database, "requeued", {"child": number, "alone": alone, "why": why})
+
+    def note(self, kind: str, detail: Mapping[str, Any]) -> None:
+        with self._transaction() as database:
+            _write_event(database, kind, detail)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._database
+            self._database.execute("COMMIT")
+        except BaseException:  # an interrupt, too, must not leave half a step to the next commit
+            if self._database.in_transaction:  # SQLite itself rolls back when the disk is full
+                self._database.execute("ROLLBACK")
+            raise
+
+
+def _connect(path: Path, read_only: bool = False) -> sqlite3.Connection:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such ledger")
+    # Without isolation_level=None the driver would open and commit transactions behind our back.
+    mode = "ro" if read_only else "rw"
+    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+    try:
+        schema = database.execute("PRAGMA user_version").fetchone()[0]
+        if schema != SCHEMA:
+            advice = "update celltransfer" if schema > SCHEMA else "it is not a search's file"
+            raise ValueError(f"{path}: schema version {schema}, this version reads {SCHEMA}; {advice}")
+    except sqlite3.DatabaseError as error:
+        database.close()
+        raise ValueError(f"{path}: not a search ledger: {error}") from None
+    except ValueError:
+        database.close()
+        raise
+    return database
+
+
+def _rows(database: sqlite3.Connection) -> list[ChildRow]:
+    columns = list(ChildRow.__dataclass_fields__)
+    found = database.execute(f"SELECT {', '.join(columns)} FROM children ORDER BY number")
+    return [_row(dict(zip(columns, values, strict=True))) for values in found]
+
+
+def _row(columns: dict[str, Any]) -> ChildRow:
+    where = f"ledger, child {columns['number']}"
+    parsed = {
+        "genotype": Genotype.from_dict(json.loads(columns["genotype"]), where),
+        "decisions": tuple(json.loads(columns["decisions"])),
+        "curve": tuple(json.loads(columns["curve"])),
+        "failure": Failure(columns["failure"]) if columns["failure"] else None,
+        "alone": bool(columns["alone"]),
+        "observed": bool(columns["observed"]),
+    }
+    return ChildRow(**{**columns, **parsed})
+
+
+def _insert(database: sqlite3.Connection, row: ChildRow) -> None:
+    columns = _columns(row)
+    marks = ", ".join("?" * len(columns))
+    database.execute(f"INSERT INTO children ({', '.join(columns)}) VALUES ({marks})", list(columns.values()))
+
+
+def _columns(row: ChildRow) -> dict[str, Any]:
+    return vars(row) | {
+        "genotype": json.dumps(row.genotype.to_dict()),
+        "decisions": json.dumps(row.decisions),
+        "curve": json.dumps(row.curve),
+        "failure": row.failure.value if row.failure else None,
+        "alone": int(row.alone),
+        "observed": int(row.observed),
+    }
+
+
+def _write_facts(database: sqlite3.Connection, facts: Mapping[str, Any]) -> None:
+    rows = [(name, json.dumps(value)) for name, value in facts.items()]
+    database.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
+
+
+def _write_event(database: sqlite3.Connection, kind: str, detail: Mapping[str, Any]) -> None:
+    database.execute("INSERT INTO events VALUES (?, ?, ?)", [time.time(), kind, json.dumps(detail)])

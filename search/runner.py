@@ -1,0 +1,164 @@
+"""A search as a stage: its configuration, its folder, what it leaves. Killed at any point, it continues."""
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+
+from backbones.genotype import Genotype
+from classification.data import ImageDataConfig
+from runtime.folder import ALWAYS_FREE, RunFolder, plain
+from runtime.tracking import LoggerConfig, finish, log_artifact
+from search.base import Evaluator, derive
+from search.child import ChildConfig, ChildImages, ChildTrainer, predicted_microseconds
+from search.executors import InlineConfig
+from search.ledger import Ledger
+from search.loop import BudgetConfig, Search, SearchPaused
+from search.space import SpaceConfig
+from search.strategies import ControllerConfig
+
+MAY_CHANGE = ("budget", "executor")
+
+
+@dataclass(kw_only=True)
+class SearchConfig:
+    """A whole search."""
+
+    run_dir: str
+    """Folder of the search; started again with the same one, a search continues."""
+    seed: int = 0
+    """Of the split, the strategy and, with the cell, of each child."""
+    data: ImageDataConfig
+    """Images; only the training files are read."""
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+    strategy: Any = field(default_factory=ControllerConfig)
+    """What to try next: `search.strategies`."""
+    child: ChildConfig = field(default_factory=ChildConfig)
+    evaluator: Any = None
+    """None trains children. Else a mapping: `_target_`, the dotted path of a callable (genotype, task) ->
+    Result, or of a class of such callables, and its keyword arguments."""
+    executor: Any = field(default_factory=InlineConfig)
+    """Where children run: `search.executors`."""
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    window: int = 40
+    """Virtual workers: how many children are proposed before the first of them is learned from. It is part
+    of what the search is; at least twice the real workers keeps those busy."""
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ValueError(f"window = {self.window}, must be at least 1")
+
+
+def run(config: SearchConfig) -> dict[str, Any]:
+    """Runs or continues a search until its budget is spent; returns what `metrics.json` holds.
+
+    Writes `search.sqlite` all along, `genotype.json` (the best child) and `metrics.json` at the end.
+    Raises ValueError or FileNotFoundError before anything long starts, SearchPaused when it cannot go on.
+    """
+    path = Path(config.run_dir) / "search.sqlite"
+    if path.exists() and (done := _finished(config, path)) is not None:
+        return done
+    strategy = config.strategy.build(config.space.build(), config.seed)
+    evaluator, cost, facts = _evaluation(config)
+    executor = config.executor.build(evaluator)
+    folder = RunFolder.open(config.run_dir, config, stage="search", may_change=MAY_CHANGE)
+    (folder.path / "metrics.json").unlink(missing_ok=True)  # of a smaller budget
+    ledger = Ledger(path)
+    loggers = config.logger.build(folder.path, "search", plain(config))
+    try:
+        _check_facts(ledger, path, {"search": search_id(config), **facts})
+        search = Search(
+            ledger,
+            strategy,
+            executor,
+            cost,
+            seed=config.seed,
+            window=config.window,
+            budget=config.budget,
+            loggers=loggers,
+        )
+        search.run()
+        return _write_outcome(config, folder, ledger, search, loggers)
+    finally:
+        finish(loggers)
+        ledger.close()
+
+
+def search_id(config: SearchConfig) -> str:
+    """12 hexadecimal digits that name all which decides what this search proposes."""
+    decisive = {key: value for key, value in plain(config).items() if key not in (*ALWAYS_FREE, *MAY_CHANGE)}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _finished(config: SearchConfig, path: Path) -> dict[str, Any] | None:
+    ledger = Ledger(path)
+    try:
+        if ledger.fact("finished") != plain(config.budget):
+            return None
+    finally:
+        ledger.close()
+    return RunFolder.open(config.run_dir, config, stage="search", may_change=MAY_CHANGE).finished()
+
+
+def _evaluation(config: SearchConfig) -> tuple[Evaluator, Callable[[Genotype], int], dict[str, Any]]:
+    """Who scores children, what a child is predicted to cost, and the facts about it for the ledger."""
+    if config.evaluator is None:
+        images = ChildImages.open(config.data, config.child, config.seed)
+        trainer = ChildTrainer(config.child, images)
+        return trainer, trainer.predicted_microseconds, {"split": images.record()}
+    arguments = dict(config.evaluator)
+    name = str(arguments.pop("_target_", ""))
+    module, _, attribute = name.rpartition(".")
+    try:
+        target = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"evaluator._target_ = {name!r}, expected a dotted path: {error}") from None
+    evaluator = target(**arguments) if isinstance(target, type) else partial(target, **arguments)
+    # Only ratios count, so without an estimate of its own the cost of training on one image does.
+    cost = getattr(
+        evaluator, "predicted_microseconds", partial(predicted_microseconds, config=config.child, images=1)
+    )
+    return evaluator, cost, {}
+
+
+def _check_facts(ledger: Ledger, path: Path, facts: dict[str, Any]) -> None:
+    for name, value in facts.items():
+        if (known := ledger.fact(name)) not in (None, value):
+            raise ValueError(f"{path}: this search began with {name} = {known}, now it is {value}")
+    ledger.remember(facts)
+
+
+def _write_outcome(
+    config: SearchConfig, folder: RunFolder, ledger: Ledger, search: Search, loggers: Sequence[Logger]
+) -> dict[str, Any]:
+    done = [row for row in search.rows if row.status == "done"]
+    scored = {row.number: row.reward for row in done if row.reward is not None}
+    if not scored:
+        failed = f"; child {done[0].number}: {done[0].failure}: {done[0].detail}" if done else ""
+        raise SearchPaused(f"{folder.path}: none of {len(done)} children has a reward{failed}")
+    best = search.rows[max(scored, key=lambda number: (scored[number], -number))]
+    origin = {
+        "search": search_id(config),
+        "child": best.number,
+        "reward": scored[best.number],
+        "seed": config.seed,
+        "child_seed": derive(config.seed, "child", best.cell_key),
+    }
+    Genotype(best.genotype.normal, best.genotype.reduction, origin).save(folder.path / "genotype.json")
+    log_artifact(loggers, folder.path / "genotype.json", "genotype")
+    metrics = {
+        "best_reward": scored[best.number],
+        "mean_reward": sum(scored.values()) / len(scored),
+        "children": len(done),
+        "failed": len(done) - len(scored),
+    }
+    content = folder.finish("search", "validation", metrics)
+    ledger.remember({"finished": plain(config.budget)})
+    return content

@@ -1,0 +1,127 @@
+"""The search space: what is decided, between how many options, and the genotype that the decisions mean.
+
+Letters: B blocks per cell, T = 2 cells x B blocks x 5 decisions, O the largest number of options.
+Order of the decisions: the normal cell's blocks, then the reduction cell's; within a block left, right,
+left_op, right_op, combine. Block b chooses left and right among its 2 + b states. The unused states are
+concatenated. Source: 1707.07012, section 3.1 and appendix A.1.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Block, Cell, Genotype
+from search.base import uniforms
+
+STATE, OPERATION, COMBINATION = 0, 1, 2
+KINDS = (STATE, STATE, OPERATION, OPERATION, COMBINATION)
+"""What each of a block's five decisions chooses."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """All genotypes of `blocks` blocks per cell over the given operations and combinations."""
+
+    blocks: int = 5
+    operations: tuple[str, ...] = OPERATION_NAMES
+    combinations: tuple[str, ...] = COMBINATIONS
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """`[T]`, number of options of each decision."""
+        operations, combinations = len(self.operations), len(self.combinations)
+        cell = [(2 + b, 2 + b, operations, operations, combinations) for b in range(self.blocks)]
+        return tuple(size for block in cell + cell for size in block)
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """`[T]`, STATE, OPERATION or COMBINATION."""
+        return KINDS * (2 * self.blocks)
+
+    @property
+    def count(self) -> int:
+        """Number of decision sequences; several may mean one function (see `Genotype.canonical`)."""
+        return math.prod(self.sizes)
+
+    @property
+    def entropy(self) -> float:
+        """Of the uniform policy, in nats: the logarithm of `count`."""
+        return sum(math.log(size) for size in self.sizes)
+
+    def mask(self) -> np.ndarray:
+        """`[T, O]` bool, True where the option exists."""
+        return np.arange(max(self.sizes)) < np.array(self.sizes)[:, None]
+
+    def decode(self, decisions: Sequence[int]) -> Genotype:
+        """The genotype that `[T]` decisions mean. Raises ValueError for a wrong length or option."""
+        sizes = self.sizes
+        if len(decisions) != len(sizes):
+            raise ValueError(f"{len(decisions)} decisions, this space has {len(sizes)}")
+        for step, (option, size) in enumerate(zip(decisions, sizes, strict=True)):
+            if not 0 <= option < size:
+                raise ValueError(f"decision {step} = {option}, must be in 0..{size - 1}")
+        blocks = []
+        for start in range(0, len(sizes), 5):
+            left, right, left_op, right_op, combine = decisions[start : start + 5]
+            operations = self.operations[left_op], self.operations[right_op]
+            blocks.append(Block(int(left), int(right), *operations, self.combinations[combine]))
+        return Genotype(
+            Cell.with_unused_concat(blocks[: self.blocks]), Cell.with_unused_concat(blocks[self.blocks :])
+        )
+
+    def encode(self, genotype: Genotype) -> tuple[int, ...]:
+        """The `[T]` decisions that mean `genotype`. Raises ValueError where it lies outside the space."""
+        decisions: list[int] = []
+        for name, cell in (("normal", genotype.normal), ("reduction", genotype.reduction)):
+            if len(cell.blocks) != self.blocks:
+                raise ValueError(f"{name} has {len(cell.blocks)} blocks, this space has {self.blocks}")
+            if set(cell.concat) != set(Cell.with_unused_concat(cell.blocks).concat):
+                raise ValueError(f"{name}.concat = {list(cell.concat)}, this space joins the unused states")
+            for b, block in enumerate(cell.blocks):
+                where = f"{name}.blocks[{b}]"
+                decisions += (
+                    block.left,
+                    block.right,
+                    _index(self.operations, block.left_op, f"{where}.left_op"),
+                    _index(self.operations, block.right_op, f"{where}.right_op"),
+                    _index(self.combinations, block.combine, f"{where}.combine"),
+                )
+        return tuple(decisions)
+
+    def sample(self, seed: int, number: int) -> tuple[int, ...]:
+        """`[T]` decisions, each uniform over its options; a pure function of (seed, number)."""
+        chance = uniforms(len(self.sizes), seed, "uniform", number)
+        return tuple(int(u * size) for u, size in zip(chance, self.sizes, strict=True))
+
+
+def _index(options: tuple[str, ...], value: str, where: str) -> int:
+    if value not in options:
+        raise ValueError(f"{where} = {value!r}, this space has {', '.join(options)}")
+    return options.index(value)
+
+
+@dataclass(kw_only=True)
+class SpaceConfig:
+    """What the search may build."""
+
+    blocks: int = 5
+    """Blocks per cell; 5 in the paper."""
+    operations: list[str] = field(default_factory=lambda: list(OPERATION_NAMES))
+    """Operations to choose from; all 13 in the paper."""
+    combinations: list[str] = field(default_factory=lambda: list(COMBINATIONS))
+    """How a block may join its two operands."""
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1:
+            raise ValueError(f"space.blocks = {self.blocks}, must be at least 1")
+        for name, known in (("operations", OPERATION_NAMES), ("combinations", COMBINATIONS)):
+            chosen = getattr(self, name)
+            if unknown := [option for option in chosen if option not in known]:
+                raise ValueError(f"space.{name} holds {unknown[0]!r}, expected some of {', '.join(known)}")
+            if not chosen or len(set(chosen)) != len(chosen):
+                raise ValueError(f"space.{name} = {list(chosen)}, must name at least one, and none twice")
+
+    def build(self) -> Space:
+        return Space(self.blocks, tuple(self.operations), tuple(self.combinations))
