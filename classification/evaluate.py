@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class EvaluateConfig:
 
     weights: str
     """A `backbone.safetensors`."""
-    data: ImageDataConfig = field(default_factory=ImageDataConfig)
+    data: ImageDataConfig
     split: str = "test"
     """`test` or `train`."""
     batch_size: int = 256

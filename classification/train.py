@@ -42,7 +42,7 @@ class ClassificationConfig:
     """Of weights, order, augmentation, dropout and drop path."""
     run_dir: str = "runs/classification"
     """Folder of the run; started again with it, a run continues."""
-    data: ImageDataConfig = field(default_factory=ImageDataConfig)
+    data: ImageDataConfig
     backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig(name="nasnet_a_cifar"))
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

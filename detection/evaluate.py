@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from pycocotools.cocoeval import COCOeval
 
 from backbones.files import write_atomically, write_json
 from detection.coco import CocoAnnotations, Id, decode_json
-from detection.data import CocoDataConfig, DetectionImages, collate
+from detection.data import DetectionImages, collate
 from detection.detector import Detector
 from detection.engines.base import Prediction
 from runtime.loading import ResumableLoader
@@ -190,7 +190,7 @@ class EvaluateConfig:
     """A detector.safetensors."""
     predictions: str | None = None
     """A file in COCO's results format."""
-    data: Any = field(default_factory=CocoDataConfig)
+    data: Any
     """Group `data`; its `val` split is scored."""
     batch_size: int = 4
     """Images at a time."""

@@ -9,9 +9,7 @@ import lightning as L
 
 from detection.backbone import BackboneSource, freeze_statistics
 from detection.coco import CategoryEntry
-from detection.data import CocoDataConfig
 from detection.detector import Detector, InputFormat, check_categories
-from detection.engines.torchvision import TorchvisionFpnConfig
 from detection.evaluate import evaluate, predict_all, write_results
 from detection.module import DetectionModule, DetectionRecipe
 from runtime.folder import RunFolder, plain
@@ -33,9 +31,9 @@ class DetectionConfig:
     """Folder of the run; an unfinished run there goes on."""
     backbone: BackboneSource
     """What the detector is built on."""
-    data: Any = field(default_factory=CocoDataConfig)
+    data: Any
     """Group `data`: `coco` or `scenes`."""
-    detector: Any = field(default_factory=TorchvisionFpnConfig)
+    detector: Any
     """Group `detector`."""
     recipe: DetectionRecipe = field(default_factory=DetectionRecipe)
     """Group `recipe`."""

@@ -1,0 +1,112 @@
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import conf
+from backbones.zoo import ZOO
+from runtime.folder import plain
+
+CONF = Path(conf.__file__).parent
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _hydra():
+    conf.register()
+    with initialize_config_module("conf", version_base="1.3"):
+        yield
+
+
+def composed(name: str, *overrides: str):
+    config = compose(name, overrides=["run_dir=run", *overrides])
+    return OmegaConf.to_object(config)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_starts_with_its_command(experiment):
+    config = composed("pipeline", f"experiment={experiment}")
+    assert config.detection.backbone.weights == "run/classification/backbone.safetensors"
+    assert config.classification.backbone.name == "run/search/genotype.json"
+    assert config.classification.backbone.stem != "cifar"  # detection would refuse its maps
+    lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    assert f"python -m pipeline experiment={experiment}" in lines[1]
+
+
+def test_a_stage_of_the_pipeline_is_configured_as_the_stage_alone():
+    chain = composed("pipeline", "data=digits")
+    alone = composed("search", "data=digits", "logger=csv")
+    assert plain(chain.search) == plain(alone) | {"run_dir": "run/search"}
+    detection = composed(
+        "detection", "backbone.weights=run/classification/backbone.safetensors", "logger=csv"
+    )
+    assert plain(chain.detection) == plain(detection) | {"run_dir": "run/detection"}
+
+
+def test_data_at_the_top_serves_search_and_classification():
+    config = composed("pipeline", "data=cifar10", "data.root=/images", "data@detection.data=scenes")
+    assert config.search.data == config.classification.data == config.data
+    assert config.data.root == "/images"
+    assert config.detection.data.name == "scenes"
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_network_of_the_zoo_is_a_choice(name):
+    assert composed("classification", f"backbone={name}").backbone.spec() == ZOO[name]
+
+
+@pytest.mark.parametrize(
+    ("group", "choices", "root"),
+    [
+        ("data", ["digits", "cifar10", "imagenet", "imagefolder", "fashion_mnist"], "classification"),
+        ("recipe", ["nasnet_cifar", "nasnet_imagenet_mobile", "nasnet_imagenet_large"], "classification"),
+        ("logger", ["csv", "wandb", "tensorboard", "none"], "classification"),
+        ("strategy", ["controller", "random"], "search"),
+    ],
+)
+def test_every_choice_composes(group, choices, root):
+    for choice in choices:
+        assert composed(root, f"{group}={choice}")
+
+
+def test_the_recipes_hold_the_papers_figures():
+    cifar = composed("classification").recipe
+    assert (cifar.epochs, cifar.batch_size, cifar.lr, cifar.weight_decay) == (600, 32, 0.025, 5e-4)
+    assert (cifar.clip_norm, cifar.auxiliary_weight, cifar.drop_path_keep) == (5.0, 0.4, 0.6)
+    mobile = composed("classification", "recipe=nasnet_imagenet_mobile").recipe
+    large = composed("classification", "recipe=nasnet_imagenet_large").recipe
+    assert (mobile.lr, mobile.weight_decay, mobile.drop_path_keep) == (2.0, 4e-5, 1.0)
+    assert (large.lr, large.weight_decay, large.drop_path_keep) == (1.5, 5e-5, 0.7)
+    for recipe in (mobile, large):
+        assert (recipe.batch_size, recipe.optimizer, recipe.rms_decay, recipe.rms_epsilon) == (
+            1600,
+            "rmsprop",
+            0.9,
+            1,
+        )
+        assert (recipe.lr_decay, recipe.lr_decay_epochs, recipe.ema_decay) == (0.97, 2.4, 0.9999)
+        assert (recipe.label_smoothing, recipe.dropout, recipe.clip_norm) == (0.1, 0.5, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("root", "override", "message"),
+    [
+        ("search", "budget.childen=3", "Key 'childen' not in 'BudgetConfig'"),
+        ("search", "strategy=ppo", "Could not find 'strategy/ppo'"),
+        ("search", "budget.children=many", "could not be converted to Integer"),
+        ("search", "window=0", "window = 0, must be at least 1"),
+        ("classification", "recipe.batch_size=0", "batch_size = 0, must be at least 1"),
+        ("classification", "data.name=mnist", "data.name = 'mnist', known are"),
+        ("detection", "backbone.weights=null", "give one, a backbone.safetensors or a network's name"),
+        ("pipeline", "logger.name=mlflow", "logger.name = 'mlflow', expected one of csv, wandb"),
+    ],
+)
+def test_a_wrong_key_choice_type_or_range_is_named(root, override, message):
+    with pytest.raises((HydraException, OmegaConfBaseException, ValueError)) as error:
+        composed(root, override)
+    chain = [str(error.value), str(error.value.__cause__)]
+    assert any(message in text for text in chain), chain

@@ -1,0 +1,71 @@
+import ast
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MAY_IMPORT = {
+    "backbones": set(),
+    "runtime": {"backbones"},
+    "classification": {"backbones", "runtime"},
+    "search": {"backbones", "runtime", "classification"},
+    "detection": {"backbones", "runtime", "classification"},
+    "pipeline": {"backbones", "runtime", "classification", "search", "detection"},
+    "conf": {"backbones", "runtime", "classification", "search", "detection", "pipeline"},
+}
+# Optional dependencies, and the one file that imports each.
+OPTIONAL = {
+    "sklearn": "classification/data.py",
+    "detectron2": "detection/engines/detectron2.py",
+    "fvcore": "detection/engines/detectron2.py",
+}
+
+
+def guarded(node: ast.AST) -> bool:
+    """`if __name__ == "__main__":`, where a command may start Hydra."""
+    return isinstance(node, ast.If) and "__main__" in ast.dump(node.test)
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level packages that a file imports anywhere but under its main guard."""
+    pending: list[ast.AST] = list(ast.parse(path.read_text()).body)
+    found = set()
+    while pending:
+        node = pending.pop()
+        if guarded(node):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(str(node.module).split(".")[0])
+        pending += ast.iter_child_nodes(node)
+    return found
+
+
+def files(package: str) -> list[Path]:
+    return sorted((REPOSITORY / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_between_packages_run_one_way(package):
+    allowed = MAY_IMPORT[package] | {package}
+    for path in files(package):
+        if path.name != "__main__.py":
+            ours = imported(path) & set(MAY_IMPORT)
+            assert ours <= allowed, f"{path.relative_to(REPOSITORY)} imports {sorted(ours - allowed)}"
+
+
+def test_only_conf_sees_hydra():
+    for package in MAY_IMPORT:
+        for path in files(package):
+            if package != "conf":
+                assert not imported(path) & {"hydra", "omegaconf"}, path.relative_to(REPOSITORY)
+
+
+def test_optional_dependencies_are_imported_in_one_file_each():
+    for package in MAY_IMPORT:
+        for path in files(package):
+            name = str(path.relative_to(REPOSITORY))
+            for dependency in imported(path) & set(OPTIONAL):
+                assert OPTIONAL[dependency] == name, f"{name} imports {dependency}"
