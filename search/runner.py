@@ -17,11 +17,9 @@ from runtime.folder import ALWAYS_FREE, RunFolder, plain
 from runtime.tracking import LoggerConfig, finish, log_artifact
 from search.base import Evaluator, derive
 from search.child import ChildConfig, ChildImages, ChildTrainer, predicted_microseconds
-from search.executors import InlineConfig
 from search.ledger import Ledger
 from search.loop import BudgetConfig, Search, SearchPaused
 from search.space import SpaceConfig
-from search.strategies import ControllerConfig
 
 MAY_CHANGE = ("budget", "executor")
 
@@ -37,13 +35,13 @@ class SearchConfig:
     data: ImageDataConfig
     """Images; only the training files are read."""
     space: SpaceConfig = field(default_factory=SpaceConfig)
-    strategy: Any = field(default_factory=ControllerConfig)
+    strategy: Any
     """What to try next: `search.strategies`."""
     child: ChildConfig = field(default_factory=ChildConfig)
     evaluator: Any = None
     """None trains children. Else a mapping: `_target_`, the dotted path of a callable (genotype, task) ->
     Result, or of a class of such callables, and its keyword arguments."""
-    executor: Any = field(default_factory=InlineConfig)
+    executor: Any
     """Where children run: `search.executors`."""
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     window: int = 40
