@@ -102,29 +102,30 @@ class Detector:
 
     def __call__(self, images: Sequence[Image.Image | Tensor]) -> list[Detection]:
         """Finds objects in images of any sizes: PIL images, or `[3, H, W]` RGB, uint8 or float in 0..1."""
-        pictures = [_as_picture(image) for image in images]
-        resized = [resize(p, self.input_format.min_size, self.input_format.max_size) for p in pictures]
-        sizes = [(picture.height, picture.width) for picture in pictures]
-        return [
-            {**prediction, "names": [self.categories[label].name for label in prediction["labels"].tolist()]}
-            for prediction in self.predict([to_tensor(picture) for picture in resized], sizes)
-        ]
+        detections: list[Detection] = []
+        for picture in map(_as_picture, images):
+            resized = resize(picture, self.input_format.min_size, self.input_format.max_size)
+            prediction = self.predict(to_tensor(resized), (picture.height, picture.width))
+            names = [self.categories[label].name for label in prediction["labels"].tolist()]
+            detections.append({**prediction, "names": names})
+        return detections
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
-        """Detections in pixels of the stored images.
+    def predict(self, image: Tensor, size: tuple[int, int]) -> Prediction:
+        """Detections in pixels of the stored image.
 
-        images: `[3, H, W]` uint8, resized. sizes: (H, W) of each as stored."""
-        inputs = [image.to(self.device).float() / 255 for image in images]
-        predictions = self.engine.predict(inputs)
-        for image, (height, width), prediction in zip(images, sizes, predictions, strict=True):
-            scale = prediction["boxes"].new_tensor([width / image.shape[2], height / image.shape[1]] * 2)
-            boxes = box_ops.clip(prediction["boxes"] * scale, height, width)
-            good = box_ops.has_area(boxes)
-            prediction["boxes"] = boxes[good].cpu()
-            prediction["scores"] = prediction["scores"][good].cpu()
-            prediction["labels"] = prediction["labels"][good].cpu()
-        return predictions
+        image: `[3, H, W]` uint8, resized. size: (H, W) as stored. One image at a time, as Detectron2
+        evaluates: within a batch, what is found in an image depends on the others' padding."""
+        (prediction,) = self.engine.predict([image.to(self.device).float() / 255])
+        height, width = size
+        scale = prediction["boxes"].new_tensor([width / image.shape[2], height / image.shape[1]] * 2)
+        boxes = box_ops.clip(prediction["boxes"] * scale, height, width)
+        good = box_ops.has_area(boxes)
+        return {
+            "boxes": boxes[good].cpu(),
+            "scores": prediction["scores"][good].cpu(),
+            "labels": prediction["labels"][good].cpu(),
+        }
 
     def prepare(self, images: DetectionImages) -> DetectionImages:
         """The same images at the size that this detector looks at.

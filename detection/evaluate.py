@@ -167,18 +167,17 @@ def _per_class(scorer: COCOeval, coco: CocoAnnotations) -> dict[str, dict[str, f
     }
 
 
-def predict_all(detector: Detector, images: DetectionImages, batch_size: int, workers: int) -> list[Result]:
+def predict_all(detector: Detector, images: DetectionImages, workers: int) -> list[Result]:
     """Detections on every image of the set, in its order."""
     coco = images.coco
-    loader = ResumableLoader(images, batch_size, seed=0, shuffle=False, workers=workers, collate=collate)
+    loader = ResumableLoader(images, 1, seed=0, shuffle=False, workers=workers, collate=collate)
     results: list[Result] = []
     with track(len(images), "detecting") as progress:
-        for samples in loader:
-            sizes = [(int(height), int(width)) for height, width in coco.sizes[[s["index"] for s in samples]]]
-            predictions = detector.predict([sample["image"] for sample in samples], sizes)
-            for sample, prediction in zip(samples, predictions, strict=True):
-                results += to_results(int(coco.image_ids[sample["index"]]), prediction, coco.category_ids)
-            progress.advance(len(samples))
+        for (sample,) in loader:
+            height, width = coco.sizes[sample["index"]].tolist()
+            prediction = detector.predict(sample["image"], (height, width))
+            results += to_results(int(coco.image_ids[sample["index"]]), prediction, coco.category_ids)
+            progress.advance()
     return results
 
 
@@ -192,8 +191,6 @@ class EvaluateConfig:
     """A file in COCO's results format."""
     data: Any
     """Group `data`; its `val` split is scored."""
-    batch_size: int = 4
-    """Images at a time."""
     device: str = "auto"
     """PyTorch's name of the device; `auto`: the GPU where there is one."""
     threads: int | None = None
@@ -207,8 +204,6 @@ class EvaluateConfig:
                 f"weights = {self.weights}, predictions = {self.predictions}: give one of them, "
                 "a detector.safetensors or a file in COCO's results format"
             )
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size = {self.batch_size}, must be at least 1")
 
 
 def run(config: EvaluateConfig) -> dict[str, Any]:
@@ -219,7 +214,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         detector = Detector.load(config.weights, config.device)
         images = detector.prepare(config.data.open("val"))
         coco = images.coco
-        results = predict_all(detector, images, config.batch_size, config.data.workers)
+        results = predict_all(detector, images, config.data.workers)
         if config.output is not None:
             write_results(Path(config.output) / "predictions.json", results)
     else:

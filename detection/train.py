@@ -97,7 +97,7 @@ def run(config: DetectionConfig) -> dict[str, Any]:
     detector = Detector(
         engine.to(trainer.strategy.root_device), config.detector, backbone.spec, categories, input_format
     )
-    results = predict_all(detector, val, config.recipe.batch_size, config.data.workers)
+    results = predict_all(detector, val, config.data.workers)
     evaluation = evaluate(val.coco, results)
     write_results(folder.path / "predictions.json", results)
     weights = folder.path / "detector.safetensors"

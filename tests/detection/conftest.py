@@ -81,38 +81,43 @@ def scenes(tmp_path_factory):
 @pytest.fixture(scope="session")
 def backbone_file(tmp_path_factory):
     """Weights of a small NASNet with the imagenet stem; untrained, which no test minds."""
-    network = create("nasnet_a_mobile", 10, cells_per_stage=1, filters=4, stem_filters=4, image_size=64)
+    network = create("nasnet_a_mobile", 10, cells_per_stage=1, filters=8, stem_filters=4, image_size=64)
     path = tmp_path_factory.mktemp("backbone") / "backbone.safetensors"
     weights.save(network, path, classes=[str(digit) for digit in range(10)])
     return path
 
 
-def small_config(run_dir: Path, backbone_file: Path, data, **recipe) -> DetectionConfig:
-    """A detector small enough for a step in tenths of a second."""
-    return DetectionConfig(
-        run_dir=str(run_dir),
-        backbone=BackboneSource(weights=str(backbone_file)),
-        data=data,
-        detector=TorchvisionFpnConfig(
-            fpn_channels=8,
-            rpn=RpnConfig(
-                anchor_sizes=[16, 32, 64, 96, 128],
-                batch_size_per_image=32,
-                pre_nms_train=50,
-                pre_nms_test=50,
-                post_nms_train=30,
-                post_nms_test=30,
+@pytest.fixture(scope="session")
+def small_config():
+    """Returns a function that configures a detector small enough for a step in tenths of a second."""
+
+    def make(run_dir: Path, backbone_file: Path, data, **recipe) -> DetectionConfig:
+        return DetectionConfig(
+            run_dir=str(run_dir),
+            backbone=BackboneSource(weights=str(backbone_file)),
+            data=data,
+            detector=TorchvisionFpnConfig(
+                fpn_channels=8,
+                rpn=RpnConfig(
+                    anchor_sizes=[16, 32, 64, 96, 128],
+                    batch_size_per_image=32,
+                    pre_nms_train=50,
+                    pre_nms_test=50,
+                    post_nms_train=30,
+                    post_nms_test=30,
+                ),
+                box_head=BoxHeadConfig(width=16, batch_size_per_image=16, pooled_size=3, score_threshold=0.0),
             ),
-            box_head=BoxHeadConfig(width=16, batch_size_per_image=16, pooled_size=3, score_threshold=0.0),
-        ),
-        recipe=DetectionRecipe(**{"batch_size": 2, "steps": 4, "lr": 0.01, "warmup_steps": 2} | recipe),
-        trainer=TrainerConfig(accelerator="cpu", threads=1, checkpoint_steps=1),
-        logger=LoggerConfig(name="csv"),
-    )
+            recipe=DetectionRecipe(**{"batch_size": 2, "steps": 4, "lr": 0.01, "warmup_steps": 2} | recipe),
+            trainer=TrainerConfig(accelerator="cpu", threads=1, checkpoint_steps=1),
+            logger=LoggerConfig(name="csv"),
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, backbone_file, scenes):
+def trained(tmp_path_factory, small_config, backbone_file, scenes):
     """A finished run: its folder and what it returned."""
     folder = tmp_path_factory.mktemp("run")
     return folder, train(small_config(folder, backbone_file, scenes))

@@ -1,0 +1,253 @@
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from backbones import weights
+from backbones.zoo import create
+from detection import check_data, predict
+from detection.backbone import BackboneSource, FrozenStatistics
+from detection.data import CocoDataConfig
+from detection.detector import Detector
+from detection.evaluate import METRICS, EvaluateConfig
+from detection.evaluate import run as evaluate
+from detection.module import DetectionRecipe
+from detection.train import run as train
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_a_run_leaves_weights_predictions_and_the_twelve_numbers(trained, scenes):
+    folder, result = trained
+    assert json.loads((folder / "metrics.json").read_text()) == result
+    assert list(result["metrics"]) == list(METRICS)
+    assert all(0 <= value <= 1 for value in result["metrics"].values())
+    assert list(result["per_class"]) == [str(digit) for digit in range(10)]
+    predictions = json.loads((folder / "predictions.json").read_text())
+    assert {frozenset(p) for p in predictions} == {frozenset(["image_id", "category_id", "bbox", "score"])}
+    assert {p["image_id"] for p in predictions} <= set(scenes.open("val").coco.image_ids.tolist())
+
+
+def test_a_finished_run_returns_its_figures_without_its_data(trained, small_config, backbone_file, scenes):
+    folder, result = trained
+    config = small_config(folder, backbone_file, type(scenes)(**vars(scenes) | {"root": "/nowhere"}))
+    assert train(config) == result
+
+
+def test_the_weights_alone_give_the_numbers_of_the_run(trained, scenes, tmp_path, capsys):
+    folder, result = trained
+    config = EvaluateConfig(weights=str(folder / "detector.safetensors"), data=scenes, output=str(tmp_path))
+    assert evaluate(config)["metrics"] == result["metrics"]
+    assert json.loads((tmp_path / "predictions.json").read_text()) == json.loads(
+        (folder / "predictions.json").read_text()
+    )
+
+
+def test_a_detector_looks_at_pictures_and_tensors_alike(trained, scenes):
+    detector = Detector.load(trained[0] / "detector.safetensors", device="cpu")
+    images = scenes.open("val")
+    picture = images.read(0).resize((300, 200))
+    tensor = (
+        torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(200, 300, 3).permute(2, 0, 1)
+    )
+    by_picture, by_bytes, by_floats = (detector([image])[0] for image in (picture, tensor, tensor / 255))
+    assert len(by_picture["boxes"]) > 0
+    for other in (by_bytes, by_floats):
+        assert torch.equal(by_picture["boxes"], other["boxes"])
+        assert torch.equal(by_picture["scores"], other["scores"])
+    boxes = by_picture["boxes"]
+    assert (boxes >= 0).all()
+    assert (boxes[:, [0, 2]] <= 300).all()
+    assert (boxes[:, [1, 3]] <= 200).all()
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    assert by_picture["names"] == [detector.categories[label].name for label in by_picture["labels"].tolist()]
+    assert by_picture["scores"].tolist() == sorted(by_picture["scores"].tolist(), reverse=True)
+
+
+def test_pretrained_statistics_are_frozen_and_fresh_ones_are_not(
+    trained, small_config, backbone_file, scenes, tmp_path
+):
+    source = weights.load(backbone_file).state_dict()
+    tensors = load_file(trained[0] / "detector.safetensors")
+    name = "cells.cell_0.blocks"
+    means = [key for key in tensors if key.endswith("running_mean") and name in key]
+    assert means
+    assert all(torch.equal(tensors[key], source[key.removeprefix("backbone.")]) for key in means)
+
+    config = small_config(tmp_path / "scratch", backbone_file, scenes, steps=1)
+    config.backbone = BackboneSource(weights=str(backbone_file), from_scratch=True)
+    train(config)
+    fresh = load_file(tmp_path / "scratch" / "detector.safetensors")
+    assert not any(torch.equal(fresh[key], source[key.removeprefix("backbone.")]) for key in means)
+
+
+def test_frozen_statistics_normalise_as_evaluation_does():
+    plain = torch.nn.BatchNorm2d(3)
+    plain.running_mean, plain.running_var = torch.rand(3), torch.rand(3) + 0.5
+    frozen = FrozenStatistics(3)
+    frozen.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(frozen.train()(x), plain.eval()(x))
+    assert torch.equal(frozen.running_mean, plain.running_mean)
+
+
+def test_a_run_killed_between_steps_continues_to_the_same_bits(
+    trained, small_config, backbone_file, scenes, tmp_path
+):
+    """kill -9 in the middle of training, then the same command again; `trained` is the unbroken run."""
+    unbroken, expected = trained
+    script = textwrap.dedent(
+        f"""
+        import os
+        import msgspec, yaml
+        from detection.engines.torchvision import TorchvisionFpnConfig
+        from detection.module import DetectionModule
+        from detection.scenes import ScenesDataConfig
+        from detection.train import DetectionConfig, run
+
+        step = DetectionModule.training_step
+        def step_or_die(self, samples, index):
+            if self.global_step == 3:
+                os.kill(os.getpid(), 9)
+            return step(self, samples, index)
+        DetectionModule.training_step = step_or_die
+
+        keys = yaml.safe_load(open({str(unbroken / "config.yaml")!r}))
+        config = msgspec.convert(keys | {{"run_dir": {str(tmp_path)!r}}}, DetectionConfig)
+        config.data = ScenesDataConfig(**config.data)
+        config.detector = msgspec.convert(config.detector, TorchvisionFpnConfig)
+        run(config)
+        """
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    killed = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=False)
+    assert killed.returncode == -9, killed.stderr.decode()
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
+    assert not (tmp_path / "metrics.json").exists()
+
+    result = train(small_config(tmp_path, backbone_file, scenes))
+    assert result == expected
+    ours, theirs = (load_file(folder / "detector.safetensors") for folder in (tmp_path, unbroken))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_cifar_stem_is_refused_in_one_sentence_before_anything_is_written(small_config, scenes, tmp_path):
+    path = tmp_path / "backbone.safetensors"
+    weights.save(create("nasnet_a_cifar", 10, cells_per_stage=1, filters=4, stem_filters=4), path)
+    with pytest.raises(
+        ValueError, match=r"backbone\.safetensors has the cifar stem.*train the classifier with the"
+    ):
+        train(small_config(tmp_path / "run", path, scenes))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, "give one, a backbone.safetensors or a network's name"),
+        ({"weights": "a", "name": "b"}, "give one"),
+        ({"weights": "a", "filters": 8}, "backbone.filters belongs to backbone.name"),
+        ({"name": "nasnet_a_mobile", "from_scratch": True}, "from_scratch needs backbone.weights"),
+    ],
+)
+def test_contradicting_backbone_keys_are_refused(keys, message):
+    with pytest.raises(ValueError, match=message):
+        BackboneSource(**keys)
+
+
+def test_categories_that_differ_between_the_splits_are_refused(
+    small_config, backbone_file, coco_folder, coco_file, tmp_path
+):
+    coco_file("annotations/instances_val2017.json", categories=lambda c: [{**c[0], "name": "brush"}, c[1]])
+    config = small_config(tmp_path / "run", backbone_file, CocoDataConfig(root=str(coco_folder)))
+    with pytest.raises(ValueError, match=r"instances_val2017\.json has 2 categories.*'brush'.*'toothbrush'"):
+        train(config)
+
+
+def test_the_rate_warms_up_and_falls_by_ten_at_the_milestones():
+    recipe = DetectionRecipe(warmup_steps=10, milestones=[0.5, 0.75])
+    assert [recipe.rate(step, 100) for step in (0, 5, 10, 49)] == pytest.approx([0.001, 0.5005, 1, 1])
+    assert [recipe.rate(step, 100) for step in (50, 74, 75, 99)] == pytest.approx([0.1, 0.1, 0.01, 0.01])
+
+
+def test_predict_draws_lists_and_tabulates(trained, scenes, tmp_path, capsys):
+    images = scenes.prepare() / "val"
+    paths = sorted(str(path) for path in images.iterdir())[:2]
+    output = tmp_path / "out"
+    weights_file = str(trained[0] / "detector.safetensors")
+    assert (
+        predict.main(
+            [weights_file, *paths, "--output", str(output), "--min-score", "0.01", "--device", "cpu"]
+        )
+        == 0
+    )
+    content = json.loads((output / "predictions.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == paths
+    assert content["annotations"]
+    assert {a["category_id"] for a in content["annotations"]} <= {c["id"] for c in content["categories"]}
+    assert all(a["score"] >= 0.01 for a in content["annotations"])
+    drawn = Image.open(output / f"1_{Path(paths[0]).stem}.png")
+    assert drawn.size == Image.open(paths[0]).size
+    assert drawn.tobytes() != Image.open(paths[0]).convert("RGB").tobytes()
+    assert Path(paths[0]).name in capsys.readouterr().out
+
+
+def test_predict_names_what_is_not_there(trained, tmp_path, capsys):
+    weights_file = str(trained[0] / "detector.safetensors")
+    assert predict.main([weights_file, "none.png", "--output", str(tmp_path)]) == 1
+    assert predict.main(["none.safetensors", str(REPOSITORY / "README.md"), "--output", str(tmp_path)]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert errors == ["none.png: no such image or folder", "none.safetensors: no such detector file"]
+
+
+def test_check_data_passes_good_data(coco_folder, capsys):
+    arguments = [
+        str(coco_folder / "annotations/instances_val2017.json"),
+        str(coco_folder / "val2017"),
+        "--json",
+    ]
+    assert check_data.main(arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["counts"] == {
+        "images": 2,
+        "images without boxes": 0,
+        "boxes": 3,
+        "crowd regions": 1,
+        "categories": 2,
+    }
+    assert report["per_category"] == {"toothbrush": 1, "person": 2}
+    assert report["problems"] == []
+
+
+def test_check_data_lists_every_broken_rule_at_once(coco_folder, coco_file, capsys):
+    def spoil(annotations):
+        bad = {"id": 5, "image_id": 99, "category_id": 4, "bbox": [1, 1, 0, 1]}
+        return [*annotations, bad]
+
+    (coco_folder / "val2017" / "b.png").unlink()
+    path = coco_file("annotations/instances_val2017.json", annotations=spoil)
+    assert check_data.main([str(path), str(coco_folder / "val2017")]) == 1
+    printed = capsys.readouterr().out
+    for part in (
+        "id given more than once: 1 (5)",
+        "image_id is not among images, annotation: 1 (5 of image 99)",
+        "category_id is not among categories, annotation: 1 (5 with category 4)",
+        "bbox has no area, annotation: 1",
+        "no such file in",
+        "5 problems",
+    ):
+        assert part in printed
+
+
+def test_check_data_reports_what_is_not_json(tmp_path, capsys):
+    (tmp_path / "a.json").write_text("{")
+    assert check_data.main([str(tmp_path / "a.json"), str(tmp_path)]) == 1
+    assert "not JSON" in capsys.readouterr().out
