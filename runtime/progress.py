@@ -19,7 +19,7 @@ class Track:
     def __init__(self, console: Console, total: int, description: str, done: int) -> None:
         self.total, self.description, self.done = total, description, done
         self._first, self._start, self._last_line = done, time.monotonic(), time.monotonic()
-        self._console, self._figures = console, ""
+        self._console, self._figures, self._printed = console, "", -1
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
@@ -55,10 +55,11 @@ class Track:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
-        else:
+        elif self._printed < self.done:
             self._print_line()
 
     def _print_line(self) -> None:
+        self._printed = self.done
         self._console.print(
             f"{self.description} {self.done}/{self.total}, left {self.left()}  {self._figures}".rstrip(),
             highlight=False,

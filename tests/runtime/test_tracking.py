@@ -1,0 +1,97 @@
+import csv
+import logging
+
+import pytest
+import wandb
+
+from runtime.csv_logger import CsvLogger
+from runtime.tracking import LoggerConfig, finish, log_artifact
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_gets_a_column_for_every_figure_ever_logged(tmp_path):
+    logger = CsvLogger(tmp_path / "metrics.csv")
+    logger.log_metrics({"loss": 1.5}, 0)
+    logger.save()
+    logger.log_metrics({"loss": 1.0}, 1)
+    logger.save()
+    logger.log_metrics({"top1": 0.5}, 1)
+    logger.finalize("success")
+    assert rows(tmp_path / "metrics.csv") == [
+        {"step": "0", "loss": "1.5", "top1": ""},
+        {"step": "1", "loss": "1.0", "top1": ""},
+        {"step": "1", "loss": "", "top1": "0.5"},
+    ]
+
+
+def test_a_resumed_run_takes_the_place_of_the_rows_that_it_repeats(tmp_path):
+    first = CsvLogger(tmp_path / "metrics.csv")
+    for step in range(5):
+        first.log_metrics({"loss": step}, step)
+    first.save()
+    resumed = CsvLogger(tmp_path / "metrics.csv")
+    for step in (3, 4, 5):
+        resumed.log_metrics({"loss": 10 + step}, step)
+    resumed.save()
+    found = [(row["step"], float(row["loss"])) for row in rows(tmp_path / "metrics.csv")]
+    assert found == [("0", 0), ("1", 1), ("2", 2), ("3", 13), ("4", 14), ("5", 15)]
+
+
+def test_wandb_is_offline_without_a_login_and_takes_figures_and_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    loggers = LoggerConfig(name="wandb", group="chain").build(tmp_path, "search", {"seed": 1})
+    (tmp_path / "genotype.json").write_text("{}")
+    for logger in loggers:
+        logger.log_metrics({"reward": 0.5}, 0)
+    log_artifact(loggers, tmp_path / "genotype.json", "genotype")
+    finish(loggers)
+    assert rows(tmp_path / "metrics.csv") == [{"step": "0", "reward": "0.5"}]
+    records = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(records) == 1
+    assert records[0].stat().st_size > 0
+
+
+def test_a_failure_of_wandb_never_stops_a_run(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    loggers = LoggerConfig(name="wandb").build(tmp_path, "search", {})
+    run = loggers[1].experiment
+
+    def broken(*_args, **_kwargs):
+        raise wandb.errors.CommError("the network is gone")
+
+    monkeypatch.setattr(type(run), "log", broken)
+    with caplog.at_level(logging.WARNING):
+        for step in range(3):
+            for logger in loggers:
+                logger.log_metrics({"reward": 0.5}, step)
+    log_artifact(loggers, tmp_path / "absent.json", "genotype")
+    finish(loggers)
+    run.finish()
+    assert caplog.text.count("the network is gone") == 1
+    assert len(rows(tmp_path / "metrics.csv")) == 3
+
+
+def test_wandb_that_cannot_start_leaves_the_csv_file(tmp_path, monkeypatch, caplog):
+    def broken(*_args, **_kwargs):
+        raise wandb.errors.UsageError("no")
+
+    monkeypatch.setattr(wandb, "init", broken)
+    with caplog.at_level(logging.WARNING):
+        loggers = LoggerConfig(name="wandb").build(tmp_path, "search", {})
+    assert [logger.name for logger in loggers] == ["csv"]
+    assert "the run goes on without it" in caplog.text
+
+
+def test_tensorboard_and_none(tmp_path):
+    loggers = LoggerConfig(name="tensorboard").build(tmp_path, "detection", {})
+    for logger in loggers:
+        logger.log_metrics({"loss": 0.5}, 0)
+    finish(loggers)
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+    assert LoggerConfig(name="none").build(tmp_path, "detection", {}) == []
+    with pytest.raises(ValueError, match=r"logger\.name = 'mlflow', expected one of csv, wandb"):
+        LoggerConfig(name="mlflow")
