@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from detection.coco import Problem, find_problems, missing_images, parse
+from detection.coco_file import Problem, find_problems, missing_images, parse
 
 
 @dataclass

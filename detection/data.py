@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from classification.data import decode
-from detection.coco import CocoAnnotations, missing_images, read_coco
+from detection.coco import CocoAnnotations, read_coco
+from detection.coco_file import missing_images
 from detection.engines.base import Target
 from runtime.loading import counter_hash
 

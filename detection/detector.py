@@ -16,7 +16,8 @@ from backbones.spec import NetworkSpec
 from backbones.weights import load_tensors, read_safetensors, write_safetensors
 from detection import boxes as box_ops
 from detection.backbone import without_classifier
-from detection.coco import CategoryEntry, CocoAnnotations
+from detection.coco import CocoAnnotations
+from detection.coco_file import CategoryEntry
 from detection.data import DetectionImages, resize, to_tensor
 from detection.engines.base import Engine, Prediction
 from detection.engines.torchvision import TorchvisionFpnConfig

@@ -22,7 +22,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from backbones.files import write_atomically, write_json
-from detection.coco import CocoAnnotations, Id, decode_json
+from detection.coco import CocoAnnotations
+from detection.coco_file import Id, decode_json
 from detection.data import DetectionImages, collate
 from detection.detector import Detector
 from detection.engines.base import Prediction

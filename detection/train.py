@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 
 from detection.backbone import BackboneSource, freeze_statistics
-from detection.coco import CategoryEntry
+from detection.coco_file import CategoryEntry
 from detection.detector import Detector, InputFormat, check_categories
 from detection.evaluate import evaluate, predict_all, write_results
 from detection.module import DetectionModule, DetectionRecipe

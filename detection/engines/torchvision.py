@@ -11,7 +11,8 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from detection.engines.base import Engine, FeatureInfo, Prediction, Target
-from detection.heads import BoxHead, BoxHeadConfig, RegionProposals, RpnConfig
+from detection.heads import BoxHead, BoxHeadConfig
+from detection.rpn import RegionProposals, RpnConfig
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
 

@@ -8,8 +8,9 @@ from backbones import weights
 from backbones.zoo import create
 from detection.backbone import BackboneSource
 from detection.engines.torchvision import TorchvisionFpnConfig
-from detection.heads import BoxHeadConfig, RpnConfig
+from detection.heads import BoxHeadConfig
 from detection.module import DetectionRecipe
+from detection.rpn import RpnConfig
 from detection.scenes import ScenesDataConfig
 from detection.train import DetectionConfig
 from detection.train import run as train

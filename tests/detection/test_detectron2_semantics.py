@@ -7,7 +7,8 @@ from backbones.zoo import create
 from detection import boxes as box_ops
 from detection.backbone import freeze_statistics, without_classifier
 from detection.engines.torchvision import TorchvisionFpnConfig
-from detection.heads import BoxHeadConfig, RoIAlignPyramid, RpnConfig
+from detection.heads import BoxHeadConfig, RoIAlignPyramid
+from detection.rpn import RpnConfig
 
 pytest.importorskip("detectron2", reason="needs Detectron2: run make detectron2")
 

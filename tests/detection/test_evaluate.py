@@ -177,6 +177,6 @@ def test_predictions_are_scored_without_model_and_images(coco_file, tmp_path, ca
 
 def test_weights_and_predictions_exclude_each_other():
     with pytest.raises(ValueError, match="give one of them"):
-        EvaluateConfig()
+        EvaluateConfig(data=CocoDataConfig())
     with pytest.raises(ValueError, match="give one of them"):
-        EvaluateConfig(weights="a", predictions="b")
+        EvaluateConfig(weights="a", predictions="b", data=CocoDataConfig())

@@ -20,6 +20,7 @@ from detection.evaluate import METRICS, EvaluateConfig
 from detection.evaluate import run as evaluate
 from detection.module import DetectionRecipe
 from detection.train import run as train
+from runtime.folder import plain
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -35,10 +36,13 @@ def test_a_run_leaves_weights_predictions_and_the_twelve_numbers(trained, scenes
     assert {p["image_id"] for p in predictions} <= set(scenes.open("val").coco.image_ids.tolist())
 
 
-def test_a_finished_run_returns_its_figures_without_its_data(trained, small_config, backbone_file, scenes):
+def test_a_finished_run_returns_its_figures_without_its_data(
+    trained, small_config, backbone_file, scenes, tmp_path
+):
     folder, result = trained
-    config = small_config(folder, backbone_file, type(scenes)(**vars(scenes) | {"root": "/nowhere"}))
-    assert train(config) == result
+    moved = type(scenes)(**vars(scenes) | {"root": str(tmp_path / "gone")})
+    assert train(small_config(folder, backbone_file, moved)) == result
+    assert not (tmp_path / "gone").exists()
 
 
 def test_the_weights_alone_give_the_numbers_of_the_run(trained, scenes, tmp_path, capsys):
@@ -103,10 +107,11 @@ def test_a_run_killed_between_steps_continues_to_the_same_bits(
 ):
     """kill -9 in the middle of training, then the same command again; `trained` is the unbroken run."""
     unbroken, expected = trained
+    config = small_config(tmp_path, backbone_file, scenes)
     script = textwrap.dedent(
         f"""
         import os
-        import msgspec, yaml
+        import msgspec
         from detection.engines.torchvision import TorchvisionFpnConfig
         from detection.module import DetectionModule
         from detection.scenes import ScenesDataConfig
@@ -119,8 +124,7 @@ def test_a_run_killed_between_steps_continues_to_the_same_bits(
             return step(self, samples, index)
         DetectionModule.training_step = step_or_die
 
-        keys = yaml.safe_load(open({str(unbroken / "config.yaml")!r}))
-        config = msgspec.convert(keys | {{"run_dir": {str(tmp_path)!r}}}, DetectionConfig)
+        config = msgspec.convert({plain(config)!r}, DetectionConfig)
         config.data = ScenesDataConfig(**config.data)
         config.detector = msgspec.convert(config.detector, TorchvisionFpnConfig)
         run(config)
@@ -132,8 +136,7 @@ def test_a_run_killed_between_steps_continues_to_the_same_bits(
     assert (tmp_path / "checkpoints" / "last.ckpt").exists()
     assert not (tmp_path / "metrics.json").exists()
 
-    result = train(small_config(tmp_path, backbone_file, scenes))
-    assert result == expected
+    assert train(config) == expected
     ours, theirs = (load_file(folder / "detector.safetensors") for folder in (tmp_path, unbroken))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)

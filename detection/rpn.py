@@ -1,0 +1,169 @@
+"""The first stage: anchors of a feature pyramid become proposals, in Detectron2's semantics.
+
+Legend: `N` images, `L` levels, `A` anchors over all levels, `R` boxes, `C` channels.
+The head is torchvision's, which agrees with Detectron2's. Its `RegionProposalNetwork` is not used:
+anchors, divisors, loss and filters all differ. Sources: Detectron2 `rpn.py`, `proposal_utils.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import batched_nms, box_iou
+
+from detection import boxes as box_ops
+from detection.engines.base import Target
+
+
+@dataclass(kw_only=True)
+class RpnConfig:
+    """Region proposal network; the defaults are Detectron2's Base-RCNN-FPN."""
+
+    anchor_sizes: list[int] = field(default_factory=lambda: [32, 64, 128, 256, 512])
+    """Square root of the anchor area in pixels, one per level p2..p6."""
+    aspect_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    """Height / width."""
+    batch_size_per_image: int = 256
+    """Anchors sampled per image for the losses, which are divided by this x images."""
+    positive_fraction: float = 0.5
+    """Largest share of positives among them."""
+    iou_low: float = 0.3
+    """Anchors that overlap every object less than this are background."""
+    iou_high: float = 0.7
+    """Anchors that overlap an object at least this much are positive."""
+    nms_threshold: float = 0.7
+    """IoU above which the worse of two proposals of one level is dropped."""
+    pre_nms_train: int = 2000
+    """Proposals per level that enter NMS in training."""
+    pre_nms_test: int = 1000
+    """The same in evaluation."""
+    post_nms_train: int = 1000
+    """Proposals per image kept after NMS in training, all levels together."""
+    post_nms_test: int = 1000
+    """The same in evaluation."""
+
+    def __post_init__(self) -> None:
+        if not self.anchor_sizes or min(self.anchor_sizes) <= 0:
+            raise ValueError(f"rpn.anchor_sizes = {self.anchor_sizes}, must be positive, one per level")
+        if not self.aspect_ratios or min(self.aspect_ratios) <= 0:
+            raise ValueError(f"rpn.aspect_ratios = {self.aspect_ratios}, must be positive")
+        for name in ("positive_fraction", "iou_low", "iou_high", "nms_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"rpn.{name} = {getattr(self, name)}, must be in 0..1")
+        if self.iou_low > self.iou_high:
+            raise ValueError(f"rpn.iou_low = {self.iou_low} exceeds rpn.iou_high = {self.iou_high}")
+        for name in (
+            "batch_size_per_image",
+            "pre_nms_train",
+            "pre_nms_test",
+            "post_nms_train",
+            "post_nms_test",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"rpn.{name} = {getattr(self, name)}, must be at least 1")
+
+
+class Proposals(NamedTuple):
+    """What the proposal network says about every anchor of a batch."""
+
+    anchors: Tensor
+    """`[A, 4]`, the same for all images."""
+    logits: Tensor
+    """`[N, A]` float32, objectness."""
+    deltas: Tensor
+    """`[N, A, 4]` float32, from the anchor to the object."""
+    level_sizes: list[int]
+    """Anchors per level; their sum is A."""
+
+
+class RegionProposals(nn.Module):
+    """Scores and moves anchors; one 3x3 and two 1x1 convolutions shared by all levels."""
+
+    WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+
+    def __init__(self, config: RpnConfig, channels: int, strides: Sequence[int]):
+        super().__init__()
+        if len(config.anchor_sizes) != len(strides):
+            raise ValueError(
+                f"rpn.anchor_sizes has {len(config.anchor_sizes)} entries, the pyramid {len(strides)} levels "
+                f"(strides {', '.join(map(str, strides))}): give one size per level"
+            )
+        self.config = config
+        self.strides = tuple(strides)
+        self.head = RPNHead(channels, len(config.aspect_ratios))
+
+    def forward(self, maps: list[Tensor]) -> Proposals:
+        """maps: L tensors `[N, C, H, W]`, one per stride."""
+        logits, deltas = self.head(maps)
+        anchors = []
+        for level, stride, size in zip(maps, self.strides, self.config.anchor_sizes, strict=True):
+            cells = box_ops.cell_anchors([size], self.config.aspect_ratios).to(level.device)
+            anchors.append(box_ops.grid_anchors(cells, level.shape[2], level.shape[3], stride))
+        # [N, anchors per place, H, W] -> [N, H * W * anchors per place], the order of grid_anchors
+        logits = [level.permute(0, 2, 3, 1).flatten(1) for level in logits]
+        deltas = [
+            level.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).reshape(len(level), -1, 4) for level in deltas
+        ]
+        return Proposals(
+            torch.cat(anchors),
+            torch.cat(logits, dim=1).float(),
+            torch.cat(deltas, dim=1).float(),
+            [len(level) for level in anchors],
+        )
+
+    def losses(self, proposals: Proposals, targets: list[Target]) -> dict[str, Tensor]:
+        """Cross-entropy over sampled anchors, L1 over the positive ones among them."""
+        anchors = proposals.anchors
+        classification = proposals.logits.sum() * 0
+        localisation = proposals.deltas.sum() * 0
+        for logits, deltas, target in zip(proposals.logits, proposals.deltas, targets, strict=True):
+            indices, kinds = box_ops.match(
+                box_iou(target["boxes"], anchors), self.config.iou_low, self.config.iou_high, keep_best=True
+            )
+            positive, negative = box_ops.sample(
+                kinds == 1, kinds == 0, self.config.batch_size_per_image, self.config.positive_fraction
+            )
+            chosen = logits[torch.cat([positive, negative])]
+            wanted = torch.cat([torch.ones_like(positive), torch.zeros_like(negative)]).to(chosen.dtype)
+            classification = classification + F.binary_cross_entropy_with_logits(
+                chosen, wanted, reduction="sum"
+            )
+            if len(positive):
+                goal = box_ops.encode(anchors[positive], target["boxes"][indices[positive]], self.WEIGHTS)
+                localisation = localisation + (deltas[positive] - goal).abs().sum()
+        divisor = self.config.batch_size_per_image * len(targets)
+        return {"loss_rpn_cls": classification / divisor, "loss_rpn_loc": localisation / divisor}
+
+    @torch.no_grad()
+    def select(self, proposals: Proposals, image_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Best proposals `[R, 4]` of each image, best first; NMS within each level.
+
+        image_sizes: (H, W) before padding. The boxes are constants for the second stage.
+        Raises FloatingPointError in training when a box or a score is not finite."""
+        config = self.config
+        before = config.pre_nms_train if self.training else config.pre_nms_test
+        after = config.post_nms_train if self.training else config.post_nms_test
+        chosen, levels, first = [], [], 0
+        for level, size in enumerate(proposals.level_sizes):
+            count = min(size, before)
+            chosen.append(proposals.logits[:, first : first + size].topk(count, dim=1).indices + first)
+            levels.append(torch.full((count,), level, device=proposals.logits.device))
+            first += size
+        level_of = torch.cat(levels)
+        selected = []
+        rows = zip(torch.cat(chosen, dim=1), proposals.logits, proposals.deltas, image_sizes, strict=True)
+        for row, logits, deltas, (height, width) in rows:
+            scores = logits[row]
+            boxes = box_ops.decode(proposals.anchors[row], deltas[row], self.WEIGHTS)
+            finite = boxes.isfinite().all(dim=1) & scores.isfinite()
+            if self.training and not finite.all():
+                raise FloatingPointError("the proposal network's boxes or scores are not finite")
+            boxes = box_ops.clip(boxes, height, width)
+            good = finite & box_ops.has_area(boxes)
+            boxes, scores, level_ids = boxes[good], scores[good], level_of[good]
+            selected.append(boxes[batched_nms(boxes, scores, level_ids, config.nms_threshold)[:after]])
+        return selected
