@@ -19,7 +19,7 @@ from torch import Tensor
 LAST = "last.ckpt"
 
 
-class NonFiniteError(ArithmeticError):
+class NonFiniteError(ValueError):
     """The loss or a gradient is not a finite number."""
 
 

@@ -1,0 +1,114 @@
+"""Order and place of batches."""
+
+import numpy as np
+import pytest
+import torch
+
+from runtime.loading import ResumableLoader, counter_hash
+
+
+class Numbers:
+    """Sample i of epoch e is (e, i)."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, sample):
+        return torch.tensor(sample)
+
+
+class Broken(Numbers):
+    def __getitem__(self, sample):
+        raise ValueError("cat/3.png: cannot be read")
+
+
+def loader(count=10, batch_size=3, **options):
+    return ResumableLoader(Numbers(count), batch_size, **{"seed": 1, "shuffle": True, **options})
+
+
+def read(batches):
+    return [[tuple(sample) for sample in batch.tolist()] for batch in batches]
+
+
+def test_counter_hash_is_splitmix64():
+    # First output of the reference implementation (Vigna, splitmix64.c) at seed 0.
+    assert counter_hash(0).tolist() == [0xE220A8397B1DCDAF]
+
+
+def test_counter_hash_of_arrays_equals_that_of_each_element():
+    assert counter_hash(5, 2, [0, 7]).tolist() == [counter_hash(5, 2, 0)[0], counter_hash(5, 2, 7)[0]]
+
+
+def test_the_order_is_a_permutation_that_depends_on_seed_and_epoch_only():
+    a, b = loader(count=100), loader(count=100, batch_size=7)
+    assert sorted(a.order(4)) == list(range(100))
+    assert a.order(4).tolist() == b.order(4).tolist()
+    assert a.order(4).tolist() != a.order(5).tolist()
+    assert a.order(4).tolist() != loader(count=100, seed=2).order(4).tolist()
+
+
+def test_epochs_follow_each_other_and_reach_the_data_set():
+    one = loader(count=4, batch_size=2, shuffle=False)
+    assert read(one) == [[(0, 0), (0, 1)], [(0, 2), (0, 3)]]
+    assert read(one) == [[(1, 0), (1, 1)], [(1, 2), (1, 3)]]
+
+
+@pytest.mark.parametrize(("drop_last", "sizes"), [(False, [3, 3, 3, 1]), (True, [3, 3, 3])])
+def test_drop_last_leaves_out_the_short_batch(drop_last, sizes):
+    one = loader(drop_last=drop_last)
+    assert len(one) == len(sizes)
+    assert [len(batch) for batch in one] == sizes
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("given", [1, 3, 4])
+def test_a_restored_loader_gives_the_batches_that_were_left(workers, given):
+    straight = loader()
+    first, second = read(straight), read(straight)
+    interrupted, restored = loader(workers=workers), loader(workers=workers)
+    iterator = iter(interrupted)
+    assert read(next(iterator) for _ in range(given)) == first[:given]  # workers have read ahead by now
+    restored.load_state_dict(interrupted.state_dict())
+    left = first[given:] or second
+    assert read(restored) == left
+
+
+def test_the_position_after_the_last_batch_is_the_next_epochs_start():
+    one = loader()
+    iterator = iter(one)
+    states = []
+    for _ in range(4):
+        next(iterator)
+        states.append(tuple(one.state_dict().values()))
+    assert states == [(0, 1), (0, 2), (0, 3), (1, 0)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_reading_leaves_the_global_generators_alone(workers):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    list(loader(workers=workers))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_ranks_share_the_common_order():
+    parts = [loader(rank=rank, world=3).order(0) for rank in range(3)]
+    common = loader().order(0)
+    assert np.stack(parts, axis=1).reshape(-1).tolist() == [*common, *common[:2]]
+    assert [len(loader(rank=rank, world=3)) for rank in range(3)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_the_data_set_keeps_its_one_line_message(workers):
+    broken = ResumableLoader(Broken(4), 2, seed=0, shuffle=False, workers=workers)
+    with pytest.raises(ValueError) as error:
+        next(iter(broken))
+    assert str(error.value) == "cat/3.png: cannot be read"
+
+
+def test_too_few_samples_for_one_batch_are_refused():
+    with pytest.raises(ValueError, match="3 samples give no batch of 4 on 1 processes"):
+        loader(count=3, batch_size=4, drop_last=True)

@@ -1,0 +1,118 @@
+"""Callbacks on a network of one layer; exact resume of real training is in tests/classification."""
+
+import random
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from runtime.folder import RunFolder
+from runtime.loading import ResumableLoader
+from runtime.resume import LAST, NonFiniteError
+from runtime.trainer import TrainerConfig, last_checkpoint
+
+
+class Draws:
+    """Sample i is the number i."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, sample):
+        return torch.tensor([float(sample[1])])
+
+
+class Line(L.LightningModule):
+    """Draws from every global generator in each step. spoil: (step, what is not finite in it)."""
+
+    def __init__(self, spoil=None):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        self.spoil = spoil
+        self.drawn = []
+
+    def training_step(self, batch, batch_idx):
+        self.drawn.append((float(torch.rand(())), float(np.random.rand()), random.random()))
+        loss = self.layer(batch).square().mean()
+        step, what = self.spoil or (None, None)
+        if step == self.global_step + 1:
+            return loss * float("nan") if what == "loss" else loss.sqrt() * 0 + (loss - loss).sqrt()
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.001)
+
+
+def fit(folder: Path, module, steps, **trainer):
+    run = RunFolder(folder)
+    config = TrainerConfig(accelerator="cpu", checkpoint_seconds=None, **trainer)
+    loader = ResumableLoader(Draws(), 2, seed=0, shuffle=True)
+    checkpoint = last_checkpoint(run)
+    config.build(run, [], [], max_steps=steps).fit(module, loader, ckpt_path=checkpoint, weights_only=True)
+    return module
+
+
+def test_every_global_generator_goes_on_where_it_was(tmp_path):
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    straight = fit(tmp_path / "straight", Line(), steps=5).drawn
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    first = fit(tmp_path / "parts", Line(), steps=2, checkpoint_steps=1).drawn
+    torch.manual_seed(9), np.random.seed(9), random.seed(9)
+    assert first + fit(tmp_path / "parts", Line(), steps=5).drawn == straight
+
+
+def test_checkpoints_come_by_step_and_leave_no_other_file(tmp_path):
+    fit(tmp_path, Line(), steps=5, checkpoint_steps=2)
+    folder = tmp_path / "checkpoints"
+    # Due after steps 2 and 4; an epoch has three batches, so neither is an epoch's last.
+    assert torch.load(folder / LAST, weights_only=True)["global_step"] == 4
+    assert [path.name for path in folder.iterdir()] == [LAST]
+
+
+def test_a_failed_write_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    fit(tmp_path, Line(), steps=1, checkpoint_steps=1)
+    good = (tmp_path / "checkpoints" / LAST).read_bytes()
+
+    def full_disk(self, path, *args, **kwargs):
+        Path(path).write_bytes(good[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        fit(tmp_path, Line(), steps=2, checkpoint_steps=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [LAST]
+    assert (tmp_path / "checkpoints" / LAST).read_bytes() == good
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("loss", "the loss is nan"), ("gradient", "the gradient of layer.weight, layer.bias is not finite")],
+)
+def test_a_value_that_is_not_finite_stops_the_run_before_the_weights_are_spoiled(tmp_path, what, message):
+    module = Line(spoil=(3, what))
+    with pytest.raises(NonFiniteError) as error:
+        fit(tmp_path, module, steps=9)
+    assert str(error.value) == f"step 3, learning rate 0.001: {message}"
+    assert all(p.isfinite().all() for p in module.parameters())
+
+
+def test_an_end_is_asked_for(tmp_path):
+    with pytest.raises(ValueError, match="neither max_epochs nor max_steps"):
+        TrainerConfig(accelerator="cpu").build(RunFolder(tmp_path), [], [])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"devices": 0}, "trainer.devices = 0, must be at least 1, or -1 for all"),
+        ({"threads": 0}, "trainer.threads = 0, must be at least 1"),
+        ({"checkpoint_seconds": -1.0}, "trainer.checkpoint_seconds = -1.0, must not be negative"),
+    ],
+)
+def test_bad_trainer_values_are_refused_by_name(values, message):
+    with pytest.raises(ValueError) as error:
+        TrainerConfig(**values)
+    assert str(error.value) == message
