@@ -1,0 +1,180 @@
+"""The report's drawings as inline SVG: the chain of stages, and charts. The page's CSS gives the colours."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+Points = Sequence[tuple[float, float]]
+
+NODE_WIDTH, NODE_HEIGHT = 220, 138
+ARROW_LENGTH = {"across": 170, "down": 58}
+
+
+@dataclass(frozen=True)
+class ChainNode:
+    """A stage. headline: its key figure. lines: up to three more. product: the file that it writes."""
+
+    title: str
+    headline: str
+    lines: Sequence[str]
+    product: str
+    done: bool
+
+
+def chain(nodes: Sequence[ChainNode], direction: str = "across") -> str:
+    """The stages as boxes, joined by arrows that carry the file names. direction: `across` or `down`."""
+    across = direction == "across"
+    step = (NODE_WIDTH if across else NODE_HEIGHT) + ARROW_LENGTH[direction]
+    length = step * (len(nodes) - 1) + (NODE_WIDTH if across else NODE_HEIGHT) + 2
+    width, height = (length, NODE_HEIGHT + 2) if across else (NODE_WIDTH + 120, length)
+    parts = []
+    for i, node in enumerate(nodes):
+        x, y = (1 + i * step, 1) if across else (60, 1 + i * step)
+        parts.append(_node(node, x, y))
+        if i + 1 < len(nodes):
+            parts.append(_arrow(node.product, x, y, direction))
+    return (
+        f'<svg class="chain {direction}" role="img" aria-label="The chain: {escape(nodes[0].title)} to '
+        f'{escape(nodes[-1].title)}" viewBox="0 0 {width} {height}" style="max-width:{width}px">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _node(node: ChainNode, x: float, y: float) -> str:
+    middle = x + NODE_WIDTH / 2
+    lines = "".join(
+        f'<text class="small" x="{middle:g}" y="{y + 82 + 18 * i:g}">{escape(line)}</text>'
+        for i, line in enumerate(node.lines)
+    )
+    return (
+        f'<g class="{"node" if node.done else "node absent"}"><rect x="{x}" y="{y}" width="{NODE_WIDTH}" '
+        f'height="{NODE_HEIGHT}" rx="10"/>'
+        f'<text class="name" x="{middle:g}" y="{y + 26}">{escape(node.title)}</text>'
+        f'<text class="figure" x="{middle:g}" y="{y + 58}">{escape(node.headline)}</text>{lines}</g>'
+    )
+
+
+def _arrow(label: str, x: float, y: float, direction: str) -> str:
+    length = ARROW_LENGTH[direction]
+    if direction == "across":
+        start, middle = x + NODE_WIDTH, y + NODE_HEIGHT / 2
+        end = start + length
+        line = f"M{start + 6:g} {middle:g}H{end - 6:g}m-7 -4l7 4l-7 4"
+        at, anchor = (start + length / 2, middle - 9), "middle"
+    else:
+        start, middle = y + NODE_HEIGHT, x + NODE_WIDTH / 2
+        line = f"M{middle:g} {start + 6:g}V{start + length - 6:g}m-4 -7l4 7l4 -7"
+        at, anchor = (middle + 10, start + length / 2 + 4), "start"
+    text = f'<text class="file" x="{at[0]:g}" y="{at[1]:g}" text-anchor="{anchor}">{escape(label)}</text>'
+    return f'<g class="arrow"><path d="{line}"/>{text}</g>'
+
+
+@dataclass(frozen=True)
+class Series:
+    """One thing in a chart. style: `line`, `steps` (constant up to the next point), `dots` or `crosses`.
+
+    name: CSS class that gives the colour. Crosses stand on the ground line, whatever their y."""
+
+    name: str
+    style: str
+    points: Points
+
+
+def chart(
+    series: Sequence[Series], width: int, height: int, *, label: str, x_label: str, percent: bool
+) -> str:
+    """A chart of `series`, x in whole numbers, y in percent of 1 where `percent`. Sizes in pixels.
+
+    label: what a screen reader says. x_label: below the axis. Empty where nothing has a y."""
+    values = [y for one in series if one.style != "crosses" for _, y in one.points if math.isfinite(y)]
+    if not values:
+        return ""
+    xs = [x for one in series for x, _ in one.points]
+    ticks = nice_ticks(min(values), max(values), 5)
+    left, right, top, bottom = 52, 14, 12, 44
+    x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return (
+            left + (x - x_low) / (x_high - x_low) * (width - left - right),
+            top + (ticks[-1] - y) / (ticks[-1] - ticks[0]) * (height - top - bottom),
+        )
+
+    parts = [_y_tick(at(x_low, tick)[1], tick, ticks, left, width - right, percent) for tick in ticks]
+    for tick in nice_ticks(x_low, x_high, max(5, width // 110), inside=True):
+        if tick == int(tick):
+            parts.append(_text(at(tick, ticks[0])[0], height - 26, f"{tick:,.0f}"))
+    parts.append(_text((left + width - right) / 2, height - 6, x_label))
+    for one in series:
+        if one.style == "crosses":
+            places = [at(x, ticks[0]) for x, _ in one.points]
+        else:
+            places = [at(x, y) for x, y in one.points if math.isfinite(y)]
+        parts.append(_series(one, places))
+    return (
+        f'<svg class="chart" role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}" '
+        f'style="max-width:{width}px">{"".join(parts)}</svg>'
+    )
+
+
+def _y_tick(y: float, tick: float, ticks: Sequence[float], left: float, right: float, percent: bool) -> str:
+    scale = 100 if percent else 1
+    digits = max(0, -math.floor(math.log10(scale * (ticks[1] - ticks[0])) + 1e-9))
+    text = f"{scale * tick:.{digits}f}{' %' if percent else ''}"
+    return f'<path class="grid" d="M{left:g} {y:.1f}H{right:g}"/>' + _text(left - 8, y + 4, text, "end")
+
+
+def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _series(one: Series, places: Points) -> str:
+    if not places:
+        return ""
+    if one.style == "dots":
+        data = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places)
+    elif one.style == "crosses":
+        data = "".join(f"M{x - 3.5:.1f} {y - 3.5:.1f}l7 7m-7 0l7 -7" for x, y in places)
+    elif one.style == "steps":
+        (x, y), rest = places[0], places[1:]
+        data = f"M{x:.1f} {y:.1f}" + "".join(f"H{x:.1f}V{y:.1f}" for x, y in rest)
+    else:
+        data = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+    return f'<path class="{one.style} {escape(one.name)}" d="{data}"/>'
+
+
+def nice_ticks(low: float, high: float, count: int, *, inside: bool = False) -> list[float]:
+    """At most `count` + 2 multiples of 1, 2 or 5 times a power of ten, around low..high, or inside of it."""
+    span = max(high - low, 1e-3 * max(abs(high), 1e-3))
+    raw = span / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = power * next(m for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
+    if inside:
+        start, end = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    else:
+        start, end = math.floor(low / step), math.ceil(high / step)
+    if start == end and not inside:
+        end += 1
+    return [round(i * step, 12) for i in range(start, end + 1)]
+
+
+def reward_series(rewards: Mapping[int, float | None]) -> tuple[list[Series], int]:
+    """The search as a chart: reward of each child by number, best so far, mean of a window; and its length.
+
+    rewards: None for a failed child. The window covers the last tenth of the children, at least five."""
+    scored = [(number, reward) for number, reward in sorted(rewards.items()) if reward is not None]
+    window = max(5, len(rewards) // 10)
+    best: list[tuple[float, float]] = []
+    means: list[tuple[float, float]] = []
+    for i, (number, reward) in enumerate(scored):
+        best.append((number, max(reward, best[-1][1] if best else reward)))
+        recent = [r for _, r in scored[max(0, i + 1 - window) : i + 1]]
+        means.append((number, sum(recent) / len(recent)))
+    failed = [(number, 0.0) for number, reward in sorted(rewards.items()) if reward is None]
+    return [
+        Series("child", "dots", scored),
+        Series("mean", "line", means),
+        Series("best", "steps", best),
+        Series("failed", "crosses", failed),
+    ], window

@@ -1,0 +1,235 @@
+"""One self-contained `report.html` from the files of a pipeline run: `python -m pipeline.report DIR`."""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import msgspec
+from markupsafe import Markup
+
+from backbones.draw import draw_cell
+from backbones.files import write_atomically
+from detection.data import CocoDataConfig
+from detection.evaluate import read_results
+from detection.scenes import ScenesDataConfig
+from pipeline.figures import ChainNode, Points, Series, chain, chart, reward_series
+from pipeline.gallery import FOUND_IOU, SCORE, Pair, gallery
+from pipeline.results import Results, Stage, percent, short
+
+CHART_SIZES = ((1030, 300), (360, 250))
+"""Each chart is drawn for wide and for narrow pages, so that its text is readable on both."""
+BARS = 24
+"""Classes shown as bars; of more, the best and the worst half of these."""
+
+
+def write_report(run_dir: str | os.PathLike[str]) -> Path:
+    """Writes `report.html` into the run's folder; a section whose files are absent or broken says so.
+
+    Reads the run's folder and the validation images that it was scored on. Raises FileNotFoundError unless
+    the folder holds a pipeline run.
+    """
+    results = Results.read(run_dir)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"percent": percent, "short": short}
+    page = environment.get_template("report.html.j2").render(**_context(results))
+    path = results.run_dir / "report.html"
+    write_atomically(path, page)
+    return path
+
+
+def _context(results: Results) -> dict[str, Any]:
+    nodes = _chain_nodes(results)
+    cells = []
+    if results.genotype is not None:
+        cells = [
+            Markup(draw_cell(results.genotype.normal, "Normal cell")),
+            Markup(draw_cell(results.genotype.reduction, "Reduction cell")),
+        ]
+    series, window = reward_series(
+        {child.number: child.reward for child in results.children if child.status == "done"}
+    )
+    accuracy = _curves(results.classification, ("train/top1", "test/top1"))
+    loss = _curves(results.detection, ("loss",))
+    return {
+        "name": results.run_dir.resolve().name,
+        "results": results,
+        "chains": [Markup(chain(nodes, direction)) for direction in ("across", "down")],
+        "cells": cells,
+        "rewards": _charts(series, "Reward of each child of the search", "child", percent=True),
+        "window": window,
+        "accuracy": _charts(accuracy, "Accuracy over the training steps", "step", percent=True),
+        "loss": _charts(loss, "Training loss of the detector", "step", percent=False),
+        "class_bars": _bars(results.classification.per_class),
+        "detection_bars": _bars(results.detection.per_class),
+        "pairs": _pairs(results.detection),
+        "score": SCORE,
+        "iou": FOUND_IOU,
+        "versions": _versions(results),
+        "commands": _commands(results),
+        "files": results.files(),
+    }
+
+
+def _chain_nodes(results: Results) -> list[ChainNode]:
+    search, classification, detection = results.search, results.classification, results.detection
+    return [
+        ChainNode(
+            "Search",
+            percent(search.value("best_reward")),
+            [
+                "accuracy of the best child",
+                f"of {short(search.value('children'))} children",
+                f"on held-out images of {_data_name(search)}",
+            ],
+            "genotype.json",
+            bool(search.results.metrics),
+        ),
+        ChainNode(
+            "Classifier",
+            percent(classification.value("top1")),
+            [
+                f"top-1 accuracy on {_data_name(classification)}",
+                f"{short(classification.value('parameters'))} parameters",
+                f"{short(classification.value('multiply_adds'))} multiply-adds",
+            ],
+            "backbone.safetensors",
+            bool(classification.results.metrics),
+        ),
+        ChainNode(
+            "Detector",
+            percent(detection.value("AP")),
+            [
+                f"AP on {_data_name(detection)}",
+                f"AP50 {percent(detection.value('AP50'))}",
+                f"AP75 {percent(detection.value('AP75'))}",
+            ],
+            "detector.safetensors",
+            bool(detection.results.metrics),
+        ),
+    ]
+
+
+def _data_name(stage: Stage) -> str:
+    data = stage.config.get("data") or {}
+    return str(data.get("name", "unknown data"))
+
+
+def _charts(series: Sequence[Series], label: str, x_label: str, *, percent: bool) -> list[Markup]:
+    """The chart in each of CHART_SIZES; none where there is nothing to show."""
+    drawn = (
+        chart(series, width, height, label=label, x_label=x_label, percent=percent)
+        for width, height in CHART_SIZES
+    )
+    return [Markup(svg) for svg in drawn if svg]
+
+
+def _curves(stage: Stage, columns: Sequence[str]) -> list[Series]:
+    """Columns of metrics.csv against its step."""
+    return [
+        Series(column.replace("/", "-"), "line", points)
+        for column in columns
+        if (points := _points(stage, column))
+    ]
+
+
+def _points(stage: Stage, column: str) -> Points:
+    return [
+        (float(row["step"]), float(row[column])) for row in stage.curve if row.get("step") and row.get(column)
+    ]
+
+
+def _bars(per_class: Mapping[str, float | None]) -> list[tuple[str, float | None]]:
+    """Classes in their order; of more than BARS the best and the worst, best first, with a gap named `…`."""
+    if len(per_class) <= BARS:
+        return list(per_class.items())
+    ranked = sorted(per_class.items(), key=lambda item: -(item[1] or 0.0))
+    half = BARS // 2
+    return [*ranked[:half], (f"… {len(ranked) - 2 * half} more …", None), *ranked[-half:]]
+
+
+def _pairs(detection: Stage) -> list[Pair]:
+    def read() -> list[Pair]:
+        coco, folder = _data(detection).read("val")
+        return gallery(coco, read_results(detection.folder / "predictions.json", coco), folder)
+
+    return (detection.attempt(read) or []) if detection.config else []
+
+
+def _data(detection: Stage) -> CocoDataConfig:
+    """The data that the run was scored on. Raises ValueError when its configuration is not understood."""
+    section = detection.config.get("data") or {}
+    try:
+        return msgspec.convert(section, ScenesDataConfig if "scenes_seed" in section else CocoDataConfig)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"config.yaml: data: {error}") from None
+
+
+def _versions(results: Results) -> dict[str, str]:
+    """By package; several where the stages ran with different ones."""
+    found: dict[str, dict[str, None]] = {}
+    for stage in (results.search, results.classification, results.detection):
+        for name, version in stage.versions.items():
+            found.setdefault(name, {})[str(version)] = None
+    return {name: " / ".join(versions) for name, versions in found.items()}
+
+
+def _commands(results: Results) -> list[tuple[str, str]]:
+    """What each command does, and the command."""
+    commands = [("The whole chain again", results.command)] if results.command else []
+    folder = results.detection.folder
+    if data := results.detection.attempt(lambda: _data(results.detection)):
+        choice = _choice(data)
+        weights, predictions = (
+            f"{key}={folder / name}"
+            for key, name in (("weights", "detector.safetensors"), ("predictions", "predictions.json"))
+        )
+        evaluate = ["python", "-m", "detection.evaluate"]
+        commands += [
+            ("Score the detector again", shlex.join([*evaluate, weights, *choice])),
+            ("Score the stored detections, without a model", shlex.join([*evaluate, predictions, *choice])),
+        ]
+    detector = shlex.quote(str(folder / "detector.safetensors"))
+    return [
+        *commands,
+        ("Look at pictures of your own", f"python -m detection.predict {detector} IMAGES… --output DIR"),
+        ("Write this page again", shlex.join(["python", "-m", "pipeline.report", str(results.run_dir)])),
+    ]
+
+
+def _choice(data: CocoDataConfig) -> list[str]:
+    """Command-line arguments that choose this data: the group and every value that is not its default."""
+    default = type(data)()
+    group = "scenes" if isinstance(data, ScenesDataConfig) else "coco"
+    values = {key: value for key, value in vars(data).items() if value != getattr(default, key)}
+    return [
+        f"data={group}",
+        *(f"data.{key}={'null' if value is None else value}" for key, value in values.items()),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.report", description="Write report.html from the files of a pipeline run."
+    )
+    parser.add_argument("run_dir", type=Path, help="folder with search/, classification/ and detection/")
+    try:
+        print(write_report(parser.parse_args(arguments).run_dir))
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

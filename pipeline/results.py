@@ -1,0 +1,166 @@
+"""What the folder of a pipeline run holds, stage by stage. Read only; what is absent or broken is noted."""
+
+import csv
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from backbones.files import read_json
+from backbones.genotype import Genotype
+from backbones.weights import read_safetensors
+from search.ledger import ChildRow, read_children
+
+T = TypeVar("T")
+
+
+class Metrics(msgspec.Struct):
+    """The content of `metrics.json`, as far as it is shown."""
+
+    split: str = ""
+    metrics: dict[str, float] = {}
+    per_class: dict[str, float | dict[str, float] | None] = {}
+    undefined: list[str] = []
+    """Metrics that the data cannot tell, such as APs without small boxes."""
+
+
+@dataclass
+class Stage:
+    """One stage's folder. Empty where a file is absent; `notes` then says which, and what broke others."""
+
+    folder: Path
+    results: Metrics = field(default_factory=Metrics)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    curve: list[dict[str, str]] = field(default_factory=list)
+    """Rows of metrics.csv."""
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Stage":
+        stage = cls(folder)
+        if not folder.is_dir():
+            stage.notes.append(f"{folder.name}/ is not there: this stage has not run.")
+            return stage
+        stage.results = stage.attempt(lambda: _read_metrics(folder / "metrics.json")) or Metrics()
+        stage.config = stage.attempt(lambda: _read_yaml(folder / "config.yaml")) or {}
+        if (folder / "versions.json").exists():
+            stage.versions = stage.attempt(lambda: read_json(folder / "versions.json", "versions")) or {}
+        if (folder / "metrics.csv").exists():
+            with (folder / "metrics.csv").open(newline="") as file:
+                stage.curve = list(csv.DictReader(file))
+        return stage
+
+    def attempt(self, read: Callable[[], T]) -> T | None:
+        """What `read` returns; None and a note where its file is absent or broken."""
+        try:
+            return read()
+        except (OSError, ValueError) as error:
+            self.notes.append(str(error).replace(f"{self.folder}{os.sep}", ""))
+            return None
+
+    def value(self, key: str) -> float | None:
+        """A metric; None where it is unknown or undefined."""
+        return None if key in self.results.undefined else self.results.metrics.get(key)
+
+    @property
+    def per_class(self) -> dict[str, float | None]:
+        """Accuracy, or AP, of each class in 0..1."""
+        values = self.results.per_class.items()
+        return {name: value.get("AP") if isinstance(value, dict) else value for name, value in values}
+
+
+@dataclass
+class Results:
+    """A run's three stages and what they handed on."""
+
+    run_dir: Path
+    search: Stage
+    classification: Stage
+    detection: Stage
+    command: str | None
+    """The command line that started the run, from `command.txt`."""
+    genotype: Genotype | None
+    children: list[ChildRow]
+    backbone: Mapping[str, Any] | None
+    """Description in `backbone.safetensors`."""
+    detector: Mapping[str, Any] | None
+    """Description in `detector.safetensors`."""
+
+    @classmethod
+    def read(cls, run_dir: str | os.PathLike[str]) -> "Results":
+        """Raises FileNotFoundError unless the folder holds at least one stage."""
+        run_dir = Path(run_dir)
+        command = run_dir / "command.txt"
+        names = ("search", "classification", "detection")
+        if not any((run_dir / name).is_dir() for name in names):
+            raise FileNotFoundError(f"{run_dir}: no pipeline run, expected {', '.join(names)} in it")
+        search, classification, detection = (Stage.read(run_dir / name) for name in names)
+        return cls(
+            run_dir,
+            search,
+            classification,
+            detection,
+            command=command.read_text().strip() if command.is_file() else None,
+            genotype=_part(search, "genotype.json", Genotype.load),
+            children=_part(search, "search.sqlite", read_children) or [],
+            backbone=_part(classification, "backbone.safetensors", _description("backbone")),
+            detector=_part(detection, "detector.safetensors", _description("detector")),
+        )
+
+    def files(self) -> dict[str, Path]:
+        """The files that the run is for, by name; those that exist."""
+        paths = [
+            self.run_dir / "report.html",
+            self.search.folder / "genotype.json",
+            self.classification.folder / "backbone.safetensors",
+            self.detection.folder / "detector.safetensors",
+        ]
+        return {path.name: path for path in paths if path.exists()}
+
+
+def _part(stage: Stage, name: str, read: Callable[[Path], T]) -> T | None:
+    return stage.attempt(lambda: read(stage.folder / name)) if stage.folder.is_dir() else None
+
+
+def _description(kind: str) -> Callable[[Path], Mapping[str, Any]]:
+    return lambda path: read_safetensors(path, kind)[1]
+
+
+def _read_metrics(path: Path) -> Metrics:
+    content = read_json(path, "metrics")
+    try:
+        return msgspec.convert(content, Metrics)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such configuration file")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {error}") from None
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: {type(content).__name__}, expected keys and values")
+    return content
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share in 0..1 as percent; a dash for None."""
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def short(value: float | None) -> str:
+    """A count with three significant digits: 5.29 M; a dash for None."""
+    if value is None:
+        return "–"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size * 0.9995:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f}"

@@ -1,0 +1,37 @@
+"""The table that a pipeline run prints at its end."""
+
+import os
+
+from rich.markup import escape
+from rich.table import Table
+
+from detection.evaluate import METRICS
+from pipeline.results import Results, percent, short
+
+
+def summary(run_dir: str | os.PathLike[str]) -> Table:
+    """Key figures of the three stages and where the files lie; a dash where a figure is unknown.
+
+    Raises FileNotFoundError unless the folder holds a pipeline run.
+    """
+    results = Results.read(run_dir)
+    search, classification, detection = results.search, results.classification, results.detection
+    table = Table(title=escape(str(results.run_dir)), show_header=False, show_lines=True)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(
+        "search",
+        f"children {short(search.value('children'))}, {short(search.value('failed'))} failed\n"
+        f"reward   best {percent(search.value('best_reward'))}   mean {percent(search.value('mean_reward'))}",
+    )
+    table.add_row(
+        "classification",
+        f"accuracy   top-1 {percent(classification.value('top1'))}   "
+        f"top-5 {percent(classification.value('top5'))}\n"
+        f"parameters {short(classification.value('parameters'))}   "
+        f"multiply-adds {short(classification.value('multiply_adds'))}",
+    )
+    cells = [f"{name:<5} {percent(detection.value(name)):>7}" for name in METRICS]
+    table.add_row("detection", "\n".join("   ".join(cells[i : i + 3]) for i in range(0, len(cells), 3)))
+    table.add_row("files", "\n".join(escape(str(path)) for path in results.files().values()))
+    return table

@@ -1,0 +1,100 @@
+"""Charts and the picture of the chain."""
+
+import re
+import xml.etree.ElementTree as ET
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.figures import NODE_WIDTH, ChainNode, Series, chain, chart, nice_ticks, reward_series
+
+SVG = "{http://www.w3.org/2000/svg}"
+NODES = [
+    ChainNode(f"Stage <{i}>", "12.3 %", ["one", "two", "three"], "backbone.safetensors", done=i < 2)
+    for i in range(3)
+]
+
+
+def path_of(drawing, css_class):
+    return re.search(rf'<path class="[a-z]+ {css_class}" d="([^"]*)"', drawing)[1]
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_ticks_are_few_even_and_around_the_values(low, span):
+    ticks = nice_ticks(low, low + span, 5)
+    steps = [b - a for a, b in pairwise(ticks)]
+    assert ticks[0] <= low + 1e-6 * span
+    assert ticks[-1] >= low + span - 1e-6 * span
+    assert 2 <= len(ticks) <= 7
+    assert max(steps) == pytest.approx(min(steps), rel=1e-3)
+
+
+def test_rewards_become_best_so_far_and_a_windowed_mean():
+    series, window = reward_series({0: 0.5, 1: None, 2: 0.25, 3: 0.75, 4: 0.25, 5: 0.5, 6: 0.5, 7: 1.0})
+    by_name = {one.name: one for one in series}
+    assert window == 5
+    assert by_name["child"].points == [
+        (0, 0.5),
+        (2, 0.25),
+        (3, 0.75),
+        (4, 0.25),
+        (5, 0.5),
+        (6, 0.5),
+        (7, 1.0),
+    ]
+    assert [y for _, y in by_name["best"].points] == [0.5, 0.5, 0.75, 0.75, 0.75, 0.75, 1.0]
+    assert [y for _, y in by_name["mean"].points] == pytest.approx([0.5, 0.375, 0.5, 0.4375, 0.45, 0.45, 0.6])
+    assert [x for x, _ in by_name["failed"].points] == [1]
+
+
+def test_chart_places_points_in_proportion():
+    line = Series("it", "line", [(0, 0.0), (5, 0.5), (10, 1.0)])
+    drawing = chart([line], 300, 200, label="<l>", x_label="step", percent=True)
+    ET.fromstring(drawing)
+    (x0, y0), (x1, y1), (x2, y2) = (map(float, p.split()) for p in path_of(drawing, "it")[1:].split("L"))
+    assert x1 == pytest.approx((x0 + x2) / 2, abs=0.1)
+    assert y1 == pytest.approx((y0 + y2) / 2, abs=0.1)
+    assert x2 > x0
+    assert y2 < y0
+    assert {"0 %", "100 %"} <= set(re.findall(r">([^<>]+)</text>", drawing))
+
+
+def test_failed_children_are_crosses_on_the_ground_line():
+    series, _ = reward_series({0: 0.2, 1: None, 2: 0.4, 3: None})
+    drawing = chart(series, 300, 200, label="rewards", x_label="child", percent=True)
+    crosses = re.findall(r"M[\d.]+ ([\d.]+)l7 7", path_of(drawing, "failed"))
+    assert len(crosses) == 2
+    grid = [float(y) for y in re.findall(r'class="grid" d="M\d+ ([\d.]+)H', drawing)]
+    assert [float(y) + 3.5 for y in crosses] == pytest.approx([max(grid)] * 2, abs=0.1)
+
+
+@pytest.mark.parametrize("rewards", [{}, {0: None, 1: None}])
+def test_search_without_a_reward_has_no_chart(rewards):
+    series, _ = reward_series(rewards)
+    assert chart(series, 300, 200, label="rewards", x_label="child", percent=True) == ""
+
+
+def test_single_child_can_be_drawn():
+    series, _ = reward_series({0: 0.0})
+    ET.fromstring(chart(series, 300, 200, label="rewards", x_label="child", percent=True))
+
+
+@pytest.mark.parametrize("direction", ["across", "down"])
+def test_chain_labels_fit_their_boxes_and_the_picture(direction):
+    root = ET.fromstring(chain(NODES, direction).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"'))
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    sizes = {"name": 15, "figure": 24, "small": 12, "file": 12}
+    for text in root.iter(f"{SVG}text"):
+        half = len(text.text) * 0.6 * sizes[text.attrib["class"]] / 2
+        centre = float(text.attrib["x"]) + (half if text.attrib.get("text-anchor") == "start" else 0)
+        assert centre - half >= 0
+        assert centre + half <= width
+        assert 0 < float(text.attrib["y"]) < height
+        assert text.attrib["class"] == "file" or 2 * half <= NODE_WIDTH
+    assert [g.attrib["class"] for g in root.findall(f"{SVG}g") if "node" in g.attrib["class"]] == [
+        "node",
+        "node",
+        "node absent",
+    ]

@@ -1,0 +1,89 @@
+"""Which images are shown, what counts as found, where labels lie."""
+
+import json
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detection.coco import read_coco
+from detection.evaluate import Result
+from pipeline.gallery import MOST_BOXES, DrawnBox, iou, match, place_labels, varied
+
+
+def coco(tmp_path, *images):
+    """images: lists of (class 0..9, side in pixels, crowd)."""
+    annotations = [
+        {"image_id": i, "category_id": 3 * label, "bbox": [0, 0, side, side], "iscrowd": crowd}
+        for i, boxes in enumerate(images)
+        for label, side, crowd in boxes
+    ]
+    content = {
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "width": 300, "height": 200} for i in range(len(images))
+        ],
+        "categories": [{"id": 3 * label, "name": str(label)} for label in range(10)],
+        "annotations": [{"id": i, **annotation} for i, annotation in enumerate(annotations)],
+    }
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(content))
+    return read_coco(path)[0]
+
+
+def test_chosen_images_show_every_class_size_a_crowd_and_an_empty_one(tmp_path):
+    plain = [(0, 50, 0)]
+    images = [plain] * 30 + [[(label, 20, 0)] for label in range(10)]
+    images += [[], [(0, 120, 0)], [(0, 50, 1), (1, 50, 0)]] + [plain] * 30
+    chosen = varied(coco(tmp_path, *images), 13)
+    assert len(set(chosen)) == 13
+    assert set(range(30, 43)) - set(chosen) <= {30}  # class 0 and small boxes are shown by others
+    assert {40, 41, 42} <= set(chosen)
+
+
+def test_crowded_images_come_only_where_there_are_no_others(tmp_path):
+    crowded = [(label % 10, 50, 0) for label in range(MOST_BOXES + 1)]
+    images = [crowded, *[[(0, 50, 0)]] * 3]
+    assert varied(coco(tmp_path, *images), 3) == [1, 2, 3]
+    assert varied(coco(tmp_path, *images), 4) == [0, 1, 2, 3]
+    assert varied(coco(tmp_path, *images), 12) == [0, 1, 2, 3]
+
+
+def test_overlap_is_intersection_over_union():
+    assert iou((0, 0, 10, 10), (5, 0, 10, 10)) == 50 / 150
+    assert iou((0, 0, 10, 10), (0, 0, 10, 10)) == 1
+    assert iou((0, 0, 10, 10), (10, 0, 10, 10)) == 0
+
+
+def test_each_object_is_found_once_by_the_best_score_of_its_class():
+    truth = [(1, (0.0, 0.0, 10.0, 10.0)), (2, (50.0, 0.0, 10.0, 10.0))]
+    shown = [
+        Result(0, 1, (1.0, 0.0, 10.0, 10.0), 0.9),  # IoU 9/11
+        Result(0, 1, (0.0, 0.0, 10.0, 10.0), 0.8),  # found already
+        Result(0, 1, (50.0, 0.0, 10.0, 10.0), 0.7),  # another class
+    ]
+    assert match(truth, shown) == (1, [True, False, False])
+
+
+@given(st.integers(0, 10_000), st.integers(1, 40))
+def test_labels_overlap_nowhere_and_stay_in_the_panel(seed, count):
+    generator = np.random.default_rng(seed)
+    corners = generator.uniform(0, [300, 200], (count, 2))
+    sizes = generator.uniform(1, 100, (count, 2))
+    bboxes = [(float(x), float(y), float(w), float(h)) for (x, y), (w, h) in zip(corners, sizes, strict=True)]
+    boxes = [DrawnBox("class", 0, "", score=0.5) for _ in bboxes]
+    place_labels(boxes, bboxes, 300, 200)
+    scale, height, length = 250 / 300, 15, 6.2 * len("class 0.50") + 6
+    placed = []
+    for box, (x, y, w, h) in zip(boxes, bboxes, strict=True):
+        if not box.label:
+            continue
+        corner = box.corner.split()
+        left = (x + w) * scale - length if "right" in corner else x * scale
+        top = {"above": y * scale - height, "inside": y * scale, "below": (y + h) * scale}[corner[0]]
+        assert left >= 0
+        assert top >= 0
+        assert top + height <= 200 * scale + 1e-9
+        assert all(
+            abs(left - other) >= length - 1e-9 or abs(top - above) >= height - 1e-9 for other, above in placed
+        )
+        placed.append((left, top))
