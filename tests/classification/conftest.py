@@ -1,0 +1,20 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from classification.data import ImageDataConfig, open_images
+
+
+@pytest.fixture(scope="session")
+def digit_folders(tmp_path_factory):
+    """Class folders of real digits: 3 classes, 10 training and 4 test images each, 16 px, PNG."""
+    pytest.importorskip("sklearn")
+    root = tmp_path_factory.mktemp("folders")
+    for split, count in (("train", 10), ("test", 4)):
+        images = open_images(ImageDataConfig(), split)
+        for label, name in enumerate(["nought", "one", "two"]):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in np.flatnonzero(images.labels == label)[:count]:
+                images.image(index).resize((16, 16), Image.Resampling.BILINEAR).save(folder / f"{index}.png")
+    return root

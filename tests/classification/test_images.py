@@ -1,0 +1,135 @@
+"""Batches from memory and from files: augmentation is right, and a function of (seed, epoch, index)."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from backbones.spec import Preprocessing
+from classification.data import ImageDataConfig, ImageSet, open_images
+from classification.decoded_images import DecodedImages, central_square, normalise, stack
+from classification.device_images import DeviceImages
+from runtime.loading import ResumableLoader
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+def device_images(count=40, side=8, **options):
+    images = torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(0))
+    return images, DeviceImages(
+        images.to(torch.uint8),
+        torch.arange(count),
+        **{"mean": MEAN, "std": STD, "crop_padding": 2, **options},
+    )
+
+
+def normalised(images):
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return (images / 255 - mean) / std
+
+
+def test_crop_and_flip_equal_those_of_each_image_alone():
+    images, resident = device_images()
+    index = np.array([3, 17, 17, 0, 39])
+    batch, labels = resident.batch(index, epoch=5, seed=1, train=True)
+    top, left, flipped = resident.crops(index, epoch=5, seed=1)
+    for row, i in enumerate(index):
+        padded = functional.pad(images[i], (2, 2, 2, 2))
+        crop = padded[:, top[row] : top[row] + 8, left[row] : left[row] + 8]
+        torch.testing.assert_close(batch[row], normalised(crop.flip(2) if flipped[row] else crop))
+    assert labels.tolist() == index.tolist()
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_every_corner_and_both_directions_come_equally_often():
+    _, resident = device_images(side=4)
+    top, left, flipped = resident.crops(np.arange(50_000), epoch=0, seed=0)
+    counts = np.bincount(top * 5 + left, minlength=25)
+    # 2,000 expected, standard deviation sqrt(50,000 * 1/25 * 24/25) = 44; 5 of them.
+    assert abs(counts - 2000).max() < 220
+    assert abs(flipped.mean() - 0.5) < 5 * 0.5 / 50_000**0.5
+    assert abs(np.corrcoef([top, left, flipped]) - np.eye(3)).max() < 5 / 50_000**0.5
+
+
+def test_augmentation_does_not_depend_on_the_rest_of_the_batch():
+    _, resident = device_images(cutout=4)
+    whole, _ = resident.batch(np.arange(40), epoch=2, seed=7, train=True)
+    alone, _ = resident.batch([23], epoch=2, seed=7, train=True)
+    assert torch.equal(whole[23], alone[0])
+    assert not torch.equal(whole, resident.batch(np.arange(40), epoch=3, seed=7, train=True)[0])
+    assert not torch.equal(whole, resident.batch(np.arange(40), epoch=2, seed=8, train=True)[0])
+
+
+def test_evaluation_sees_whole_images_in_their_own_orientation():
+    images, resident = device_images(cutout=4)
+    batch, _ = resident.batch(np.arange(40), epoch=0, seed=0, train=False)
+    torch.testing.assert_close(batch, normalised(images))
+
+
+def test_no_flip_means_no_flip():
+    _, resident = device_images(flip=False)
+    assert not resident.crops(np.arange(1000), epoch=0, seed=0)[2].any()
+
+
+def test_resizing_is_bilinear():
+    images, resident = device_images(size=16)
+    batch, _ = resident.batch([4], epoch=0, seed=0, train=False)
+    expected = functional.interpolate(images[4:5].float(), size=16, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(batch[0], normalised(expected[0]))
+
+
+def test_cutout_blanks_one_square_that_may_stick_out():
+    images = torch.full((500, 3, 8, 8), 200, dtype=torch.uint8)
+    resident = DeviceImages(images, torch.zeros(500, dtype=torch.long), crop_padding=0, cutout=4)
+    holes = (resident.batch(np.arange(500), epoch=0, seed=0, train=True)[0] == 0).all(dim=1)
+    areas = holes.sum(dim=(1, 2))
+    assert areas.max() == 16
+    # A centre in 0..7 leaves 2, 3, 4, 4, 4, 4, 4, 3 of the 4 rows inside: mean 3.5, so 12.25 of 16 pixels.
+    assert abs(areas.float().mean() - 3.5**2) < 0.5
+    sides = holes.any(dim=1).sum(dim=1) * holes.any(dim=2).sum(dim=1)
+    assert torch.equal(sides, areas)
+
+
+def test_resident_images_must_be_squares_of_one_size(tmp_path):
+    arrays = [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)]
+    for i, array in enumerate(arrays):
+        Image.fromarray(array).save(tmp_path / f"{i}.png")
+    files = np.array([str(tmp_path / f"{i}.png").encode() for i in range(2)])
+    images = ImageSet("pets", ["cat"], np.zeros(2, np.int64), files)
+    with pytest.raises(ValueError, match="pets: image 1 has 6 x 4 pixels, the first one 4 x 4"):
+        DeviceImages.from_images(images, None, "cpu")
+
+
+def decoded(root, **options):
+    images = open_images(ImageDataConfig(name="imagefolder", root=str(root)), "train")
+    return DecodedImages(images, Preprocessing(12), **{"train": True, "seed": 3, **options})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_decoded_images_are_augmented_by_seed_epoch_and_index(digit_folders, workers):
+    dataset = decoded(digit_folders)
+    torch.manual_seed(workers)
+    loader = ResumableLoader(dataset, 7, seed=0, shuffle=False, workers=workers, collate=stack)
+    images, labels = next(iter(loader))
+    expected = [dataset[(0, index)] for index in range(7)]
+    assert np.array_equal(images.permute(0, 2, 3, 1), np.stack([image for image, _ in expected]))
+    assert labels.tolist() == [label for _, label in expected]
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    for other in (dataset[(1, 0)], decoded(digit_folders, seed=4)[(0, 0)], dataset[(0, 1)]):
+        assert not np.array_equal(expected[0][0], other[0])
+
+
+def test_evaluation_takes_the_central_square():
+    # Columns of a 10 x 6 image hold their number; 2/3 of the short side is 4 px: columns 3..6.
+    ramp = np.broadcast_to(np.arange(10, dtype=np.uint8)[None, :, None], (6, 10, 3))
+    square = central_square(Image.fromarray(ramp.copy()), Preprocessing(4, crop=2 / 3))
+    assert np.asarray(square)[:, :, 0].tolist() == [[3, 4, 5, 6]] * 4
+
+
+def test_normalising_is_to_the_preprocessing_and_leaves_floats_alone():
+    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    preprocessing = Preprocessing(4, mean=MEAN, std=STD)
+    torch.testing.assert_close(normalise(images, preprocessing), normalised(images))
+    floats = torch.rand(2, 3, 4, 4)
+    assert normalise(floats, preprocessing) is floats
