@@ -42,10 +42,10 @@ class BoxHeadConfig:
     def __post_init__(self) -> None:
         for name in ("positive_fraction", "iou_threshold", "score_threshold", "nms_threshold"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"box_head.{name} = {getattr(self, name)}, must be in 0..1")
+                raise ValueError(f"detector.box_head.{name} = {getattr(self, name)}, must be in 0..1")
         for name in ("width", "pooled_size", "batch_size_per_image", "detections_per_image"):
             if getattr(self, name) < 1:
-                raise ValueError(f"box_head.{name} = {getattr(self, name)}, must be at least 1")
+                raise ValueError(f"detector.box_head.{name} = {getattr(self, name)}, must be at least 1")
 
 
 class Sampled(NamedTuple):

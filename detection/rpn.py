@@ -48,14 +48,18 @@ class RpnConfig:
 
     def __post_init__(self) -> None:
         if not self.anchor_sizes or min(self.anchor_sizes) <= 0:
-            raise ValueError(f"rpn.anchor_sizes = {self.anchor_sizes}, must be positive, one per level")
+            raise ValueError(
+                f"detector.rpn.anchor_sizes = {self.anchor_sizes}, must be positive, one per level"
+            )
         if not self.aspect_ratios or min(self.aspect_ratios) <= 0:
-            raise ValueError(f"rpn.aspect_ratios = {self.aspect_ratios}, must be positive")
+            raise ValueError(f"detector.rpn.aspect_ratios = {self.aspect_ratios}, must be positive")
         for name in ("positive_fraction", "iou_low", "iou_high", "nms_threshold"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"rpn.{name} = {getattr(self, name)}, must be in 0..1")
+                raise ValueError(f"detector.rpn.{name} = {getattr(self, name)}, must be in 0..1")
         if self.iou_low > self.iou_high:
-            raise ValueError(f"rpn.iou_low = {self.iou_low} exceeds rpn.iou_high = {self.iou_high}")
+            raise ValueError(
+                f"detector.rpn.iou_low = {self.iou_low} exceeds detector.rpn.iou_high = {self.iou_high}"
+            )
         for name in (
             "batch_size_per_image",
             "pre_nms_train",
@@ -64,7 +68,7 @@ class RpnConfig:
             "post_nms_test",
         ):
             if getattr(self, name) < 1:
-                raise ValueError(f"rpn.{name} = {getattr(self, name)}, must be at least 1")
+                raise ValueError(f"detector.rpn.{name} = {getattr(self, name)}, must be at least 1")
 
 
 class Proposals(NamedTuple):
@@ -89,8 +93,8 @@ class RegionProposals(nn.Module):
         super().__init__()
         if len(config.anchor_sizes) != len(strides):
             raise ValueError(
-                f"rpn.anchor_sizes has {len(config.anchor_sizes)} entries, the pyramid {len(strides)} levels "
-                f"(strides {', '.join(map(str, strides))}): give one size per level"
+                f"detector.rpn.anchor_sizes = {config.anchor_sizes}, expected {len(strides)} sizes, "
+                f"one per level of the pyramid (strides {', '.join(map(str, strides))})"
             )
         self.config = config
         self.strides = tuple(strides)
