@@ -153,7 +153,7 @@ def nice_ticks(low: float, high: float, count: int, *, inside: bool = False) -> 
     if inside:
         start, end = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     else:
-        start, end = math.floor(low / step), math.ceil(high / step)
+        start, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     if start == end and not inside:
         end += 1
     return [round(i * step, 12) for i in range(start, end + 1)]

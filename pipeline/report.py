@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def _context(results: Results) -> dict[str, Any]:
     )
     accuracy = _curves(results.classification, ("train/top1", "test/top1"))
     loss = _curves(results.detection, ("loss",))
+    data = _data(results.detection)
+    pairs = results.detection.attempt("predictions.json", partial(_pairs, data)) if data else None
     return {
         "name": results.run_dir.resolve().name,
         "results": results,
@@ -72,11 +75,11 @@ def _context(results: Results) -> dict[str, Any]:
         "loss": _charts(loss, "Training loss of the detector", "step", percent=False),
         "class_bars": _bars(results.classification.per_class),
         "detection_bars": _bars(results.detection.per_class),
-        "pairs": _pairs(results.detection),
+        "pairs": pairs or [],
         "score": SCORE,
         "iou": FOUND_IOU,
         "versions": _versions(results),
-        "commands": _commands(results),
+        "commands": _commands(results, data),
         "files": results.files(),
     }
 
@@ -90,7 +93,7 @@ def _chain_nodes(results: Results) -> list[ChainNode]:
             [
                 "accuracy of the best child",
                 f"of {short(search.value('children'))} children",
-                f"on held-out images of {_data_name(search)}",
+                f"on held-out images of {search.data.get('name', 'unknown data')}",
             ],
             "genotype.json",
             bool(search.results.metrics),
@@ -99,7 +102,7 @@ def _chain_nodes(results: Results) -> list[ChainNode]:
             "Classifier",
             percent(classification.value("top1")),
             [
-                f"top-1 accuracy on {_data_name(classification)}",
+                f"top-1 accuracy on {classification.data.get('name', 'unknown data')}",
                 f"{short(classification.value('parameters'))} parameters",
                 f"{short(classification.value('multiply_adds'))} multiply-adds",
             ],
@@ -110,7 +113,7 @@ def _chain_nodes(results: Results) -> list[ChainNode]:
             "Detector",
             percent(detection.value("AP")),
             [
-                f"AP on {_data_name(detection)}",
+                f"AP on {detection.data.get('name', 'unknown data')}",
                 f"AP50 {percent(detection.value('AP50'))}",
                 f"AP75 {percent(detection.value('AP75'))}",
             ],
@@ -118,11 +121,6 @@ def _chain_nodes(results: Results) -> list[ChainNode]:
             bool(detection.results.metrics),
         ),
     ]
-
-
-def _data_name(stage: Stage) -> str:
-    data = stage.config.get("data") or {}
-    return str(data.get("name", "unknown data"))
 
 
 def _charts(series: Sequence[Series], label: str, x_label: str, *, percent: bool) -> list[Markup]:
@@ -135,18 +133,14 @@ def _charts(series: Sequence[Series], label: str, x_label: str, *, percent: bool
 
 
 def _curves(stage: Stage, columns: Sequence[str]) -> list[Series]:
-    """Columns of metrics.csv against its step."""
-    return [
-        Series(column.replace("/", "-"), "line", points)
-        for column in columns
-        if (points := _points(stage, column))
-    ]
+    """Columns of metrics.csv against its step, those that something was logged in."""
 
+    def points(column: str, _: Path) -> Points:
+        rows = (row for row in stage.curve if row.get("step") and row.get(column))
+        return [(float(row["step"]), float(row[column])) for row in rows]
 
-def _points(stage: Stage, column: str) -> Points:
-    return [
-        (float(row["step"]), float(row[column])) for row in stage.curve if row.get("step") and row.get(column)
-    ]
+    every = {column: stage.attempt("metrics.csv", partial(points, column)) for column in columns}
+    return [Series(column.replace("/", "-"), "line", places) for column, places in every.items() if places]
 
 
 def _bars(per_class: Mapping[str, float | None]) -> list[tuple[str, float | None]]:
@@ -158,21 +152,17 @@ def _bars(per_class: Mapping[str, float | None]) -> list[tuple[str, float | None
     return [*ranked[:half], (f"… {len(ranked) - 2 * half} more …", None), *ranked[-half:]]
 
 
-def _pairs(detection: Stage) -> list[Pair]:
-    def read() -> list[Pair]:
-        coco, folder = _data(detection).read("val")
-        return gallery(coco, read_results(detection.folder / "predictions.json", coco), folder)
+def _data(detection: Stage) -> CocoDataConfig | None:
+    """The data that the run was scored on; None where its configuration is absent or not understood."""
+    if not detection.data:
+        return None
+    kind = ScenesDataConfig if "scenes_seed" in detection.data else CocoDataConfig
+    return detection.attempt("config.yaml", lambda _: msgspec.convert(detection.data, kind))
 
-    return (detection.attempt(read) or []) if detection.config else []
 
-
-def _data(detection: Stage) -> CocoDataConfig:
-    """The data that the run was scored on. Raises ValueError when its configuration is not understood."""
-    section = detection.config.get("data") or {}
-    try:
-        return msgspec.convert(section, ScenesDataConfig if "scenes_seed" in section else CocoDataConfig)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"config.yaml: data: {error}") from None
+def _pairs(data: CocoDataConfig, predictions: Path) -> list[Pair]:
+    coco, images = data.read("val")
+    return gallery(coco, read_results(predictions, coco), images)
 
 
 def _versions(results: Results) -> dict[str, str]:
@@ -184,27 +174,23 @@ def _versions(results: Results) -> dict[str, str]:
     return {name: " / ".join(versions) for name, versions in found.items()}
 
 
-def _commands(results: Results) -> list[tuple[str, str]]:
+def _commands(results: Results, data: CocoDataConfig | None) -> list[tuple[str, str]]:
     """What each command does, and the command."""
     commands = [("The whole chain again", results.command)] if results.command else []
-    folder = results.detection.folder
-    if data := results.detection.attempt(lambda: _data(results.detection)):
-        choice = _choice(data)
-        weights, predictions = (
-            f"{key}={folder / name}"
-            for key, name in (("weights", "detector.safetensors"), ("predictions", "predictions.json"))
-        )
-        evaluate = ["python", "-m", "detection.evaluate"]
-        commands += [
-            ("Score the detector again", shlex.join([*evaluate, weights, *choice])),
-            ("Score the stored detections, without a model", shlex.join([*evaluate, predictions, *choice])),
-        ]
-    detector = shlex.quote(str(folder / "detector.safetensors"))
-    return [
-        *commands,
-        ("Look at pictures of your own", f"python -m detection.predict {detector} IMAGES… --output DIR"),
-        ("Write this page again", shlex.join(["python", "-m", "pipeline.report", str(results.run_dir)])),
-    ]
+    detector = results.detection.folder / "detector.safetensors"
+    predictions = results.detection.folder / "predictions.json"
+    evaluate = ["python", "-m", "detection.evaluate"]
+    if data and detector.exists():
+        again = shlex.join([*evaluate, f"weights={detector}", *_choice(data)])
+        commands.append(("Score the detector again", again))
+    if data and predictions.exists():
+        again = shlex.join([*evaluate, f"predictions={predictions}", *_choice(data)])
+        commands.append(("Score the stored detections, without a model", again))
+    if detector.exists():
+        look = f"python -m detection.predict {shlex.quote(str(detector))} IMAGES… --output DIR"
+        commands.append(("Look at pictures of your own", look))
+    write = shlex.join(["python", "-m", "pipeline.report", str(results.run_dir)])
+    return [*commands, ("Write this page again", write)]
 
 
 def _choice(data: CocoDataConfig) -> list[str]:

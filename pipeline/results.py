@@ -46,26 +46,34 @@ class Stage:
         if not folder.is_dir():
             stage.notes.append(f"{folder.name}/ is not there: this stage has not run.")
             return stage
-        stage.results = stage.attempt(lambda: _read_metrics(folder / "metrics.json")) or Metrics()
-        stage.config = stage.attempt(lambda: _read_yaml(folder / "config.yaml")) or {}
+        stage.results = stage.attempt("metrics.json", _read_metrics) or Metrics()
+        stage.config = stage.attempt("config.yaml", _read_yaml) or {}
         if (folder / "versions.json").exists():
-            stage.versions = stage.attempt(lambda: read_json(folder / "versions.json", "versions")) or {}
+            stage.versions = stage.attempt("versions.json", lambda path: read_json(path, "versions")) or {}
         if (folder / "metrics.csv").exists():
-            with (folder / "metrics.csv").open(newline="") as file:
-                stage.curve = list(csv.DictReader(file))
+            stage.curve = stage.attempt("metrics.csv", _read_csv) or []
         return stage
 
-    def attempt(self, read: Callable[[], T]) -> T | None:
-        """What `read` returns; None and a note where its file is absent or broken."""
+    def attempt(self, name: str, read: Callable[[Path], T]) -> T | None:
+        """What `read` makes of the file `name`; None, and a note that names it, where that fails."""
+        if not self.folder.is_dir():
+            return None
         try:
-            return read()
-        except (OSError, ValueError) as error:
-            self.notes.append(str(error).replace(f"{self.folder}{os.sep}", ""))
+            return read(self.folder / name)
+        except (OSError, ValueError, csv.Error, yaml.YAMLError, msgspec.ValidationError) as error:
+            message = str(error).replace(f"{self.folder}{os.sep}", "")
+            self.notes.append(message if name in message else f"{name}: {message}")
             return None
 
     def value(self, key: str) -> float | None:
         """A metric; None where it is unknown or undefined."""
         return None if key in self.results.undefined else self.results.metrics.get(key)
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """The configuration's data section."""
+        section = self.config.get("data")
+        return section if isinstance(section, Mapping) else {}
 
     @property
     def per_class(self) -> dict[str, float | None]:
@@ -106,10 +114,10 @@ class Results:
             classification,
             detection,
             command=command.read_text().strip() if command.is_file() else None,
-            genotype=_part(search, "genotype.json", Genotype.load),
-            children=_part(search, "search.sqlite", read_children) or [],
-            backbone=_part(classification, "backbone.safetensors", _description("backbone")),
-            detector=_part(detection, "detector.safetensors", _description("detector")),
+            genotype=search.attempt("genotype.json", Genotype.load),
+            children=search.attempt("search.sqlite", read_children) or [],
+            backbone=classification.attempt("backbone.safetensors", _description("backbone")),
+            detector=detection.attempt("detector.safetensors", _description("detector")),
         )
 
     def files(self) -> dict[str, Path]:
@@ -123,31 +131,25 @@ class Results:
         return {path.name: path for path in paths if path.exists()}
 
 
-def _part(stage: Stage, name: str, read: Callable[[Path], T]) -> T | None:
-    return stage.attempt(lambda: read(stage.folder / name)) if stage.folder.is_dir() else None
-
-
 def _description(kind: str) -> Callable[[Path], Mapping[str, Any]]:
     return lambda path: read_safetensors(path, kind)[1]
 
 
 def _read_metrics(path: Path) -> Metrics:
-    content = read_json(path, "metrics")
-    try:
-        return msgspec.convert(content, Metrics)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return msgspec.convert(read_json(path, "metrics"), Metrics)
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such configuration file")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML: {error}") from None
+    content = yaml.safe_load(path.read_text())
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: {type(content).__name__}, expected keys and values")
+        raise ValueError(f"{type(content).__name__}, expected keys and values")
     return content
 
 

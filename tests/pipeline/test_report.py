@@ -305,13 +305,14 @@ def test_section_says_what_is_missing(run_dir, missing, section, says):
         "search/metrics.json",
         "classification/config.yaml",
         "classification/metrics.json",
+        "classification/metrics.csv",
         "classification/backbone.safetensors",
         "detection/config.yaml",
         "detection/predictions.json",
     ],
 )
 def test_broken_file_is_named_and_the_rest_is_shown(run_dir, broken):
-    (run_dir / broken).write_bytes(b"[1, {\x00")
+    (run_dir / broken).write_bytes(b"step,test/top1\n[1, {\xff")
     page = read(run_dir)
     assert broken.split("/")[1] in " ".join(
         page.sections[name] for name in ("search", "classifier", "detector")
