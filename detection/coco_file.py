@@ -1,7 +1,8 @@
 """An annotation file in COCO's format as it stands: its keys and types, and the rules that it may break."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
@@ -65,11 +66,6 @@ class Problem:
         return f"{self.rule}: {self.count} ({', '.join(self.examples)}{more})"
 
 
-def _problem(rule: str, offenders: Iterable[object], fatal: bool = True) -> list[Problem]:
-    found = [str(offender) for offender in offenders]
-    return [Problem(rule, len(found), found[:5], fatal)] if found else []
-
-
 def parse(path: str | os.PathLike[str]) -> CocoFile:
     """Reads a file's keys and types, nothing more.
 
@@ -122,65 +118,50 @@ def _locate(top: Any) -> str | None:
     return None
 
 
-def _repeated(values: Sequence[int] | Sequence[str]) -> list[object]:
-    seen: set[object] = set()
-    twice: dict[object, None] = {}
-    for value in values:
-        if value in seen:
-            twice[value] = None
-        seen.add(value)
-    return list(twice)
-
-
 def find_problems(file: CocoFile) -> list[Problem]:
     """Every broken rule of the ids, names and boxes, with counts; looks at no image."""
     annotations = file.annotations or []
     images = {image.id: image for image in file.images}
     categories = {category.id for category in file.categories}
-    boxed = [a for a in annotations if a.image_id in images]
-    problems: list[Problem] = []
-    if not file.images:
-        problems += [Problem("images: empty, expected at least one", 1, ["images"])]
-    if not file.categories:
-        problems += [Problem("categories: empty, expected at least one", 1, ["categories"])]
-    for key, entries in (
-        ("images", file.images),
-        ("annotations", annotations),
-        ("categories", file.categories),
-    ):
-        problems += _problem(f"{key}: id given more than once", _repeated([entry.id for entry in entries]))
-    problems += _problem(
-        "categories: name given more than once", _repeated([category.name for category in file.categories])
-    )
-    problems += _problem(
-        "images: width or height below 1, id", (i.id for i in file.images if i.width < 1 or i.height < 1)
-    )
-    problems += _problem(
-        "images: file_name leaves the folder", (i.file_name for i in file.images if _leaves(i.file_name))
-    )
-    problems += _problem(
-        "annotations: image_id is not among images, annotation",
-        (f"{a.id} of image {a.image_id}" for a in annotations if a.image_id not in images),
-    )
-    problems += _problem(
-        "annotations: category_id is not among categories, annotation",
-        (f"{a.id} with category {a.category_id}" for a in annotations if a.category_id not in categories),
-    )
-    problems += _problem(
-        "annotations: iscrowd is neither 0 nor 1, annotation",
-        (a.id for a in annotations if a.iscrowd not in (0, 1)),
-    )
-    problems += _problem(
-        "annotations: bbox has no area, annotation",
-        (f"{a.id} bbox {list(a.bbox)}" for a in annotations if not (a.bbox[2] > 0 and a.bbox[3] > 0)),
-        fatal=False,
-    )
-    problems += _problem(
-        "annotations: bbox lies outside its image, annotation",
-        (f"{a.id} bbox {list(a.bbox)}" for a in boxed if _outside(a.bbox, images[a.image_id])),
-        fatal=False,
-    )
+    fatal: dict[str, Iterable[object]] = {
+        "images: empty, expected at least one": [] if images else ["none"],
+        "categories: empty, expected at least one": [] if categories else ["none"],
+        "images: id given more than once": _repeated(image.id for image in file.images),
+        "annotations: id given more than once": _repeated(a.id for a in annotations),
+        "categories: id given more than once": _repeated(category.id for category in file.categories),
+        "categories: name given more than once": _repeated(category.name for category in file.categories),
+        "images: width or height below 1, id": (i.id for i in file.images if min(i.width, i.height) < 1),
+        "images: file_name leaves the folder": (i.file_name for i in file.images if _leaves(i.file_name)),
+        "annotations: image_id is not among images, annotation": (
+            f"{a.id} of image {a.image_id}" for a in annotations if a.image_id not in images
+        ),
+        "annotations: category_id is not among categories, annotation": (
+            f"{a.id} with category {a.category_id}" for a in annotations if a.category_id not in categories
+        ),
+        "annotations: iscrowd is neither 0 nor 1, annotation": (
+            a.id for a in annotations if a.iscrowd not in (0, 1)
+        ),
+    }
+    left_out: dict[str, Iterable[object]] = {
+        "annotations: bbox has no area, annotation": (
+            f"{a.id} bbox {list(a.bbox)}" for a in annotations if min(a.bbox[2:]) <= 0
+        ),
+        "annotations: bbox lies outside its image, annotation": (
+            f"{a.id} bbox {list(a.bbox)}"
+            for a in annotations
+            if a.image_id in images and min(a.bbox[2:]) > 0 and _outside(a.bbox, images[a.image_id])
+        ),
+    }
+    problems = []
+    for rules, is_fatal in ((fatal, True), (left_out, False)):
+        for rule, offenders in rules.items():
+            if found := [str(offender) for offender in offenders]:
+                problems.append(Problem(rule, len(found), found[:5], is_fatal))
     return problems
+
+
+def _repeated(values: Iterable[object]) -> list[object]:
+    return [value for value, count in Counter(values).items() if count > 1]
 
 
 def _leaves(file_name: str) -> bool:
@@ -189,11 +170,8 @@ def _leaves(file_name: str) -> bool:
 
 
 def _outside(bbox: tuple[float, float, float, float], image: ImageEntry) -> bool:
-    """Nothing of the box, which has an area, lies in the image."""
     x, y, width, height = bbox
-    return (
-        width > 0 and height > 0 and not (x < image.width and y < image.height and x + width > 0 < y + height)
-    )
+    return x >= image.width or y >= image.height or x + width <= 0 or y + height <= 0
 
 
 def missing_images(file_names: Iterable[str], folder: Path) -> list[str]:

@@ -94,39 +94,29 @@ def evaluate(coco: CocoAnnotations, results: Sequence[Result]) -> Evaluation:
     No detections, no annotations or none of a size give 0.0 and a warning instead of an exception."""
     if not results:
         log.warning("no detections at all: every metric is 0")
-    rows = np.repeat(np.arange(len(coco)), np.diff(coco.first))
     images = [{"id": image_id} for image_id in coco.image_ids.tolist()]
-    truth = [  # ids count from 1: pycocotools takes a match with id 0 for none
-        {
-            "id": number + 1,
-            "image_id": image,
-            "category_id": category,
-            "bbox": bbox,
-            "area": area,
-            "iscrowd": crowd,
-        }
-        for number, (image, category, bbox, area, crowd) in enumerate(
-            zip(
-                coco.image_ids[rows].tolist(),
-                (coco.category_ids[label] for label in coco.labels.tolist()),
-                coco.bboxes.tolist(),
-                coco.areas.tolist(),
-                coco.crowd.astype(int).tolist(),
-                strict=True,
-            )
-        )
-    ]
+    rows = np.repeat(np.arange(len(coco)), np.diff(coco.first))
+    columns = (
+        range(1, len(rows) + 1),  # not the file's: pycocotools takes a match with id 0 for none
+        coco.image_ids[rows].tolist(),
+        [coco.category_ids[label] for label in coco.labels.tolist()],
+        coco.bboxes.tolist(),
+        coco.areas.tolist(),
+        coco.crowd.astype(int).tolist(),
+    )
+    keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+    truth = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
     found = [
         {
-            "id": number + 1,
+            "id": number,
             "image_id": result.image_id,
             "category_id": result.category_id,
             "bbox": list(result.bbox),
-            "score": result.score,
             "area": result.bbox[2] * result.bbox[3],
             "iscrowd": 0,
+            "score": result.score,
         }
-        for number, result in enumerate(results)
+        for number, result in enumerate(results, start=1)
     ]
     categories = [{"id": i, "name": n} for i, n in zip(coco.category_ids, coco.category_names, strict=True)]
     with contextlib.redirect_stdout(io.StringIO()):

@@ -106,4 +106,5 @@ def run(config: DetectionConfig) -> dict[str, Any]:
         logger.log_metrics({f"val/{name}": value for name, value in evaluation.metrics.items()}, steps)
     log_artifact(loggers, weights, "detector")
     finish(loggers)
-    return folder.finish("detection", "val", evaluation.metrics, evaluation.per_class)
+    undefined = evaluation.undefined
+    return folder.finish("detection", "val", evaluation.metrics, evaluation.per_class, undefined=undefined)
