@@ -9,6 +9,7 @@ import lightning as L
 
 from detection.backbone import BackboneSource, freeze_statistics
 from detection.coco_file import CategoryEntry
+from detection.data import DetectionImages
 from detection.detector import Detector, InputFormat, check_categories
 from detection.evaluate import evaluate, predict_all, write_results
 from detection.module import DetectionModule, DetectionRecipe
@@ -54,31 +55,11 @@ def run(config: DetectionConfig) -> dict[str, Any]:
     if (Path(config.run_dir) / "metrics.json").exists():
         folder = RunFolder.open(config.run_dir, config, stage="detection", may_change=MAY_CHANGE)
         return folder.finished() or {}
-    L.seed_everything(config.seed, verbose=False)
-    backbone = config.backbone.build()
-    train, val = config.data.open("train", seed=config.seed), config.data.open("val")
-    if not val.coco.annotated:
-        raise ValueError(f"{val.coco.path}: the key 'annotations' is missing, nothing to evaluate with")
-    names = zip(train.coco.category_ids, train.coco.category_names, strict=True)
-    categories = [CategoryEntry(category, name) for category, name in names]
-    check_categories(val.coco, categories)
+    detector, train, val = _build(config)
     steps = config.recipe.total_steps(len(train))
-    mean, std = list(backbone.preprocessing.mean), list(backbone.preprocessing.std)
-    engine = config.detector.build(backbone, len(categories), mean, std)
-    frozen = config.recipe.freeze_statistics
-    frozen = config.backbone.pretrained if frozen is None else frozen
-    if frozen:
-        freeze_statistics(engine.backbone)
 
     folder = RunFolder.open(config.run_dir, config, stage="detection", may_change=MAY_CHANGE)
-    log.info(
-        "%d training images, %d categories, %d steps; backbone %s, batch statistics %s",
-        len(train),
-        len(categories),
-        steps,
-        "pretrained" if config.backbone.pretrained else "from scratch",
-        "frozen" if frozen else "of each batch",
-    )
+    log.info("%d training images, %d categories, %d steps", len(train), len(detector.categories), steps)
     loggers = config.logger.build(folder.path, "detection", plain(config))
     trainer = config.trainer.build(
         folder,
@@ -88,16 +69,12 @@ def run(config: DetectionConfig) -> dict[str, Any]:
         gradient_clip_norm=config.recipe.clip_norm,
         validate_every_epochs=None,
     )
-    module = DetectionModule(engine, config.recipe, train, config.data.workers, config.seed)
-    module.train()  # loaded weights come in evaluation mode
+    module = DetectionModule(detector.engine, config.recipe, train, config.data.workers, config.seed).train()
     trainer.fit(module, ckpt_path=last_checkpoint(folder), weights_only=True)
     if not trainer.is_global_zero:
         return {}
-    input_format = InputFormat(config.data.test_min_size, config.data.max_size, mean, std)
-    detector = Detector(
-        engine.to(trainer.strategy.root_device), config.detector, backbone.spec, categories, input_format
-    )
-    results = predict_all(detector, val, config.data.workers)
+
+    results = predict_all(detector.to(trainer.strategy.root_device), val, config.data.workers)
     evaluation = evaluate(val.coco, results)
     write_results(folder.path / "predictions.json", results)
     weights = folder.path / "detector.safetensors"
@@ -106,5 +83,29 @@ def run(config: DetectionConfig) -> dict[str, Any]:
         logger.log_metrics({f"val/{name}": value for name, value in evaluation.metrics.items()}, steps)
     log_artifact(loggers, weights, "detector")
     finish(loggers)
-    undefined = evaluation.undefined
-    return folder.finish("detection", "val", evaluation.metrics, evaluation.per_class, undefined=undefined)
+    return folder.finish("detection", "val", evaluation.metrics, evaluation.per_class)
+
+
+def _build(config: DetectionConfig) -> tuple[Detector, DetectionImages, DetectionImages]:
+    """The untrained detector, the training and the validation images; writes nothing."""
+    L.seed_everything(config.seed, verbose=False)
+    backbone = config.backbone.build()
+    train, val = config.data.open("train", seed=config.seed), config.data.open("val")
+    if not val.coco.annotated:
+        raise ValueError(f"{val.coco.path}: the key 'annotations' is missing, nothing to evaluate with")
+    names = zip(train.coco.category_ids, train.coco.category_names, strict=True)
+    categories = [CategoryEntry(category, name) for category, name in names]
+    check_categories(val.coco, categories)
+    mean, std = list(backbone.preprocessing.mean), list(backbone.preprocessing.std)
+    engine = config.detector.build(backbone, len(categories), mean, std)
+    pretrained = config.backbone.pretrained
+    frozen = pretrained if config.recipe.freeze_statistics is None else config.recipe.freeze_statistics
+    if frozen:
+        freeze_statistics(engine.backbone)
+    log.info(
+        "backbone %s, its batch normalisation uses %s",
+        "pretrained" if pretrained else "from scratch",
+        "the stored statistics" if frozen else "each batch's statistics",
+    )
+    input_format = InputFormat(config.data.test_min_size, config.data.max_size, mean, std)
+    return Detector(engine, config.detector, backbone.spec, categories, input_format), train, val

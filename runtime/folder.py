@@ -55,14 +55,20 @@ class RunFolder:
         return read_json(path, "metrics") if path.exists() else None
 
     def finish(
-        self, stage: str, split: str, metrics: Mapping[str, float], per_class: Mapping | None = None
+        self,
+        stage: str,
+        split: str,
+        metrics: Mapping[str, float],
+        per_class: Mapping | None = None,
+        **more: Any,
     ) -> dict[str, Any]:
-        """Writes `metrics.json` and returns its content. Rates are in 0..1."""
+        """Writes `metrics.json` and returns its content. Rates are in 0..1. more: further keys."""
         content = {
             "stage": stage,
             "split": split,
             "metrics": dict(metrics),
             "per_class": dict(per_class or {}),
+            **more,
         }
         write_json(self.path / "metrics.json", content)
         log.info("%s", "  ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
