@@ -43,6 +43,11 @@ class Box(NamedTuple):
         return self.left + margin < x < self.right - margin and self.top + margin < y < self.bottom - margin
 
 
+def shift_of(group: ET.Element) -> float:
+    (shift,) = re.findall(r"translate\(([\d.]+) 0\)", group.attrib["transform"])
+    return float(shift)
+
+
 def box_of(shape: ET.Element, shift: float) -> Box:
     if shape.tag == f"{NS}circle":
         x, y, r = (float(shape.attrib[key]) for key in ("cx", "cy", "r"))
@@ -55,7 +60,7 @@ def labelled_boxes(svg: str) -> list[tuple[Box, list[ET.Element], float]]:
     """Every box with its texts and the shift of its cell."""
     found = []
     for group in ET.fromstring(svg).findall(f"{NS}g"):
-        shift = float(re.search(r"translate\(([\d.]+) 0\)", group.attrib["transform"])[1])
+        shift = shift_of(group)
         for parent in group.iter(f"{NS}g"):
             for shape in [*parent.findall(f"{NS}rect"), *parent.findall(f"{NS}circle")]:
                 found.append((box_of(shape, shift), parent.findall(f"{NS}text"), shift))
@@ -65,7 +70,7 @@ def labelled_boxes(svg: str) -> list[tuple[Box, list[ET.Element], float]]:
 def curve_points(svg: str):
     """Points along every curve and every wire, endpoints left out."""
     for group in ET.fromstring(svg).findall(f"{NS}g"):
-        shift = float(re.search(r"translate\(([\d.]+) 0\)", group.attrib["transform"])[1])
+        shift = shift_of(group)
         for path in group.iter(f"{NS}path"):
             numbers = [float(n) for n in re.findall(r"-?[\d.]+", path.attrib["d"])]
             if "C" not in path.attrib["d"]:
@@ -139,7 +144,7 @@ def test_operations_are_labelled_in_the_papers_words():
     blocks = [Block(0, 1, name, name) for name in OPERATION_NAMES]
     svg = ET.fromstring(draw_cell(Cell.with_unused_concat(blocks), "All"))
     labels = {
-        g.attrib["data-operation"]: " ".join(t.text for t in g.findall(f"{NS}text"))
+        g.attrib["data-operation"]: " ".join("".join(t.itertext()) for t in g.findall(f"{NS}text"))
         for g in svg.iter()
         if "data-operation" in g.attrib
     }
@@ -165,8 +170,8 @@ def test_nothing_outside_is_requested_and_the_ground_is_its_own():
     svg = draw(NASNET_A)
     assert re.findall(r"https?://[^\"]+", svg) == ["http://www.w3.org/2000/svg"]
     assert "url(" not in svg
-    ground = ET.fromstring(svg).find(f"{NS}rect")
     root = ET.fromstring(svg)
+    ground = next(root.iter(f"{NS}rect"))
     assert [ground.attrib[key] for key in ("width", "height")] == [
         root.attrib[key] for key in ("width", "height")
     ]
@@ -174,4 +179,4 @@ def test_nothing_outside_is_requested_and_the_ground_is_its_own():
 
 def test_a_title_is_text():
     svg = draw_cell(NASNET_A.normal, "<script>")
-    assert ET.fromstring(svg).find(f".//{NS}text").text == "<script>"
+    assert next(ET.fromstring(svg).iter(f"{NS}text")).text == "<script>"

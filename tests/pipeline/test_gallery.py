@@ -73,7 +73,7 @@ def test_labels_overlap_nowhere_and_stay_in_the_panel(seed, count):
     boxes = [DrawnBox("class", 0, "", score=0.5) for _ in bboxes]
     place_labels(boxes, bboxes, 300, 200)
     scale, height, length = 250 / 300, 15, 6.2 * len("class 0.50") + 6
-    placed = []
+    placed: list[tuple[float, float]] = []
     for box, (x, y, w, h) in zip(boxes, bboxes, strict=True):
         if not box.label:
             continue

@@ -160,7 +160,10 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.elements, self.sections, self.section, self.open = [], {}, None, []
+        self.elements: list[tuple[str, dict]] = []
+        self.sections: dict[str, str] = {}
+        self.section: str | None = None
+        self.open: list[str] = []
         self.feed(text)
         assert self.open == [], "every element is closed"
 
@@ -354,9 +357,9 @@ def test_commands_name_the_data_and_how_it_was_started(run_dir):
 
 def test_summary_holds_the_key_figures_and_the_paths(run_dir):
     write_report(run_dir)
-    console = Console(width=400, file=io.StringIO())
-    console.print(summary(run_dir))
-    text = console.file.getvalue()
+    output = io.StringIO()
+    Console(width=400, file=output).print(summary(run_dir))
+    text = output.getvalue()
     for shown in ("children 3, 1 failed", "best 75.0 %   mean 62.5 %", "top-1 96.0 %", "parameters 5.29 M"):
         assert shown in text
     for name, value in COCO.items():
