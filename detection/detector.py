@@ -49,7 +49,7 @@ class InputFormat:
 
 
 class Detector:
-    """An engine in evaluation mode, its categories and the size at which it looks at images."""
+    """An engine, its categories and the size at which it looks at images."""
 
     def __init__(
         self,
@@ -59,12 +59,18 @@ class Detector:
         categories: list[CategoryEntry],
         input_format: InputFormat,
     ):
-        self.engine = engine.eval()
+        self.engine = engine
         self.config = config
         self.spec = spec
         self.categories = categories
         self.input_format = input_format
-        self.device = next(engine.parameters()).device
+        self.to(next(engine.parameters()).device)
+
+    def to(self, device: torch.device | str) -> "Detector":
+        """Moves the engine there and puts it in evaluation mode, which a training leaves."""
+        self.device = torch.device(device)
+        self.engine.to(self.device).eval()
+        return self
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str = "auto") -> "Detector":
@@ -87,7 +93,7 @@ class Detector:
         load_tensors(engine, tensors, str(path))
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(engine.to(device), config, spec, categories, input_format)
+        return cls(engine, config, spec, categories, input_format).to(device)
 
     def save(self, path: str | os.PathLike[str], metrics: Mapping[str, float]) -> None:
         """Writes a `detector.safetensors`, which needs no other file."""

@@ -60,7 +60,7 @@ class Sampled(NamedTuple):
 
 
 class RoIAlignPyramid(nn.Module):
-    """RoIAlign with half-pixel alignment and as many samples as the box has pixels, per level."""
+    """RoIAlign with half-pixel alignment and as many samples as the box has places (sampling ratio 0)."""
 
     def __init__(self, size: int, strides: Sequence[int]):
         super().__init__()
@@ -77,11 +77,12 @@ class RoIAlignPyramid(nn.Module):
             everything, self.first_level, self.first_level + len(self.strides) - 1
         )
         image = torch.cat([torch.full((len(b),), float(i), device=b.device) for i, b in enumerate(boxes)])
-        rois = torch.cat([image[:, None], everything], dim=1).to(maps[0].dtype)
-        pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], self.size, self.size)
+        rois = torch.cat([image[:, None], everything], dim=1)
+        pooled = rois.new_zeros(len(rois), maps[0].shape[1], self.size, self.size)
         for level, (feature_map, stride) in enumerate(zip(maps, self.strides, strict=True)):
             here = (levels == level).nonzero().squeeze(1)
-            crops = roi_align(feature_map, rois[here], self.size, 1 / stride, sampling_ratio=0, aligned=True)
+            # In float32: half precision would round the boxes to several pixels.
+            crops = roi_align(feature_map.float(), rois[here], self.size, 1 / stride, 0, aligned=True)
             pooled = pooled.index_put((here,), crops)
         return pooled
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 
-from detection.backbone import BackboneSource, freeze_statistics
+from detection.backbone import BackboneSource, FrozenStatistics, freeze_statistics
 from detection.coco_file import CategoryEntry
 from detection.data import DetectionImages
 from detection.detector import Detector, InputFormat, check_categories
@@ -59,7 +59,15 @@ def run(config: DetectionConfig) -> dict[str, Any]:
     steps = config.recipe.total_steps(len(train))
 
     folder = RunFolder.open(config.run_dir, config, stage="detection", may_change=MAY_CHANGE)
-    log.info("%d training images, %d categories, %d steps", len(train), len(detector.categories), steps)
+    frozen = any(isinstance(module, FrozenStatistics) for module in detector.engine.modules())
+    log.info(
+        "%d training images, %d categories, %d steps; backbone %s, its batch normalisation uses %s",
+        len(train),
+        len(detector.categories),
+        steps,
+        "pretrained" if config.backbone.pretrained else "from scratch",
+        "the stored statistics" if frozen else "each batch's statistics",
+    )
     loggers = config.logger.build(folder.path, "detection", plain(config))
     trainer = config.trainer.build(
         folder,
@@ -98,14 +106,8 @@ def _build(config: DetectionConfig) -> tuple[Detector, DetectionImages, Detectio
     check_categories(val.coco, categories)
     mean, std = list(backbone.preprocessing.mean), list(backbone.preprocessing.std)
     engine = config.detector.build(backbone, len(categories), mean, std)
-    pretrained = config.backbone.pretrained
-    frozen = pretrained if config.recipe.freeze_statistics is None else config.recipe.freeze_statistics
-    if frozen:
+    frozen = config.recipe.freeze_statistics
+    if config.backbone.pretrained if frozen is None else frozen:
         freeze_statistics(engine.backbone)
-    log.info(
-        "backbone %s, its batch normalisation uses %s",
-        "pretrained" if pretrained else "from scratch",
-        "the stored statistics" if frozen else "each batch's statistics",
-    )
     input_format = InputFormat(config.data.test_min_size, config.data.max_size, mean, std)
     return Detector(engine, config.detector, backbone.spec, categories, input_format), train, val

@@ -54,6 +54,7 @@ class Engine(nn.Module, ABC):
     normalisation and sampling follow `train()` and `eval()` as everywhere in torch."""
 
     num_classes: int
+    backbone: nn.Module
 
     @abstractmethod
     def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
