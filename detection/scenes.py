@@ -8,6 +8,7 @@ scene holds a crowd region: a cluster of small digits annotated as one.
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -22,6 +23,8 @@ from PIL import Image, ImageFilter
 from backbones.files import write_json
 from classification.data import ImageDataConfig, ImageSet, open_images
 from detection.data import CocoDataConfig, cache_folder
+
+log = logging.getLogger(__name__)
 
 CATEGORY_IDS = (1, 3, 4, 7, 13, 27, 44, 62, 85, 90)
 """Ids of the digits 0 to 9, with gaps as COCO's have."""
@@ -81,6 +84,9 @@ class ScenesDataConfig(CocoDataConfig):
         root = cache_folder() / f"scenes-{digest}" if self.root is None else Path(self.root).expanduser()
         written = root / "scenes.json"
         if not written.is_file():
+            log.info(
+                "writing %d scenes of handwritten digits to %s", self.train_scenes + self.val_scenes, root
+            )
             write_scenes(root, settings)
         elif (found := json.loads(written.read_text())) != settings:
             raise ValueError(

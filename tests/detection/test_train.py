@@ -75,6 +75,29 @@ def test_a_detector_looks_at_pictures_and_tensors_alike(trained, scenes):
     assert by_picture["scores"].tolist() == sorted(by_picture["scores"].tolist(), reverse=True)
 
 
+def test_files_that_are_no_detector_are_refused_with_the_key(trained, backbone_file, tmp_path):
+    with pytest.raises(ValueError, match=r"backbone\.safetensors: kind = 'backbone', expected 'detector'"):
+        Detector.load(backbone_file)
+    tensors, metadata = weights.read_safetensors(trained[0] / "detector.safetensors", "detector")
+    path = tmp_path / "detector.safetensors"
+    for changes, message in (
+        ({"engine": "yolo"}, "engine = yolo, expected one of torchvision_fpn"),
+        ({"categories": [{"id": "one", "name": "1"}]}, "Expected `int`, got `str`"),
+        (
+            {"categories": metadata["categories"][:3]},
+            r"box_head.class_logits.weight is \(11, 16\), expected \(4, 16\)",
+        ),
+        (
+            {"detector": {**metadata["detector"], "fpn_channels": 0}},
+            "detector.fpn_channels = 0, must be at least 1",
+        ),
+    ):
+        weights.write_safetensors(path, "detector", tensors, metadata | changes)
+        with pytest.raises(ValueError, match=message) as refusal:
+            Detector.load(path)
+        assert str(refusal.value).startswith(f"{path}: ")
+
+
 def test_pretrained_statistics_are_frozen_and_fresh_ones_are_not(
     trained, small_config, backbone_file, scenes, tmp_path
 ):
