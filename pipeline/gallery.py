@@ -5,6 +5,7 @@ Boxes are x, y, width, height in pixels of the stored image, as COCO has them.
 
 import base64
 import io
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +20,13 @@ from detection.coco import CocoAnnotations
 from detection.evaluate import Result
 
 Xywh = tuple[float, float, float, float]
+Annotated = tuple[int, Xywh, bool]
+"""Category id, box, whether it is a crowd region."""
 
-SCORE = 0.5
-"""Detections below are not shown."""
 FOUND_IOU = 0.5
+"""Overlap from which a detection finds an object of its class."""
+SCORE_OF_NOTHING_RIGHT = 0.5
+"""From which detections are shown where none is right."""
 MOST_BOXES = 15
 """Boxes in one image up to which a person sees what is what."""
 LONGEST_SIDE = 420
@@ -67,28 +71,56 @@ class Pair:
     truth: list[DrawnBox]
     predicted: list[DrawnBox]
     found: int
-    """Annotated objects with a detection of their class that overlaps by FOUND_IOU; crowds do not count."""
+    """Annotated objects, crowds left out, that a detection finds."""
     objects: int
     best_score: float | None
-    """Of all detections, also below SCORE."""
+    """Of all detections, also of those not shown."""
 
     @property
     def wrong(self) -> int:
         return sum(box.wrong for box in self.predicted)
 
 
-def gallery(coco: CocoAnnotations, results: Sequence[Result], folder: Path, count: int = 12) -> list[Pair]:
+@dataclass
+class Gallery:
+    """Pairs, and how their detections were selected: those with at least `score`, F1 being `f1` there."""
+
+    pairs: list[Pair]
+    score: float
+    f1: float
+
+
+def gallery(coco: CocoAnnotations, results: Sequence[Result], folder: Path, count: int = 12) -> Gallery:
     """The `count` most different validation images as pairs, wide ones first so that rows have one height.
 
     Raises FileNotFoundError or ValueError for an image that cannot be read."""
-    detections: dict[int, list[Result]] = {}
-    for result in results:
-        detections.setdefault(result.image_id, []).append(result)
-    pairs = [
-        _pair(coco, index, detections.get(int(coco.image_ids[index]), []), folder)
-        for index in varied(coco, count)
-    ]
-    return sorted(pairs, key=lambda pair: pair.height / pair.width)
+    detections: list[list[Result]] = [[] for _ in range(len(coco))]
+    place = {image_id: index for index, image_id in enumerate(coco.image_ids.tolist())}
+    for result in sorted(results, key=lambda result: -result.score):
+        detections[place[result.image_id]].append(result)
+    score, f1 = balanced_score(coco, detections)
+    pairs = [_pair(coco, index, detections[index], score, folder) for index in varied(coco, count)]
+    return Gallery(sorted(pairs, key=lambda pair: pair.height / pair.width), score, f1)
+
+
+def balanced_score(coco: CocoAnnotations, detections: Sequence[Sequence[Result]]) -> tuple[float, float]:
+    """The score from which detections balance precision and recall best over all images, and F1 there.
+
+    detections: of each image of `coco`, by falling score. A fixed score would show nothing of a detector that
+    was trained for minutes, and too much of another. In hundredths, rounded down, as it is printed."""
+    judged: list[tuple[float, bool]] = []
+    for index, found in enumerate(detections):
+        verdicts = judge(_truth(coco, index), found)
+        judged += [(d.score, right) for d, right in zip(found, verdicts, strict=True) if right is not None]
+    judged.sort(key=lambda item: -item[0])
+    objects = int((~coco.crowd).sum())
+    best_f1, best_score, rights = 0.0, SCORE_OF_NOTHING_RIGHT, 0
+    for shown, (score, right) in enumerate(judged, 1):
+        rights += right
+        complete = shown == len(judged) or judged[shown][0] < score  # equal scores stand or fall together
+        if complete and (f1 := 2 * rights / (shown + objects)) > best_f1:
+            best_f1, best_score = f1, score
+    return math.floor(best_score * 100) / 100, best_f1
 
 
 def varied(coco: CocoAnnotations, count: int) -> list[int]:
@@ -98,9 +130,8 @@ def varied(coco: CocoAnnotations, count: int) -> list[int]:
     it was shown, and many features in one image count by their root. Images with more than MOST_BOXES come
     only where there are no others."""
     boxes = np.diff(coco.first)
-    rest = sorted(range(len(coco)), key=lambda index: boxes[index] > MOST_BOXES)
-    calm = int((boxes <= MOST_BOXES).sum())
-    rest = rest[: max(calm, count)]
+    calm_first = sorted(range(len(coco)), key=lambda index: boxes[index] > MOST_BOXES)
+    rest = calm_first[: max(count, int((boxes <= MOST_BOXES).sum()))]
     features = {index: _features(coco, index) for index in rest}
     shown: Counter[str] = Counter()
     chosen: list[int] = []
@@ -122,7 +153,39 @@ def _features(coco: CocoAnnotations, index: int) -> set[str]:
     return {f"class {label}" for label in labels} | sizes | number | ({"crowd"} if crowd.any() else set())
 
 
-def _pair(coco: CocoAnnotations, index: int, detections: Sequence[Result], folder: Path) -> Pair:
+def _truth(coco: CocoAnnotations, index: int) -> list[Annotated]:
+    return [
+        (coco.category_ids[int(coco.labels[row])], _xywh(coco.bboxes[row].tolist()), bool(coco.crowd[row]))
+        for row in range(int(coco.first[index]), int(coco.first[index + 1]))
+    ]
+
+
+def judge(truth: Sequence[Annotated], detections: Sequence[Result]) -> list[bool | None]:
+    """Whether each detection finds an object, each object once; None for one inside a crowd of its class.
+
+    detections: by falling score; as in COCO's matching, what comes later does not change a verdict."""
+    free = [(category, box) for category, box, crowd in truth if not crowd]
+    crowds = [(category, box) for category, box, crowd in truth if crowd]
+    verdicts: list[bool | None] = []
+    for detection in detections:
+        same = [box for category, box in free if category == detection.category_id]
+        nearest = max(same, key=lambda box: iou(box, detection.bbox), default=None)
+        if nearest is not None and iou(nearest, detection.bbox) >= FOUND_IOU:
+            free.remove((detection.category_id, nearest))
+            verdicts.append(True)
+        else:
+            excused = any(
+                category == detection.category_id and _share_inside(detection.bbox, box) >= FOUND_IOU
+                for category, box in crowds
+            )
+            verdicts.append(None if excused else False)
+    return verdicts
+
+
+def _pair(
+    coco: CocoAnnotations, index: int, detections: Sequence[Result], score: float, folder: Path
+) -> Pair:
+    """detections: all of the image, by falling score; shown are those with at least `score`."""
     height, width = (int(side) for side in coco.sizes[index])
     names = dict(zip(coco.category_ids, coco.category_names, strict=True))
     # Steps of the golden angle keep the colours of any number of classes apart.
@@ -131,20 +194,14 @@ def _pair(coco: CocoAnnotations, index: int, detections: Sequence[Result], folde
     def drawn(category: int, box: Xywh, **more: Any) -> DrawnBox:
         return DrawnBox(names[category], hues[category], _place(box, width, height), **more)
 
-    truth = [
-        (coco.category_ids[int(coco.labels[row])], _xywh(coco.bboxes[row].tolist()), bool(coco.crowd[row]))
-        for row in range(int(coco.first[index]), int(coco.first[index + 1]))
-    ]
-    objects = [(category, box) for category, box, crowd in truth if not crowd]
-    crowds = [(category, box) for category, box, crowd in truth if crowd]
-    shown = sorted((d for d in detections if d.score >= SCORE), key=lambda d: -d.score)
-    found, right = match(objects, shown)
-    predicted = []
-    for detection, ok in zip(shown, right, strict=True):
-        category, box = detection.category_id, detection.bbox
-        excused = any(category == c and _share_inside(box, crowd) >= FOUND_IOU for c, crowd in crowds)
-        predicted.append(drawn(category, box, score=detection.score, wrong=not ok and not excused))
+    truth = _truth(coco, index)
+    shown = [detection for detection in detections if detection.score >= score]
+    verdicts = judge(truth, shown)
     annotated = [drawn(category, box, crowd=crowd) for category, box, crowd in truth]
+    predicted = [
+        drawn(detection.category_id, detection.bbox, score=detection.score, wrong=right is False)
+        for detection, right in zip(shown, verdicts, strict=True)
+    ]
     place_labels(annotated, [box for _, box, _ in truth], width, height)
     place_labels(predicted, [detection.bbox for detection in shown], width, height)
     return Pair(
@@ -154,24 +211,10 @@ def _pair(coco: CocoAnnotations, index: int, detections: Sequence[Result], folde
         data_uri(folder / str(coco.file_names[index])),
         annotated,
         predicted,
-        found,
-        len(objects),
-        best_score=max((detection.score for detection in detections), default=None),
+        found=verdicts.count(True),
+        objects=sum(not crowd for _, _, crowd in truth),
+        best_score=detections[0].score if detections else None,
     )
-
-
-def match(truth: Sequence[tuple[int, Xywh]], shown: Sequence[Result]) -> tuple[int, list[bool]]:
-    """How many objects are found, and which detections are right: by falling score, each object once."""
-    free = list(truth)
-    right = []
-    for detection in shown:
-        candidates = [
-            o for o in free if o[0] == detection.category_id and iou(o[1], detection.bbox) >= FOUND_IOU
-        ]
-        right.append(bool(candidates))
-        if candidates:
-            free.remove(max(candidates, key=lambda o: iou(o[1], detection.bbox)))
-    return len(truth) - len(free), right
 
 
 def iou(a: Xywh, b: Xywh) -> float:

@@ -19,7 +19,7 @@ from detection.data import CocoDataConfig
 from detection.evaluate import read_results
 from detection.scenes import ScenesDataConfig
 from pipeline.figures import ChainNode, Points, Series, chain, chart, reward_series
-from pipeline.gallery import FOUND_IOU, SCORE, Pair, gallery
+from pipeline.gallery import FOUND_IOU, Gallery, gallery
 from pipeline.results import Results, Stage, percent, short
 
 CHART_SIZES = ((1030, 300), (360, 250))
@@ -63,7 +63,7 @@ def _context(results: Results) -> dict[str, Any]:
     accuracy = _curves(results.classification, ("train/top1", "test/top1"))
     loss = _curves(results.detection, ("loss",))
     data = _data(results.detection)
-    pairs = results.detection.attempt("predictions.json", partial(_pairs, data)) if data else None
+    shown = results.detection.attempt("predictions.json", partial(_gallery, data)) if data else None
     return {
         "name": results.run_dir.resolve().name,
         "results": results,
@@ -75,8 +75,7 @@ def _context(results: Results) -> dict[str, Any]:
         "loss": _charts(loss, "Training loss of the detector", "step", percent=False),
         "class_bars": _bars(results.classification.per_class),
         "detection_bars": _bars(results.detection.per_class),
-        "pairs": pairs or [],
-        "score": SCORE,
+        "gallery": shown,
         "iou": FOUND_IOU,
         "versions": _versions(results),
         "commands": _commands(results, data),
@@ -160,7 +159,7 @@ def _data(detection: Stage) -> CocoDataConfig | None:
     return detection.attempt("config.yaml", lambda _: msgspec.convert(detection.data, kind))
 
 
-def _pairs(data: CocoDataConfig, predictions: Path) -> list[Pair]:
+def _gallery(data: CocoDataConfig, predictions: Path) -> Gallery:
     coco, images = data.read("val")
     return gallery(coco, read_results(predictions, coco), images)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from detection.coco import read_coco
 from detection.evaluate import Result
-from pipeline.gallery import MOST_BOXES, DrawnBox, iou, match, place_labels, varied
+from pipeline.gallery import MOST_BOXES, DrawnBox, balanced_score, iou, judge, place_labels, varied
 
 
 def coco(tmp_path, *images):
@@ -54,14 +54,39 @@ def test_overlap_is_intersection_over_union():
     assert iou((0, 0, 10, 10), (10, 0, 10, 10)) == 0
 
 
+TRUTH = [
+    (1, (0.0, 0.0, 10.0, 10.0), False),
+    (2, (50.0, 0.0, 10.0, 10.0), False),
+    (1, (100.0, 0.0, 80.0, 80.0), True),
+]
+
+
 def test_each_object_is_found_once_by_the_best_score_of_its_class():
-    truth = [(1, (0.0, 0.0, 10.0, 10.0)), (2, (50.0, 0.0, 10.0, 10.0))]
     shown = [
         Result(0, 1, (1.0, 0.0, 10.0, 10.0), 0.9),  # IoU 9/11
         Result(0, 1, (0.0, 0.0, 10.0, 10.0), 0.8),  # found already
         Result(0, 1, (50.0, 0.0, 10.0, 10.0), 0.7),  # another class
+        Result(0, 1, (110.0, 10.0, 10.0, 10.0), 0.6),  # in the crowd
+        Result(0, 2, (110.0, 10.0, 10.0, 10.0), 0.5),  # in a crowd of another class
     ]
-    assert match(truth, shown) == (1, [True, False, False])
+    assert judge(TRUTH, shown) == [True, False, False, None, False]
+
+
+def test_detections_are_shown_from_the_score_with_the_best_f1(tmp_path):
+    annotations = coco(tmp_path, [(1, 50, 0), (2, 100, 0)], [])
+    box = {3: (0.0, 0.0, 50.0, 50.0), 6: (0.0, 0.0, 100.0, 100.0), 9: (0.0, 0.0, 10.0, 10.0)}
+
+    def best(*detections):
+        found = [Result(0, category, box[category], score) for category, score in detections]
+        return balanced_score(annotations, [found, []])
+
+    # F1 is 2 * right / (shown + 2 objects): 2/3, then 2/4, then 4/5
+    assert best((3, 0.409), (9, 0.3), (6, 0.209)) == (0.2, 4 / 5)
+    assert best((3, 0.409), (9, 0.3), (9, 0.209)) == (0.4, 2 / 3)
+    # equal scores stand or fall together
+    assert best((3, 0.4), (9, 0.4)) == (0.4, 2 / 4)
+    assert best((9, 0.9)) == (0.5, 0.0)
+    assert best() == (0.5, 0.0)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 40))

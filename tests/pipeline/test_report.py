@@ -95,7 +95,7 @@ def write_detection(folder, data):
             "undefined": ["APl"],
         },
     )
-    boxes = [(1, 5, [10, 10, 40, 40], 0.9), (1, 9, [80, 20, 40, 40], 0.8), (2, 5, [0, 0, 20, 20], 0.3)]
+    boxes = [(1, 5, [10, 10, 40, 40], 0.8), (1, 9, [80, 20, 40, 40], 0.9), (2, 5, [0, 0, 20, 20], 0.3)]
     predictions = [dict(zip(("image_id", "category_id", "bbox", "score"), box, strict=True)) for box in boxes]
     (folder / "predictions.json").write_text(json.dumps(predictions))
     tensors = {"weight": torch.zeros(1)}
@@ -250,15 +250,20 @@ def test_detections_lie_beside_the_ground_truth(run_dir):
             CLASSES[0],
             CLASSES[1],
             f"{CLASSES[1]} (crowd region)",
-            f"{CLASSES[0]} 0.90",
-            f"{CLASSES[1]} 0.80 (wrong)",
+            f"{CLASSES[0]} 0.80",
+            f"{CLASSES[1]} 0.90 (wrong)",
         ]
     )
     assert len(page.having("crowd")) == 1
     assert len(page.having("panel")) == 4
     text = page.sections["detections"]
     assert "1.png: 1 of 2 found, 1 wrong" in text
-    assert "2.png: nothing to find; nothing scores 0.50, the best 0.30" in text
+    assert "2.png: nothing to find; nothing scores 0.80, the best 0.30" in text
+    # 1 of 2 shown is right, 1 of 2 objects found; with the third detection F1 would be 2 / (3 + 2)
+    assert (
+        "at least 0.80, where precision and recall balance best over all validation images (F1 50.0 %)"
+        in text
+    )
 
 
 def test_boxes_lie_where_the_annotation_says(run_dir):
