@@ -3,10 +3,7 @@
 Everything that can be wrong with a data set's layout is found by `open_images`, before any training.
 """
 
-import gzip
-import io
 import os
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from classification import archives
 from runtime.loading import counter_hash
 
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-FASHION_MNIST_CLASSES = (
-    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 DIGITS_TEST_IMAGES = 360
 
@@ -187,8 +180,7 @@ def _digits(config: ImageDataConfig, split: str) -> ImageSet:
     labels = digits.target.astype(np.int64)
     test = stratified(labels, DIGITS_TEST_IMAGES, seed=0)
     indices = test if split == "test" else np.setdiff1d(np.arange(len(labels)), test)
-    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    pixels = np.repeat(grey[..., None], 3, axis=-1)
+    pixels = _grey_to_rgb(np.rint(digits.images * (255 / 16)).astype(np.uint8))
     return ImageSet("digits", [str(digit) for digit in range(10)], labels[indices], pixels[indices])
 
 
@@ -227,97 +219,30 @@ def _images_under(folder: Path) -> list[bytes]:
 
 def _cifar10(config: ImageDataConfig, split: str) -> ImageSet:
     root = _root(config)
-    if config.download and not any((root / name).is_dir() for name in _CIFAR10_READERS):
-        from torchvision.datasets import CIFAR10
-        from torchvision.datasets.utils import download_and_extract_archive
-
-        download_and_extract_archive(CIFAR10.url, str(root), filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
-    for name, read in _CIFAR10_READERS.items():
-        folder = root if root.name == name else root / name
-        if folder.is_dir():
-            train = [f"data_batch_{i}" for i in range(1, 6)]
-            batches = [read(folder, batch) for batch in (train if split == "train" else ["test_batch"])]
-            pixels = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, 3, 32, 32)
-            labels = np.concatenate([labels for _, labels in batches]).astype(np.int64)
-            return ImageSet(str(folder), list(CIFAR10_CLASSES), labels, pixels.transpose(0, 2, 3, 1).copy())
+    if config.download:
+        archives.download_cifar10(root)
+    if (folder := archives.find_cifar10(root)) is not None:
+        pixels, labels = archives.read_cifar10(folder, split)
+        return ImageSet(str(folder), list(archives.CIFAR10_CLASSES), labels.astype(np.int64), pixels)
     if not (root / config.train_folder).is_dir():
         raise FileNotFoundError(
-            f"data.root = {root}: expected {' or '.join(_CIFAR10_READERS)} (the archive, unpacked), "
+            f"data.root = {root}: expected {' or '.join(archives.CIFAR10_ARCHIVES)} (the archive, unpacked), "
             "or class folders train/<class>/<image> and test/<class>/<image>"
         )
     return _class_folders(config, split)
 
 
-def _cifar10_binary(folder: Path, batch: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    data = np.frombuffer(_read_bytes(folder / f"{batch}.bin"), np.uint8)
-    if len(data) % 3073 or not len(data):
-        raise ValueError(f"{folder / batch}.bin: {len(data)} bytes, expected records of 3073 bytes")
-    records = data.reshape(-1, 3073)
-    return records[:, 1:], records[:, 0]
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Reads CIFAR's Python batches without running code: nothing but NumPy arrays may be built."""
-
-    _ALLOWED = frozenset(
-        [("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")]
-        + [(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")]
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not allowed, only arrays are")
-        # Old files name `numpy.core`, which new NumPy warns about.
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
-def _cifar10_python(folder: Path, batch: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    path = folder / batch
-    try:
-        content = _ArraysOnly(io.BytesIO(_read_bytes(path)), encoding="bytes").load()
-        pixels, labels = np.asarray(content[b"data"], np.uint8), np.asarray(content[b"labels"], np.uint8)
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: not a batch of CIFAR-10 in its Python version: {error}") from None
-    if pixels.shape != (len(labels), 3072):
-        raise ValueError(f"{path}: data of shape {pixels.shape}, expected ({len(labels)}, 3072)")
-    return pixels, labels
-
-
-_CIFAR10_READERS = {"cifar-10-batches-bin": _cifar10_binary, "cifar-10-batches-py": _cifar10_python}
-
-
 def _fashion_mnist(config: ImageDataConfig, split: str) -> ImageSet:
     root = _root(config)
     if config.download:
-        from torchvision.datasets import FashionMNIST
-
-        FashionMNIST(str(root), download=True)
-    folder = root / "FashionMNIST" / "raw"  # where torchvision puts the files; else `root` itself holds them
-    folder = folder if folder.is_dir() else root
-    prefix = "train" if split == "train" else "t10k"
-    grey = _idx(folder / f"{prefix}-images-idx3-ubyte", 3)
-    labels = _idx(folder / f"{prefix}-labels-idx1-ubyte", 1)
-    if len(grey) != len(labels):
-        raise ValueError(f"{folder}: {len(grey)} {prefix} images but {len(labels)} labels")
-    pixels = np.repeat(grey[..., None], 3, axis=-1)
-    return ImageSet(str(folder), list(FASHION_MNIST_CLASSES), labels.astype(np.int64), pixels)
+        archives.download_fashion_mnist(root)
+    pixels, labels = archives.read_fashion_mnist(root, split)
+    classes = list(archives.FASHION_MNIST_CLASSES)
+    return ImageSet(str(root), classes, labels.astype(np.int64), _grey_to_rgb(pixels))
 
 
-def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Unsigned bytes in the IDX format (LeCun), plain or gzipped: magic 0, 0, 8, rank; sizes; data."""
-    packed = path.with_name(f"{path.name}.gz")
-    data = gzip.decompress(packed.read_bytes()) if packed.is_file() else _read_bytes(path)
-    header = 4 + 4 * dimensions
-    shape = [int(size) for size in np.frombuffer(data[4:header], ">u4")]
-    if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) - header != np.prod(shape):
-        raise ValueError(f"{path}: not an IDX file of unsigned bytes with {dimensions} dimensions")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
-
-
-def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    return path.read_bytes()
+def _grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 _READERS = {

@@ -2,12 +2,10 @@
 
 import json
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from backbones import weights
@@ -19,6 +17,7 @@ from classification.decoded_images import DecodedImages, normalise, stack
 from classification.device_images import DeviceBatches, DeviceImages
 from classification.metrics import ClassificationSums
 from runtime.loading import ResumableLoader
+from runtime.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -95,16 +94,16 @@ def evaluation_loader(
 
 
 @torch.inference_mode()
-def evaluate(
-    network: NASNet, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
-) -> ClassificationSums:
+def evaluate(network: NASNet, batches: ResumableLoader, device: torch.device) -> ClassificationSums:
     """Cross entropy (without smoothing) and accuracy of a network, which is left in evaluation mode."""
     network.eval()
     sums = ClassificationSums(network.num_classes)
-    for images, labels in batches:
-        labels = labels.to(device)
-        logits = network(normalise(images.to(device), network.preprocessing))
-        sums.add(logits, labels, functional.cross_entropy(logits, labels))
+    with track(len(batches), "evaluation") as progress:
+        for images, labels in batches:
+            labels = labels.to(device)
+            logits = network(normalise(images.to(device), network.preprocessing))
+            sums.add(logits, labels, functional.cross_entropy(logits, labels))
+            progress.advance()
     return sums
 
 
@@ -115,8 +114,7 @@ def _shown(classes: list[str] | None) -> str:
 
 
 if __name__ == "__main__":
-    # Imported again under its own name: the class that the configuration registers must be the one used here.
-    from classification.evaluate import run as run_imported
+    from classification.evaluate import run  # Hydra knows the classes of this name, not those of __main__
     from conf.app import main
 
-    main("classification_evaluate", run_imported)
+    main("classification_evaluate", run)

@@ -96,6 +96,7 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
         test_images, config.data, network.preprocessing, device, config.eval_batch_size
     )
     module = _build_module(config, network, batches_per_epoch=len(train_loader))
+    _warn_of_slow_statistics(network, steps=len(train_loader) * config.recipe.epochs)
     trainer.fit(module, train_loader, test_loader, ckpt_path=last_checkpoint(folder), weights_only=True)
 
     network.to(device)
@@ -103,6 +104,8 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
     metrics = sums.metrics()
     path = folder.path / "backbone.safetensors"
     weights.save(network, path, metrics=metrics)
+    averaged = "the exponential average of weights and batch-norm statistics" if averaging else "the weights"
+    log.info("%s holds %s", path, averaged)
     tracking.log_artifact(loggers, path, "backbone")
     tracking.finish(loggers)
     costs = profile(network)
@@ -151,6 +154,17 @@ def _build_module(
         recipe.build_optimizer,
         lambda optimizer: recipe.build_schedule(optimizer, steps_per_epoch),
     )
+
+
+def _warn_of_slow_statistics(network: NASNet, steps: int) -> None:
+    """steps: forward passes. The running statistics start at 0 and 1, whatever the activations are."""
+    left = (1 - network.spec.batch_norm_momentum) ** steps
+    if left > 0.05:
+        log.warning(
+            "backbone.batch_norm_momentum = %g: after %d batches the statistics that evaluation uses still "
+            "consist to %.0f %% of their starting values; a short run needs a larger one, such as 0.1",
+            *(network.spec.batch_norm_momentum, steps, 100 * left),
+        )
 
 
 def _train_loader(

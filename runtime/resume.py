@@ -95,7 +95,7 @@ class TimedCheckpoint(Checkpoint):
             self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
-        temporary = self.path.with_name(f".{LAST}.{os.getpid()}")
+        temporary = self.path.with_name(f".{LAST}.part")  # one name: what a kill left is overwritten
         try:
             trainer.save_checkpoint(temporary)
             if trainer.is_global_zero:

@@ -1,0 +1,121 @@
+"""Formats of the packed data sets: CIFAR-10's archive and the IDX files of Fashion-MNIST.
+
+Nothing read here can run code: a pickle from outside may build arrays only.
+"""
+
+import gzip
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FASHION_MNIST_CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+
+Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+def download_cifar10(root: Path) -> None:
+    """Fetches and unpacks the Python version, unless either version is there."""
+    if not any((root / name).is_dir() for name in CIFAR10_ARCHIVES):
+        from torchvision.datasets import CIFAR10
+        from torchvision.datasets.utils import download_and_extract_archive
+
+        download_and_extract_archive(CIFAR10.url, str(root), filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
+
+
+def download_fashion_mnist(root: Path) -> None:
+    """Fetches what is not there."""
+    from torchvision.datasets import FashionMNIST
+
+    FashionMNIST(str(root), download=True)
+
+
+def find_cifar10(root: Path) -> Path | None:
+    """The folder of either version, `root` itself or in it; None where there is neither."""
+    folders = [root if root.name == name else root / name for name in CIFAR10_ARCHIVES]
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def read_cifar10(folder: Path, split: str) -> Arrays:
+    """Pixels `[N, 32, 32, 3]` and labels `[N]`. Raises FileNotFoundError or ValueError naming the file."""
+    names = [f"data_batch_{i}" for i in range(1, 6)] if split == "train" else ["test_batch"]
+    batches = [CIFAR10_ARCHIVES[folder.name](folder, name) for name in names]
+    pixels = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, 3, 32, 32)
+    return pixels.transpose(0, 2, 3, 1).copy(), np.concatenate([labels for _, labels in batches])
+
+
+def _cifar10_binary(folder: Path, batch: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    data = np.frombuffer(_read_bytes(folder / f"{batch}.bin"), np.uint8)
+    if len(data) % 3073 or not len(data):
+        raise ValueError(f"{folder / batch}.bin: {len(data)} bytes, expected records of 3073 bytes")
+    records = data.reshape(-1, 3073)
+    return records[:, 1:], records[:, 0]
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads CIFAR's Python batches without running code: nothing but NumPy arrays may be built."""
+
+    _ALLOWED = frozenset(
+        [("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")]
+        + [(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")]
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed, only arrays are")
+        # Old files name `numpy.core`, which new NumPy warns about.
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def _cifar10_python(folder: Path, batch: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    path = folder / batch
+    try:
+        content = _ArraysOnly(io.BytesIO(_read_bytes(path)), encoding="bytes").load()
+        pixels, labels = np.asarray(content[b"data"], np.uint8), np.asarray(content[b"labels"], np.uint8)
+    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: not a batch of CIFAR-10 in its Python version: {error}") from None
+    if pixels.shape != (len(labels), 3072):
+        raise ValueError(f"{path}: data of shape {pixels.shape}, expected ({len(labels)}, 3072)")
+    return pixels, labels
+
+
+CIFAR10_ARCHIVES = {"cifar-10-batches-bin": _cifar10_binary, "cifar-10-batches-py": _cifar10_python}
+
+
+def read_fashion_mnist(root: Path, split: str) -> Arrays:
+    """Pixels `[N, 28, 28]` and labels `[N]` from torchvision's folder or from `root` itself.
+
+    Raises FileNotFoundError or ValueError naming the file.
+    """
+    folder = root / "FashionMNIST" / "raw"
+    folder = folder if folder.is_dir() else root
+    prefix = "train" if split == "train" else "t10k"
+    pixels = _idx(folder / f"{prefix}-images-idx3-ubyte", 3)
+    labels = _idx(folder / f"{prefix}-labels-idx1-ubyte", 1)
+    if len(pixels) != len(labels):
+        raise ValueError(f"{folder}: {len(pixels)} {prefix} images but {len(labels)} labels")
+    return pixels, labels
+
+
+def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    """Unsigned bytes in the IDX format (LeCun), plain or gzipped: magic 0, 0, 8, rank; sizes; data."""
+    packed = path.with_name(f"{path.name}.gz")
+    data = gzip.decompress(packed.read_bytes()) if packed.is_file() else _read_bytes(path)
+    header = 4 + 4 * dimensions
+    shape = [int(size) for size in np.frombuffer(data[4:header], ">u4")]
+    if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) - header != np.prod(shape):
+        raise ValueError(f"{path}: not an IDX file of unsigned bytes with {dimensions} dimensions")
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def _read_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    return path.read_bytes()
