@@ -14,11 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf import register
+from search.loop import SearchPaused
 
 log = logging.getLogger(__name__)
 
-USER_ERRORS = (ValueError, OSError, ImportError, OmegaConfBaseException)
-"""What a wrong value, a missing file or a missing extra raises; all else is a bug and keeps its traceback."""
+USER_ERRORS = (ValueError, OSError, ImportError, OmegaConfBaseException, SearchPaused)
+"""What a wrong value, a missing file or an outage raises; all else is a bug and keeps its traceback."""
 
 
 def main(config_name: str, run: Callable[[Any], Any]) -> None:
@@ -42,7 +43,7 @@ def _task(run: Callable[[Any], Any]) -> Callable[[DictConfig], Any]:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             log.debug("refused", exc_info=True)
-            print(f"{error}", file=sys.stderr)
+            print(error, file=sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt:
             print("interrupted; the same command with the same run_dir continues", file=sys.stderr)

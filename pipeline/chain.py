@@ -1,9 +1,12 @@
 """The chain: search, then classification, then detection, each from the file that the one before wrote."""
 
 import logging
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 import classification.train
 import detection.train
@@ -11,11 +14,19 @@ import search.runner
 from classification.data import ImageDataConfig, open_images
 from classification.train import ClassificationConfig
 from detection.train import DetectionConfig
+from pipeline.report import write_report
+from pipeline.summary import summary
 from runtime.folder import RunFolder
 from runtime.tracking import LoggerConfig
 from search.runner import SearchConfig
 
 log = logging.getLogger(__name__)
+
+STAGES: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "search": search.runner.run,
+    "classification": classification.train.run,
+    "detection": detection.train.run,
+}
 
 
 @dataclass(kw_only=True)
@@ -38,28 +49,28 @@ def run(config: PipelineConfig) -> dict[str, Any]:
 
     Raises ValueError or FileNotFoundError before the search when the data of any stage is not usable.
     """
-    group = config.logger.group or Path(config.run_dir).name
-    logger = replace(config.logger, group=group)
-    _check_data(config)
-    stages = (
-        ("search", search.runner.run, config.search),
-        ("classification", classification.train.run, config.classification),
-        ("detection", detection.train.run, config.detection),
-    )
+    finished = {
+        name for name in STAGES if RunFolder(Path(getattr(config, name).run_dir)).finished() is not None
+    }
+    _check_data(config, finished)
+    # Each stage judges by its own folder whether it is the same run.
+    RunFolder.open(config.run_dir, config, stage="pipeline", may_change=("data", "seed", *STAGES))
+    logger = replace(config.logger, group=config.logger.group or Path(config.run_dir).name)
     result: dict[str, Any] = {}
-    for name, run_stage, stage_config in stages:
-        finished = RunFolder(Path(stage_config.run_dir)).finished() is not None
-        log.info("%s: %s", name, f"finished in {stage_config.run_dir}" if finished else stage_config.run_dir)
-        result = run_stage(replace(stage_config, logger=logger))
-    from pipeline.report import write_report
-
-    log.info("report: %s", write_report(Path(config.run_dir)))
+    for name, run_stage in STAGES.items():
+        stage = getattr(config, name)
+        log.info("%s: %s %s", name, "finished in" if name in finished else "in", stage.run_dir)
+        result = run_stage(replace(stage, logger=logger))
+    write_report(Path(config.run_dir))
+    Console().print(summary(config.run_dir))
     return result
 
 
-def _check_data(config: PipelineConfig) -> None:
-    """Opens every data set, so that a wrong path in the last stage is not found after the first."""
-    for split in ("train", "test"):
-        open_images(config.classification.data, split)
-    for split in ("train", "val"):
-        config.detection.data.open(split)
+def _check_data(config: PipelineConfig, finished: Collection[str]) -> None:
+    """Opens every data set still needed, so that a wrong path in the last stage is found before the first."""
+    if "classification" not in finished:
+        for split in ("train", "test"):
+            open_images(config.classification.data, split)
+    if "detection" not in finished:
+        for split in ("train", "val"):
+            config.detection.data.open(split)

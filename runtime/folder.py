@@ -4,6 +4,8 @@ import dataclasses
 import importlib.metadata
 import logging
 import platform
+import shlex
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, run_dir: str, config: Any, *, stage: str, may_change: Collection[str] = ()) -> "RunFolder":
-        """Creates the folder with `config.yaml` and `versions.json`, or checks that it belongs to this run.
+        """Makes the folder with `config.yaml`, `versions.json`, `command.txt`, or checks that it is this run's.
 
         A stage calls it when all that it was given proved good, so that a refused run leaves nothing behind.
         config: the stage's root dataclass. may_change: dotted keys (with all below them) whose change does
@@ -46,6 +48,7 @@ class RunFolder:
                 )
         write_atomically(stored, yaml.safe_dump(asked, sort_keys=False))
         write_json(folder.path / "versions.json", versions())
+        write_atomically(folder.path / "command.txt", shlex.join(["python", *sys.orig_argv[1:]]) + "\n")
         _log_to(folder.path / "log.txt")
         return folder
 
