@@ -29,7 +29,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, run_dir: str, config: Any, *, stage: str, may_change: Collection[str] = ()) -> "RunFolder":
-        """Makes the folder with `config.yaml`, `versions.json`, `command.txt`, or checks that it is this run's.
+        """Makes the folder and records configuration, versions, command; or checks that it is this run's.
 
         A stage calls it when all that it was given proved good, so that a refused run leaves nothing behind.
         config: the stage's root dataclass. may_change: dotted keys (with all below them) whose change does
