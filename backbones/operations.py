@@ -36,6 +36,17 @@ class SameConv2d(nn.Conv2d):
         return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
+class StridedPointwiseConv2d(nn.Conv2d):
+    """1x1 convolution of every stride-th pixel, taken before the convolution.
+
+    The same function. For channels_last maps of even size with 2 to 7 channels, the backward pass of torch
+    2.14.1 on CPU writes beyond its buffers, and the process dies of it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x[:, :, :: self.stride[0], :: self.stride[1]], self.weight, self.bias)
+
+
 class Pool(nn.Module):
     """Average or max pooling that never counts the padding, as TensorFlow's SAME does (NASNET.md, T3, T4)."""
 
@@ -84,7 +95,9 @@ class Layers:
         stride = (stride, stride) if isinstance(stride, int) else stride
         same = self.padding == "same" and any(k > 1 and s > 1 for k, s in zip(kernel, stride, strict=True))
         pads = (dilation * (kernel[0] - 1) // 2, dilation * (kernel[1] - 1) // 2)
-        return (SameConv2d if same else nn.Conv2d)(
+        pointwise = kernel == (1, 1) and stride != (1, 1) and in_channels < 8
+        kind = SameConv2d if same else StridedPointwiseConv2d if pointwise else nn.Conv2d
+        return kind(
             in_channels,
             channels,
             kernel,
