@@ -2,6 +2,7 @@
 
 import logging
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.loggers import Logger
 
 from backbones import weights
 from backbones.network import NASNet
@@ -19,6 +21,7 @@ from classification.data import ImageDataConfig, ImageSet, open_images
 from classification.decoded_images import DecodedImages, stack
 from classification.device_images import DeviceBatches, DeviceImages
 from classification.evaluate import evaluate, evaluation_loader
+from classification.metrics import ClassificationSums
 from classification.module import ClassificationModule, DropPathSchedule, classification_loss
 from classification.optimizers import ExponentialAverage, RecipeConfig
 from runtime import tracking
@@ -71,23 +74,17 @@ def run(config: ClassificationConfig) -> dict[str, Any]:
 
 def _train(config: ClassificationConfig) -> dict[str, Any]:
     _seed(config.seed)
-    train_images, test_images = open_images(config.data, "train"), open_images(config.data, "test")
-    if train_images.classes != test_images.classes:
-        odd = sorted({*train_images.classes} ^ {*test_images.classes})
-        raise ValueError(
-            f"{train_images.source} and {test_images.source} have different classes: only one has {odd[0]}"
-        )
+    train_images, test_images = _open_both(config.data)
     network = _build_network(config, train_images.classes)
-    averaging = [ExponentialAverage(config.recipe.ema_decay)] if config.recipe.ema_decay is not None else []
-    folder = RunFolder.open(config.run_dir, config, stage=STAGE, may_change=MAY_CHANGE)
-    loggers = config.logger.build(folder.path, STAGE, plain(config))
+    recipe = config.recipe
+    averaging = [ExponentialAverage(recipe.ema_decay)] if recipe.ema_decay is not None else []
     trainer = config.trainer.build(
-        folder,
-        loggers,
-        [*averaging, DropPathSchedule(network), ProgressCallback("classification")],
-        max_epochs=config.recipe.epochs,
-        gradient_clip_norm=config.recipe.clip_norm,
-        accumulate=config.recipe.accumulate,
+        RunFolder(Path(config.run_dir)),
+        [],
+        [*averaging, DropPathSchedule(network), ProgressCallback(STAGE)],
+        max_epochs=recipe.epochs,
+        gradient_clip_norm=recipe.clip_norm,
+        accumulate=recipe.accumulate,
         validate_every_epochs=config.validate_every_epochs,
     )
     device = trainer.strategy.root_device
@@ -96,16 +93,24 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
         test_images, config.data, network.preprocessing, device, config.eval_batch_size
     )
     module = _build_module(config, network, batches_per_epoch=len(train_loader))
-    _warn_of_slow_statistics(network, steps=len(train_loader) * config.recipe.epochs)
-    trainer.fit(module, train_loader, test_loader, ckpt_path=last_checkpoint(folder), weights_only=True)
 
-    network.to(device)
-    sums = evaluate(network, test_loader, device)
+    # All that could be refused has been built, so the folder may be written to.
+    folder = RunFolder.open(config.run_dir, config, stage=STAGE, may_change=MAY_CHANGE)
+    _warn_of_slow_statistics(network, steps=len(train_loader) * recipe.epochs)
+    trainer.loggers = config.logger.build(folder.path, STAGE, plain(config))
+    trainer.fit(module, train_loader, test_loader, ckpt_path=last_checkpoint(folder), weights_only=True)
+    if averaging:
+        log.info("The saved weights and batch-norm statistics are exponential averages over the steps")
+    sums = evaluate(network.to(device), test_loader, device)
+    return _finish(folder, network, sums, trainer.loggers)
+
+
+def _finish(
+    folder: RunFolder, network: NASNet, sums: ClassificationSums, loggers: Sequence[Logger]
+) -> dict[str, Any]:
     metrics = sums.metrics()
     path = folder.path / "backbone.safetensors"
     weights.save(network, path, metrics=metrics)
-    averaged = "the exponential average of weights and batch-norm statistics" if averaging else "the weights"
-    log.info("%s holds %s", path, averaged)
     tracking.log_artifact(loggers, path, "backbone")
     tracking.finish(loggers)
     costs = profile(network)
@@ -113,8 +118,16 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
         STAGE,
         "test",
         {**metrics, "parameters": costs.parameters, "multiply_adds": costs.multiply_adds},
-        dict(zip(test_images.classes, sums.per_class(), strict=True)),
+        dict(zip(network.classes or [], sums.per_class(), strict=True)),
     )
+
+
+def _open_both(data: ImageDataConfig) -> tuple[ImageSet, ImageSet]:
+    train, test = open_images(data, "train"), open_images(data, "test")
+    if train.classes != test.classes:
+        odd = sorted({*train.classes} ^ {*test.classes})[0]
+        raise ValueError(f"{train.source} and {test.source} have different classes: only one has {odd}")
+    return train, test
 
 
 def _seed(seed: int) -> None:

@@ -169,7 +169,7 @@ def test_evaluation_reproduces_the_metrics_of_the_file(digit_folders, straight, 
 
 def test_the_network_learns_the_digits(tmp_path, digit_folders):
     # Without what holds a small network back, 30 digits are learnt in a few seconds; chance is 1/3.
-    calm = {"epochs": 15, "lr": 0.1, "drop_path_keep": 1.0, "dropout": 0.0, "cutout": 0, "ema_decay": None}
+    calm = {"epochs": 12, "lr": 0.1, "drop_path_keep": 1.0, "dropout": 0.0, "cutout": 0, "ema_decay": None}
     metrics = run(config(tmp_path, digit_folders, recipe=calm, validate_every_epochs=None))["metrics"]
     assert metrics["top1"] >= 0.75
     assert metrics["top5"] == 1.0
@@ -200,6 +200,19 @@ def test_splits_with_different_classes_are_refused_and_leave_nothing(tmp_path, d
     with pytest.raises(ValueError, match="have different classes: only one has nought"):
         run(config(tmp_path / "run", tmp_path / "data"))
     assert not (tmp_path / "run").exists()
+
+
+def test_too_few_images_for_a_batch_are_refused_and_leave_nothing(tmp_path, digit_folders):
+    with pytest.raises(ValueError, match="30 samples give no batch of 31"):
+        run(config(tmp_path / "run", digit_folders, recipe={"batch_size": 31}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_statistics_that_are_too_slow_for_the_run_are_warned_of(tmp_path, digit_folders, caplog):
+    slow = config(tmp_path, digit_folders, recipe={"epochs": 1, "ema_decay": None})
+    slow.backbone.batch_norm_momentum = 0.0003  # ImageNet's: 4 batches leave 0.9997^4 of the start
+    run(slow)
+    assert "after 4 batches the statistics that evaluation uses still consist to 100 %" in caplog.text
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, digit_folders):
