@@ -11,6 +11,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detection.coco import read_coco
 from detection.data import CocoDataConfig
+from detection.engines.base import Prediction
 from detection.evaluate import (
     METRICS,
     EvaluateConfig,
@@ -27,9 +28,11 @@ def random_data(seed: int, folder):
     """Annotations with id gaps, crowds, negatives and ties, and detections near and far from them."""
     generator = np.random.default_rng(seed)
     category_ids = [1, 3, 90, 100]
-    images = [{"id": 5 * i + 1, "file_name": f"{i}.png", "width": 300, "height": 200} for i in range(12)]
-    annotations, results = [], []
-    for image in images:
+    ids = [5 * i + 1 for i in range(12)]
+    images = [{"id": i, "file_name": f"{i}.png", "width": 300, "height": 200} for i in ids]
+    annotations: list[dict] = []
+    results: list[Result] = []
+    for image_id in ids:
         for _ in range(generator.integers(0, 6)):
             size = float(generator.choice([12, 50, 150])) * generator.uniform(0.8, 1.2)
             bbox = [*generator.uniform(0, 100, 2).round(1).tolist(), round(size, 2), round(size * 0.7, 2)]
@@ -37,7 +40,7 @@ def random_data(seed: int, folder):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
-                    "image_id": image["id"],
+                    "image_id": image_id,
                     "category_id": category,
                     "bbox": bbox,
                     "area": bbox[2] * bbox[3] * 0.9,
@@ -48,7 +51,7 @@ def random_data(seed: int, folder):
                 shifted = (np.array(bbox) + generator.normal(0, size / 12, 4)).clip(1).round(3).tolist()
                 score = float(generator.choice([0.5, generator.random()]).round(6))
                 kind = category if generator.random() < 0.8 else int(generator.choice(category_ids))
-                results.append(Result(image["id"], kind, tuple(shifted), score))
+                results.append(Result(image_id, kind, tuple(shifted), score))
     categories = [{"id": category, "name": f"thing {category}"} for category in category_ids]
     path = folder / f"{seed}.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
@@ -122,7 +125,7 @@ def test_nothing_is_printed(tmp_path, capsys):
 
 
 def test_boxes_become_x_y_width_height_with_the_category_id():
-    prediction = {
+    prediction: Prediction = {
         "boxes": torch.tensor([[1.0, 2.0, 4.5, 10.25]]),
         "scores": torch.tensor([0.125]),
         "labels": torch.tensor([2]),
@@ -131,7 +134,7 @@ def test_boxes_become_x_y_width_height_with_the_category_id():
 
 
 def test_a_score_that_is_not_a_number_is_refused():
-    prediction = {
+    prediction: Prediction = {
         "boxes": torch.zeros(1, 4),
         "scores": torch.tensor([float("nan")]),
         "labels": torch.tensor([0]),

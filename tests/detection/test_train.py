@@ -116,13 +116,16 @@ def test_pretrained_statistics_are_frozen_and_fresh_ones_are_not(
 
 
 def test_frozen_statistics_normalise_as_evaluation_does():
-    plain = torch.nn.BatchNorm2d(3)
-    plain.running_mean, plain.running_var = torch.rand(3), torch.rand(3) + 0.5
+    plain_norm = torch.nn.BatchNorm2d(3)
+    plain_norm.load_state_dict(
+        {name: torch.rand_like(v.float()) + 0.5 for name, v in plain_norm.state_dict().items()}
+    )
     frozen = FrozenStatistics(3)
-    frozen.load_state_dict(plain.state_dict())
+    frozen.load_state_dict(plain_norm.state_dict())
     x = torch.rand(2, 3, 4, 4)
-    torch.testing.assert_close(frozen.train()(x), plain.eval()(x))
-    assert torch.equal(frozen.running_mean, plain.running_mean)
+    torch.testing.assert_close(frozen.train()(x), plain_norm.eval()(x))
+    for name, value in plain_norm.state_dict().items():
+        assert torch.equal(frozen.state_dict()[name], value)
 
 
 def test_a_run_killed_between_steps_continues_to_the_same_bits(
