@@ -46,6 +46,8 @@ class ChildConfig:
     """Of SGD; 0.9 in the paper."""
     weight_decay: float = 5e-4
     """L2 on convolutions and classifier, not on batch norm."""
+    batch_norm_momentum: float = 0.1
+    """Weight of the newest batch in the running statistics; trainings below 100 steps want more."""
     clip_norm: float | None = 5.0
     """Largest global norm of the gradient; None does not clip."""
     validation: int | None = None
@@ -67,6 +69,8 @@ class ChildConfig:
             raise ValueError(f"child.lr = {self.lr}, must be above 0")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"child.momentum = {self.momentum}, must be in [0, 1)")
+        if not 0 < self.batch_norm_momentum <= 1:
+            raise ValueError(f"child.batch_norm_momentum = {self.batch_norm_momentum}, must be in (0, 1]")
         if self.weight_decay < 0:
             raise ValueError(f"child.weight_decay = {self.weight_decay}, must not be negative")
         for name in ("clip_norm", "validation", "timeout_seconds"):
@@ -83,6 +87,7 @@ class ChildConfig:
             stem_filters=3 * self.filters,
             image_size=self.image_size,
             batch_norm_eps=1e-5,
+            batch_norm_momentum=self.batch_norm_momentum,
         )
 
     def resolved_device(self) -> torch.device:

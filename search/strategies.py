@@ -124,7 +124,8 @@ class Controller:
             "baseline": self._baseline,
             "batch": [asdict(episode) for episode in self._batch],
         }
-        return State({name: tensor.clone() for name, tensor in tensors.items()}, values)
+        with torch_threads(1):  # copies, too, wait for a second thread on a busy machine
+            return State({name: tensor.clone() for name, tensor in tensors.items()}, values)
 
     def load_state_dict(self, state: State) -> None:
         policy = _with_prefix(state.tensors, "policy.")

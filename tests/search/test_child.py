@@ -1,0 +1,146 @@
+"""Real children on real digits, as small as they can be."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from backbones.genotype import Block, Cell, Genotype
+from classification.data import ImageDataConfig, open_images
+from search.base import ChildTask, Failure, Proposal
+from search.child import ChildConfig, ChildImages, predicted_microseconds, split, train_child
+from search.space import Space
+
+DIGITS = ImageDataConfig(name="digits", flip=False, crop_padding=0, train_limit=200)
+TINY = ChildConfig(
+    cells_per_stage=1,
+    filters=4,
+    image_size=8,
+    epochs=2,
+    batch_size=40,
+    validation=40,
+    batch_norm_momentum=0.3,
+)
+
+
+def task(genotype, seed=1):
+    return ChildTask(Proposal(0, genotype, ()), seed=seed)
+
+
+def one_block(**settings):
+    cell = Cell.with_unused_concat(
+        [Block(**{"left": 0, "right": 1, "left_op": "conv_1x1", "right_op": "identity"} | settings)]
+    )
+    return Genotype(cell, cell)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return ChildImages.open(DIGITS, TINY, seed=0)
+
+
+def test_split_covers_the_training_files_once_and_keeps_the_classes_balanced():
+    digits = open_images(ImageDataConfig(name="digits"), "train")
+    training, validation = split(digits, ChildConfig(), seed=0)
+    assert len(validation) == round(len(digits) / 10)
+    assert sorted([*training, *validation]) == list(range(len(digits)))
+    shares = np.bincount(digits.labels[validation]) / np.bincount(digits.labels)
+    np.testing.assert_allclose(shares, 0.1, atol=0.01)
+
+
+def test_split_is_a_function_of_the_seed():
+    digits = open_images(ImageDataConfig(name="digits"), "train")
+    first, again, other = (split(digits, ChildConfig(), seed)[1].tolist() for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_child_learns_and_repeats_exactly(images):
+    config = dataclasses.replace(TINY, epochs=12, lr=0.1)
+    result = train_child(task(one_block()), images, config)
+    assert result.reward > 0.5  # ten classes
+    assert len(result.curve) == 12
+    assert result.curve[-1] == result.reward
+    assert result.seconds > 0
+    again = train_child(task(one_block()), images, config)
+    assert again.curve == result.curve
+
+
+def test_chance_comes_from_the_task_alone(images):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first = train_child(task(one_block(), seed=3), images, TINY)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert train_child(task(one_block(), seed=3), images, TINY).curve == first.curve
+    assert train_child(task(one_block(), seed=4), images, TINY).curve != first.curve
+
+
+def test_equal_functions_get_equal_rewards(images):
+    swapped = one_block(left=1, right=0, left_op="identity", right_op="conv_1x1")
+    assert (
+        train_child(task(swapped), images, TINY).curve == train_child(task(one_block()), images, TINY).curve
+    )
+
+
+def test_exploding_child_is_not_finite(images):
+    config = dataclasses.replace(TINY, lr=1e30, clip_norm=None)
+    result = train_child(task(one_block()), images, config)
+    assert result.failure is Failure.NOT_FINITE
+    assert "in epoch 0" in result.detail
+
+
+def test_slow_child_times_out_and_says_where(images):
+    result = train_child(task(one_block()), images, dataclasses.replace(TINY, timeout_seconds=1e-9))
+    assert result.failure is Failure.TIMEOUT
+    assert result.detail == "1e-09 s were over at epoch 0, step 0 of 4"
+
+
+def test_predicted_cost_grows_with_the_work():
+    light, heavy = one_block(), one_block(right_op="conv_3x3")
+    cost = predicted_microseconds(light, TINY, images=100)
+    assert isinstance(cost, int)
+    assert predicted_microseconds(light, TINY, images=200) == pytest.approx(2 * cost, rel=1e-3)
+    assert predicted_microseconds(heavy, TINY, images=100) > cost
+
+
+@pytest.mark.slow
+def test_every_operation_and_combination_trains(images):
+    space = Space(blocks=2)
+    for number in range(20):
+        decisions = space.sample(0, number)
+        result = train_child(task(space.decode(decisions)), images, TINY)
+        assert result.failure is None, result.detail
+
+
+def test_test_files_are_never_opened(tmp_path):
+    for name, value in (("dark", 40), ("light", 200)):
+        for i in range(30):
+            folder = tmp_path / "train" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (value + i,) * 3).save(folder / f"{i}.png")
+    data = ImageDataConfig(name="imagefolder", root=str(tmp_path), resident=True, crop_padding=0)
+    config = dataclasses.replace(TINY, batch_size=10, validation=10, epochs=4)
+    result = train_child(task(one_block()), ChildImages.open(data, config, seed=0), config)
+    assert result.reward == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "child.epochs = 0, must be at least 1"),
+        ({"batch_size": 1}, "child.batch_size = 1"),
+        ({"lr": 0.0}, "child.lr = 0.0"),
+        ({"momentum": 1.0}, "child.momentum = 1.0"),
+        ({"timeout_seconds": 0.0}, "child.timeout_seconds = 0.0"),
+        ({"validation": 0}, "child.validation = 0"),
+    ],
+)
+def test_child_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ChildConfig(**settings)
+
+
+def test_data_set_too_small_for_a_batch_is_refused():
+    with pytest.raises(ValueError, match=r"digits: 200 training images, of which 190 are held out"):
+        ChildImages.open(DIGITS, dataclasses.replace(TINY, validation=190), seed=0)

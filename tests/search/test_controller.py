@@ -1,0 +1,108 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from search.base import torch_threads, uniforms
+from search.controller import Policy, entropy, joint_log_prob, next_baseline, ppo_loss
+from search.space import Space
+
+
+def policy(space, seed=0, init=0.1):
+    return Policy(space, hidden=100, init=init, generator=torch.Generator().manual_seed(seed))
+
+
+def test_fresh_policy_is_nearly_uniform_over_the_paper_space():
+    space = Space()
+    draws = torch.tensor([space.sample(0, number) for number in range(8)])
+    with torch.no_grad():
+        assert entropy(policy(space)(draws)).mean().item() == pytest.approx(84.6, abs=0.2)
+
+
+def test_weights_start_uniform_between_minus_and_plus_a_tenth():
+    values = torch.cat([parameter.flatten() for parameter in policy(Space()).parameters()])
+    assert values.abs().max() <= 0.1
+    assert values.std().item() == pytest.approx(0.2 / math.sqrt(12), rel=0.01)
+
+
+def test_options_that_do_not_exist_have_no_probability():
+    space = Space(blocks=3)
+    draws = torch.tensor([space.sample(0, number) for number in range(4)])
+    probabilities = policy(space)(draws).exp()
+    assert torch.equal(probabilities > 0, torch.from_numpy(space.mask()).expand_as(probabilities))
+    torch.testing.assert_close(probabilities.sum(dim=2), torch.ones(4, 30))
+
+
+def test_sampler_reports_the_log_probability_that_training_computes():
+    space = Space()
+    # Far from uniform, so that a wrong input or a shifted step would show.
+    controller = policy(space, init=1.0)
+    samples = [controller.sample(uniforms(50, 1, number)) for number in range(6)]
+    draws = torch.tensor([decisions for decisions, _ in samples])
+    with torch.no_grad():
+        expected = joint_log_prob(controller(draws), draws)
+    torch.testing.assert_close(
+        torch.tensor([log_prob for _, log_prob in samples]), expected, atol=1e-3, rtol=0
+    )
+
+
+def test_sampling_inverts_the_distribution():
+    space = Space(blocks=1)
+    controller = policy(space, init=2.0)
+    grid = [np.full(10, (i + 0.5) / 200) for i in range(200)]
+    with torch_threads(1):
+        first = [controller.sample(chance)[0][0] for chance in grid]
+    with torch.no_grad():
+        expected = controller(torch.zeros(1, 10, dtype=torch.int64))[0, 0, :2].exp().numpy()
+    np.testing.assert_allclose(np.bincount(first, minlength=2) / 200, expected, atol=1 / 200)
+
+
+def test_later_options_depend_on_earlier_ones():
+    space = Space(blocks=2)
+    one, other = [0] * 20, [1] + [0] * 19
+    with torch.no_grad():
+        log_probs = policy(space, init=1.0)(torch.tensor([one, other]))
+    assert torch.equal(log_probs[0, 0], log_probs[1, 0])
+    assert not torch.allclose(log_probs[0, 19], log_probs[1, 19])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss"),
+    [
+        (1.0, 2.0, -2.0),
+        (1.1, 2.0, -2.2),  # inside the clip range
+        (1.5, 2.0, -2.4),  # a gain is credited up to 1.2
+        (0.5, 2.0, -1.0),  # a loss in full
+        (1.5, -2.0, 3.0),
+        (0.5, -2.0, 1.6),  # 0.8 * 2
+    ],
+)
+def test_ppo_loss_is_the_clipped_surrogate(ratio, advantage, loss):
+    log_prob = torch.tensor([math.log(ratio) - 80.0])
+    value = ppo_loss(log_prob, torch.tensor([-80.0]), torch.tensor([advantage]), clip=0.2)
+    assert value.item() == pytest.approx(loss, rel=1e-4)
+
+
+def test_ppo_loss_is_the_mean_and_sends_no_gradient_beyond_the_clip():
+    log_prob = torch.tensor([math.log(1.5), 0.0], requires_grad=True)
+    loss = ppo_loss(log_prob, torch.zeros(2), torch.tensor([1.0, 1.0]), clip=0.2)
+    loss.backward()
+    assert loss.item() == pytest.approx(-(1.2 + 1.0) / 2)
+    assert log_prob.grad.tolist() == [0.0, -0.5]
+
+
+def test_entropy_sums_the_steps_and_ignores_padding():
+    log_probs = torch.tensor([[[0.5, 0.5, 0.0], [0.25, 0.25, 0.5]]]).log().clamp_min(-1e9)
+    assert entropy(log_probs).item() == pytest.approx(math.log(2) + 1.5 * math.log(2))
+
+
+def test_joint_log_prob_picks_what_was_chosen():
+    log_probs = torch.tensor([[[0.5, 0.5], [0.1, 0.9]], [[0.2, 0.8], [0.6, 0.4]]]).log()
+    joint = joint_log_prob(log_probs, torch.tensor([[0, 1], [1, 0]]))
+    torch.testing.assert_close(joint.exp(), torch.tensor([0.45, 0.48]))
+
+
+def test_baseline_is_the_moving_average_of_past_rewards():
+    assert next_baseline(None, 0.4, decay=0.95) == 0.4
+    assert next_baseline(0.4, 0.8, decay=0.95) == pytest.approx(0.42)

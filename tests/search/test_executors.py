@@ -1,0 +1,113 @@
+import dataclasses
+
+import pytest
+import torch
+from toy_search import ScrambledConfig
+
+from backbones.genotype import GenotypeError
+from search.base import ChildFailed, ChildTask, Failure, Proposal, Result
+from search.executors import InlineConfig
+from search.space import Space
+
+
+def task(number, **settings):
+    space = Space(blocks=1)
+    decisions = space.sample(0, number)
+    return ChildTask(Proposal(number, space.decode(decisions), decisions), seed=number, **settings)
+
+
+def score(genotype, task):
+    return Result(task.proposal, reward=task.proposal.number / 10)
+
+
+class ExecutorContract:
+    """The laws of `Executor`; a subclass gives the fixture `config`."""
+
+    def drain(self, executor, tasks):
+        results, waiting, running = [], list(tasks), 0
+        while waiting or running:
+            while waiting and executor.capacity() > 0:
+                executor.submit(waiting.pop(0))
+                running += 1
+            new = executor.poll()
+            results += new
+            running -= len(new)
+        return results
+
+    def test_every_task_gives_one_result(self, config):
+        results = self.drain(config.build(score), [task(n) for n in range(8)])
+        assert sorted((r.proposal.number, r.reward) for r in results) == [(n, n / 10) for n in range(8)]
+
+    def test_capacity_returns_when_work_is_done(self, config):
+        executor = config.build(score)
+        free = executor.capacity()
+        assert free >= 1
+        self.drain(executor, [task(0)])
+        assert executor.capacity() == free
+
+    def test_busy_executor_refuses(self, config):
+        executor = config.build(score)
+        for number in range(executor.capacity()):
+            executor.submit(task(number))
+        with pytest.raises(RuntimeError):
+            executor.submit(task(99))
+
+    def test_cancelled_task_gives_no_result(self, config):
+        executor = config.build(score)
+        executor.submit(task(3))
+        executor.cancel(3)
+        executor.cancel(4)
+        assert self.drain(executor, [task(5)])[0].proposal.number == 5
+
+    @pytest.mark.parametrize(
+        ("error", "failure"),
+        [
+            (ChildFailed(Failure.TIMEOUT, "late"), Failure.TIMEOUT),
+            (GenotypeError("normal.blocks is empty"), Failure.INVALID),
+            (MemoryError(), Failure.OUT_OF_MEMORY),
+            (torch.OutOfMemoryError("CUDA out of memory"), Failure.OUT_OF_MEMORY),
+            (RuntimeError("DefaultCPUAllocator: can't allocate memory"), Failure.OUT_OF_MEMORY),
+            (ZeroDivisionError("division by zero"), Failure.CRASH),
+        ],
+    )
+    def test_what_an_evaluator_raises_is_a_typed_failure(self, config, error, failure):
+        def evaluator(genotype, task):
+            raise error
+
+        (result,) = self.drain(config.build(evaluator), [task(0)])
+        assert (result.reward, result.failure) == (None, failure)
+
+    def test_evaluator_that_answers_for_another_child_has_crashed(self, config):
+        executor = config.build(lambda genotype, given: Result(task(7).proposal, reward=1.0))
+        (result,) = self.drain(executor, [task(0)])
+        assert result.proposal.number == 0
+        assert result.failure is Failure.CRASH
+
+    def test_interrupts_pass_through(self, config):
+        def evaluator(genotype, task):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            self.drain(config.build(evaluator), [task(0)])
+
+
+class TestInline(ExecutorContract):
+    @pytest.fixture
+    def config(self):
+        return InlineConfig()
+
+
+class TestScrambled(ExecutorContract):
+    """The fake of the search's tests keeps the laws, too."""
+
+    @pytest.fixture
+    def config(self):
+        return ScrambledConfig()
+
+
+def test_result_has_either_a_reward_or_a_failure():
+    good = Result(task(0).proposal, reward=0.5)
+    with pytest.raises(ValueError, match="child 0"):
+        dataclasses.replace(good, reward=None)
+    with pytest.raises(ValueError, match="child 0"):
+        dataclasses.replace(good, failure=Failure.CRASH)

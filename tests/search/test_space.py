@@ -1,0 +1,109 @@
+import math
+
+import numpy as np
+import pytest
+from genotypes import genotypes
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Cell, Genotype
+from search.space import Space, SpaceConfig
+
+
+@st.composite
+def spaces(draw):
+    operations = st.lists(st.sampled_from(OPERATION_NAMES), min_size=1, unique=True)
+    combinations = st.lists(st.sampled_from(COMBINATIONS), min_size=1, unique=True)
+    return Space(draw(st.integers(1, 5)), tuple(draw(operations)), tuple(draw(combinations)))
+
+
+def test_paper_space_has_the_size_and_entropy_of_the_paper():
+    space = Space()
+    assert len(space.sizes) == 50
+    assert space.count / 1e36 == pytest.approx(5.2, abs=0.05)  # NASNET.md, section 1
+    assert math.isqrt(space.count) / 1e18 == pytest.approx(2.29, abs=0.005)
+    assert space.entropy / 2 == pytest.approx(42.3, abs=0.05)
+    assert space.entropy == pytest.approx(math.log(space.count))
+
+
+def test_block_b_chooses_among_two_plus_b_states():
+    assert Space(blocks=3).sizes == (*(2, 2, 13, 13, 2), *(3, 3, 13, 13, 2), *(4, 4, 13, 13, 2)) * 2
+
+
+@given(spaces(), st.integers(0, 2**32), st.integers(0, 10**6))
+def test_every_draw_is_legal_and_survives_the_round_trip(space, seed, number):
+    decisions = space.sample(seed, number)
+    assert all(space.mask()[step, option] for step, option in enumerate(decisions))
+    genotype = space.decode(decisions)
+    assert space.encode(genotype) == decisions
+    assert Genotype.from_dict(genotype.to_dict()) == genotype
+
+
+@given(spaces())
+def test_mask_leaves_exactly_the_options_that_exist(space):
+    assert tuple(space.mask().sum(axis=1)) == space.sizes
+    assert all(row[:size].all() for row, size in zip(space.mask(), space.sizes, strict=True))
+
+
+@given(genotypes)
+def test_genotype_is_encoded_only_inside_the_space(genotype):
+    blocks = {len(genotype.normal.blocks), len(genotype.reduction.blocks)}
+    cells = (genotype.normal, genotype.reduction)
+    unused = all(set(cell.concat) == set(Cell.with_unused_concat(cell.blocks).concat) for cell in cells)
+    space = Space(len(genotype.normal.blocks))
+    if len(blocks) == 1 and unused:
+        assert space.decode(space.encode(genotype)).key == genotype.key
+    else:
+        with pytest.raises(ValueError, match=r"blocks|concat"):
+            space.encode(genotype)
+
+
+def test_searched_cells_concatenate_the_unused_states():
+    genotype = Space(blocks=2).decode([*(0, 1, 0, 0, 0, 2, 0, 0, 0, 0), *(0, 1, 0, 0, 0, 1, 0, 0, 0, 0)])
+    assert genotype.normal.concat == (3,)
+    assert genotype.reduction.concat == (2, 3)
+
+
+def test_uniform_draws_are_uniform():
+    space = Space(blocks=2)
+    draws = np.array([space.sample(seed=3, number=number) for number in range(4000)])
+    for step, size in enumerate(space.sizes):
+        counts = np.bincount(draws[:, step], minlength=size)
+        chi_square = float(((counts - 4000 / size) ** 2 / (4000 / size)).sum())
+        assert chi_square < size + 6 * math.sqrt(2 * size)  # six standard deviations of chi-square
+
+
+@pytest.mark.parametrize(
+    ("decisions", "message"),
+    [
+        ([0] * 9, "9 decisions, this space has 10"),
+        ([2] + [0] * 9, r"decision 0 = 2, must be in 0\.\.1"),
+        ([0] * 9 + [-1], r"decision 9 = -1, must be in 0\.\.1"),
+    ],
+)
+def test_wrong_decisions_are_named(decisions, message):
+    with pytest.raises(ValueError, match=message):
+        Space(blocks=1).decode(decisions)
+
+
+def test_operation_outside_a_subset_is_named():
+    wide, narrow = Space(blocks=1), Space(blocks=1, operations=("identity",))
+    genotype = wide.decode([0, 1, 0, 3, 0] + [0] * 5)
+    with pytest.raises(
+        ValueError, match=r"normal.blocks\[0\].right_op = 'conv_1x3_3x1', this space has identity"
+    ):
+        narrow.encode(genotype)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"blocks": 0}, "space.blocks = 0"),
+        ({"operations": ["sep_3x3"]}, "space.operations holds 'sep_3x3', expected some of identity"),
+        ({"operations": []}, "space.operations"),
+        ({"combinations": ["add", "add"]}, "none twice"),
+    ],
+)
+def test_space_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SpaceConfig(**settings)

@@ -1,0 +1,152 @@
+import statistics
+
+import pytest
+import torch
+from toy_search import reward
+
+from search.base import Failure, Result
+from search.space import Space
+from search.strategies import ControllerConfig, RandomConfig
+
+SPACE = Space(blocks=2)
+
+
+def score(proposals):
+    return [Result(proposal, reward=reward(proposal.genotype)) for proposal in proposals]
+
+
+def flat(state):
+    return {name: tensor.tolist() for name, tensor in state.tensors.items()}, state.values
+
+
+class StrategyContract:
+    """The laws of `Strategy`; a subclass gives the fixture `config`."""
+
+    def build(self, config, seed=0):
+        return config.build(SPACE, seed)
+
+    def test_proposals_are_numbered_and_lie_in_the_space(self, config):
+        proposals = self.build(config).propose(7, [])
+        assert [proposal.number for proposal in proposals] == list(range(7))
+        assert all(SPACE.decode(p.decisions) == p.genotype for p in proposals)
+
+    def test_asking_in_parts_gives_the_same_as_asking_once(self, config):
+        parts = self.build(config)
+        first = parts.propose(2, [])
+        assert first + parts.propose(5, first) == self.build(config).propose(7, [])
+
+    def test_seeds_differ_and_repeat(self, config):
+        assert self.build(config, 1).propose(3, []) == self.build(config, 1).propose(3, [])
+        assert self.build(config, 1).propose(3, []) != self.build(config, 2).propose(3, [])
+
+    def test_state_is_enough_to_go_on(self, config):
+        strategy, copy = self.build(config), None
+        for _ in range(4):
+            proposals = strategy.propose(5, [])
+            strategy.observe(score(proposals[:3]))
+            copy = self.build(config)
+            copy.load_state_dict(strategy.state_dict())
+            assert flat(copy.state_dict()) == flat(strategy.state_dict())
+            assert copy.propose(2, proposals[3:]) == strategy.propose(2, proposals[3:])
+            strategy.observe(score(proposals[3:]))
+
+    def test_state_does_not_change_with_the_strategy(self, config):
+        strategy = self.build(config)
+        state = strategy.state_dict()
+        before = flat(state)
+        strategy.observe(score(strategy.propose(20, [])))
+        assert flat(state) == before
+
+    def test_chance_outside_does_not_matter(self, config):
+        torch.manual_seed(1)
+        first = self.build(config).propose(2, [])
+        torch.manual_seed(2)
+        assert self.build(config).propose(2, []) == first
+
+    def test_failed_children_are_accepted(self, config):
+        strategy = self.build(config)
+        proposals = strategy.propose(6, [])
+        strategy.observe([Result(proposal, failure=Failure.NOT_FINITE) for proposal in proposals])
+        assert len(strategy.propose(1, [])) == 1
+
+
+class TestRandom(StrategyContract):
+    @pytest.fixture
+    def config(self):
+        return RandomConfig()
+
+    def test_learns_nothing(self, config):
+        strategy = self.build(config)
+        first = strategy.propose(3, [])
+        strategy.observe(score(first))
+        assert first + strategy.propose(3, []) == self.build(config).propose(6, [])
+
+
+class TestController(StrategyContract):
+    @pytest.fixture
+    def config(self):
+        return ControllerConfig(architectures_per_update=4, lr=0.01)
+
+    def test_updates_when_a_batch_is_full(self, config):
+        strategy = self.build(config)
+        proposals = strategy.propose(8, [])
+        before = flat(strategy.state_dict())[0]
+        strategy.observe(score(proposals[:3]))
+        assert flat(strategy.state_dict())[0] == before
+        strategy.observe(score(proposals[3:4]))
+        assert flat(strategy.state_dict())[0] != before
+        assert strategy.state_dict().values["updates"] == 1
+
+    def test_failure_counts_as_the_lowest_reward(self, config):
+        failed, worst = self.build(config), self.build(config)
+        proposals = failed.propose(4, [])
+        assert worst.propose(4, []) == proposals
+        failed.observe([*score(proposals[:3]), Result(proposals[3], failure=Failure.TIMEOUT)])
+        worst.observe([*score(proposals[:3]), Result(proposals[3], reward=0.0)])
+        assert flat(failed.state_dict()) == flat(worst.state_dict())
+
+    def test_advantages_are_taken_against_past_rewards_only(self, config):
+        strategy = self.build(config)
+        proposals = strategy.propose(3, [])
+        strategy.observe([Result(p, reward=r) for p, r in zip(proposals, (0.5, 0.9, 0.1), strict=True)])
+        batch = strategy.state_dict().values["batch"]
+        # baselines before each: none, 0.5, 0.95 * 0.5 + 0.05 * 0.9 = 0.52
+        assert [entry["advantage"] for entry in batch] == pytest.approx([0.0, 0.4, -0.42])
+
+    def test_state_of_another_space_is_refused_and_changes_nothing(self, config):
+        strategy, other = self.build(config), config.build(Space(blocks=3), 0)
+        before = flat(strategy.state_dict())
+        with pytest.raises(ValueError, match="controller state has the tensors"):
+            strategy.load_state_dict(other.state_dict())
+        assert flat(strategy.state_dict()) == before
+
+    def test_finds_a_known_optimum_sooner_than_random(self):
+        """With the paper's settings, 600 cells each; the optimum is the favourite operation everywhere."""
+        space = Space(blocks=1, operations=("identity", "conv_1x1", "conv_3x3", "avg_pool_3x3"))
+        late = {}
+        for name, config in (("controller", ControllerConfig()), ("random", RandomConfig())):
+            late[name] = []
+            for seed in range(3):
+                strategy = config.build(space, seed)
+                rewards = []
+                for _ in range(30):
+                    results = score(strategy.propose(20, []))
+                    strategy.observe(results)
+                    rewards += [result.reward for result in results]
+                late[name].append(statistics.mean(rewards[-100:]))
+        assert max(late["random"]) < 0.35  # a quarter of the operations by chance
+        assert min(late["controller"]) > 0.6
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden": 0}, "strategy.hidden = 0"),
+        ({"clip": 0.0}, "strategy.clip = 0.0"),
+        ({"baseline_decay": 1.0}, r"strategy.baseline_decay = 1.0, must be in \[0, 1\)"),
+        ({"entropy_weight": -1.0}, "strategy.entropy_weight"),
+    ],
+)
+def test_controller_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ControllerConfig(**settings)

@@ -1,0 +1,127 @@
+"""Searches that take milliseconds: an analytic evaluator, an executor that scrambles, a small space."""
+
+import os
+import random
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backbones.genotype import Genotype
+from runtime.tracking import LoggerConfig
+from search.base import ChildFailed, ChildTask, Failure, Result, attempt
+from search.executors import InlineConfig
+from search.ledger import read_children
+from search.loop import BudgetConfig
+from search.runner import SearchConfig
+from search.space import SpaceConfig
+from search.strategies import ControllerConfig
+
+FAVOURITE = "identity"
+
+
+def reward(genotype: Genotype) -> float:
+    """Share of the operations that are FAVOURITE, in [0, 1]; 1 is the known optimum."""
+    blocks = [*genotype.normal.blocks, *genotype.reduction.blocks]
+    operations = [operation for block in blocks for operation in (block.left_op, block.right_op)]
+    return operations.count(FAVOURITE) / len(operations)
+
+
+class Favourite:
+    """Scores by `reward`. Predicted costs differ from child to child.
+
+    failures: by child number, the failures of its first attempts. kill_at: the child whose first attempt
+    takes the process along. seen: every task, in order.
+    """
+
+    def __init__(self, failures: Mapping[int, list[str]] | None = None, kill_at: int | None = None):
+        self.failures, self.kill_at = failures or {}, kill_at
+        self.seen: list[ChildTask] = []
+
+    def __call__(self, genotype: Genotype, task: ChildTask) -> Result:
+        self.seen.append(task)
+        number = task.proposal.number
+        if number == self.kill_at and task.attempt == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        failures = self.failures.get(number, [])
+        if task.attempt < len(failures):
+            raise ChildFailed(Failure(failures[task.attempt]), "as ordered")
+        return Result(task.proposal, reward=reward(genotype))
+
+    def predicted_microseconds(self, genotype: Genotype) -> int:
+        return 1_000 + int(genotype.key, 16) % 5_000
+
+
+def score(genotype: Genotype, task: ChildTask, *, scale: float = 1.0) -> Result:
+    """The same as a plain function."""
+    return Result(task.proposal, reward=scale * reward(genotype))
+
+
+class ScrambledExecutor:
+    """`slots` tasks at a time, finished in an order drawn from `seed`, sometimes several at once or none."""
+
+    def __init__(self, evaluator: Any, slots: int, seed: int):
+        self._evaluator, self._slots, self._random = evaluator, slots, random.Random(seed)
+        self._tasks: list[ChildTask] = []
+
+    def capacity(self) -> int:
+        if any(task.alone for task in self._tasks):
+            return 0
+        return self._slots - len(self._tasks)
+
+    def submit(self, task: ChildTask) -> None:
+        if not self.capacity():
+            raise RuntimeError("busy")
+        self._tasks.append(task)
+
+    def poll(self) -> list[Result]:
+        finished = self._random.sample(self._tasks, self._random.randint(1, len(self._tasks)))
+        self._tasks = [task for task in self._tasks if task not in finished]
+        return [
+            attempt(lambda task=task: self._evaluator(task.proposal.genotype, task), task)  # type: ignore[misc]
+            for task in finished
+        ]
+
+    def cancel(self, number: int) -> None:
+        self._tasks = [task for task in self._tasks if task.proposal.number != number]
+
+
+@dataclass(kw_only=True)
+class ScrambledConfig:
+    name: str = "scrambled"
+    slots: int = 5
+    seed: int = 0
+
+    def build(self, evaluator: Any) -> ScrambledExecutor:
+        return ScrambledExecutor(evaluator, self.slots, self.seed)
+
+
+def toy_config(run_dir: Any, children: int, **changes: Any) -> SearchConfig:
+    """A controller search over 1-block cells of 4 operations: updates by 3 children, 4 virtual workers."""
+    settings: dict[str, Any] = {
+        "run_dir": str(run_dir),
+        "data": None,
+        "space": SpaceConfig(
+            blocks=1,
+            operations=[FAVOURITE, "conv_1x1", "sep_conv_3x3", "avg_pool_3x3"],
+            combinations=["add"],
+        ),
+        "strategy": ControllerConfig(architectures_per_update=3, lr=0.01),
+        "evaluator": {"_target_": "toy_search.Favourite"},
+        "executor": InlineConfig(),
+        "budget": BudgetConfig(children=children),
+        "window": 4,
+        "logger": LoggerConfig(name="none"),
+    }
+    return SearchConfig(**{**settings, **changes})
+
+
+def history(run_dir: Any) -> list[tuple]:
+    """What must not depend on workers, kills or the order of finishing."""
+    return [
+        (
+            *(row.number, row.proposal_group, row.genotype.key, row.decisions, row.log_prob),
+            *(row.start, row.finish, row.original, row.status, row.observed, row.reward, row.failure),
+        )
+        for row in read_children(f"{run_dir}/search.sqlite")
+    ]
