@@ -89,6 +89,7 @@ def test_ppo_loss_is_the_mean_and_sends_no_gradient_beyond_the_clip():
     loss = ppo_loss(log_prob, torch.zeros(2), torch.tensor([1.0, 1.0]), clip=0.2)
     loss.backward()
     assert loss.item() == pytest.approx(-(1.2 + 1.0) / 2)
+    assert log_prob.grad is not None
     assert log_prob.grad.tolist() == [0.0, -0.5]
 
 

@@ -34,7 +34,7 @@ def evaluator(**settings):
 def test_search_writes_the_best_genotype_and_its_origin(tmp_path):
     content = run(toy_config(tmp_path, CHILDREN))
     rows = read_children(tmp_path / "search.sqlite")
-    best = max(rows, key=lambda row: (row.reward, -row.number))
+    best = max(rows, key=lambda row: (row.reward or 0, -row.number))
     genotype = Genotype.load(tmp_path / "genotype.json")
     assert genotype == best.genotype
     assert genotype.origin["child"] == best.number
@@ -43,7 +43,7 @@ def test_search_writes_the_best_genotype_and_its_origin(tmp_path):
     assert content == json.loads((tmp_path / "metrics.json").read_text())
     assert content["metrics"] == {
         "best_reward": best.reward,
-        "mean_reward": pytest.approx(sum(row.reward for row in rows) / CHILDREN),
+        "mean_reward": pytest.approx(sum(row.reward or 0 for row in rows) / CHILDREN),
         "children": CHILDREN,
         "failed": 0,
     }
