@@ -59,6 +59,11 @@ class ClassificationConfig:
         for key in ("validate_every_epochs", "eval_batch_size"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ValueError(f"{key} = {value}, must be at least 1")
+        if self.recipe.cutout and not self.data.is_resident:
+            raise ValueError(
+                f"recipe.cutout = {self.recipe.cutout} cuts resident images only; set data.resident=true, "
+                "or recipe.cutout=0"
+            )
 
 
 def run(config: ClassificationConfig) -> dict[str, Any]:

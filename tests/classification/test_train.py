@@ -34,7 +34,8 @@ def config(run_dir, root, *, workers=0, recipe=None, **changes):
     backbone = BackboneConfig(
         name="nasnet_a_cifar", cells_per_stage=1, filters=4, stem_filters=4, image_size=16
     )
-    values = {"epochs": EPOCHS, "batch_size": 7, "lr": 0.05, "ema_decay": 0.9, "dropout": 0.2, "cutout": 4}
+    values = {"epochs": EPOCHS, "batch_size": 7, "lr": 0.05, "ema_decay": 0.9, "dropout": 0.2}
+    values["cutout"] = 4 if workers == 0 else 0
     return ClassificationConfig(
         run_dir=str(run_dir),
         data=data,
@@ -206,6 +207,11 @@ def test_too_few_images_for_a_batch_are_refused_and_leave_nothing(tmp_path, digi
     with pytest.raises(ValueError, match="30 samples give no batch of 31"):
         run(config(tmp_path / "run", digit_folders, recipe={"batch_size": 31}))
     assert not (tmp_path / "run").exists()
+
+
+def test_cutout_is_refused_where_it_would_do_nothing(tmp_path, digit_folders):
+    with pytest.raises(ValueError, match=r"recipe\.cutout = 4 cuts resident images only"):
+        config(tmp_path, digit_folders, workers=2, recipe={"cutout": 4})
 
 
 def test_statistics_that_are_too_slow_for_the_run_are_warned_of(tmp_path, digit_folders, caplog):
