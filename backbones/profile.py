@@ -34,8 +34,10 @@ def profile(network: NASNet | NetworkSpec, image_size: int | None = None, num_cl
         image = torch.empty(1, spec.in_channels, size, size)
     multiply_adds = activations = 0
 
-    def count(module: nn.Module, _: object, output: torch.Tensor) -> None:
+    def count(module: nn.Module, _: object, output: torch.Tensor | None) -> None:
         nonlocal multiply_adds, activations
+        if output is None:  # a cell that never reads h_{i-1} passes none on
+            return
         activations += output.numel() * 4
         if isinstance(module, nn.Conv2d | nn.Linear):
             multiply_adds += output[0].numel() // module.weight.shape[0] * module.weight.numel()
