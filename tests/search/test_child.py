@@ -105,6 +105,12 @@ def test_predicted_cost_grows_with_the_work():
     assert predicted_microseconds(heavy, TINY, images=100) > cost
 
 
+def test_cell_that_never_reads_its_second_input_is_predicted_and_trained(images):
+    genotype = one_block(Block(0, 0, "conv_1x1", "identity"))
+    assert predicted_microseconds(genotype, TINY, images=100) > 0
+    assert train_child(task(genotype), images, TINY).failure is None
+
+
 @pytest.mark.slow
 def test_every_operation_and_combination_trains(images):
     space = Space(blocks=2)
