@@ -18,7 +18,7 @@ from search.loop import SearchPaused
 
 log = logging.getLogger(__name__)
 
-USER_ERRORS = (ValueError, OSError, ImportError, OmegaConfBaseException, SearchPaused)
+USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, OmegaConfBaseException, SearchPaused)
 """What a wrong value, a missing file or an outage raises; all else is a bug and keeps its traceback."""
 
 
@@ -63,5 +63,11 @@ def _objective(result: Any) -> Any:
 
 def _remove_if_empty(folder: Path) -> None:
     """Hydra makes the run folder before anything is checked; a refused run leaves none behind."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    for empty in (folder, *folder.parents):
+        if (
+            not empty.is_dir()
+            or any(empty.iterdir())
+            or (empty != folder and Path.cwd() not in empty.parents)
+        ):
+            return
+        empty.rmdir()
