@@ -52,6 +52,8 @@ class ChildConfig:
     """Largest global norm of the gradient; None does not clip."""
     validation: int | None = None
     """Training images held out for the reward, in the classes' proportions; None: the paper's tenth."""
+    training: int | None = None
+    """Training images used, in the classes' proportions; None: all that are not held out."""
     timeout_seconds: float | None = None
     """Wall time after which a child fails; checked at every step."""
     threads: int = 1
@@ -73,7 +75,7 @@ class ChildConfig:
             raise ValueError(f"child.batch_norm_momentum = {self.batch_norm_momentum}, must be in (0, 1]")
         if self.weight_decay < 0:
             raise ValueError(f"child.weight_decay = {self.weight_decay}, must not be negative")
-        for name in ("clip_norm", "validation", "timeout_seconds"):
+        for name in ("clip_norm", "validation", "training", "timeout_seconds"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"child.{name} = {value}, must be above 0, or null")
 
@@ -97,39 +99,48 @@ class ChildConfig:
 
 @dataclass(frozen=True)
 class ChildImages:
-    """The training files' images on the device, and the indices `[N]` of those that train and that score."""
+    """Images of the training files on the device, and the indices `[N]` of those that train and that score.
+
+    record: what the ledger keeps of the split; a search continues only on the same one.
+    """
 
     images: DeviceImages
     num_classes: int
     training: np.ndarray
     validation: np.ndarray
+    record: dict[str, int | str]
 
     @classmethod
     def open(cls, data: ImageDataConfig, child: ChildConfig, seed: int) -> "ChildImages":
         """Raises ValueError or FileNotFoundError for what is wrong with the data set."""
         images = open_images(data, "train")
         training, validation = split(images, child, seed)
-        device = child.resolved_device()
-        resident = DeviceImages.from_config(images, data, child.image_size, device)
-        return cls(resident, len(images.classes), training, validation)
-
-    def record(self) -> dict[str, int | str]:
-        """What the ledger keeps of the split: a search continues only on the same one."""
-        labels = self.images.labels.cpu().numpy()
-        digest = hashlib.sha256(labels.tobytes() + self.validation.astype(np.int64).tobytes()).hexdigest()
-        return {"training": len(self.training), "validation": len(self.validation), "sha256": digest}
+        used = np.sort(np.concatenate([training, validation]))
+        resident = DeviceImages.from_config(images, data, child.image_size, child.resolved_device(), used)
+        digest = hashlib.sha256(b"".join(part.tobytes() for part in (images.labels, training, validation)))
+        record: dict[str, int | str] = {
+            "training": len(training),
+            "validation": len(validation),
+            "sha256": digest.hexdigest(),
+        }
+        # From here on an index counts the images on the device.
+        places = np.searchsorted(used, training), np.searchsorted(used, validation)
+        return cls(resident, len(images.classes), *places, record)
 
 
 def split(images: ImageSet, child: ChildConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Ascending indices of the images that train and of those that score; a function of labels and seed."""
-    count = max(1, round(len(images) / 10)) if child.validation is None else child.validation
-    if len(images) - count < child.batch_size:
+    held_out = max(1, round(len(images) / 10)) if child.validation is None else child.validation
+    used = len(images) - held_out if child.training is None else child.training
+    if not child.batch_size <= used <= len(images) - held_out:
         raise ValueError(
-            f"{images.source}: {len(images)} training images, of which {count} are held out; the rest must "
-            f"fill a batch of child.batch_size = {child.batch_size}"
+            f"{images.source}: {len(images)} training images, of which {held_out} are held out and {used} "
+            f"are to train a child; they must exist and fill a batch of child.batch_size = {child.batch_size}"
         )
-    validation = stratified(images.labels, count, derive(seed, "validation split"))
-    return np.setdiff1d(np.arange(len(images)), validation), validation
+    validation = stratified(images.labels, held_out, derive(seed, "validation split"))
+    others = np.setdiff1d(np.arange(len(images)), validation)
+    chosen = stratified(images.labels[others], used, derive(seed, "training split"))
+    return others[chosen], validation
 
 
 class ChildTrainer:

@@ -110,7 +110,7 @@ def _evaluation(config: SearchConfig) -> tuple[Evaluator, Callable[[Genotype], i
     if config.evaluator is None:
         images = ChildImages.open(config.data, config.child, config.seed)
         trainer = ChildTrainer(config.child, images)
-        return trainer, trainer.predicted_microseconds, {"split": images.record()}
+        return trainer, trainer.predicted_microseconds, {"split": images.record}
     arguments = dict(config.evaluator)
     name = str(arguments.pop("_target_", ""))
     module, _, attribute = name.rpartition(".")

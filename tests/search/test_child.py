@@ -51,6 +51,17 @@ def test_split_covers_the_training_files_once_and_keeps_the_classes_balanced():
     np.testing.assert_allclose(shares, 0.1, atol=0.01)
 
 
+def test_children_train_on_as_many_images_as_asked(images):
+    config = dataclasses.replace(TINY, training=80)
+    some = ChildImages.open(DIGITS, config, seed=0)
+    assert some.record["training"] == len(some.training) == 80
+    assert len(some.images) == 80 + 40
+    labels = some.images.labels[some.training]
+    assert torch.bincount(labels).tolist() == pytest.approx([8] * 10, abs=1)
+    held_out = [some.images.labels[some.validation], images.images.labels[images.validation]]
+    assert torch.equal(*held_out)
+
+
 def test_split_is_a_function_of_the_seed():
     digits = open_images(ImageDataConfig(name="digits"), "train")
     first, again, other = (split(digits, ChildConfig(), seed)[1].tolist() for seed in (0, 0, 1))
@@ -149,5 +160,7 @@ def test_child_settings_are_checked(settings, message):
 
 
 def test_data_set_too_small_for_a_batch_is_refused():
-    with pytest.raises(ValueError, match=r"digits: 200 training images, of which 190 are held out"):
+    with pytest.raises(
+        ValueError, match=r"digits: 200 training images, of which 190 are held out and 10 are to train"
+    ):
         ChildImages.open(DIGITS, dataclasses.replace(TINY, validation=190), seed=0)
