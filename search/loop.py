@@ -11,7 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from lightning.pytorch.loggers import Logger
 
@@ -140,8 +140,10 @@ class Search:
 
     def run(self) -> None:
         """Until the budget is spent and nothing runs. An interrupt leaves the running children queued."""
+        done = self._done()
+        self._ledger.note("started", {"done": done, "budget": asdict(self._budget)})
         try:
-            with track(self._budget.children, "search", self._done()) as progress:
+            with track(self._budget.children, "search", done) as progress:
                 while True:
                     self._propose()
                     self._submit()
@@ -229,7 +231,7 @@ class Search:
         judged = result.failure in FINAL_AT_ONCE or (row.alone and result.failure is not Failure.HOST_LOST)
         if result.failure is not None and not judged:
             alone = row.alone or result.failure is not Failure.HOST_LOST
-            self._requeue(row, f"{result.failure.value}: {result.detail}", alone=alone)
+            self._requeue(row, f"{result.failure}: {result.detail}", alone=alone)
             self._queue.appendleft(row)
             return
         finished = [row, *self._waiting.pop(row.number, [])]
@@ -241,7 +243,7 @@ class Search:
         if self._failures_in_a_row >= self._budget.failures_in_a_row:
             raise SearchPaused(
                 f"{self._failures_in_a_row} children in a row failed, the last one, child {row.number}, with "
-                f"{result.failure.value if result.failure else ''}: {result.detail}"
+                f"{result.failure}: {result.detail}"
             )
 
     def _requeue(self, row: ChildRow, why: str, *, alone: bool | None = None, uncount: bool = False) -> None:

@@ -67,8 +67,8 @@ def run(config: SearchConfig) -> dict[str, Any]:
     evaluator, cost, facts = _evaluation(config)
     executor = config.executor.build(evaluator)
     folder = RunFolder.open(config.run_dir, config, stage="search", may_change=MAY_CHANGE)
-    (folder.path / "metrics.json").unlink(missing_ok=True)  # of a smaller budget
     ledger = Ledger(path)
+    (folder.path / "metrics.json").unlink(missing_ok=True)  # of a smaller budget
     loggers = config.logger.build(folder.path, "search", plain(config))
     try:
         _check_facts(ledger, path, {"search": search_id(config), **facts})
