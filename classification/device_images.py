@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from backbones.spec import Preprocessing
 from classification.data import ImageDataConfig, ImageSet
+from classification.decoded_images import central_square
 from runtime.loading import Sample, counter_hash
 
 
@@ -59,17 +62,25 @@ class DeviceImages:
         images: ImageSet,
         indices: Sequence[int] | NDArray[np.int64] | None,
         device: torch.device | str,
+        *,
+        fit: int | None = None,
         **options: Any,
     ) -> "DeviceImages":
         """Copies the images at `indices` (None: all) to `device`; `options` are the constructor's.
 
-        Raises ValueError for an image that is not a square of the first one's size.
+        fit: side in pixels to which the central square of each image is resized first; None: they are
+        squares of one size, and ValueError is raised for the first that is not.
         """
         chosen = images if indices is None else images.subset(indices)
-        first = np.asarray(chosen.image(0))
+
+        def load(index: int) -> Image.Image:
+            image = chosen.image(index)
+            return image if fit is None else central_square(image, Preprocessing(fit, crop=1.0))
+
+        first = np.asarray(load(0))
         pixels = np.empty((len(chosen), *first.shape), np.uint8)
         for i in range(len(chosen)):
-            image = chosen.image(i)
+            image = load(i)
             if image.size != (first.shape[0], first.shape[0]):
                 raise ValueError(
                     f"{chosen.source}: image {i} has {image.width} x {image.height} pixels, the first one "
@@ -90,11 +101,12 @@ class DeviceImages:
         indices: Sequence[int] | NDArray[np.int64] | None = None,
         cutout: int = 0,
     ) -> "DeviceImages":
-        """`from_images` with the options of the `data` group."""
+        """`from_images` with the options of the `data` group; images of a set not resident are fitted."""
         return cls.from_images(
             images,
             indices,
             device,
+            fit=None if config.is_resident else size,
             size=size,
             mean=config.mean,
             std=config.std,

@@ -133,3 +133,18 @@ def test_normalising_is_to_the_preprocessing_and_leaves_floats_alone():
     torch.testing.assert_close(normalise(images, preprocessing), normalised(images))
     floats = torch.rand(2, 3, 4, 4)
     assert normalise(floats, preprocessing) is floats
+
+
+def test_pictures_of_any_shape_become_thumbnails_of_their_central_square():
+    grey = np.full((30, 60, 3), 255, np.uint8)
+    grey[:, 15:45] = np.linspace(0, 255, 30).astype(np.uint8)[None, :, None]
+    pictures = np.empty(2, object)
+    pictures[:] = [grey, grey.transpose(1, 0, 2)]
+    wide_and_tall = ImageSet("two pictures", ["a"], np.zeros(2, np.int64), pictures)
+    config = ImageDataConfig(name="imagefolder", root="unused", crop_padding=0, flip=False)
+    thumbnails = DeviceImages.from_config(wide_and_tall, config, 10, "cpu")
+    batch, _ = thumbnails.batch([0, 1], epoch=0, seed=0, train=False)
+    ramp = torch.linspace(-1, 1, 30).view(10, 3).mean(dim=1)  # 3 pixels to 1, the white borders cut off
+    # The outermost pixels see a little of the border: the filter is wider than a pixel.
+    torch.testing.assert_close(batch[0, 0, 5, 1:-1], ramp[1:-1], atol=0.06, rtol=0)
+    torch.testing.assert_close(batch[1, 0], batch[0, 0].T)
