@@ -1,0 +1,173 @@
+"""The commands as a user types them: the chain, its continuation, sweeps, and what they say to mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from backbones import Genotype
+from backbones.weights import read_safetensors
+from detection.evaluate import METRICS
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+
+
+def command(*words, cwd, check=True):
+    """Runs `python -m …` in `cwd`; returns the finished process."""
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, words)], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """A finished smoke run and what it printed."""
+    folder = tmp_path_factory.mktemp("chain")
+    done = command("pipeline", "experiment=smoke", "run_dir=run", cwd=folder)
+    return folder / "run", done.stdout
+
+
+def test_the_chain_writes_every_file_and_prints_the_table(chain):
+    run, printed = chain
+    genotype = Genotype.load(run / "search" / "genotype.json")
+    _, backbone = read_safetensors(run / "classification" / "backbone.safetensors", "backbone")
+    _, detector = read_safetensors(run / "detection" / "detector.safetensors", "detector")
+    assert backbone["network"]["genotype"] == genotype.to_dict()
+    assert detector["network"] == backbone["network"]
+    assert [category["id"] for category in detector["categories"]][:2] == [1, 3]  # gaps, as COCO has
+    metrics = json.loads((run / "detection" / "metrics.json").read_text())["metrics"]
+    assert list(metrics) == list(METRICS)
+    assert all(0 <= value <= 1 for value in metrics.values())
+    assert isinstance(json.loads((run / "detection" / "predictions.json").read_text()), list)
+    for word in ("search", "classification", "detection", "AR100", "report.html", "detector.safetensors"):
+        assert word in printed
+    assert "python -m pipeline experiment=smoke run_dir=run" in (run / "report.html").read_text()
+
+
+def test_started_again_the_chain_skips_finished_stages_and_continues_the_unfinished_one(chain):
+    run, _ = chain
+    weights = (run / "classification" / "backbone.safetensors").stat().st_mtime_ns
+    before = (run / "detection" / "detector.safetensors").read_bytes()
+    for name in ("metrics.json", "detector.safetensors"):
+        (run / "detection" / name).unlink()
+    again = command("pipeline", "experiment=smoke", "run_dir=run", cwd=run.parent)
+    assert "classification: finished in run/classification" in again.stderr
+    assert "detection: in run/detection" in again.stderr
+    assert (run / "classification" / "backbone.safetensors").stat().st_mtime_ns == weights
+    assert (run / "detection" / "detector.safetensors").read_bytes() == before
+
+
+def test_another_configuration_is_refused_with_the_difference(chain):
+    run, _ = chain
+    refused = command(
+        "pipeline", "experiment=smoke", "run_dir=run", "detection.recipe.lr=0.5", cwd=run.parent, check=False
+    )
+    assert refused.returncode == 1
+    assert "recipe.lr: 0.01 -> 0.5" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_each_stage_starts_from_its_input_file_alone(chain, tmp_path):
+    run, _ = chain
+    weights = tmp_path / "backbone.safetensors"
+    weights.write_bytes((run / "classification" / "backbone.safetensors").read_bytes())
+    scored = command(
+        "classification.evaluate", f"weights={weights}", "data=digits", "data.test_limit=64", cwd=tmp_path
+    )
+    header = read_safetensors(weights, "backbone")[1]["metrics"]
+    assert json.loads(scored.stdout)["metrics"] == header
+    detector = run / "detection" / "detector.safetensors"
+    data = ["data=scenes", "data.train_scenes=12", "data.val_scenes=6"]
+    scored = command("detection.evaluate", f"weights={detector}", *data, cwd=tmp_path)
+    recorded = json.loads((run / "detection" / "metrics.json").read_text())["metrics"]
+    assert json.loads(scored.stdout)["metrics"] == recorded
+    predictions = run / "detection" / "predictions.json"
+    scored = command("detection.evaluate", f"predictions={predictions}", *data, cwd=tmp_path)
+    assert json.loads(scored.stdout)["metrics"] == recorded
+
+
+def test_a_sweep_runs_a_job_per_value_in_hydras_folders(tmp_path):
+    command(
+        *("search", "-m", "data=digits", "data.train_limit=128", "logger=csv", "budget.children=2"),
+        *("space.blocks=1,2", "child.image_size=8", "child.cells_per_stage=1", "child.filters=4"),
+        *("child.epochs=1", "child.batch_size=32", "hydra.sweep.dir=sweep"),
+        cwd=tmp_path,
+    )
+    blocks = [len(Genotype.load(tmp_path / "sweep" / job / "genotype.json").normal.blocks) for job in "01"]
+    assert blocks == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["search", "data=cifar10", "data.root=/nowhere"], "data.root = /nowhere: no such folder"),
+        (["search", "data=mnist"], "Could not find 'data/mnist'"),
+        (["search", "data=digits", "budget.childen=3"], "Key 'childen' not in 'BudgetConfig'"),
+        (
+            ["classification", "data=digits", "backbone=nasnet_a_mobile", "backbone.filters=10"],
+            "filters = 10",
+        ),
+        (["classification", "data=digits", "backbone=genotype", "backbone.name={bad}"], "sep_conv_9x9"),
+        (["detection", "backbone.weights={bad}", "data=scenes"], "not a backbone file"),
+        (
+            ["detection", "data=coco", "data.root={here}", "backbone.name=nasnet_a_mobile"],
+            "instances_train2017",
+        ),
+        (["detection", "data=scenes", "backbone.name=nasnet_a_cifar"], "has the cifar stem"),
+        (["pipeline", "experiment=smoke", "detection.data.val_scenes=0"], "data.val_scenes = 0"),
+    ],
+)
+def test_a_mistake_ends_with_one_message_and_leaves_nothing(words, message, tmp_path):
+    bad = tmp_path / "genotype.json"
+    genotype = Genotype.load(_nasnet_a(tmp_path)).to_dict()
+    genotype["normal"]["blocks"][0]["left_op"] = "sep_conv_9x9"
+    bad.write_text(json.dumps(genotype))
+    before = sorted(tmp_path.rglob("*"))
+    words = [word.format(bad=bad, here=tmp_path) for word in words]
+    done = command(*words, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def _nasnet_a(folder: Path) -> Path:
+    from backbones.zoo import NASNET_A
+
+    NASNET_A.save(folder / "nasnet_a.json")
+    return folder / "nasnet_a.json"
+
+
+@pytest.mark.slow
+def test_the_users_chain_runs_whole_on_imagenet_and_coco_images(real_data, tmp_path):
+    imagenet, coco = tmp_path / "imagenet", tmp_path / "coco"
+    with zipfile.ZipFile(real_data / "imagenet-sample.zip") as archive:
+        archive.extractall(imagenet)
+    (imagenet / "train").symlink_to(imagenet / "val")
+    coco.symlink_to(real_data / "coco-small")
+    command(
+        *("pipeline", "experiment=imagenet_to_coco", f"data.root={imagenet}", f"detection.data.root={coco}"),
+        *("run_dir=run", "logger=csv", "data.train_limit=128", "data.test_limit=64", "data.workers=2"),
+        *("search.budget.children=2", "search.child.training=64", "search.child.validation=32"),
+        *("search.child.epochs=1", "search.child.filters=4", "search.child.cells_per_stage=1"),
+        *("classification.backbone.cells_per_stage=1", "classification.backbone.filters=8"),
+        *("classification.backbone.stem_filters=8", "classification.backbone.image_size=64"),
+        *("classification.backbone.batch_norm_momentum=0.5", "classification.recipe.epochs=1"),
+        *("classification.recipe.batch_size=32", "detection.data.min_sizes=[160]"),
+        *("detection.data.test_min_size=160", "detection.data.max_size=256", "detection.data.val_limit=8"),
+        *("detection.recipe.steps=3", "detection.recipe.batch_size=2", "detection.recipe.warmup_steps=1"),
+        *("detection.detector.fpn_channels=16", "detection.detector.box_head.width=32"),
+        cwd=tmp_path,
+    )
+    metrics = json.loads((tmp_path / "run" / "detection" / "metrics.json").read_text())
+    assert len(metrics["per_class"]) == 80
+    _, backbone = read_safetensors(tmp_path / "run" / "classification" / "backbone.safetensors", "backbone")
+    assert backbone["num_classes"] == 1000
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
