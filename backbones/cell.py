@@ -47,7 +47,7 @@ class DropPath(nn.Module):
 class BlockModule(nn.Module):
     """A block: `[N, C, H, W]` of two states to `[N, channels, H', W']`.
 
-    `concat` doubles the channels, so ReLU - 1x1 - norm brings them back at once (NASNET.md, section 1.2).
+    `concat` doubles the channels, so ReLU - 1x1 - norm brings them back (docs/nasnet.md, section 1.2).
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class CellModule(nn.Module):
     """`[N, C, H, W]` of the previous cell and the one before it to `[N, len(concat) * channels, H', W']`.
 
     shape, prev_shape: of h_i and h_{i-1}; None for h_{i-1} means that there is no such cell and the raw h_i
-    stands in (NASNET.md, T6). reduction: halves H and W. Only what the output depends on is built.
+    stands in (docs/nasnet.md, T6). reduction: halves H and W. Only what the output depends on is built.
     Source of the fitting rules: TF-slim `nasnet_utils.py`.
     """
 

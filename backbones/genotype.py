@@ -60,7 +60,7 @@ class Block:
 class Cell:
     """Blocks in order of computation, and the states whose concatenation is the output.
 
-    concat: distinct states in channel order; it may leave out unused states (NASNET.md, trap T1).
+    concat: distinct states in channel order; it may leave out unused states (docs/nasnet.md, trap T1).
     """
 
     blocks: tuple[Block, ...]

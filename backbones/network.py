@@ -46,7 +46,7 @@ class CellPlan:
 
 
 def plan_cells(spec: NetworkSpec) -> list[CellPlan]:
-    """The cells in order of execution. Source: TF-slim `nasnet.py`; NASNET.md, sections 4.1 to 4.3."""
+    """The cells in order of execution. Source: TF-slim `nasnet.py`; docs/nasnet.md, sections 4.1 to 4.3."""
     plans: list[CellPlan] = []
 
     def add(name: str, channels: int, reduction: bool = False, h_prev: int | None = None) -> None:
@@ -84,7 +84,7 @@ def live_outputs(plans: list[CellPlan]) -> frozenset[int]:
 class AuxiliaryHead(nn.Module):
     """Classifier on the last map before the second reduction, for training only. `[N, C, H, W]` to `[N, K]`.
 
-    map_size: H and W; the head is tied to it. Source: TF-slim `nasnet.py`; NASNET.md, section 4.5.
+    map_size: H and W; the head is tied to it. Source: TF-slim `nasnet.py`; docs/nasnet.md, section 4.5.
     """
 
     def __init__(self, layers: Layers, channels: int, map_size: int, num_classes: int) -> None:
@@ -168,10 +168,10 @@ class NASNet(nn.Module):
         return AuxiliaryHead(layers, shape.channels, side, self.num_classes)
 
     def reset_parameters(self) -> None:
-        """TF's variance scaling: factor 2, fan out, truncated normal (NASNET.md, section 4.7)."""
+        """TF's variance scaling: factor 2, fan out, truncated normal (docs/nasnet.md, section 4.7)."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                # A depthwise filter feeds one channel, hence the groups (NASNET.md, T13).
+                # A depthwise filter feeds one channel, hence the groups (docs/nasnet.md, T13).
                 groups = module.groups if isinstance(module, nn.Conv2d) else 1
                 fan_out = module.weight.shape[0] * module.weight[0, 0].numel() / groups
                 std = math.sqrt(1.3 * 2.0 / fan_out)

@@ -48,7 +48,7 @@ class StridedPointwiseConv2d(nn.Conv2d):
 
 
 class Pool(nn.Module):
-    """Average or max pooling that never counts the padding, as TensorFlow's SAME does (NASNET.md, T3, T4)."""
+    """Average or max pooling that never counts padding, as TensorFlow's SAME (docs/nasnet.md, T3, T4)."""
 
     def __init__(self, kind: str, kernel: int, stride: int, padding: str) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class FactorizedReduction(nn.Module):
     """Halves H and W without skipping pixels: two strided 1x1 paths, the second shifted by one, one norm.
 
     Zeros enter at the bottom and right of the second path. No ReLU: the caller decides.
-    Source: TF-slim `nasnet_utils.py`; the single norm matters for converted weights (NASNET.md, T8).
+    Source: TF-slim `nasnet_utils.py`; the single norm matters for converted weights (docs/nasnet.md, T8).
     """
 
     def __init__(self, layers: Layers, in_channels: int, channels: int) -> None:
@@ -149,7 +149,7 @@ def _conv(layers: Layers, in_channels: int, channels: int, stride: int, *, kerne
 
 
 def _factored_conv(layers: Layers, in_channels: int, channels: int, stride: int, *, kernel: int):
-    # One norm at the end, nothing between the two (NASNET.md, section 1.1).
+    # One norm at the end, nothing between the two (docs/nasnet.md, section 1.1).
     return nn.Sequential(
         nn.ReLU(),
         layers.conv(in_channels, channels, (1, kernel), (1, stride)),

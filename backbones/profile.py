@@ -14,7 +14,7 @@ class Profile:
     """Costs of one image.
 
     parameters: trainable ones, without the auxiliary head. buffers: batch norm's running means and variances
-    (the paper's 88.9M counts them, NASNET.md, T18). multiply_adds: of convolutions and the classifier.
+    (the paper's 88.9M counts them, docs/nasnet.md, T18). multiply_adds: of convolutions and the classifier.
     activation_bytes: float32 outputs of all layers in one forward pass, a bound on what training keeps.
     """
 

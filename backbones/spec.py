@@ -24,7 +24,7 @@ class NetworkSpec:
     image_size: side in pixels that the network is meant for; it runs at others, the auxiliary head does not.
     padding: see `operations.Layers`.
     skip_reduction_input: the first normal cell after a reduction reads as h_{i-1} what the reduction read as
-        h_{i-1}, not the cell before the reduction (NASNET.md, section 4.3 and T7).
+        h_{i-1}, not the cell before the reduction (docs/nasnet.md, section 4.3 and T7).
     batch_norm_eps, batch_norm_momentum: in PyTorch's sense.
 
     Raises ValueError that names the field.

@@ -13,7 +13,7 @@ from backbones.network import NASNet
 from backbones.spec import NetworkSpec
 
 # Source: TF-slim `nasnet_utils.py`. The concat lists are the released code's, not the paper's text: they hold
-# h_{i-1} in the normal cell and a used block in the reduction cell (NASNET.md, section 3.1 and T1).
+# h_{i-1} in the normal cell and a used block in the reduction cell (docs/nasnet.md, section 3.1 and T1).
 NASNET_A = Genotype(
     normal=Cell(
         (
@@ -107,7 +107,7 @@ def resolve_spec(network: str | Path | NetworkSpec, **overrides: Any) -> Network
         genotype = Genotype.load(network)
         if missing := [key for key in ("cells_per_stage", "filters") if key not in overrides]:
             raise ValueError(f"{network}: a genotype has no size, {' and '.join(missing)} must be given")
-        # Three times the filters, as the CIFAR networks of the paper have (NASNET.md, section 4.1).
+        # Three times the filters, as the CIFAR networks of the paper have (docs/nasnet.md, section 4.1).
         if overrides.get("stem") == "cifar":
             overrides = {"stem_filters": 3 * overrides["filters"], **overrides}
         return NetworkSpec(genotype, **overrides)

@@ -1,6 +1,6 @@
 """A training recipe as values, and the optimisers, schedules and averaging that it names.
 
-Recipes of the paper: NASNET.md, sections 5.1 and 5.2; their YAML files are in `conf/recipe`.
+Recipes of the paper: docs/nasnet.md, sections 5.1 and 5.2; their YAML files are in `conf/recipe`.
 """
 
 import math

@@ -79,7 +79,7 @@ def without_classifier(network: NASNet) -> NASNet:
 class FrozenStatistics(nn.BatchNorm2d):
     """Batch normalisation with the stored statistics in training, too; scale and shift stay trainable.
 
-    A detector's batches are too small for statistics of their own (NASNET.md, section 7)."""
+    A detector's batches are too small for statistics of their own (docs/nasnet.md, section 7)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)

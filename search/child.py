@@ -80,7 +80,7 @@ class ChildConfig:
                 raise ValueError(f"child.{name} = {value}, must be above 0, or null")
 
     def spec(self, genotype: Genotype) -> NetworkSpec:
-        """The child's network; the stem is three times as wide as a state (NASNET.md, section 4.1)."""
+        """The child's network; the stem is three times as wide as a state (docs/nasnet.md, section 4.1)."""
         return NetworkSpec(
             genotype,
             self.cells_per_stage,

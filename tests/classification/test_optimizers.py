@@ -56,7 +56,7 @@ def test_exponential_falls_by_3_percent_every_2_4_epochs():
 
 
 def test_the_rate_is_scaled_to_the_batch():
-    # NASNET.md, T15: 0.04 * 50 replicas for a batch of 1600.
+    # docs/nasnet.md, T15: 0.04 * 50 replicas for a batch of 1600.
     assert RecipeConfig(lr=2.0, lr_batch_size=1600, batch_size=32).scaled_lr == pytest.approx(0.04)
     assert RecipeConfig(lr=0.025, batch_size=64).scaled_lr == 0.025
 
