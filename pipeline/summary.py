@@ -2,15 +2,17 @@
 
 import os
 
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from detection.evaluate import METRICS
 from pipeline.results import Results, percent, short
 
 
-def summary(run_dir: str | os.PathLike[str]) -> Table:
-    """Key figures of the three stages and where the files lie; a dash where a figure is unknown.
+def summary(run_dir: str | os.PathLike[str]) -> RenderableType:
+    """Key figures of the three stages, and where the files lie; a dash where a figure is unknown.
 
     Raises FileNotFoundError unless the folder holds a pipeline run.
     """
@@ -33,5 +35,6 @@ def summary(run_dir: str | os.PathLike[str]) -> Table:
     )
     cells = [f"{name:<5} {percent(detection.value(name)):>7}" for name in METRICS]
     table.add_row("detection", "\n".join("   ".join(cells[i : i + 3]) for i in range(0, len(cells), 3)))
-    table.add_row("files", "\n".join(escape(str(path)) for path in results.files().values()))
-    return table
+    # Paths stand outside the table, which would fold them at 80 columns.
+    paths = Text("\n".join(str(path) for path in results.files().values()), overflow="ignore", no_wrap=True)
+    return Group(table, paths)
