@@ -16,6 +16,7 @@ from classification.data import ImageDataConfig, ImageSet, open_images
 from classification.decoded_images import DecodedImages, normalise, stack
 from classification.device_images import DeviceBatches, DeviceImages
 from classification.metrics import ClassificationSums
+from runtime.device import resolve_device
 from runtime.loading import ResumableLoader
 from runtime.progress import track
 
@@ -34,11 +35,19 @@ class EvaluateConfig:
     batch_size: int = 256
     """Images per forward pass."""
     device: str = "auto"
-    """PyTorch's name of the device; `auto`: the GPU where there is one."""
+    """`auto` (cuda where there is one, else cpu), `cpu`, `cuda` or `cuda:<number>`."""
     threads: int | None = None
     """Threads of PyTorch on CPU; None: PyTorch's choice."""
     output: str | None = None
     """Where to write the metrics as JSON; None: only printed."""
+
+    def __post_init__(self) -> None:
+        resolve_device(self.device)
+        for key in ("batch_size", "threads"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ValueError(f"{key} = {value}, must be at least 1")
+        if self.split not in ("test", "train"):
+            raise ValueError(f"split = {self.split!r}, must be train or test")
 
 
 def run(config: EvaluateConfig) -> dict[str, Any]:
@@ -52,8 +61,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
             f"{config.weights} was trained on the classes {_shown(network.classes)}, "
             f"but {images.source} has {_shown(images.classes)}"
         )
-    auto = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(auto if config.device == "auto" else config.device)
+    device = resolve_device(config.device)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     loader = evaluation_loader(images, config.data, network.preprocessing, device, config.batch_size)
     sums = evaluate(network, loader, device)

@@ -23,6 +23,7 @@ from backbones.profile import profile
 from backbones.spec import NetworkSpec
 from classification.data import ImageDataConfig, ImageSet, open_images, stratified
 from classification.device_images import DeviceImages
+from runtime.device import resolve_device
 from search.base import ChildFailed, ChildTask, Failure, Result, attempt, derive, torch_threads
 
 
@@ -59,7 +60,7 @@ class ChildConfig:
     threads: int = 1
     """CPU threads of one child. Rewards repeat exactly only with the same number."""
     device: str = "auto"
-    """`auto` (cuda where there is one, else cpu) or a torch device."""
+    """`auto` (cuda where there is one, else cpu), `cpu`, `cuda` or `cuda:<number>`."""
 
     def __post_init__(self) -> None:
         for name in ("cells_per_stage", "filters", "image_size", "epochs", "threads"):
@@ -78,6 +79,7 @@ class ChildConfig:
         for name in ("clip_norm", "validation", "training", "timeout_seconds"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"child.{name} = {value}, must be above 0, or null")
+        resolve_device(self.device)
 
     def spec(self, genotype: Genotype) -> NetworkSpec:
         """The child's network; the stem is three times as wide as a state (docs/nasnet.md, section 4.1)."""
@@ -91,10 +93,6 @@ class ChildConfig:
             batch_norm_eps=1e-5,
             batch_norm_momentum=self.batch_norm_momentum,
         )
-
-    def resolved_device(self) -> torch.device:
-        available = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(available if self.device == "auto" else self.device)
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,8 @@ class ChildImages:
         images = open_images(data, "train")
         training, validation = split(images, child, seed)
         used = np.sort(np.concatenate([training, validation]))
-        resident = DeviceImages.from_config(images, data, child.image_size, child.resolved_device(), used)
+        device = resolve_device(child.device)
+        resident = DeviceImages.from_config(images, data, child.image_size, device, used)
         digest = hashlib.sha256(b"".join(part.tobytes() for part in (images.labels, training, validation)))
         record: dict[str, int | str] = {
             "training": len(training),
@@ -184,7 +183,7 @@ def train_child(task: ChildTask, images: ChildImages, config: ChildConfig) -> Re
 
 def _train(task: ChildTask, images: ChildImages, config: ChildConfig) -> Result:
     start = time.monotonic()
-    device = config.resolved_device()
+    device = resolve_device(config.device)
     devices = [device] if device.type == "cuda" else []
     with torch_threads(config.threads), torch.random.fork_rng(devices):
         _reset_peak(device)

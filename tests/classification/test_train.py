@@ -194,6 +194,21 @@ def test_evaluation_refuses_other_classes(tmp_path, digit_folders, straight):
     )
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"device": "foo"}, "device = 'foo', expected auto, cpu, cuda or cuda:<number>"),
+        ({"threads": 0}, "threads = 0, must be at least 1"),
+        ({"batch_size": 0}, "batch_size = 0, must be at least 1"),
+        ({"split": "val"}, "split = 'val', must be train or test"),
+    ],
+)
+def test_bad_values_of_an_evaluation_are_refused_by_name(values, message):
+    with pytest.raises(ValueError) as error:
+        EvaluateConfig(weights="absent", data=ImageDataConfig(), **values)
+    assert str(error.value) == message
+
+
 def test_splits_with_different_classes_are_refused_and_leave_nothing(tmp_path, digit_folders):
     (tmp_path / "data" / "train").mkdir(parents=True)
     (tmp_path / "data" / "train" / "one").symlink_to(digit_folders / "train" / "one")

@@ -152,6 +152,7 @@ def test_test_files_are_never_opened(tmp_path):
         ({"momentum": 1.0}, "child.momentum = 1.0"),
         ({"timeout_seconds": 0.0}, "child.timeout_seconds = 0.0"),
         ({"validation": 0}, "child.validation = 0"),
+        ({"device": "foo"}, "device = 'foo', expected auto, cpu, cuda"),
     ],
 )
 def test_child_settings_are_checked(settings, message):
