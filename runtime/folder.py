@@ -1,6 +1,7 @@
 """The folder of a run: what was asked for, with which versions, what was printed, what came out."""
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import logging
 import platform
@@ -16,6 +17,7 @@ from backbones.files import read_json, write_atomically, write_json
 
 ALWAYS_FREE = ("run_dir", "logger")
 """Keys that may change when a run continues, in every stage."""
+INPUT_SUFFIXES = (".json", ".safetensors")
 RECORDED_PACKAGES = ("celltransfer", "torch", "torchvision", "lightning", "pycocotools", "numpy", "pillow")
 
 log = logging.getLogger(__name__)
@@ -33,19 +35,25 @@ class RunFolder:
 
         A stage calls it when all that it was given proved good, so that a refused run leaves nothing behind.
         config: the stage's root dataclass. may_change: dotted keys (with all below them) whose change does
-        not make it another run; ALWAYS_FREE are added. From here on the log goes to `log.txt`, too.
+        not make it another run; ALWAYS_FREE are added. A value that names a genotype or a weights file is
+        compared by the file's content, wherever it lies. From here on the log goes to `log.txt`, too.
         Raises ValueError that shows the difference when the folder belongs to another configuration.
         """
         folder = cls(Path(run_dir))
         asked = plain(config)
+        inputs = input_digests(asked)
         stored = folder.path / "config.yaml"
         if stored.exists():
-            free = (*ALWAYS_FREE, *may_change)
-            if changes := differences(yaml.safe_load(stored.read_text()), asked, free):
+            free = (*ALWAYS_FREE, *may_change, *inputs)
+            changes = differences(yaml.safe_load(stored.read_text()), asked, free)
+            known = read_json(folder.path / "inputs.json", "inputs")
+            changes += [f"{line} (content)" for line in differences(known, inputs, may_change)]
+            if changes:
                 raise ValueError(
                     f"{folder.path} holds a {stage} run with another configuration; continue it with the "
                     "same one, or choose another run_dir. Different are:\n  " + "\n  ".join(changes)
                 )
+        write_json(folder.path / "inputs.json", inputs)
         write_atomically(stored, yaml.safe_dump(asked, sort_keys=False))
         write_json(folder.path / "versions.json", versions())
         write_atomically(folder.path / "command.txt", shlex.join(["python", *sys.orig_argv[1:]]) + "\n")
@@ -105,6 +113,18 @@ def differences(old: Any, new: Any, free: Collection[str] = (), prefix: str = ""
             )
         ]
     return [] if old == new else [f"{prefix}: {old} -> {new}"]
+
+
+def input_digests(config: Any, prefix: str = "") -> dict[str, str]:
+    """SHA-256 of every genotype and weights file that a plain configuration names, by dotted key."""
+    if isinstance(config, dict):
+        found: dict[str, str] = {}
+        for key, value in config.items():
+            found |= input_digests(value, f"{prefix}.{key}" if prefix else key)
+        return found
+    if isinstance(config, str) and config.endswith(INPUT_SUFFIXES) and Path(config).is_file():
+        return {prefix: hashlib.sha256(Path(config).read_bytes()).hexdigest()}
+    return {}
 
 
 def versions() -> dict[str, str]:

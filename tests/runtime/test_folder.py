@@ -22,6 +22,7 @@ class Config:
     part: Part = field(default_factory=Part)
     budget: Part = field(default_factory=Part)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    genotype: str = "nasnet_a"
 
 
 def opened(tmp_path, **changes):
@@ -52,6 +53,20 @@ def test_keys_that_may_change_do_not_make_another_run(tmp_path):
     changed = {"budget": Part(rate=9.0), "part": Part(rate=0.5), "logger": LoggerConfig(name="none")}
     folder = opened(tmp_path, **changed)
     assert yaml.safe_load((folder.path / "config.yaml").read_text())["budget"]["rate"] == 9.0
+
+
+def test_an_input_file_is_compared_by_content_wherever_it_lies(tmp_path):
+    first, moved = tmp_path / "genotype.json", tmp_path / "elsewhere" / "genotype.json"
+    first.write_text("{}")
+    moved.parent.mkdir()
+    moved.write_text("{}")
+    opened(tmp_path, genotype=str(first))
+    opened(tmp_path, genotype=str(moved))
+    moved.write_text("[]")
+    with pytest.raises(ValueError, match=r"genotype: [0-9a-f]+ -> [0-9a-f]+ \(content\)"):
+        opened(tmp_path, genotype=str(moved))
+    with pytest.raises(ValueError, match=r"genotype: .*elsewhere.* -> nasnet_a"):
+        opened(tmp_path)
 
 
 def test_metrics_mark_a_finished_run_and_are_never_half_written(tmp_path):
