@@ -49,11 +49,11 @@ class Result(msgspec.Struct):
 class Evaluation:
     """metrics: the keys of METRICS, each in 0..1. per_class: by category name, `AP`, `AP50`, `AR100`.
 
-    undefined: metrics for which there is no annotated box, such as APs without small ones; pycocotools
+    per_class is None where the category has no annotated box. undefined: metrics for which there is no annotated box, such as APs without small ones; pycocotools
     says -1, here they are 0.0."""
 
     metrics: dict[str, float]
-    per_class: dict[str, dict[str, float]]
+    per_class: dict[str, dict[str, float | None]]
     undefined: list[str]
 
 
@@ -140,13 +140,13 @@ def _index(images: list[dict], categories: list[dict], annotations: list[dict]) 
     return coco
 
 
-def _per_class(scorer: COCOeval, coco: CocoAnnotations) -> dict[str, dict[str, float]]:
+def _per_class(scorer: COCOeval, coco: CocoAnnotations) -> dict[str, dict[str, float | None]]:
     # precision: [IoU threshold, recall, category, area range, detections]; -1 where there is no box
     precision, recall = scorer.eval["precision"][:, :, :, 0, -1], scorer.eval["recall"][:, :, 0, -1]
 
-    def mean(values: NDArray[np.float64]) -> float:
+    def mean(values: NDArray[np.float64]) -> float | None:
         known = values[values > -1]
-        return float(known.mean()) if known.size else 0.0
+        return float(known.mean()) if known.size else None
 
     return {
         name: {

@@ -91,7 +91,9 @@ def run(config: DetectionConfig) -> dict[str, Any]:
         logger.log_metrics({f"val/{name}": value for name, value in evaluation.metrics.items()}, steps)
     log_artifact(loggers, weights, "detector")
     finish(loggers)
-    return folder.finish("detection", "val", evaluation.metrics, evaluation.per_class)
+    return folder.finish(
+        "detection", "val", evaluation.metrics, evaluation.per_class, undefined=evaluation.undefined
+    )
 
 
 def _build(config: DetectionConfig) -> tuple[Detector, DetectionImages, DetectionImages]:

@@ -23,7 +23,7 @@ class Metrics(msgspec.Struct):
 
     split: str = ""
     metrics: dict[str, float] = {}
-    per_class: dict[str, float | dict[str, float] | None] = {}
+    per_class: dict[str, float | dict[str, float | None] | None] = {}
     undefined: list[str] = []
     """Metrics that the data cannot tell, such as APs without small boxes."""
 

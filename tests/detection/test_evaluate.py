@@ -101,6 +101,13 @@ def test_per_class_figures_average_to_the_whole(tmp_path):
         assert np.mean(annotated) == pytest.approx(evaluation.metrics[key], abs=1e-12)
 
 
+def test_a_class_without_boxes_has_no_figures_where_one_without_detections_has_zero(tmp_path):
+    annotations, _ = random_data(2, tmp_path)
+    per_class = evaluate(read_coco(annotations)[0], []).per_class
+    assert per_class["thing 100"] == {"AP": None, "AP50": None, "AR100": None}
+    assert per_class["thing 90"] == {"AP": 0.0, "AP50": 0.0, "AR100": 0.0}
+
+
 def test_no_detections_give_zeros_and_a_warning(tmp_path, caplog):
     coco, _ = read_coco(random_data(0, tmp_path)[0])
     with caplog.at_level(logging.WARNING):

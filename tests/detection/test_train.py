@@ -31,6 +31,10 @@ def test_a_run_leaves_weights_predictions_and_the_twelve_numbers(trained, scenes
     assert list(result["metrics"]) == list(METRICS)
     assert all(0 <= value <= 1 for value in result["metrics"].values())
     assert list(result["per_class"]) == [str(digit) for digit in range(10)]
+    areas = scenes.open("val").coco.areas[~scenes.open("val").coco.crowd]
+    absent = [key for key, here in (("s", areas < 32**2), ("l", areas > 96**2)) if not here.any()]
+    assert result["undefined"] == [metric + size for metric in ("AP", "AR") for size in absent]
+    assert "APl" in result["undefined"]  # no digit of a scene is larger than 84 px
     predictions = json.loads((folder / "predictions.json").read_text())
     assert {frozenset(p) for p in predictions} == {frozenset(["image_id", "category_id", "bbox", "score"])}
     assert {p["image_id"] for p in predictions} <= set(scenes.open("val").coco.image_ids.tolist())
