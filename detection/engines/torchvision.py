@@ -53,6 +53,20 @@ class TorchvisionFpnConfig:
         return TorchvisionFpn(self, backbone, num_classes, mean, std)
 
 
+def _wrong_strides(strides: tuple[int, ...]) -> str:
+    missing = [stride for stride in PYRAMID_STRIDES if stride not in strides]
+    fault = (
+        f"detection needs maps at strides 4, 8, 16 and 32; this backbone has {', '.join(map(str, strides))}"
+    )
+    if min(strides) < PYRAMID_STRIDES[0]:
+        return f"{fault}: train the classifier with the imagenet stem"
+    # Cells that read h_{i-1} alone pass a cell by, and its map with it.
+    return (
+        f"{fault}: this genotype's cells leave no map at stride {' and '.join(map(str, missing))}; "
+        "choose another child of the search"
+    )
+
+
 class TorchvisionFpn(Engine):
     """Backbone, pyramid p2..p6, proposals, boxes; `image sizes` are (H, W) before padding."""
 
@@ -68,10 +82,7 @@ class TorchvisionFpn(Engine):
         infos: list[FeatureInfo] = list(backbone.feature_info)  # type: ignore[arg-type]
         strides = tuple(info.stride for info in infos)
         if strides != PYRAMID_STRIDES:
-            raise ValueError(
-                f"detection needs a backbone with maps at strides 4, 8, 16 and 32, this one has "
-                f"{', '.join(map(str, strides))}: train the classifier with the imagenet stem"
-            )
+            raise ValueError(_wrong_strides(strides))
         self.num_classes = num_classes
         self.backbone = backbone
         self.names = [info.name for info in infos]
