@@ -9,6 +9,8 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+LARGEST_SIDE = 2**31 - 1
+"""Pixels; sizes are kept in 32 bits."""
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -92,12 +94,18 @@ def decode_json(
     except msgspec.ValidationError as error:
         mismatch = str(error)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
+        raise ValueError(_unreadable(path, error)) from None
     try:  # a wrong value is met before a later mistake in the text, which matters more
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
+        raise ValueError(_unreadable(path, error)) from None
     raise ValueError(f"{path}: {(locate and locate(value)) or mismatch}")
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if "out of range" in str(error):  # such as 1e400: JSON's grammar allows what no float holds
+        return f"{path}: a number is too large to be read: {error}"
+    return f"{path}: not JSON: {error}"
 
 
 def _locate(top: Any) -> str | None:
@@ -130,7 +138,9 @@ def find_problems(file: CocoFile) -> list[Problem]:
         "annotations: id given more than once": _repeated(a.id for a in annotations),
         "categories: id given more than once": _repeated(category.id for category in file.categories),
         "categories: name given more than once": _repeated(category.name for category in file.categories),
-        "images: width or height below 1, id": (i.id for i in file.images if min(i.width, i.height) < 1),
+        "images: width or height is not in 1..2147483647, id": (
+            i.id for i in file.images if not (1 <= i.width <= LARGEST_SIDE and 1 <= i.height <= LARGEST_SIDE)
+        ),
         "images: file_name leaves the folder": (i.file_name for i in file.images if _leaves(i.file_name)),
         "annotations: image_id is not among images, annotation": (
             f"{a.id} of image {a.image_id}" for a in annotations if a.image_id not in images

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from backbones.files import write_json
+from backbones.files import read_json, write_json
 from classification.data import ImageDataConfig, ImageSet, open_images
 from detection.data import CocoDataConfig, cache_folder
 
@@ -88,7 +88,7 @@ class ScenesDataConfig(CocoDataConfig):
                 "writing %d scenes of handwritten digits to %s", self.train_scenes + self.val_scenes, root
             )
             write_scenes(root, settings)
-        elif (found := json.loads(written.read_text())) != settings:
+        elif (found := read_json(written, "scenes")) != settings:
             raise ValueError(
                 f"{root} holds scenes of {found}, asked for are {settings}: give another data.root"
             )

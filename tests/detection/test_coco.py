@@ -102,7 +102,9 @@ def without(key):
         ({"images": first("id", 3)}, r"images: id given more than once: 1 \(3\)"),
         ({"categories": first("name", "person")}, r"name given more than once: 1 \(person\)"),
         ({"annotations": first("iscrowd", 2)}, r"iscrowd is neither 0 nor 1, annotation: 1 \(11\)"),
-        ({"images": first("width", 0)}, r"width or height below 1, id: 1 \(7\)"),
+        ({"images": first("width", 0)}, r"width or height is not in 1..2147483647, id: 1 \(7\)"),
+        ({"images": first("height", 2**31)}, r"width or height is not in 1..2147483647, id: 1 \(7\)"),
+        ({"images": first("width", 99999999999)}, r"is not in 1..2147483647, id: 1 \(7\)"),
         ({"images": first("file_name", "../secret.png")}, r"leaves the folder: 1 \(../secret.png\)"),
     ],
 )
@@ -118,6 +120,13 @@ def test_a_file_that_is_not_json_is_refused(tmp_path, text):
     path = tmp_path / "annotations.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"annotations\.json: not JSON"):
+        parse(path)
+
+
+def test_a_number_that_no_float_holds_is_called_that(coco_file):
+    path = coco_file()
+    path.write_text(path.read_text().replace("10.5", "1e400"))
+    with pytest.raises(ValueError, match=r"annotations\.json: a number is too large to be read: "):
         parse(path)
 
 

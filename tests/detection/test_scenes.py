@@ -53,6 +53,12 @@ def test_a_folder_of_other_settings_is_refused(scenes):
         ScenesDataConfig(root=scenes.root, train_scenes=13, val_scenes=6).prepare()
 
 
+def test_a_broken_scenes_file_is_named(tmp_path):
+    (tmp_path / "scenes.json").write_text('{"writer": ')
+    with pytest.raises(ValueError, match=r"scenes\.json: expected a scenes in JSON"):
+        ScenesDataConfig(root=str(tmp_path)).prepare()
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match="holds other files than scenes"):
