@@ -2,7 +2,10 @@
 
     python -m detection.check_data ANNOTATIONS.json IMAGES_DIR [--json]
 
-Exit code 0 when it can be trained on as it is, 1 when something is wrong.
+Exit code 0 when nothing is wrong, 1 when anything is: lines that start with `error` stop a training, those
+that start with `left out` are boxes that a training leaves out. Fatal are: an unreadable file, missing or
+mistyped keys, no images, boxes or categories, ids or category names given twice, ids that point nowhere,
+`iscrowd` other than 0 or 1, impossible image sizes, file names that leave the folder, missing images.
 """
 
 import argparse
@@ -74,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("  ".join(f"{name}: {count}" for name, count in counts.items()))
         for problem in report.problems:
             print(f"{'error' if problem.fatal else 'left out'}: {problem}")
-        print(f"{len(report.problems)} problems" if report.problems else "no problems")
+        fatal = sum(problem.fatal for problem in report.problems)
+        print(f"{len(report.problems)} problems, {fatal} fatal" if report.problems else "no problems")
     return 1 if report.problems else 0
 
 
