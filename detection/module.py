@@ -15,7 +15,7 @@ from runtime.loading import ResumableLoader
 
 @dataclass(kw_only=True)
 class DetectionRecipe:
-    """Group `recipe`. The defaults are those of Detectron2's 1x schedule."""
+    """Group `recipe`. The defaults are those of Detectron2's 1x schedule, but `clip_norm` is the paper's."""
 
     lr: float = 0.02
     """Peak rate, for `batch_size` images."""
@@ -30,11 +30,11 @@ class DetectionRecipe:
     milestones: list[float] = field(default_factory=lambda: [2 / 3, 8 / 9])
     """Shares of the training after which the rate falls to a tenth."""
     momentum: float = 0.9
-    """Of SGD."""
+    """Of SGD, in [0, 1)."""
     weight_decay: float = 1e-4
     """On all weights but those of normalisation layers."""
     clip_norm: float | None = 10.0
-    """Largest norm of the gradient, the paper's; None: no bound."""
+    """Largest norm of the gradient, the paper's; None: no bound, as in Detectron2."""
     freeze_statistics: bool | None = None
     """Batch normalisation of the backbone uses stored statistics. None: where its weights were loaded."""
 
@@ -47,7 +47,9 @@ class DetectionRecipe:
         for key in ("lr", "clip_norm"):
             if (value := getattr(self, key)) is not None and not value > 0:
                 raise ValueError(f"recipe.{key} = {value}, must be above 0")
-        for key in ("warmup_steps", "momentum", "weight_decay"):
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"recipe.momentum = {self.momentum}, must be in [0, 1)")
+        for key in ("warmup_steps", "weight_decay"):
             if getattr(self, key) < 0:
                 raise ValueError(f"recipe.{key} = {getattr(self, key)}, must be at least 0")
         if self.milestones != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):

@@ -18,8 +18,6 @@ from typing import Protocol, TypedDict
 
 from torch import Tensor, nn
 
-LOSSES = ("loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg")
-
 
 class Target(TypedDict):
     """Ground truth of one image, without crowd regions."""
