@@ -24,7 +24,7 @@ from pycocotools.cocoeval import COCOeval
 from backbones.files import write_atomically, write_json
 from detection.coco import CocoAnnotations
 from detection.coco_file import Id, decode_json
-from detection.data import DetectionImages, collate
+from detection.data import CocoDataConfig, DetectionImages, collate
 from detection.detector import Detector
 from detection.engines.base import Prediction
 from runtime.loading import ResumableLoader
@@ -49,8 +49,8 @@ class Result(msgspec.Struct):
 class Evaluation:
     """metrics: the keys of METRICS, each in 0..1. per_class: by category name, `AP`, `AP50`, `AR100`.
 
-    per_class is None where the category has no annotated box. undefined: metrics for which there is no annotated box, such as APs without small ones; pycocotools
-    says -1, here they are 0.0."""
+    per_class is None where the category has no annotated box. undefined: metrics for which there is no
+    annotated box, such as APs without small ones; pycocotools says -1, here they are 0.0."""
 
     metrics: dict[str, float]
     per_class: dict[str, dict[str, float | None]]
@@ -180,7 +180,7 @@ class EvaluateConfig:
     """A detector.safetensors."""
     predictions: str | None = None
     """A file in COCO's results format."""
-    data: Any
+    data: CocoDataConfig
     """Group `data`; its `val` split is scored."""
     device: str = "auto"
     """PyTorch's name of the device; `auto`: the GPU where there is one."""
@@ -190,6 +190,8 @@ class EvaluateConfig:
     """Folder for predictions.json and metrics.json; None: the metrics are only printed."""
 
     def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads = {self.threads}, must be at least 1, or null for PyTorch's choice")
         if (self.weights is None) == (self.predictions is None):
             raise ValueError(
                 f"weights = {self.weights}, predictions = {self.predictions}: give one of them, "

@@ -9,8 +9,9 @@ import lightning as L
 
 from detection.backbone import BackboneSource, FrozenStatistics, freeze_statistics
 from detection.coco_file import CategoryEntry
-from detection.data import DetectionImages
+from detection.data import CocoDataConfig, DetectionImages
 from detection.detector import Detector, InputFormat, check_categories
+from detection.engines.torchvision import TorchvisionFpnConfig
 from detection.evaluate import evaluate, predict_all, write_results
 from detection.module import DetectionModule, DetectionRecipe
 from runtime.folder import RunFolder, plain
@@ -32,9 +33,9 @@ class DetectionConfig:
     """Folder of the run; an unfinished run there goes on."""
     backbone: BackboneSource
     """What the detector is built on."""
-    data: Any
+    data: CocoDataConfig
     """Group `data`: `coco` or `scenes`."""
-    detector: Any
+    detector: TorchvisionFpnConfig
     """Group `detector`."""
     recipe: DetectionRecipe = field(default_factory=DetectionRecipe)
     """Group `recipe`."""

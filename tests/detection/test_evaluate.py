@@ -185,6 +185,11 @@ def test_predictions_are_scored_without_model_and_images(coco_file, tmp_path, ca
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == content
 
 
+def test_no_threads_at_all_are_refused():
+    with pytest.raises(ValueError, match="threads = 0, must be at least 1"):
+        EvaluateConfig(predictions="a", data=CocoDataConfig(), threads=0)
+
+
 def test_weights_and_predictions_exclude_each_other():
     with pytest.raises(ValueError, match="give one of them"):
         EvaluateConfig(data=CocoDataConfig())

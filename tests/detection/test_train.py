@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from backbones import weights
+from backbones.genotype import Block, Cell, Genotype
 from backbones.zoo import create
 from detection import check_data, predict
 from detection.backbone import BackboneSource, FrozenStatistics
@@ -142,7 +143,6 @@ def test_a_run_killed_between_steps_continues_to_the_same_bits(
         f"""
         import os
         import msgspec
-        from detection.engines.torchvision import TorchvisionFpnConfig
         from detection.module import DetectionModule
         from detection.scenes import ScenesDataConfig
         from detection.train import DetectionConfig, run
@@ -154,9 +154,9 @@ def test_a_run_killed_between_steps_continues_to_the_same_bits(
             return step(self, samples, index)
         DetectionModule.training_step = step_or_die
 
-        config = msgspec.convert({plain(config)!r}, DetectionConfig)
-        config.data = ScenesDataConfig(**config.data)
-        config.detector = msgspec.convert(config.detector, TorchvisionFpnConfig)
+        content = {plain(config)!r}
+        config = msgspec.convert(content, DetectionConfig)
+        config.data = ScenesDataConfig(**content["data"])
         run(config)
         """
     )
@@ -179,6 +179,19 @@ def test_the_cifar_stem_is_refused_in_one_sentence_before_anything_is_written(sm
         ValueError, match=r"backbone\.safetensors has the cifar stem.*train the classifier with the"
     ):
         train(small_config(tmp_path / "run", path, scenes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_genotype_without_a_map_at_stride_4_is_refused_for_what_it_is(small_config, scenes, tmp_path):
+    normal = Cell.with_unused_concat([Block(0, 0, "sep_conv_3x3", "identity")])
+    reduction = Cell.with_unused_concat([Block(1, 1, "sep_conv_3x3", "max_pool_3x3")])
+    Genotype(normal, reduction).save(tmp_path / "genotype.json")
+    config = small_config(tmp_path / "run", tmp_path, scenes)
+    config.backbone = BackboneSource(name=str(tmp_path / "genotype.json"), cells_per_stage=1, filters=8)
+    with pytest.raises(
+        ValueError, match="this genotype's cells leave no map at stride 4; choose another child"
+    ):
+        train(config)
     assert not (tmp_path / "run").exists()
 
 
@@ -209,6 +222,11 @@ def test_the_rate_warms_up_and_falls_by_ten_at_the_milestones():
     recipe = DetectionRecipe(warmup_steps=10, milestones=[0.5, 0.75])
     assert [recipe.rate(step, 100) for step in (0, 5, 10, 49)] == pytest.approx([0.001, 0.5005, 1, 1])
     assert [recipe.rate(step, 100) for step in (50, 74, 75, 99)] == pytest.approx([0.1, 0.1, 0.01, 0.01])
+
+
+def test_a_momentum_that_never_forgets_is_refused():
+    with pytest.raises(ValueError, match=r"recipe\.momentum = 1\.0, must be in \[0, 1\)"):
+        DetectionRecipe(momentum=1.0)
 
 
 def test_predict_draws_lists_and_tabulates(trained, scenes, tmp_path, capsys):
@@ -275,9 +293,21 @@ def test_check_data_lists_every_broken_rule_at_once(coco_folder, coco_file, caps
         "category_id is not among categories, annotation: 1 (5 with category 4)",
         "bbox has no area, annotation: 1",
         "no such file in",
-        "5 problems",
+        "5 problems, 4 fatal",
     ):
         assert part in printed
+
+
+def test_check_data_fails_for_boxes_that_are_merely_left_out_and_says_that_they_are(
+    coco_folder, coco_file, capsys
+):
+    path = coco_file(
+        "annotations/instances_val2017.json", annotations=lambda a: [{**a[0], "bbox": [1, 2, 0, 5]}, *a[1:]]
+    )
+    assert check_data.main([str(path), str(coco_folder / "val2017")]) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-2].startswith("left out: annotations: bbox has no area")
+    assert printed[-1] == "1 problems, 0 fatal"
 
 
 def test_check_data_reports_what_is_not_json(tmp_path, capsys):
