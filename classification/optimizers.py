@@ -23,7 +23,7 @@ class RecipeConfig:
     epochs: int = 600
     """Passes over the training images."""
     batch_size: int = 32
-    """Images per optimiser step, on all devices together."""
+    """Images per optimiser step."""
     accumulate: int = 1
     """Backward passes per optimiser step; more need less memory for the same `batch_size`."""
     optimizer: str = "sgd"

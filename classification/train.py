@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
@@ -93,7 +92,7 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
         validate_every_epochs=config.validate_every_epochs,
     )
     device = trainer.strategy.root_device
-    train_loader = _train_loader(config, train_images, network.preprocessing, trainer)
+    train_loader = _train_loader(config, train_images, network.preprocessing, device)
     test_loader = evaluation_loader(
         test_images, config.data, network.preprocessing, device, config.eval_batch_size
     )
@@ -186,26 +185,17 @@ def _warn_of_slow_statistics(network: NASNet, steps: int) -> None:
 
 
 def _train_loader(
-    config: ClassificationConfig, images: ImageSet, preprocessing: Preprocessing, trainer: L.Trainer
+    config: ClassificationConfig, images: ImageSet, preprocessing: Preprocessing, device: torch.device
 ) -> ResumableLoader:
-    """Batches of one backward pass on one device; the last, smaller one of an epoch is left out."""
+    """Batches of one backward pass; the last, smaller one of an epoch is left out."""
     recipe, data, seed = config.recipe, config.data, config.seed
-    parts = recipe.accumulate * trainer.world_size
-    if recipe.batch_size % parts:
-        raise ValueError(
-            f"recipe.batch_size = {recipe.batch_size} cannot be divided among {trainer.world_size} devices "
-            f"and {recipe.accumulate} backward passes"
-        )
+    batch_size = recipe.batch_size // recipe.accumulate
     options: dict[str, Any] = {"seed": seed, "shuffle": True, "drop_last": True}
-    options |= {"rank": trainer.global_rank, "world": trainer.world_size}
     if data.is_resident:
-        device = trainer.strategy.root_device
         resident = DeviceImages.from_config(images, data, preprocessing.size, device, cutout=recipe.cutout)
         batches = DeviceBatches(resident, seed, train=True)
-        return ResumableLoader(batches, recipe.batch_size // parts, **options)
+        return ResumableLoader(batches, batch_size, **options)
     decoded = DecodedImages(
         images, preprocessing, train=True, seed=seed, area_min=data.crop_area_min, flip=data.flip
     )
-    return ResumableLoader(
-        decoded, recipe.batch_size // parts, workers=data.workers, collate=stack, **options
-    )
+    return ResumableLoader(decoded, batch_size, workers=data.workers, collate=stack, **options)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 from backbones.files import write_atomically
 
@@ -33,17 +32,14 @@ class CsvLogger(Logger):
     def version(self) -> str:
         return ""
 
-    @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """The configuration is in config.yaml."""
 
-    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self._rows.append({"step": step, **{key: float(value) for key, value in metrics.items()}})
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.save()
 
-    @rank_zero_only
     def save(self) -> None:
         self._flushed = time.monotonic()
         if not self._rows:
@@ -69,6 +65,5 @@ class CsvLogger(Logger):
             rows = list(csv.DictReader(file))
         return [row for row in rows if before is None or not row["step"] or int(row["step"]) < before]
 
-    @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()

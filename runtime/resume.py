@@ -90,18 +90,16 @@ class TimedCheckpoint(Checkpoint):
             return
         by_step = self.every_steps is not None and step - self._last_step >= self.every_steps
         late = self.every_seconds is not None and time.monotonic() - self._last_time >= self.every_seconds
-        # All ranks must save together, so the first one's clock counts.
-        if trainer.strategy.broadcast(by_step or late):
+        if by_step or late:
             self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
         temporary = self.path.with_name(f".{LAST}.part")  # one name: what a kill left is overwritten
         try:
             trainer.save_checkpoint(temporary)
-            if trainer.is_global_zero:
-                with temporary.open("rb") as file:
-                    os.fsync(file.fileno())
-                temporary.replace(self.path)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
         finally:
             temporary.unlink(missing_ok=True)
         self._last_time, self._last_step = time.monotonic(), trainer.global_step

@@ -13,19 +13,18 @@ from lightning.pytorch.loggers import Logger
 from runtime.folder import RunFolder
 from runtime.resume import LAST, NonFiniteGuard, RandomState, TimedCheckpoint
 
+ACCELERATORS = ("auto", "cpu", "gpu")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
 
 @dataclass(kw_only=True)
 class TrainerConfig:
     """Where and how a training runs; nothing here is part of a recipe."""
 
     accelerator: str = "auto"
-    """`auto`, `cpu`, `gpu` or another of Lightning's."""
+    """`auto` (a CUDA GPU where there is one, else cpu), `cpu` or `gpu`."""
     devices: int = 1
-    """Devices per machine; -1: all."""
-    num_nodes: int = 1
-    """Machines."""
-    strategy: str = "auto"
-    """Lightning's name of how devices work together, such as `ddp`."""
+    """Only 1: training on more than one device is not supported yet."""
     precision: str = "32-true"
     """`32-true`, `bf16-mixed`, or `16-mixed` (CUDA only)."""
     threads: int | None = None
@@ -40,11 +39,25 @@ class TrainerConfig:
     """Optimiser steps between two logged training losses."""
 
     def __post_init__(self) -> None:
-        if self.devices < 1 and self.devices != -1:
-            raise ValueError(f"trainer.devices = {self.devices}, must be at least 1, or -1 for all")
+        if self.accelerator not in ACCELERATORS:
+            raise ValueError(
+                f"trainer.accelerator = {self.accelerator!r}, expected one of {', '.join(ACCELERATORS)}"
+            )
+        if self.accelerator == "gpu" and not torch.cuda.is_available():
+            raise ValueError("trainer.accelerator = gpu, but there is no CUDA device here; use auto or cpu")
+        if self.devices != 1:
+            raise ValueError(
+                f"trainer.devices = {self.devices}: training on more than one device is not supported yet"
+                if self.devices > 1 or self.devices == -1
+                else f"trainer.devices = {self.devices}, must be 1"
+            )
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"trainer.precision = {self.precision!r}, expected one of {', '.join(PRECISIONS)}"
+            )
         if self.precision == "16-mixed" and not torch.cuda.is_available():
             raise ValueError("trainer.precision = 16-mixed needs CUDA; use 32-true or bf16-mixed")
-        for key in ("threads", "num_nodes", "checkpoint_steps", "log_every_steps"):
+        for key in ("threads", "checkpoint_steps", "log_every_steps"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ValueError(f"trainer.{key} = {value}, must be at least 1")
         if self.checkpoint_seconds is not None and self.checkpoint_seconds < 0:
@@ -73,10 +86,9 @@ class TrainerConfig:
             torch.set_num_threads(self.threads)
         _quieten_lightning()
         return L.Trainer(
-            accelerator=self.accelerator,
+            # Lightning's own `auto` would also take accelerators on which nothing here has been tried.
+            accelerator="cpu" if self.accelerator == "cpu" or not torch.cuda.is_available() else "cuda",
             devices=self.devices,
-            num_nodes=self.num_nodes,
-            strategy=self.strategy,
             precision=self.precision,  # type: ignore[arg-type]
             deterministic=self.deterministic,
             logger=list(loggers) or False,
@@ -98,7 +110,6 @@ class TrainerConfig:
             limit_val_batches=None if validate_every_epochs else 0,
             num_sanity_val_steps=0,
             log_every_n_steps=self.log_every_steps,
-            use_distributed_sampler=False,  # ResumableLoader divides the order itself
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder.path,

@@ -107,12 +107,22 @@ def test_an_end_is_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"devices": 0}, "trainer.devices = 0, must be at least 1, or -1 for all"),
+        ({"devices": 8}, "trainer.devices = 8: training on more than one device is not supported yet"),
+        ({"devices": -1}, "trainer.devices = -1: training on more than one device is not supported yet"),
+        ({"devices": 0}, "trainer.devices = 0, must be 1"),
+        ({"accelerator": "tpu"}, "trainer.accelerator = 'tpu', expected one of auto, cpu, gpu"),
+        (
+            {"accelerator": "gpu"},
+            "trainer.accelerator = gpu, but there is no CUDA device here; use auto or cpu",
+        ),
+        ({"precision": "16-mixed"}, "trainer.precision = 16-mixed needs CUDA; use 32-true or bf16-mixed"),
+        ({"precision": "16"}, "trainer.precision = '16', expected one of 32-true, bf16-mixed, 16-mixed"),
         ({"threads": 0}, "trainer.threads = 0, must be at least 1"),
         ({"checkpoint_seconds": -1.0}, "trainer.checkpoint_seconds = -1.0, must not be negative"),
     ],
 )
-def test_bad_trainer_values_are_refused_by_name(values, message):
+def test_bad_trainer_values_are_refused_by_name(monkeypatch, values, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError) as error:
         TrainerConfig(**values)
     assert str(error.value) == message
