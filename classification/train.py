@@ -15,6 +15,7 @@ from backbones import weights
 from backbones.network import NASNet
 from backbones.profile import profile
 from backbones.spec import Preprocessing
+from backbones.statistics import warn_of_slow_statistics
 from backbones.zoo import BackboneConfig
 from classification.data import ImageDataConfig, ImageSet, open_images
 from classification.decoded_images import DecodedImages, stack
@@ -100,7 +101,7 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
 
     # All that could be refused has been built, so the folder may be written to.
     folder = RunFolder.open(config.run_dir, config, stage=STAGE, may_change=MAY_CHANGE)
-    _warn_of_slow_statistics(network, steps=len(train_loader) * recipe.epochs)
+    warn_of_slow_statistics(network.spec.batch_norm_momentum, len(train_loader) * recipe.epochs)
     trainer.loggers = config.logger.build(folder.path, STAGE, plain(config))
     trainer.fit(module, train_loader, test_loader, ckpt_path=last_checkpoint(folder), weights_only=True)
     if averaging:
@@ -171,17 +172,6 @@ def _build_module(
         recipe.build_optimizer,
         lambda optimizer: recipe.build_schedule(optimizer, steps_per_epoch),
     )
-
-
-def _warn_of_slow_statistics(network: NASNet, steps: int) -> None:
-    """steps: forward passes. The running statistics start at 0 and 1, whatever the activations are."""
-    left = (1 - network.spec.batch_norm_momentum) ** steps
-    if left > 0.05:
-        log.warning(
-            "backbone.batch_norm_momentum = %g: after %d batches the statistics that evaluation uses still "
-            "consist to %.0f %% of their starting values; a short run needs a larger one, such as 0.1",
-            *(network.spec.batch_norm_momentum, steps, 100 * left),
-        )
 
 
 def _train_loader(
