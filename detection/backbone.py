@@ -1,5 +1,6 @@
 """The backbone that a detector is built on: where it comes from, and how it behaves inside a detector."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -27,7 +28,8 @@ class BackboneSource:
     stem_filters: int | None = None
     """Channels of the stem's convolution."""
     batch_norm_momentum: float | None = None
-    """Weight of the newest batch in the running statistics."""
+    """Weight of the newest batch in the running statistics; goes with `from_scratch`, too, where the momentum
+    of a long training on ImageNet would leave the statistics almost at their start."""
 
     def __post_init__(self) -> None:
         if (self.weights is None) == (self.name is None):
@@ -36,6 +38,8 @@ class BackboneSource:
                 "a backbone.safetensors or a network's name"
             )
         given = [key for key, value in self._size().items() if value is not None]
+        if self.from_scratch:
+            given = [key for key in given if key != "batch_norm_momentum"]
         if self.weights is not None and given:
             raise ValueError(f"backbone.{given[0]} belongs to backbone.name; {self.weights} has its own")
         if self.weights is None and self.from_scratch:
@@ -56,7 +60,10 @@ class BackboneSource:
             network = weights.load(self.weights)
             if self.from_scratch:
                 preprocessing = network.preprocessing
-                network = NASNet(network.spec, num_classes=1)
+                spec = network.spec
+                if self.batch_norm_momentum is not None:
+                    spec = dataclasses.replace(spec, batch_norm_momentum=self.batch_norm_momentum)
+                network = NASNet(spec, num_classes=1)
                 network.preprocessing = preprocessing
         else:
             size = {key: value for key, value in self._size().items() if value is not None}

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 
+from backbones.statistics import warn_of_slow_statistics
 from detection.backbone import BackboneSource, FrozenStatistics, freeze_statistics
 from detection.coco_file import CategoryEntry
 from detection.data import CocoDataConfig, DetectionImages
@@ -69,6 +70,8 @@ def run(config: DetectionConfig) -> dict[str, Any]:
         "pretrained" if config.backbone.pretrained else "from scratch",
         "the stored statistics" if frozen else "each batch's statistics",
     )
+    if not frozen and not config.backbone.pretrained:
+        warn_of_slow_statistics(detector.spec.batch_norm_momentum, steps)
     loggers = config.logger.build(folder.path, "detection", plain(config))
     trainer = config.trainer.build(
         folder,

@@ -120,6 +120,24 @@ def test_pretrained_statistics_are_frozen_and_fresh_ones_are_not(
     assert not any(torch.equal(fresh[key], source[key.removeprefix("backbone.")]) for key in means)
 
 
+def test_a_control_from_scratch_may_have_a_momentum_of_its_own_and_a_slow_one_is_warned_of(
+    small_config, backbone_file, scenes, tmp_path, caplog
+):
+    means = {}
+    for name, momentum in (("slow", None), ("fast", 0.9)):
+        caplog.clear()
+        config = small_config(tmp_path / name, backbone_file, scenes, steps=2)
+        config.backbone = BackboneSource(
+            weights=str(backbone_file), from_scratch=True, batch_norm_momentum=momentum
+        )
+        train(config)
+        warned = "after 2 batches the statistics that evaluation uses still consist to 100 %" in caplog.text
+        assert warned == (momentum is None)
+        means[name] = load_file(tmp_path / name / "detector.safetensors")["backbone.stem.1.running_mean"]
+    # Of weights that start alike: 0.0003 leaves 0.9997^2 of the start, 0.9 leaves 0.01 of it.
+    assert means["fast"].abs().sum() > 100 * means["slow"].abs().sum() > 0
+
+
 def test_frozen_statistics_normalise_as_evaluation_does():
     plain_norm = torch.nn.BatchNorm2d(3)
     plain_norm.load_state_dict(
@@ -201,6 +219,8 @@ def test_a_genotype_without_a_map_at_stride_4_is_refused_for_what_it_is(small_co
         ({}, "give one, a backbone.safetensors or a network's name"),
         ({"weights": "a", "name": "b"}, "give one"),
         ({"weights": "a", "filters": 8}, "backbone.filters belongs to backbone.name"),
+        ({"weights": "a", "batch_norm_momentum": 0.1}, "backbone.batch_norm_momentum belongs to"),
+        ({"weights": "a", "from_scratch": True, "filters": 8}, "backbone.filters belongs to backbone.name"),
         ({"name": "nasnet_a_mobile", "from_scratch": True}, "from_scratch needs backbone.weights"),
     ],
 )
