@@ -16,6 +16,8 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
+from runtime.interrupts import Interrupted, Interrupts
+
 LAST = "last.ckpt"
 
 
@@ -63,35 +65,47 @@ class RandomState(L.Callback):
 class TimedCheckpoint(Checkpoint):
     """Keeps `folder/last.ckpt` fresh: at least every `every_steps` optimiser steps or `every_seconds`.
 
-    Either may be None. The file is written under a temporary name, synced and renamed, so a kill at any
-    moment leaves a whole one. It is written after all other callbacks of a batch that ended an optimiser
-    step, but not after an epoch's last batch, unless nothing follows: Lightning takes an epoch restored from
-    there as done and would leave out its validation.
+    Either may be None. It is also written after the last step and, once `interrupts` say that the training is
+    to stop, after the step that was running; then Interrupted is raised.
+
+    The file is written under a temporary name, synced and renamed, so a kill at any moment leaves a whole
+    one. It is written after all other callbacks of a batch that ended an optimiser step, but not after an
+    epoch's last batch, unless nothing follows: Lightning takes an epoch restored from there as done and would
+    leave out its validation.
     """
 
-    def __init__(self, folder: Path, *, every_seconds: float | None, every_steps: int | None) -> None:
+    def __init__(
+        self, folder: Path, interrupts: Interrupts, *, every_seconds: float | None, every_steps: int | None
+    ) -> None:
         self.path = folder / LAST
+        self.interrupts = interrupts
         self.every_seconds, self.every_steps = every_seconds, every_steps
         self._last_time = time.monotonic()
-        self._last_step = 0
+        self._last_step = self._step = 0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._last_time, self._last_step = time.monotonic(), trainer.global_step
+        self._step = trainer.global_step
+        self.interrupts.listen()  # Lightning has taken SIGTERM since
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        if step == self._last_step:  # inside an accumulated step
+        inside_accumulation, self._step = step == self._step, step
+        if inside_accumulation:
             return
-        if (
-            trainer.is_last_batch
-            and trainer.num_training_batches > 1
-            and step < trainer.estimated_stepping_batches
-        ):
+        last = step >= trainer.estimated_stepping_batches
+        if trainer.is_last_batch and trainer.num_training_batches > 1 and not last:
             return
         by_step = self.every_steps is not None and step - self._last_step >= self.every_steps
         late = self.every_seconds is not None and time.monotonic() - self._last_time >= self.every_seconds
-        if by_step or late:
+        if by_step or late or last or self.interrupts.asked:
             self._save(trainer)
+        if self.interrupts.asked:
+            raise Interrupted
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self.interrupts.asked:  # in the validation after the last step
+            raise Interrupted
 
     def _save(self, trainer: L.Trainer) -> None:
         temporary = self.path.with_name(f".{LAST}.part")  # one name: what a kill left is overwritten

@@ -5,12 +5,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 
 from runtime.folder import RunFolder
+from runtime.interrupts import Interrupts
 from runtime.resume import LAST, NonFiniteGuard, RandomState, TimedCheckpoint
 
 ACCELERATORS = ("auto", "cpu", "gpu")
@@ -85,7 +87,8 @@ class TrainerConfig:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         _quieten_lightning()
-        return L.Trainer(
+        interrupts = Interrupts()
+        trainer = InterruptibleTrainer(
             # Lightning's own `auto` would also take accelerators on which nothing here has been tried.
             accelerator="cpu" if self.accelerator == "cpu" or not torch.cuda.is_available() else "cuda",
             devices=self.devices,
@@ -98,6 +101,7 @@ class TrainerConfig:
                 NonFiniteGuard(),
                 TimedCheckpoint(
                     checkpoint_folder(folder),
+                    interrupts,
                     every_seconds=self.checkpoint_seconds,
                     every_steps=self.checkpoint_steps,
                 ),
@@ -114,6 +118,18 @@ class TrainerConfig:
             enable_model_summary=False,
             default_root_dir=folder.path,
         )
+        trainer.interrupts = interrupts
+        return trainer
+
+
+class InterruptibleTrainer(L.Trainer):
+    """Lightning's, whose `fit` ends with KeyboardInterrupt, not with `sys.exit`, when it is interrupted."""
+
+    interrupts: Interrupts
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        with self.interrupts.deferred():
+            super().fit(*args, **kwargs)
 
 
 def checkpoint_folder(folder: RunFolder) -> Path:

@@ -1,9 +1,11 @@
 """Whole trainings of a small network: the result, exact resume, evaluation, and what is refused."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
 import signal
+import sys
 
 import pytest
 import torch
@@ -113,6 +115,43 @@ def straight(tmp_path_factory, digit_folders):
 )
 def test_a_killed_and_continued_run_equals_an_unbroken_one(tmp_path, digit_folders, straight, workers, step):
     run_killed(config(tmp_path, digit_folders, workers=workers), step)
+    assert_equal_runs(tmp_path, straight(workers))
+
+
+def train_until_interrupted(config, step):
+    """Sends itself Ctrl-C's signal in the middle of training step `step` (from 1)."""
+    torch.set_num_threads(1)
+    begun, training_step = 0, ClassificationModule.training_step
+
+    def interrupted_step(self, *args):
+        nonlocal begun
+        begun += 1
+        if begun == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return training_step(self, *args)
+
+    ClassificationModule.training_step = interrupted_step
+    try:
+        run(config)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@pytest.mark.parametrize(
+    ("workers", "step"), [pytest.param(2, 3, id="inside an epoch"), pytest.param(0, 4, id="between epochs")]
+)
+def test_an_interrupted_and_continued_run_equals_an_unbroken_one(
+    tmp_path, digit_folders, straight, workers, step
+):
+    never = dataclasses.replace(config("", "").trainer, checkpoint_steps=None)
+    asked = dataclasses.replace(config(tmp_path, digit_folders, workers=workers), trainer=never)
+    process = multiprocessing.get_context("fork").Process(target=train_until_interrupted, args=(asked, step))
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == 130
+    assert (tmp_path / "checkpoints" / LAST).exists()
+    assert not (tmp_path / "metrics.json").exists()
+    run(asked)
     assert_equal_runs(tmp_path, straight(workers))
 
 

@@ -1,6 +1,8 @@
 """Callbacks on a network of one layer; exact resume of real training is in tests/classification."""
 
+import os
 import random
+import signal
 from pathlib import Path
 
 import lightning as L
@@ -46,12 +48,13 @@ class Line(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.001)
 
 
-def fit(folder: Path, module, steps, **trainer):
+def fit(folder: Path, module, steps, accumulate=1, **trainer):
     run = RunFolder(folder)
     config = TrainerConfig(accelerator="cpu", checkpoint_seconds=None, **trainer)
     loader = ResumableLoader(Draws(), 2, seed=0, shuffle=True)
     checkpoint = last_checkpoint(run)
-    config.build(run, [], [], max_steps=steps).fit(module, loader, ckpt_path=checkpoint, weights_only=True)
+    lightning = config.build(run, [], [], max_steps=steps, accumulate=accumulate)
+    lightning.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
     return module
 
 
@@ -65,11 +68,65 @@ def test_every_global_generator_goes_on_where_it_was(tmp_path):
 
 
 def test_checkpoints_come_by_step_and_leave_no_other_file(tmp_path):
-    fit(tmp_path, Line(), steps=5, checkpoint_steps=2)
+    saved = []
+
+    class Watched(Line):
+        def on_save_checkpoint(self, checkpoint):
+            saved.append(checkpoint["global_step"])
+
+    fit(tmp_path, Watched(), steps=11, checkpoint_steps=2)
     folder = tmp_path / "checkpoints"
-    # Due after steps 2 and 4; an epoch has three batches, so neither is an epoch's last.
-    assert torch.load(folder / LAST, weights_only=True)["global_step"] == 4
+    # Due after every second step, but an epoch's last of three batches waits for the next; and after all.
+    assert saved == [2, 4, 7, 10, 11]
+    assert torch.load(folder / LAST, weights_only=True)["global_step"] == 11
     assert [path.name for path in folder.iterdir()] == [LAST]
+
+
+class Signalled(Line):
+    """Receives `signals` in the middle of batch `at`."""
+
+    def __init__(self, at, signals):
+        super().__init__()
+        self.at, self.signals = at, signals
+
+    def training_step(self, batch, batch_idx):
+        if len(self.drawn) + 1 == self.at:
+            for number in self.signals:
+                os.kill(os.getpid(), number)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_ends_with_a_checkpoint_of_the_step_that_was_running(tmp_path, number):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    module = Signalled(2, [number])
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, module, steps=9)
+    assert len(module.drawn) == 2
+    assert torch.load(tmp_path / "checkpoints" / LAST, weights_only=True)["global_step"] == 2
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+def test_an_interrupt_in_an_epochs_last_step_takes_effect_after_the_next(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, Signalled(3, [signal.SIGINT]), steps=9)
+    assert torch.load(tmp_path / "checkpoints" / LAST, weights_only=True)["global_step"] == 4
+
+
+def test_an_interrupt_waits_for_the_end_of_an_accumulated_step(tmp_path):
+    module = Signalled(4, [signal.SIGINT])  # a step has two batches, an epoch's last one the third alone
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, module, steps=9, accumulate=2)
+    assert len(module.drawn) == 5
+    assert torch.load(tmp_path / "checkpoints" / LAST, weights_only=True)["global_step"] == 3
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path):
+    module = Signalled(2, [signal.SIGINT, signal.SIGINT])
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, module, steps=9, checkpoint_steps=1)
+    assert len(module.drawn) == 1
+    assert torch.load(tmp_path / "checkpoints" / LAST, weights_only=True)["global_step"] == 1
 
 
 def test_a_failed_write_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
