@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from classification.metrics import ClassificationSums
 from runtime.device import resolve_device
 from runtime.loading import ResumableLoader
 from runtime.progress import track
+from runtime.resume import NonFiniteError
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +105,10 @@ def evaluation_loader(
 
 @torch.inference_mode()
 def evaluate(network: NASNet, batches: ResumableLoader, device: torch.device) -> ClassificationSums:
-    """Cross entropy (without smoothing) and accuracy of a network, which is left in evaluation mode."""
+    """Cross entropy (without smoothing) and accuracy of a network, which is left in evaluation mode.
+
+    Raises NonFiniteError where the loss is not finite.
+    """
     network.eval()
     sums = ClassificationSums(network.num_classes)
     with track(len(batches), "evaluation") as progress:
@@ -112,6 +117,12 @@ def evaluate(network: NASNet, batches: ResumableLoader, device: torch.device) ->
             logits = network(normalise(images.to(device), network.preprocessing))
             sums.add(logits, labels, functional.cross_entropy(logits, labels))
             progress.advance()
+    if not math.isfinite(loss := sums.metrics()["loss"]):
+        raise NonFiniteError(
+            f"the loss in evaluation is {loss}: the outputs overflow, most likely because the batch-norm "
+            "statistics, which only evaluation uses, are far from the activations'; the training was too "
+            f"short for backbone.batch_norm_momentum = {network.spec.batch_norm_momentum:g}"
+        )
     return sums
 
 

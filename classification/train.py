@@ -28,6 +28,7 @@ from runtime import tracking
 from runtime.folder import RunFolder, plain
 from runtime.loading import ResumableLoader
 from runtime.progress import ProgressCallback
+from runtime.resume import NonFiniteError
 from runtime.tracking import LoggerConfig
 from runtime.trainer import TrainerConfig, last_checkpoint
 
@@ -106,7 +107,11 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
     trainer.fit(module, train_loader, test_loader, ckpt_path=last_checkpoint(folder), weights_only=True)
     if averaging:
         log.info("The saved weights and batch-norm statistics are exponential averages over the steps")
-    sums = evaluate(network.to(device), test_loader, device)
+    try:
+        sums = evaluate(network.to(device), test_loader, device)
+    except NonFiniteError as error:
+        kept = last_checkpoint(folder)
+        raise NonFiniteError(f"{error}. The training itself is complete, its weights are in {kept}") from None
     return _finish(folder, network, sums, trainer.loggers)
 
 

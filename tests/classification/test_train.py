@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -273,6 +274,24 @@ def test_statistics_that_are_too_slow_for_the_run_are_warned_of(tmp_path, digit_
     slow.backbone.batch_norm_momentum = 0.0003  # ImageNet's: 4 batches leave 0.9997^4 of the start
     run(slow)
     assert "after 4 batches the statistics that evaluation uses still consist to 100 %" in caplog.text
+
+
+def test_an_evaluation_that_is_not_finite_is_explained_and_keeps_the_training(
+    tmp_path, digit_folders, monkeypatch
+):
+    asked = config(tmp_path, digit_folders, recipe={"epochs": 1, "ema_decay": None})
+
+    def overflow(module):
+        next(b for name, b in module.network.named_buffers() if "running_mean" in name).fill_(math.nan)
+
+    monkeypatch.setattr(ClassificationModule, "on_fit_end", overflow, raising=False)
+    with pytest.raises(NonFiniteError) as error:
+        run(asked)
+    assert "the loss in evaluation is nan: the outputs overflow" in str(error.value)
+    assert f"its weights are in {tmp_path / 'checkpoints' / LAST}" in str(error.value)
+    assert not (tmp_path / "metrics.json").exists()
+    monkeypatch.undo()
+    assert math.isfinite(run(asked)["metrics"]["loss"])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, digit_folders):
