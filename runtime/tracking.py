@@ -1,5 +1,6 @@
 """Where figures go: a CSV file, and wandb or TensorBoard on request. Their failure never stops a run."""
 
+import importlib.util
 import logging
 import os
 from collections.abc import Sequence
@@ -30,6 +31,11 @@ class LoggerConfig:
     def __post_init__(self) -> None:
         if self.name not in KINDS:
             raise ValueError(f"logger.name = {self.name!r}, expected one of {', '.join(KINDS)}")
+        if self.name == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+            raise ValueError(
+                "logger.name = tensorboard needs tensorboard, which is not installed: "
+                'pip install -e ".[tensorboard]"'
+            )
 
     def build(self, folder: Path, stage: str, config: dict[str, Any]) -> list[Logger]:
         """Loggers for one stage's run. config: shown in wandb. wandb is offline where nobody is logged in."""
