@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from backbones.files import write_atomically
 from runtime.csv_logger import CsvLogger
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,8 @@ def _wandb_logger(
             group=group,
             name=f"{stage} {folder.name}",
             job_type=stage,
+            id=_wandb_id(folder),
+            resume="allow",  # continued where wandb knows the id, else begun
             dir=str(folder),
             config=config,
             mode="offline" if logged_in is False else None,  # None: as WANDB_MODE says
@@ -95,6 +99,14 @@ def _wandb_logger(
         log.warning("wandb could not start, the run goes on without it: %s", error)
         return []
     return [ForgivingWandbLogger(experiment=run)]
+
+
+def _wandb_id(folder: Path) -> str:
+    """The id of the folder's run in wandb, drawn once: a continued stage stays one run there."""
+    path = folder / "wandb_id.txt"
+    if not path.exists():
+        write_atomically(path, secrets.token_hex(8) + "\n")
+    return path.read_text().strip()
 
 
 def log_artifact(loggers: Sequence[Logger], path: Path, kind: str) -> None:

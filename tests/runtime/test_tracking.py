@@ -41,9 +41,22 @@ def test_a_resumed_run_takes_the_place_of_the_rows_that_it_repeats(tmp_path):
     assert found == [("0", 0), ("1", 1), ("2", 2), ("3", 13), ("4", 14), ("5", 15)]
 
 
-def test_wandb_is_offline_without_a_login_and_takes_figures_and_files(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
+@pytest.fixture
+def nobody_logged_in(tmp_path_factory, monkeypatch):
+    """No key in the environment, in the home folder or in this process; the network must not be needed."""
+    home = tmp_path_factory.mktemp("home")
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_CONFIG_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("NETRC", str(home / "netrc"))
+    wandb.teardown()  # forgets what it read from the environment before
+    yield
+    wandb.teardown()
+
+
+def test_wandb_is_offline_without_a_login_and_takes_figures_and_files(tmp_path, nobody_logged_in):
     loggers = LoggerConfig(name="wandb", group="chain").build(tmp_path, "search", {"seed": 1})
+    assert loggers[1].experiment.settings.mode == "offline"
     (tmp_path / "genotype.json").write_text("{}")
     for logger in loggers:
         logger.log_metrics({"reward": 0.5}, 0)
@@ -53,6 +66,18 @@ def test_wandb_is_offline_without_a_login_and_takes_figures_and_files(tmp_path, 
     records = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(records) == 1
     assert records[0].stat().st_size > 0
+
+
+def test_a_continued_stage_is_one_run_of_wandb(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    ids = []
+    for folder in (tmp_path / "a", tmp_path / "a", tmp_path / "b"):
+        folder.mkdir(exist_ok=True)
+        loggers = LoggerConfig(name="wandb").build(folder, "search", {})
+        ids.append(loggers[1].experiment.id)
+        finish(loggers)
+    assert ids[0] == ids[1] != ids[2]
+    assert (tmp_path / "a" / "wandb_id.txt").read_text() == f"{ids[0]}\n"
 
 
 def test_a_failure_of_wandb_never_stops_a_run(tmp_path, monkeypatch, caplog):
