@@ -58,8 +58,7 @@ class CocoDataConfig:
             raise ValueError("data.min_sizes is empty, give at least one short side in pixels")
         sizes = [("min_sizes", size) for size in self.min_sizes]
         for key, size in [*sizes, ("max_size", self.max_size), ("test_min_size", self.test_min_size)]:
-            if not 32 <= size <= 10_000:
-                raise ValueError(f"data.{key} = {size}, must be in 32..10000 pixels")
+            check_side(f"data.{key}", size)
         for key in ("train_limit", "val_limit"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ValueError(f"data.{key} = {value}, must be at least 1, or null for all images")
@@ -106,6 +105,12 @@ class CocoDataConfig:
         if not len(coco.labels):
             raise ValueError(f"{coco.path}: no annotations, nothing to train on")
         return DetectionImages(coco, folder, self.min_sizes, self.max_size, flip=self.flip, seed=seed)
+
+
+def check_side(key: str, pixels: int) -> None:
+    """Raises ValueError unless a detector can look at pictures with a side of so many pixels."""
+    if not 32 <= pixels <= 10_000:
+        raise ValueError(f"{key} = {pixels}, must be in 32..10000 pixels")
 
 
 class Sample(TypedDict):

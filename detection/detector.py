@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import msgspec
 import torch
@@ -12,15 +12,18 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from backbones.network import NASNet
-from backbones.spec import NetworkSpec
+from backbones.spec import NetworkSpec, Preprocessing
 from backbones.weights import load_tensors, read_safetensors, write_safetensors
 from detection import boxes as box_ops
 from detection.backbone import without_classifier
 from detection.coco import CocoAnnotations
 from detection.coco_file import CategoryEntry
-from detection.data import DetectionImages, resize, to_tensor
+from detection.data import DetectionImages, check_side, resize, to_tensor
 from detection.engines.base import Engine, Prediction
 from detection.engines.torchvision import TorchvisionFpnConfig
+from runtime.device import resolve_device
+
+T = TypeVar("T")
 
 ENGINES: Mapping[str, type[TorchvisionFpnConfig]] = {"torchvision_fpn": TorchvisionFpnConfig}
 """Configuration of each engine, by the name that a weights file records."""
@@ -39,13 +42,15 @@ class Detection(TypedDict):
 
 
 @dataclass(frozen=True)
-class InputFormat:
-    """How a picture becomes the detector's input. Sizes in pixels; mean and std of values in 0..1."""
+class InputSize:
+    """How large a picture is looked at: short side `min_size`, long side at most `max_size` pixels."""
 
     min_size: int
     max_size: int
-    mean: list[float]
-    std: list[float]
+
+    def __post_init__(self) -> None:
+        for key in ("min_size", "max_size"):
+            check_side(f"input.{key}", getattr(self, key))
 
 
 class Detector:
@@ -56,14 +61,16 @@ class Detector:
         engine: Engine,
         config: TorchvisionFpnConfig,
         spec: NetworkSpec,
+        preprocessing: Preprocessing,
         categories: list[CategoryEntry],
-        input_format: InputFormat,
+        input_size: InputSize,
     ):
         self.engine = engine
         self.config = config
         self.spec = spec
+        self.preprocessing = preprocessing
         self.categories = categories
-        self.input_format = input_format
+        self.input_size = input_size
         self.to(next(engine.parameters()).device)
 
     def to(self, device: torch.device | str) -> "Detector":
@@ -74,35 +81,37 @@ class Detector:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str = "auto") -> "Detector":
-        """Reads a `detector.safetensors`. device: `auto` is CUDA where there is one, else the CPU.
+        """Reads a `detector.safetensors`. device: see `resolve_device`.
 
         Raises FileNotFoundError or ValueError that names the file, the key and what was expected."""
+        target = resolve_device(device)
         tensors, metadata = read_safetensors(path, "detector")
         name = str(metadata.get("engine"))
         if name not in ENGINES:
             raise ValueError(f"{path}: engine = {name}, expected one of {', '.join(ENGINES)}")
         spec = NetworkSpec.from_dict(metadata.get("network"), f"{path}: network")
-        try:
-            config = msgspec.convert(metadata.get("detector"), ENGINES[name])
-            categories = msgspec.convert(metadata.get("categories"), list[CategoryEntry])
-            input_format = msgspec.convert(metadata.get("preprocessing"), InputFormat)
-        except msgspec.ValidationError as error:
-            raise ValueError(f"{path}: detector, categories or preprocessing: {error}") from None
+        config = _read(metadata, "detector", ENGINES[name], path)
+        preprocessing = _read(metadata, "preprocessing", Preprocessing, path)
+        categories = _read(metadata, "categories", list[CategoryEntry], path)
+        input_size = _read(metadata, "input", InputSize, path)
         backbone = without_classifier(NASNet(spec, num_classes=1))
-        engine = config.build(backbone, len(categories), input_format.mean, input_format.std)
+        try:
+            engine = config.build(backbone, len(categories), preprocessing.mean, preprocessing.std)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
         load_tensors(engine, tensors, str(path))
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(engine, config, spec, categories, input_format).to(device)
+        return cls(engine, config, spec, preprocessing, categories, input_size).to(target)
 
     def save(self, path: str | os.PathLike[str], metrics: Mapping[str, float]) -> None:
         """Writes a `detector.safetensors`, which needs no other file."""
         metadata = {
             "engine": self.config.name,
+            "head": self.config.head,
             "detector": dataclasses.asdict(self.config),
             "network": self.spec.to_dict(),
             "categories": msgspec.to_builtins(self.categories),
-            "preprocessing": dataclasses.asdict(self.input_format),
+            "preprocessing": dataclasses.asdict(self.preprocessing),
+            "input": dataclasses.asdict(self.input_size),
             "metrics": dict(metrics),
         }
         write_safetensors(path, "detector", self.engine.state_dict(), metadata)
@@ -111,7 +120,7 @@ class Detector:
         """Finds objects in images of any sizes: PIL images, or `[3, H, W]` RGB, uint8 or float in 0..1."""
         detections: list[Detection] = []
         for picture in map(_as_picture, images):
-            resized = resize(picture, self.input_format.min_size, self.input_format.max_size)
+            resized = resize(picture, self.input_size.min_size, self.input_size.max_size)
             prediction = self.predict(to_tensor(resized), (picture.height, picture.width))
             names = [self.categories[label].name for label in prediction["labels"].tolist()]
             detections.append({**prediction, "names": names})
@@ -140,8 +149,18 @@ class Detector:
         Raises ValueError unless the data's categories are the detector's."""
         check_categories(images.coco, self.categories)
         return DetectionImages(
-            images.coco, images.folder, [self.input_format.min_size], self.input_format.max_size
+            images.coco, images.folder, [self.input_size.min_size], self.input_size.max_size
         )
+
+
+def _read(metadata: Mapping[str, Any], key: str, form: type[T], path: str | os.PathLike[str]) -> T:
+    """A key of the metadata. Raises ValueError that names file and key."""
+    if key not in metadata:
+        raise ValueError(f"{path}: the metadata key {key!r} is missing")
+    try:
+        return msgspec.convert(metadata[key], form)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{path}: {key}: {error}") from None
 
 
 def check_categories(coco: CocoAnnotations, categories: Sequence[CategoryEntry]) -> None:

@@ -11,7 +11,7 @@ from backbones.statistics import warn_of_slow_statistics
 from detection.backbone import BackboneSource, FrozenStatistics, freeze_statistics
 from detection.coco_file import CategoryEntry
 from detection.data import CocoDataConfig, DetectionImages
-from detection.detector import Detector, InputFormat, check_categories
+from detection.detector import Detector, InputSize, check_categories
 from detection.engines.torchvision import TorchvisionFpnConfig
 from detection.evaluate import evaluate, predict_all, write_results
 from detection.module import DetectionModule, DetectionRecipe
@@ -110,10 +110,11 @@ def _build(config: DetectionConfig) -> tuple[Detector, DetectionImages, Detectio
     names = zip(train.coco.category_ids, train.coco.category_names, strict=True)
     categories = [CategoryEntry(category, name) for category, name in names]
     check_categories(val.coco, categories)
-    mean, std = list(backbone.preprocessing.mean), list(backbone.preprocessing.std)
-    engine = config.detector.build(backbone, len(categories), mean, std)
+    preprocessing = backbone.preprocessing
+    engine = config.detector.build(backbone, len(categories), preprocessing.mean, preprocessing.std)
     frozen = config.recipe.freeze_statistics
     if config.backbone.pretrained if frozen is None else frozen:
         freeze_statistics(engine.backbone)
-    input_format = InputFormat(config.data.test_min_size, config.data.max_size, mean, std)
-    return Detector(engine, config.detector, backbone.spec, categories, input_format), train, val
+    size = InputSize(config.data.test_min_size, config.data.max_size)
+    detector = Detector(engine, config.detector, backbone.spec, preprocessing, categories, size)
+    return detector, train, val

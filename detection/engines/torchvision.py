@@ -1,8 +1,9 @@
 """The default engine: Faster R-CNN on a feature pyramid, made of torchvision's operations."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,8 @@ class Backbone(Protocol):
 class TorchvisionFpnConfig:
     """Group `detector`: `torchvision_fpn`. Defaults are those of Detectron2's Base-RCNN-FPN."""
 
+    head: ClassVar[str] = "fpn"
+    """Kind of detector, which engines share; recorded with the weights."""
     name: str = "torchvision_fpn"
     """Name of the engine, recorded with the weights."""
     fpn_channels: int = 256
@@ -45,11 +48,11 @@ class TorchvisionFpnConfig:
             raise ValueError(f"detector.fpn_channels = {self.fpn_channels}, must be at least 1")
 
     def build(
-        self, backbone: nn.Module, num_classes: int, mean: list[float], std: list[float]
+        self, backbone: nn.Module, num_classes: int, mean: Sequence[float], std: Sequence[float]
     ) -> "TorchvisionFpn":
         """A fresh detector over `backbone`, whose images are normalised by `mean` and `std` (of 0..1).
 
-        Raises ValueError unless the backbone has maps at strides 4, 8, 16 and 32."""
+        Raises ValueError unless the backbone reads RGB and has maps at strides 4, 8, 16 and 32."""
         return TorchvisionFpn(self, backbone, num_classes, mean, std)
 
 
@@ -75,14 +78,19 @@ class TorchvisionFpn(Engine):
         config: TorchvisionFpnConfig,
         backbone: nn.Module,
         num_classes: int,
-        mean: list[float],
-        std: list[float],
+        mean: Sequence[float],
+        std: Sequence[float],
     ):
         super().__init__()
         infos: list[FeatureInfo] = list(backbone.feature_info)  # type: ignore[arg-type]
         strides = tuple(info.stride for info in infos)
         if strides != PYRAMID_STRIDES:
             raise ValueError(_wrong_strides(strides))
+        for key, values in (("mean", mean), ("std", std)):
+            if len(values) != 3:
+                raise ValueError(
+                    f"preprocessing.{key} has {len(values)} values, expected 3: detection reads RGB"
+                )
         self.num_classes = num_classes
         self.backbone = backbone
         self.names = [info.name for info in infos]

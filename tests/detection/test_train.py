@@ -59,6 +59,24 @@ def test_the_weights_alone_give_the_numbers_of_the_run(trained, scenes, tmp_path
     )
 
 
+def test_the_detector_file_describes_itself_as_the_backbone_file_does(trained, backbone_file):
+    _, ours = weights.read_safetensors(trained[0] / "detector.safetensors", "detector")
+    _, theirs = weights.read_safetensors(backbone_file, "backbone")
+    assert (ours["engine"], ours["head"]) == ("torchvision_fpn", "fpn")
+    assert ours["input"] == {"min_size": 96, "max_size": 192}
+    for key in ("network", "preprocessing"):
+        assert ours[key] == theirs[key]
+    assert ours["categories"][:2] == [{"id": 1, "name": "0"}, {"id": 3, "name": "1"}]
+
+
+def test_a_device_that_is_none_is_named_without_a_traceback(trained, scenes, tmp_path, capsys):
+    file = str(trained[0] / "detector.safetensors")
+    arguments = [file, str(scenes.prepare() / "val"), "--output", str(tmp_path / "out"), "--device", "foo"]
+    assert predict.main(arguments) == 1
+    assert capsys.readouterr().err.startswith("device = 'foo', expected auto, cpu, cuda")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_detector_looks_at_pictures_and_tensors_alike(trained, scenes):
     detector = Detector.load(trained[0] / "detector.safetensors", device="cpu")
     images = scenes.open("val")
@@ -85,6 +103,10 @@ def test_files_that_are_no_detector_are_refused_with_the_key(trained, backbone_f
         Detector.load(backbone_file)
     tensors, metadata = weights.read_safetensors(trained[0] / "detector.safetensors", "detector")
     path = tmp_path / "detector.safetensors"
+
+    def changed(**values):
+        return metadata["preprocessing"] | values
+
     for changes, message in (
         ({"engine": "yolo"}, "engine = yolo, expected one of torchvision_fpn"),
         ({"categories": [{"id": "one", "name": "1"}]}, "Expected `int`, got `str`"),
@@ -95,6 +117,18 @@ def test_files_that_are_no_detector_are_refused_with_the_key(trained, backbone_f
         (
             {"detector": {**metadata["detector"], "fpn_channels": 0}},
             "detector.fpn_channels = 0, must be at least 1",
+        ),
+        ({"input": {"min_size": 0, "max_size": 192}}, "input: input.min_size = 0, must be in 32..10000"),
+        ({"input": {"min_size": 96}}, "input: .*max_size"),
+        (
+            {"preprocessing": changed(mean=[0.5] * 4)},
+            "preprocessing: preprocessing.std = .*expected 4 values",
+        ),
+        ({"preprocessing": changed(mean=[0.5], std=[0.5])}, "preprocessing.mean has 1 values, expected 3"),
+        ({"preprocessing": changed(std=[0.5, 0.5, 0])}, "preprocessing: preprocessing.std = "),
+        (
+            {"preprocessing": changed(mean="grey")},
+            r"preprocessing: Expected `array`, got `str` - at `\$.mean`",
         ),
     ):
         weights.write_safetensors(path, "detector", tensors, metadata | changes)
