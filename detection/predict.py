@@ -4,19 +4,21 @@ python -m detection.predict detector.safetensors IMAGES… --output DIR
 """
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from backbones.files import write_json
+from backbones.files import write_atomically
 from classification.data import IMAGE_SUFFIXES, decode
 from detection.detector import Detection, Detector
 from detection.draw import draw_detection
+from detection.evaluate import Result, to_results
 
 
 def find_images(paths: Iterable[str]) -> list[Path]:
@@ -37,48 +39,45 @@ def find_images(paths: Iterable[str]) -> list[Path]:
     return found
 
 
+class NamedResult(Result):
+    """A detection in COCO's results format with the names that its ids stand for."""
+
+    file_name: str
+    category: str
+
+
 def predict(
     detector: Detector, paths: Sequence[Path], output: Path, min_score: float = 0.3
 ) -> list[tuple[Path, Detection]]:
-    """Writes a drawn copy of each image and `predictions.json` to `output`.
+    """Writes a drawn copy of each image and `detections.json` to `output`.
 
-    predictions.json has COCO's `images`, `categories` and `annotations`, each annotation with a `score`;
-    image ids count from 1. min_score: detections below it are left out."""
+    detections.json is COCO's results format, a list of `NamedResult`; image ids count the images from 1. An
+    image without detections is not in it. min_score: detections below it are left out.
+    Raises ValueError for a file that is no image, before anything is written."""
+    if not 0 <= min_score <= 1:
+        raise ValueError(f"min_score = {min_score}, must be in 0..1")
+    for path in paths:
+        decode(path)
     output.mkdir(parents=True, exist_ok=True)
     width = len(str(len(paths)))
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    category_ids = [category.id for category in detector.categories]
+    results: list[NamedResult] = []
     found: list[tuple[Path, Detection]] = []
     for number, path in enumerate(paths, start=1):
         picture = decode(path)
         detection = _above(detector([picture])[0], min_score)
         found.append((path, detection))
+        png = io.BytesIO()
+        draw_detection(picture, detection).save(png, "png")
         # Numbered, since images of two folders may share a name.
-        draw_detection(picture, detection).save(output / f"{number:0{width}d}_{path.stem}.png")
-        images.append(
-            {"id": number, "file_name": str(path), "width": picture.width, "height": picture.height}
-        )
-        for box, score, label in zip(
-            detection["boxes"].tolist(),
-            detection["scores"].tolist(),
-            detection["labels"].tolist(),
-            strict=True,
-        ):
-            bbox = [round(value, 3) for value in (box[0], box[1], box[2] - box[0], box[3] - box[1])]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": detector.categories[label].id,
-                    "bbox": bbox,
-                    "area": round(bbox[2] * bbox[3], 3),
-                    "iscrowd": 0,
-                    "score": round(score, 6),
-                }
+        write_atomically(output / f"{number:0{width}d}_{path.stem}.png", png.getvalue())
+        results += [
+            NamedResult(**msgspec.structs.asdict(result), file_name=str(path), category=name)
+            for result, name in zip(
+                to_results(number, detection, category_ids), detection["names"], strict=True
             )
-    categories = [{"id": category.id, "name": category.name} for category in detector.categories]
-    content = {"images": images, "categories": categories, "annotations": annotations}
-    write_json(output / "predictions.json", content)
+        ]
+    write_atomically(output / "detections.json", msgspec.json.format(msgspec.json.encode(results)))
     return found
 
 
@@ -106,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m detection.predict", description=__doc__.split("\n")[0])
     parser.add_argument("weights", help="a detector.safetensors")
     parser.add_argument("images", nargs="+", help="image files, or folders of them")
-    parser.add_argument("--output", type=Path, required=True, help="folder for drawings and predictions.json")
+    parser.add_argument("--output", type=Path, required=True, help="folder for drawings and detections.json")
     parser.add_argument(
         "--min-score", type=float, default=0.3, help="leave out detections below (default 0.3)"
     )
@@ -121,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     _print_table(found)
-    print(f"{options.output / 'predictions.json'}")
+    print(f"{options.output / 'detections.json'}")
     return 0
 
 

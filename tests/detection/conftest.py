@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from backbones import weights
@@ -82,6 +83,7 @@ def scenes(tmp_path_factory):
 @pytest.fixture(scope="session")
 def backbone_file(tmp_path_factory):
     """Weights of a small NASNet with the imagenet stem; untrained, which no test minds."""
+    torch.manual_seed(0)
     network = create("nasnet_a_mobile", 10, cells_per_stage=1, filters=8, stem_filters=4, image_size=64)
     path = tmp_path_factory.mktemp("backbone") / "backbone.safetensors"
     weights.save(network, path, classes=[str(digit) for digit in range(10)])
