@@ -2,10 +2,11 @@
 
 import hashlib
 import importlib
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from search.ledger import Ledger
 from search.loop import BudgetConfig, Search, SearchPaused
 from search.space import SpaceConfig
 
-MAY_CHANGE = ("budget", "executor")
+MAY_CHANGE = ("budget", "executor", "data.root", "data.workers", "data.download")
+"""Keys that do not make another search of it; the ledger knows the split by its content."""
 
 
 @dataclass(kw_only=True)
@@ -91,7 +93,10 @@ def run(config: SearchConfig) -> dict[str, Any]:
 
 def search_id(config: SearchConfig) -> str:
     """12 hexadecimal digits that name all which decides what this search proposes."""
-    decisive = {key: value for key, value in plain(config).items() if key not in (*ALWAYS_FREE, *MAY_CHANGE)}
+    decisive = plain(config)
+    for key in (*ALWAYS_FREE, *MAY_CHANGE):
+        *groups, name = key.split(".")
+        reduce(lambda values, group: values[group] or {}, groups, decisive).pop(name, None)
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -118,6 +123,13 @@ def _evaluation(config: SearchConfig) -> tuple[Evaluator, Callable[[Genotype], i
         target = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"evaluator._target_ = {name!r}, expected a dotted path: {error}") from None
+    if not callable(target):
+        raise ValueError(f"evaluator: {name} cannot be called")
+    given = () if isinstance(target, type) else ("genotype", "task")
+    try:
+        inspect.signature(target).bind(*given, **arguments)
+    except TypeError as error:
+        raise ValueError(f"evaluator: {name} {error}") from None
     evaluator = target(**arguments) if isinstance(target, type) else partial(target, **arguments)
     # Only ratios count, so without an estimate of its own the cost of training on one image does.
     cost = getattr(

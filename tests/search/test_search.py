@@ -4,13 +4,16 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import toy_search
 from toy_search import Favourite, ScrambledConfig, history, toy_config
 
 from backbones.genotype import Genotype
+from classification.data import ImageDataConfig
 from search.base import Failure
 from search.ledger import Ledger, read_children
 from search.loop import BudgetConfig, SearchPaused, VirtualClock
@@ -208,13 +211,27 @@ def test_many_failures_in_a_row_pause_the_search(tmp_path):
     assert not (tmp_path / "genotype.json").exists()
 
 
-def test_hours_cut_a_prefix(unbroken, tmp_path):
-    config = toy_config(tmp_path, CHILDREN, budget=BudgetConfig(children=CHILDREN, hours=0.05 / 3600))
-    slow = {"_target_": "toy_search.Slow"}
-    with pytest.raises(ValueError, match=r"evaluator._target_ = 'toy_search.Slow'"):
-        run(dataclasses.replace(config, evaluator=slow))
-    content = run(dataclasses.replace(config, budget=BudgetConfig(children=CHILDREN, hours=0.2 / 3600)))
-    assert 0 < content["metrics"]["children"] <= CHILDREN
+def test_hours_cut_a_prefix(unbroken, tmp_path, monkeypatch):
+    now, trained, score = 0.0, [], Favourite.__call__
+
+    def one_hour(self, genotype, task):
+        nonlocal now
+        now += 3600
+        trained.append(task.proposal.number)
+        return score(self, genotype, task)
+
+    monkeypatch.setattr(Favourite, "__call__", one_hour)
+    monkeypatch.setattr("search.loop.time", SimpleNamespace(monotonic=lambda: now, sleep=time.sleep))
+
+    for hours in (4.5, 9.5):  # over both sittings together
+        content = run(toy_config(tmp_path, CHILDREN, budget=BudgetConfig(children=CHILDREN, hours=hours)))
+        assert len(trained) == hours + 0.5
+        cut = history(tmp_path)
+        assert content["metrics"]["children"] == sum(row[8] == "done" for row in cut)
+        assert len(trained) <= content["metrics"]["children"] < CHILDREN
+        assert [row[:8] for row in cut] == [row[:8] for row in unbroken[: len(cut)]]
+        rewards = {row[0]: row[10] for row in unbroken}
+        assert all(row[10] == rewards[row[0]] for row in cut if row[8] == "done")
     run(toy_config(tmp_path, CHILDREN))
     assert history(tmp_path) == unbroken
 
@@ -235,6 +252,36 @@ def test_unknown_evaluator_is_named_before_anything_is_written(tmp_path, target)
     with pytest.raises(ValueError, match=f"evaluator._target_ = '{target}', expected a dotted path"):
         run(toy_config(tmp_path / "run", 3, evaluator={"_target_": target}))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"_target_": "toy_search.Favourite", "wrong": 1},
+            "evaluator: toy_search.Favourite got an unexpected keyword argument 'wrong'",
+        ),
+        (
+            {"_target_": "toy_search.score", "scales": 0.5},
+            "evaluator: toy_search.score got an unexpected keyword argument 'scales'",
+        ),
+        ({"_target_": "toy_search.FAVOURITE"}, "evaluator: toy_search.FAVOURITE cannot be called"),
+    ],
+)
+def test_an_evaluator_is_refused_with_arguments_that_it_does_not_take(tmp_path, given, message):
+    with pytest.raises(ValueError) as error:
+        run(toy_config(tmp_path / "run", 3, evaluator=given))
+    assert str(error.value) == message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_search_continues_where_its_images_have_moved(tmp_path):
+    there = ImageDataConfig(name="cifar10", root="there", workers=2)
+    run(toy_config(tmp_path, 4, data=there))
+    here = dataclasses.replace(there, root="here", workers=0, download=True)
+    assert run(toy_config(tmp_path, 6, data=here))["metrics"]["children"] == 6
+    with pytest.raises(ValueError, match=r"data\.name: cifar10 -> digits"):
+        run(toy_config(tmp_path, 6, data=ImageDataConfig(name="digits")))
 
 
 def test_clock_frees_together_what_finishes_together():
