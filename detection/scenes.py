@@ -23,6 +23,7 @@ from PIL import Image, ImageFilter
 from backbones.files import read_json, write_json
 from classification.data import ImageDataConfig, ImageSet, open_images
 from detection.data import CocoDataConfig, cache_folder
+from detection.xywh import share_inside
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ class _Scene:
             x = int(generator.integers(0, self.width - opacity.shape[1] + 1))
             y = int(generator.integers(0, self.height - opacity.shape[0] + 1))
             box = [x, y, opacity.shape[1], opacity.shape[0]]
-            if all(_covered(other, box) <= LARGEST_OVERLAP for other, _, _ in self.objects):
+            if all(share_inside(other, box) <= LARGEST_OVERLAP for other, _, _ in self.objects):
                 self._draw(opacity, colour, x, y)
                 self.objects.append((box, int(self.digits.labels[index]), False))
                 return
@@ -238,10 +239,3 @@ def _ground(generator: np.random.Generator, height: int, width: int) -> NDArray[
         ink[y : y + generator.integers(2, 30), x : x + generator.integers(2, 30)] = generator.integers(20, 70)
     strokes = Image.fromarray(ink).filter(ImageFilter.GaussianBlur(1.5))
     return (ground + np.asarray(strokes, dtype=np.float64)[..., None]).clip(0, 150)
-
-
-def _covered(box: list[int], by: list[int]) -> float:
-    """Share of `box` that `by` covers."""
-    width = min(box[0] + box[2], by[0] + by[2]) - max(box[0], by[0])
-    height = min(box[1] + box[3], by[1] + by[3]) - max(box[1], by[1])
-    return max(0, width) * max(0, height) / (box[2] * box[3])

@@ -18,6 +18,7 @@ from PIL import Image
 from classification.data import decode
 from detection.coco import CocoAnnotations
 from detection.evaluate import Result
+from detection.xywh import intersection, iou, share_inside
 
 Xywh = tuple[float, float, float, float]
 Annotated = tuple[int, Xywh, bool]
@@ -175,7 +176,7 @@ def judge(truth: Sequence[Annotated], detections: Sequence[Result]) -> list[bool
             verdicts.append(True)
         else:
             excused = any(
-                category == detection.category_id and _share_inside(detection.bbox, box) >= FOUND_IOU
+                category == detection.category_id and share_inside(detection.bbox, box) >= FOUND_IOU
                 for category, box in crowds
             )
             verdicts.append(None if excused else False)
@@ -217,23 +218,6 @@ def _pair(
     )
 
 
-def iou(a: Xywh, b: Xywh) -> float:
-    """Intersection over union, 0..1."""
-    common = _overlap(a, b)
-    return common / (a[2] * a[3] + b[2] * b[3] - common) if common else 0.0
-
-
-def _share_inside(a: Xywh, b: Xywh) -> float:
-    """Share of `a` that lies in `b`."""
-    return _overlap(a, b) / (a[2] * a[3]) if a[2] * a[3] else 0.0
-
-
-def _overlap(a: Xywh, b: Xywh) -> float:
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    return max(0.0, width) * max(0.0, height)
-
-
 def _xywh(values: Sequence[float]) -> Xywh:
     x, y, width, height = values
     return (x, y, width, height)
@@ -258,7 +242,7 @@ def place_labels(boxes: Sequence[DrawnBox], bboxes: Sequence[Xywh], width: int, 
         for corner, label_top in (("above", top - LABEL_HEIGHT), ("inside", top), ("below", bottom)):
             label = (left, label_top, length, float(LABEL_HEIGHT))
             fits = left >= 0 and label_top >= 0 and label_top + LABEL_HEIGHT <= height * scale
-            if fits and not any(_overlap(label, other) for other in taken):
+            if fits and not any(intersection(label, other) for other in taken):
                 taken.append(label)
                 box.label, box.corner = text, f"{corner} right" if right else corner
                 break

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from detection.coco import read_coco
 from detection.evaluate import Result
-from pipeline.gallery import MOST_BOXES, DrawnBox, balanced_score, iou, judge, place_labels, varied
+from pipeline.gallery import MOST_BOXES, DrawnBox, balanced_score, judge, place_labels, varied
 
 
 def coco(tmp_path, *images):
@@ -46,12 +46,6 @@ def test_crowded_images_come_only_where_there_are_no_others(tmp_path):
     assert varied(coco(tmp_path, *images), 3) == [1, 2, 3]
     assert varied(coco(tmp_path, *images), 4) == [0, 1, 2, 3]
     assert varied(coco(tmp_path, *images), 12) == [0, 1, 2, 3]
-
-
-def test_overlap_is_intersection_over_union():
-    assert iou((0, 0, 10, 10), (5, 0, 10, 10)) == 50 / 150
-    assert iou((0, 0, 10, 10), (0, 0, 10, 10)) == 1
-    assert iou((0, 0, 10, 10), (10, 0, 10, 10)) == 0
 
 
 TRUTH = [
