@@ -10,12 +10,14 @@ import hashlib
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
 
 from backbones.genotype import Genotype
 from backbones.network import NASNet
@@ -23,6 +25,7 @@ from backbones.profile import profile
 from backbones.spec import NetworkSpec
 from classification.data import ImageDataConfig, ImageSet, open_images, stratified
 from classification.device_images import DeviceImages
+from classification.optimizers import cosine, decay_groups
 from runtime.device import resolve_device
 from search.base import ChildFailed, ChildTask, Failure, Result, attempt, derive, torch_threads
 
@@ -191,10 +194,10 @@ def _train(task: ChildTask, images: ChildImages, config: ChildConfig) -> Result:
         network = NASNet(config.spec(task.proposal.genotype.canonical()), images.num_classes)
         network = network.to(device).to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(
-            _groups(network, config.weight_decay), lr=config.lr, momentum=config.momentum
+            decay_groups(network, config.weight_decay), lr=config.lr, momentum=config.momentum
         )
         steps = len(images.training) // config.batch_size
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * config.epochs)
+        schedule = LambdaLR(optimizer, partial(cosine, steps=steps * config.epochs))
         curve = []
         for epoch in range(config.epochs):
             order = torch.randperm(len(images.training)).numpy()
@@ -223,7 +226,7 @@ def _train(task: ChildTask, images: ChildImages, config: ChildConfig) -> Result:
 def _step(
     network: NASNet,
     optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
+    schedule: LambdaLR,
     images: DeviceImages,
     chosen: np.ndarray,
     epoch: int,
@@ -251,12 +254,6 @@ def _accuracy(network: NASNet, images: ChildImages, batch_size: int) -> float:
         hits += int((network(pixels).argmax(dim=1) == labels).sum())
     network.train()
     return hits / len(images.validation)
-
-
-def _groups(network: NASNet, weight_decay: float) -> list[dict]:
-    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def _reset_peak(device: torch.device) -> None:
