@@ -96,10 +96,6 @@ class ResumableLoader:
             order = np.argsort(counter_hash(self.seed, epoch, order), kind="stable")
         return np.resize(order, -(-count // self.world) * self.world)[self.rank :: self.world]
 
-    def set_epoch(self, epoch: int) -> None:
-        """Moves to the start of `epoch`. An iterator that is running already is not affected."""
-        self.epoch, self.batches_given = epoch, 0
-
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "batches_given": self.batches_given}
 

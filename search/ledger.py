@@ -112,12 +112,6 @@ def read_children(path: str | Path) -> list[ChildRow]:
         return _rows(database)
 
 
-def read_facts(path: str | Path) -> dict[str, Any]:
-    """Search id, configuration digest, validation split, seconds spent; read-only."""
-    with closing(_connect(Path(path), read_only=True)) as database:
-        return {name: json.loads(value) for name, value in database.execute("SELECT name, value FROM facts")}
-
-
 class Ledger:
     """The ledger of the one search that writes it.
 

@@ -41,13 +41,8 @@ class Space:
         return KINDS * (2 * self.blocks)
 
     @property
-    def count(self) -> int:
-        """Number of decision sequences; several may mean one function (see `Genotype.canonical`)."""
-        return math.prod(self.sizes)
-
-    @property
     def entropy(self) -> float:
-        """Of the uniform policy, in nats: the logarithm of `count`."""
+        """Of the uniform policy, in nats: the logarithm of the number of decision sequences."""
         return sum(math.log(size) for size in self.sizes)
 
     def mask(self) -> np.ndarray:
@@ -72,7 +67,11 @@ class Space:
         )
 
     def encode(self, genotype: Genotype) -> tuple[int, ...]:
-        """The `[T]` decisions that mean `genotype`. Raises ValueError where it lies outside the space."""
+        """The `[T]` decisions that mean `genotype`. Raises ValueError where it lies outside the space.
+
+        The inverse of `decode`: the round trip is the law that pins the order of decisions, on
+        which every ledger relies.
+        """
         decisions: list[int] = []
         for name, cell in (("normal", genotype.normal), ("reduction", genotype.reduction)):
             if len(cell.blocks) != self.blocks:

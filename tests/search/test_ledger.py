@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from search.base import Failure, Result
-from search.ledger import ChildRow, Ledger, read_children, read_facts
+from search.ledger import ChildRow, Ledger, read_children
 from search.space import Space
 from search.strategies import State
 
@@ -95,9 +95,13 @@ def test_requeued_child_counts_its_attempt_unless_we_broke_it_off(ledger):
 
 def test_ledger_is_read_while_it_is_written(ledger, tmp_path):
     ledger.step([], STATE, [row(0)], group=0)
-    ledger.remember({"search": "abc", "split": {"training": 9}})
     assert len(read_children(tmp_path / "search.sqlite")) == 1
-    assert read_facts(tmp_path / "search.sqlite") == {"search": "abc", "split": {"training": 9}}
+
+
+def test_facts_are_remembered(ledger):
+    ledger.remember({"search": "abc", "split": {"training": 9}})
+    ledger.remember({"search": "def"})
+    assert [ledger.fact(name) for name in ("search", "split", "absent")] == ["def", {"training": 9}, None]
 
 
 def test_second_writer_is_refused(ledger, tmp_path):
