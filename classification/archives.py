@@ -1,12 +1,16 @@
 """Formats of the packed data sets: CIFAR-10's archive and the IDX files of Fashion-MNIST.
 
-Nothing read here can run code: a pickle from outside may build arrays only.
+CIFAR-10's Python version consists of pickles, the only ones from outside that are read at all. Their
+unpickler looks up four names, those that rebuild a NumPy array from its bytes, and refuses every other, so no
+code of a file's choice can run: what comes out are arrays, numbers, strings, lists and dictionaries.
 """
 
 import gzip
 import io
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,12 +26,21 @@ Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 def download_cifar10(root: Path) -> None:
-    """Fetches and unpacks the Python version, unless either version is there."""
-    if not any((root / name).is_dir() for name in CIFAR10_ARCHIVES):
-        from torchvision.datasets import CIFAR10
-        from torchvision.datasets.utils import download_and_extract_archive
+    """Fetches and unpacks the Python version, unless either version is there.
 
-        download_and_extract_archive(CIFAR10.url, str(root), filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
+    It is unpacked beside its place and renamed, so that a folder with that name is a whole one.
+    """
+    if find_cifar10(root) is not None:
+        return
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    root.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".cifar10-", dir=root) as unpacked:
+        download_and_extract_archive(
+            CIFAR10.url, str(root), unpacked, filename=CIFAR10.filename, md5=CIFAR10.tgz_md5
+        )
+        (Path(unpacked) / CIFAR10.base_folder).rename(root / CIFAR10.base_folder)
 
 
 def download_fashion_mnist(root: Path) -> None:
@@ -51,12 +64,12 @@ def read_cifar10(folder: Path, split: str) -> Arrays:
     return pixels.transpose(0, 2, 3, 1).copy(), np.concatenate([labels for _, labels in batches])
 
 
-def _cifar10_binary(folder: Path, batch: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _cifar10_binary(folder: Path, batch: str) -> Arrays:
     data = np.frombuffer(_read_bytes(folder / f"{batch}.bin"), np.uint8)
     if len(data) % 3073 or not len(data):
         raise ValueError(f"{folder / batch}.bin: {len(data)} bytes, expected records of 3073 bytes")
     records = data.reshape(-1, 3073)
-    return records[:, 1:], records[:, 0]
+    return records[:, 1:], _labels(records[:, 0], CIFAR10_CLASSES, folder / f"{batch}.bin")
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -74,16 +87,24 @@ class _ArraysOnly(pickle.Unpickler):
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def _cifar10_python(folder: Path, batch: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _cifar10_python(folder: Path, batch: str) -> Arrays:
     path = folder / batch
     try:
         content = _ArraysOnly(io.BytesIO(_read_bytes(path)), encoding="bytes").load()
-        pixels, labels = np.asarray(content[b"data"], np.uint8), np.asarray(content[b"labels"], np.uint8)
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+        pixels, labels = np.asarray(content[b"data"], np.uint8), np.asarray(content[b"labels"], np.int64)
+    except (
+        pickle.UnpicklingError,
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ValueError(f"{path}: not a batch of CIFAR-10 in its Python version: {error}") from None
     if pixels.shape != (len(labels), 3072):
         raise ValueError(f"{path}: data of shape {pixels.shape}, expected ({len(labels)}, 3072)")
-    return pixels, labels
+    return pixels, _labels(labels, CIFAR10_CLASSES, path)
 
 
 CIFAR10_ARCHIVES = {"cifar-10-batches-bin": _cifar10_binary, "cifar-10-batches-py": _cifar10_python}
@@ -98,7 +119,8 @@ def read_fashion_mnist(root: Path, split: str) -> Arrays:
     folder = folder if folder.is_dir() else root
     prefix = "train" if split == "train" else "t10k"
     pixels = _idx(folder / f"{prefix}-images-idx3-ubyte", 3)
-    labels = _idx(folder / f"{prefix}-labels-idx1-ubyte", 1)
+    path = folder / f"{prefix}-labels-idx1-ubyte"
+    labels = _labels(_idx(path, 1), FASHION_MNIST_CLASSES, path)
     if len(pixels) != len(labels):
         raise ValueError(f"{folder}: {len(pixels)} {prefix} images but {len(labels)} labels")
     return pixels, labels
@@ -113,6 +135,12 @@ def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) - header != np.prod(shape):
         raise ValueError(f"{path}: not an IDX file of unsigned bytes with {dimensions} dimensions")
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def _labels(labels: NDArray[Any], classes: Sequence[str], path: Path) -> NDArray[np.uint8]:
+    if len(odd := labels[(labels < 0) | (labels >= len(classes))]):
+        raise ValueError(f"{path}: label {odd[0]}, expected 0..{len(classes) - 1}")
+    return labels.astype(np.uint8)
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 import gzip
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,6 +85,50 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     (folder / "test_batch").write_bytes(pickle.dumps({b"data": Attack(), b"labels": []}))
     with pytest.raises(ValueError, match=r"test_batch: not a batch .*builtins.print is not allowed"):
         open_images(ImageDataConfig(name="cifar10", root=str(tmp_path)), "test")
+
+
+@pytest.mark.parametrize("label", [10, 255])
+@pytest.mark.parametrize("file", ["cifar-10-batches-bin/test_batch.bin", "cifar-10-batches-py/test_batch"])
+def test_a_label_of_cifar10_beyond_its_classes_is_named_with_its_file(tmp_path, file, label):
+    pixels = np.zeros((2, 3072), np.uint8)
+    path = tmp_path / file
+    path.parent.mkdir()
+    records = np.concatenate([np.array([[0], [label]], np.uint8), pixels], axis=1)
+    python = pickle.dumps({b"data": pixels, b"labels": [0, label]})
+    path.write_bytes(records.tobytes() if path.suffix else python)
+    with pytest.raises(ValueError) as error:
+        open_images(ImageDataConfig(name="cifar10", root=str(tmp_path)), "test")
+    assert str(error.value) == f"{path}: label {label}, expected 0..9"
+
+
+def test_a_label_of_fashion_mnist_beyond_its_classes_is_named_with_its_file(tmp_path):
+    images = bytes([0, 0, 8, 3]) + np.array([1, 28, 28], ">u4").tobytes() + bytes(28 * 28)
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(images)
+    labels = tmp_path / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(bytes([0, 0, 8, 1]) + np.array([1], ">u4").tobytes() + bytes([12]))
+    with pytest.raises(ValueError) as error:
+        open_images(ImageDataConfig(name="fashion_mnist", root=str(tmp_path)), "test")
+    assert str(error.value) == f"{labels}: label 12, expected 0..9"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_interrupted_download_of_cifar10_leaves_nothing_that_counts_as_there(tmp_path, monkeypatch, whole):
+    def unpack(url, download_root, extract_root, **_):
+        folder = Path(extract_root) / "cifar-10-batches-py"
+        folder.mkdir()
+        content = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [3, 4]}
+        (folder / "test_batch").write_bytes(pickle.dumps(content))
+        if not whole:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", unpack)
+    config = ImageDataConfig(name="cifar10", root=str(tmp_path / "new"), download=True)
+    if whole:
+        assert open_images(config, "test").labels.tolist() == [3, 4]
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            open_images(config, "test")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["cifar-10-batches-py"] * whole
 
 
 def test_cifar10_is_read_from_class_folders(real_data, tmp_path):
