@@ -53,8 +53,10 @@ class ImageDataConfig:
     crop_area_min: float = 0.05
     """Smallest share of a decoded image that a training crop covers, in (0, 1]."""
     eval_crop: float = 1.0
-    """Side of the central region that evaluation sees, as a share of each side, in (0, 1];
-    Inception takes 0.875. Resident images are always seen whole."""
+    """Side of the central square that evaluation sees, as a share of the image's shorter side, in (0, 1];
+    0.875 is usual on ImageNet. Resident images are always seen whole."""
+    color_jitter: bool = False
+    """Change brightness and saturation of decoded training images as Inception does (its fast mode)."""
     mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
     """Per channel, on the scale 0..1, subtracted from the pixels."""
     std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
@@ -74,6 +76,8 @@ class ImageDataConfig:
         for key in ("crop_area_min", "eval_crop"):
             if not 0 < (value := getattr(self, key)) <= 1:
                 raise ValueError(f"data.{key} = {value}, must lie in (0, 1]")
+        if self.color_jitter and self.is_resident:
+            raise ValueError("data.color_jitter = true changes decoded images only; set data.resident=false")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(
                 f"data.mean = {self.mean}, data.std = {self.std}: both need 3 numbers, std above 0"

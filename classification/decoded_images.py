@@ -20,6 +20,7 @@ class DecodedImages:
     Training takes Inception's crop (random area and aspect ratio 3/4..4/3) and flip, drawn from
     (seed, epoch, index); evaluation the central square of `preprocessing.crop` of the short side.
     area_min: smallest share of the image that a training crop covers. flip: mirror half of them.
+    color_jitter: change brightness and saturation of training images, see `jittered`.
     """
 
     def __init__(
@@ -31,7 +32,9 @@ class DecodedImages:
         seed: int = 0,
         area_min: float = 0.05,
         flip: bool = True,
+        color_jitter: bool = False,
     ) -> None:
+        self.color_jitter = color_jitter
         self.images, self.preprocessing, self.train, self.seed = images, preprocessing, train, seed
         crop = v2.RandomResizedCrop(preprocessing.size, scale=(area_min, 1.0), ratio=(3 / 4, 4 / 3))
         self._augment = v2.Compose([crop, v2.RandomHorizontalFlip()] if flip else [crop])
@@ -51,7 +54,43 @@ class DecodedImages:
                 image = self._augment(image)
         else:
             image = central_square(image, self.preprocessing)
-        return np.asarray(image), int(self.images.labels[index])
+        pixels = np.asarray(image)
+        if self.train and self.color_jitter:
+            pixels = jittered(pixels, *draw_jitter(self.seed, epoch, index))
+        return pixels, int(self.images.labels[index])
+
+
+def draw_jitter(seed: int, epoch: int, index: int) -> tuple[float, float, bool]:
+    """What `jittered` takes, each uniform: shift of +-32/255, factor of 0.5..1.5, either order."""
+    bits = int(counter_hash(seed, epoch, index, 1)[0])
+    first, second = ((bits >> place & 0xFFFFFF) / 2**24 for place in (0, 24))
+    return (2 * first - 1) * 32 / 255, 0.5 + second, bool(bits >> 63)
+
+
+def jittered(
+    pixels: NDArray[np.uint8], shift: float, factor: float, brightness_first: bool
+) -> NDArray[np.uint8]:
+    """Adds `shift` to the pixels on the scale 0..1 and multiplies their HSV saturation by `factor`.
+
+    pixels: `[H, W, 3]`. Values leave the range 0..1 in between and are cut off at the end.
+    Source: docs/nasnet.md, section 5.2, the fast mode of Inception's preprocessing.
+    """
+    values: NDArray[np.floating] = pixels.astype(np.float32) / 255
+    if brightness_first:
+        values = _saturated(values + np.float32(shift), factor)
+    else:
+        values = _saturated(values, factor) + np.float32(shift)
+    return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _saturated(values: NDArray[np.floating], factor: float) -> NDArray[np.floating]:
+    """HSV's V and H stay, S = (V - min) / V becomes min(factor * S, 1), without the way through HSV.
+
+    V - channel is V * S times a share that depends on the hue alone, so it is scaled as S is.
+    """
+    top, bottom = values.max(axis=-1, keepdims=True), values.min(axis=-1, keepdims=True)
+    largest = top / np.maximum(top - bottom, np.float32(1e-6))
+    return np.where(top > 0, top - (top - values) * np.minimum(np.float32(factor), largest), values)
 
 
 def central_square(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:

@@ -191,6 +191,12 @@ def _train_loader(
         batches = DeviceBatches(resident, seed, train=True)
         return ResumableLoader(batches, batch_size, **options)
     decoded = DecodedImages(
-        images, preprocessing, train=True, seed=seed, area_min=data.crop_area_min, flip=data.flip
+        images,
+        preprocessing,
+        train=True,
+        seed=seed,
+        area_min=data.crop_area_min,
+        flip=data.flip,
+        color_jitter=data.color_jitter,
     )
     return ResumableLoader(decoded, batch_size, workers=data.workers, collate=stack, **options)

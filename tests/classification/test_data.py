@@ -240,6 +240,10 @@ def test_mistakes_in_the_layout_are_named(tmp_path):
         ({"train_limit": 0}, "data.train_limit = 0, must be at least 1, or null for all images"),
         ({"crop_padding": -1}, "data.crop_padding = -1, must be at least 0"),
         ({"eval_crop": 1.5}, "data.eval_crop = 1.5, must lie in (0, 1]"),
+        (
+            {"color_jitter": True},
+            "data.color_jitter = true changes decoded images only; set data.resident=false",
+        ),
         ({"download": True}, "data.download = true, but data.name = digits cannot be downloaded"),
     ],
 )

@@ -1,5 +1,7 @@
 """Batches from memory and from files: augmentation is right, and a function of (seed, epoch, index)."""
 
+import colorsys
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,14 @@ from torch.nn import functional
 
 from backbones.spec import Preprocessing
 from classification.data import ImageDataConfig, ImageSet, open_images
-from classification.decoded_images import DecodedImages, central_square, normalise, stack
+from classification.decoded_images import (
+    DecodedImages,
+    central_square,
+    draw_jitter,
+    jittered,
+    normalise,
+    stack,
+)
 from classification.device_images import DeviceImages
 from runtime.loading import ResumableLoader
 
@@ -104,6 +113,42 @@ def test_resident_images_must_be_squares_of_one_size(tmp_path):
 def decoded(root, **options):
     images = open_images(ImageDataConfig(name="imagefolder", root=str(root)), "train")
     return DecodedImages(images, Preprocessing(12), **{"train": True, "seed": 3, **options})
+
+
+def test_color_jitter_is_inceptions():
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    pixels[0, :3] = [[0, 0, 0], [255, 255, 255], [90, 90, 90]]
+    shift, factor = -0.1, 1.4
+
+    def saturated(rgb):
+        h, s, v = colorsys.rgb_to_hsv(*rgb)
+        return colorsys.hsv_to_rgb(h, min(factor * s, 1), v)
+
+    first = np.apply_along_axis(saturated, -1, pixels / 255) + shift
+    found = jittered(pixels, shift, factor, False)
+    np.testing.assert_allclose(found / 255, first.clip(0, 1), atol=0.51 / 255)
+    bright = np.maximum(pixels, 26)  # else a channel falls below 0, for which HSV has no colour
+    second = np.apply_along_axis(saturated, -1, bright / 255 + shift)
+    np.testing.assert_allclose(
+        jittered(bright, shift, factor, True) / 255, second.clip(0, 1), atol=0.51 / 255
+    )
+
+
+def test_color_jitter_is_drawn_by_seed_epoch_and_index(digit_folders):
+    shifts, factors, orders = np.array([draw_jitter(0, 3, i) for i in range(4000)]).T
+    # Uniform: mean within five standard errors, the whole range used.
+    for values, low, high in ((shifts, -32 / 255, 32 / 255), (factors, 0.5, 1.5), (orders, 0, 1)):
+        assert abs(values.mean() - (low + high) / 2) < 5 * (high - low) / 2 / 4000**0.5
+        assert low <= values.min() < low + 0.01 * (high - low) + 1e-9
+        assert high - 0.01 * (high - low) - 1e-9 < values.max() <= high
+    assert draw_jitter(0, 3, 1) != draw_jitter(0, 4, 1) != draw_jitter(1, 4, 1)
+
+    plain, colored = decoded(digit_folders), decoded(digit_folders, color_jitter=True)
+    before, after = plain[(2, 5)][0], colored[(2, 5)][0]
+    assert not np.array_equal(before, after)
+    assert np.array_equal(after, jittered(before, *draw_jitter(3, 2, 5)))
+    shown = decoded(digit_folders, color_jitter=True, train=False)[(0, 5)][0]
+    assert np.array_equal(shown, decoded(digit_folders, train=False)[(0, 5)][0])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
