@@ -37,8 +37,8 @@ $(VENV)/.test: pyproject.toml $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet --editable ".[demo,test,detectron2]"
 	touch $@
 
-# Detectron2 publishes no wheel of its own. This one is built from its main branch of April 2024 for
-# Python 3.10; its compiled part is ignored on other versions, and Faster R-CNN does not need it.
+# Detectron2 publishes no wheel. This one is a third party's build of its main branch of April 2024 (three lines
+# differ) for Python 3.10; its compiled part is ignored on other versions, and Faster R-CNN does not need it.
 $(VENV)/.detectron2: requirements/detectron2.txt $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --upgrade --no-deps --require-hashes --only-binary=:all: \
 		--python-version 3.10 --target "$(SITE)" --requirement requirements/detectron2.txt

@@ -9,6 +9,7 @@ from backbones.genotype import Genotype, GenotypeError
 from backbones.operations import PADDINGS
 
 STEMS = ("imagenet", "cifar")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ class NetworkSpec:
             raise ValueError(f"stem = {self.stem!r}, expected one of {', '.join(STEMS)}")
         if self.padding not in PADDINGS:
             raise ValueError(f"padding = {self.padding!r}, expected one of {', '.join(PADDINGS)}")
-        for field in ("cells_per_stage", "filters", "stem_filters", "in_channels"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} = {getattr(self, field)}, must be at least 1")
+        for field in ("cells_per_stage", "filters", "stem_filters", "in_channels", "image_size"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{field} = {value!r}, must be a whole number from 1 on")
         if self.stem == "imagenet" and (self.filters % 4 or self.filters < 8):
             raise ValueError(
                 f"filters = {self.filters}, but the imagenet stem halves them twice: "
@@ -107,9 +109,14 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"preprocessing.size = {self.size}, must be at least 1")
+        if not isinstance(self.size, int) or self.size < 1:
+            raise ValueError(f"preprocessing.size = {self.size!r}, must be a whole number from 1 on")
         if not 0 < self.crop <= 1:
             raise ValueError(f"preprocessing.crop = {self.crop}, must be in (0, 1]")
+        if self.interpolation not in INTERPOLATIONS:
+            known = ", ".join(INTERPOLATIONS)
+            raise ValueError(f"preprocessing.interpolation = {self.interpolation!r}, expected one of {known}")
         if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
             raise ValueError(f"preprocessing.std = {self.std}, expected {len(self.mean)} values above 0")
+        if not all(isinstance(value, int | float) for value in self.mean):
+            raise ValueError(f"preprocessing.mean = {self.mean}, expected numbers")

@@ -50,6 +50,8 @@ def read_safetensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str,
         metadata = json.loads(header)
     except (SafetensorError, struct.error, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a {kind} file in safetensors format ({error})") from None
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path}: the metadata is {type(metadata).__name__}, expected an object")
     version = metadata.get("format")
     if not isinstance(version, int) or version > FORMAT:
         raise ValueError(f"{path}: format = {version!r}, this version reads up to {FORMAT}")
@@ -97,19 +99,30 @@ def from_description(metadata: Mapping[str, Any], where: str, **training: Any) -
     for key in ("network", "num_classes", "preprocessing"):
         if key not in metadata:
             raise ValueError(f"{where}: the metadata key {key!r} is missing")
-    net = NASNet(
-        NetworkSpec.from_dict(metadata["network"], f"{where}: network"), metadata["num_classes"], **training
-    )
+    spec = NetworkSpec.from_dict(metadata["network"], f"{where}: network")
+    num_classes, classes = metadata["num_classes"], metadata.get("classes")
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(f"{where}: num_classes = {num_classes!r}, expected a whole number from 1 on")
+    if classes is not None and (not isinstance(classes, list) or len(classes) != num_classes):
+        raise ValueError(f"{where}: classes = {classes!r:.80}, expected a list of {num_classes} names")
+    net = NASNet(spec, num_classes, **training)
+    net.preprocessing, net.classes = _preprocessing(metadata["preprocessing"], spec, where), classes
+    return net
+
+
+def _preprocessing(value: Any, spec: NetworkSpec, where: str) -> Preprocessing:
     try:
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in metadata["preprocessing"].items()
+        fields: dict[str, Any] = {
+            key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items()
         }
-        net.preprocessing = Preprocessing(**values)
+        preprocessing = Preprocessing(**fields)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: preprocessing: {error}") from None
-    net.classes = metadata.get("classes")
-    return net
+    if len(preprocessing.mean) != spec.in_channels:
+        raise ValueError(
+            f"{where}: preprocessing.mean = {preprocessing.mean}, expected {spec.in_channels} values"
+        )
+    return preprocessing
 
 
 def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:

@@ -104,18 +104,20 @@ def resolve_spec(network: str | Path | NetworkSpec, **overrides: Any) -> Network
     if str(network) in ZOO:
         return dataclasses.replace(ZOO[str(network)], **overrides)
     if str(network).endswith(".json"):
-        genotype = Genotype.load(network)
-        if missing := [key for key in ("cells_per_stage", "filters") if key not in overrides]:
-            raise ValueError(f"{network}: a genotype has no size, {' and '.join(missing)} must be given")
-        # Three times the filters, as the CIFAR networks of the paper have (docs/nasnet.md, section 4.1).
-        if overrides.get("stem") == "cifar":
-            overrides = {"stem_filters": 3 * overrides["filters"], **overrides}
-        return NetworkSpec(genotype, **overrides)
+        return _spec_of(Genotype.load(network), str(network), overrides)
     near = difflib.get_close_matches(str(network), ZOO, n=3, cutoff=0.3) or list_models()
     raise ValueError(
         f"unknown network {str(network)!r}: did you mean {', '.join(near)}? "
         "Otherwise give a genotype.json or a backbone.safetensors"
     )
+
+
+def _spec_of(genotype: Genotype, where: str, fields: Mapping[str, Any]) -> NetworkSpec:
+    if missing := [key for key in ("cells_per_stage", "filters") if key not in fields]:
+        raise ValueError(f"{where}: a genotype has no size, {' and '.join(missing)} must be given")
+    # Three times the filters, as the CIFAR networks of the paper have (docs/nasnet.md, section 4.1).
+    default = {"stem_filters": 3 * fields["filters"]} if fields.get("stem") == "cifar" else {}
+    return NetworkSpec(genotype, **{**default, **fields})
 
 
 @dataclass(kw_only=True)
@@ -143,10 +145,15 @@ class BackboneConfig:
     batch_norm_momentum: float | None = None
     """Weight of the newest batch in the running statistics; the paper's 0.0003 needs 10,000s of steps."""
 
-    def spec(self) -> NetworkSpec:
-        """Raises ValueError or FileNotFoundError that names what was wrong."""
+    def spec(self, stand_in: Genotype | None = None) -> NetworkSpec:
+        """Raises ValueError or FileNotFoundError that names what was wrong.
+
+        stand_in: takes the place of a genotype file that is not written yet, to check the sizes early.
+        """
         given = {key: value for key, value in vars(self).items() if key != "name" and value is not None}
-        return resolve_spec(self.name, **given)
+        if stand_in is None:
+            return resolve_spec(self.name, **given)
+        return _spec_of(stand_in, self.name, given)
 
     def build(self, num_classes: int, **training: Any) -> NASNet:
         """training: `drop_path_keep`, `dropout`, `auxiliary` of `NASNet`."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -34,7 +35,8 @@ def main(config_name: str, run: Callable[[Any], Any]) -> None:
 def _task(run: Callable[[Any], Any]) -> Callable[[DictConfig], Any]:
     def task(config: DictConfig) -> Any:
         output_dir = Path(HydraConfig.get().runtime.output_dir)
-        if HydraConfig.get().mode == RunMode.MULTIRUN and "run_dir" in config:
+        sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        if sweep and "run_dir" in config:
             config.run_dir = str(output_dir)
         try:
             # Dataclasses check their ranges when they are made, before anything long starts.
@@ -43,6 +45,8 @@ def _task(run: Callable[[Any], Any]) -> Callable[[DictConfig], Any]:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             log.debug("refused", exc_info=True)
+            if sweep:  # Hydra records the failed job, runs the others, and ends with this message
+                raise CompactHydraException(str(error)) from None
             print(error, file=sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt:

@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 import classification.train
 import detection.train
 import search.runner
+from backbones.network import NASNet
+from backbones.zoo import NASNET_A
 from classification.data import ImageDataConfig, open_images
 from classification.train import ClassificationConfig
 from detection.train import DetectionConfig
@@ -47,30 +50,48 @@ class PipelineConfig:
 def run(config: PipelineConfig) -> dict[str, Any]:
     """Runs what is not finished and writes `report.html`; returns what detection's `metrics.json` holds.
 
-    Raises ValueError or FileNotFoundError before the search when the data of any stage is not usable.
+    Raises ValueError or FileNotFoundError before the search when a later stage could not run.
     """
-    finished = {
-        name for name in STAGES if RunFolder(Path(getattr(config, name).run_dir)).finished() is not None
-    }
-    _check_data(config, finished)
+    metrics = {name: Path(getattr(config, name).run_dir) / "metrics.json" for name in STAGES}
+    check(config, unfinished=[name for name in STAGES if not metrics[name].exists()])
     # Each stage judges by its own folder whether it is the same run.
     RunFolder.open(config.run_dir, config, stage="pipeline", may_change=("data", "seed", *STAGES))
     logger = replace(config.logger, group=config.logger.group or Path(config.run_dir).name)
     result: dict[str, Any] = {}
     for name, run_stage in STAGES.items():
         stage = getattr(config, name)
-        log.info("%s: %s %s", name, "finished in" if name in finished else "in", stage.run_dir)
+        log.info("%s: %s", name, stage.run_dir)
+        before = _written(metrics[name])
         result = run_stage(replace(stage, logger=logger))
-    write_report(Path(config.run_dir))
+        log.info("%s: %s", name, "was finished before" if before == _written(metrics[name]) else "finished")
+    write_report(config.run_dir)
     Console().print(summary(config.run_dir))
     return result
 
 
-def _check_data(config: PipelineConfig, finished: Collection[str]) -> None:
-    """Opens every data set still needed, so that a wrong path in the last stage is found before the first."""
-    if "classification" not in finished:
-        for split in ("train", "test"):
-            open_images(config.classification.data, split)
-    if "detection" not in finished:
-        for split in ("train", "val"):
-            config.detection.data.open(split)
+def _written(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def check(config: PipelineConfig, unfinished: Collection[str]) -> None:
+    """Builds what later stages need, as far as it can be built, to find their faults before the first begins.
+
+    NASNet-A's cells stand in for those that the search will find.
+    """
+    if "classification" in unfinished:
+        spec = config.classification.backbone.spec(stand_in=NASNET_A)
+        if spec.stem == "cifar":
+            raise ValueError(
+                "classification.backbone.stem = 'cifar', but detection needs the maps of 'imagenet'"
+            )
+        train, test = (open_images(config.classification.data, split) for split in ("train", "test"))
+        if train.classes != test.classes:
+            raise ValueError(f"{train.source} and {test.source} have different classes")
+        if (batch := config.classification.recipe.batch_size) > len(train):
+            raise ValueError(f"classification.recipe.batch_size = {batch}, of {len(train)} training images")
+        if "detection" in unfinished:
+            with torch.device("meta"):
+                config.detection.detector.build(NASNet(spec, 1), 1, [0.5] * 3, [0.5] * 3)
+    if "detection" in unfinished:
+        scenes, _ = (config.detection.data.open(split) for split in ("train", "val"))
+        config.detection.recipe.total_steps(len(scenes))

@@ -41,13 +41,13 @@ class RunFolder:
         """
         folder = cls(Path(run_dir))
         asked = plain(config)
-        inputs = input_digests(asked)
+        inputs = input_digests(asked, free=may_change)
         stored = folder.path / "config.yaml"
         if stored.exists():
             free = (*ALWAYS_FREE, *may_change, *inputs)
             changes = differences(yaml.safe_load(stored.read_text()), asked, free)
             known = read_json(folder.path / "inputs.json", "inputs")
-            changes += [f"{line} (content)" for line in differences(known, inputs, may_change)]
+            changes += [f"{line} (content)" for line in differences(known, inputs)]
             if changes:
                 raise ValueError(
                     f"{folder.path} holds a {stage} run with another configuration; continue it with the "
@@ -115,12 +115,12 @@ def differences(old: Any, new: Any, free: Collection[str] = (), prefix: str = ""
     return [] if old == new else [f"{prefix}: {old} -> {new}"]
 
 
-def input_digests(config: Any, prefix: str = "") -> dict[str, str]:
-    """SHA-256 of every genotype and weights file that a plain configuration names, by dotted key."""
-    if isinstance(config, dict):
+def input_digests(config: Any, free: Collection[str] = (), prefix: str = "") -> dict[str, str]:
+    """SHA-256 of every genotype and weights file that a plain configuration names outside the `free` keys."""
+    if isinstance(config, dict) and prefix not in free:
         found: dict[str, str] = {}
         for key, value in config.items():
-            found |= input_digests(value, f"{prefix}.{key}" if prefix else key)
+            found |= input_digests(value, free, f"{prefix}.{key}" if prefix else key)
         return found
     if isinstance(config, str) and config.endswith(INPUT_SUFFIXES) and Path(config).is_file():
         return {prefix: hashlib.sha256(Path(config).read_bytes()).hexdigest()}

@@ -293,7 +293,7 @@ def test_weights_start_as_in_tensorflow():
     ("overrides", "message"),
     [
         ({"filters": 10}, "filters = 10, but the imagenet stem halves them twice"),
-        ({"filters": 0}, "filters = 0, must be at least 1"),
+        ({"filters": 0}, "filters = 0, must be a whole number from 1 on"),
         ({"cells_per_stage": 0}, "cells_per_stage = 0"),
         ({"stem": "resnet"}, "stem = 'resnet', expected one of imagenet, cifar"),
         ({"padding": "full"}, "padding = 'full', expected one of same, symmetric"),

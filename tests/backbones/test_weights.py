@@ -58,7 +58,19 @@ def rewritten(path, change):
             lambda t, m: m["network"]["genotype"]["normal"]["blocks"][1].update(left=5),
             r"normal.blocks\[1\].left = 5",
         ),
+        (
+            lambda t, m: m["network"].update(cells_per_stage=1.5),
+            "cells_per_stage = 1.5, must be a whole number",
+        ),
+        (lambda t, m: m.update(num_classes="ten"), "num_classes = 'ten', expected a whole number"),
+        (lambda t, m: m.update(classes=["a"]), "expected a list of 3 names"),
         (lambda t, m: m["preprocessing"].update(crop=3), "preprocessing.crop = 3"),
+        (
+            lambda t, m: m["preprocessing"].update(interpolation="foo"),
+            "interpolation = 'foo', expected one of",
+        ),
+        (lambda t, m: m["preprocessing"].update(mean=["a", "b", "c"]), "expected numbers"),
+        (lambda t, m: m["preprocessing"].update(mean=[0.5], std=[0.5]), "expected 3 values"),
         (lambda t, m: t.pop("classifier.bias"), "missing classifier.bias"),
         (lambda t, m: t.update(extra=torch.zeros(1)), "unexpected extra"),
         (
@@ -82,6 +94,9 @@ def test_files_of_another_kind_are_refused(tmp_path):
         load(path)
     path.write_bytes(b"PK\x03\x04" + b"\0" * 100)
     with pytest.raises(ValueError, match="not a backbone file in safetensors format"):
+        load(path)
+    save_file({"a": torch.zeros(1)}, path, metadata={"celltransfer": "[]"})
+    with pytest.raises(ValueError, match="the metadata is list, expected an object"):
         load(path)
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="no metadata key 'celltransfer'"):

@@ -1,16 +1,18 @@
 """The commands as a user types them: the chain, its continuation, sweeps, and what they say to mistakes."""
 
 import json
+import logging
 import os
+import runpy
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from backbones import Genotype
 from backbones.weights import read_safetensors
+from backbones.zoo import NASNET_A
 from detection.evaluate import METRICS
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
@@ -58,8 +60,8 @@ def test_started_again_the_chain_skips_finished_stages_and_continues_the_unfinis
     for name in ("metrics.json", "detector.safetensors"):
         (run / "detection" / name).unlink()
     again = command("pipeline", "experiment=smoke", "run_dir=run", cwd=run.parent)
-    assert "classification: finished in run/classification" in again.stderr
-    assert "detection: in run/detection" in again.stderr
+    assert "classification: was finished before" in again.stderr
+    assert "detection: finished" in again.stderr
     assert (run / "classification" / "backbone.safetensors").stat().st_mtime_ns == weights
     assert (run / "detection" / "detector.safetensors").read_bytes() == before
 
@@ -72,6 +74,27 @@ def test_another_configuration_is_refused_with_the_difference(chain):
     assert refused.returncode == 1
     assert "recipe.lr: 0.01 -> 0.5" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_another_genotype_is_another_run_of_the_classifier(chain):
+    run, _ = chain
+    kept = (run / "search" / "genotype.json").read_text()
+    Genotype(NASNET_A.normal, NASNET_A.reduction).save(run / "search" / "genotype.json")
+    refused = command("pipeline", "experiment=smoke", "run_dir=run", cwd=run.parent, check=False)
+    (run / "search" / "genotype.json").write_text(kept)
+    assert refused.returncode == 1
+    assert "backbone.name" in refused.stderr
+    assert "(content)" in refused.stderr
+
+
+def test_a_wrong_value_in_a_sweep_does_not_stop_the_others(tmp_path):
+    words = ["search", "-m", "data=digits", "data.train_limit=128", "logger=csv", "budget.children=1"]
+    child = ["child.image_size=8", "child.cells_per_stage=1", "child.filters=4", "child.epochs=1"]
+    done = command(*words, *child, "space.blocks=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "space.blocks = 0, must be at least 1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "sweep" / "1" / "genotype.json").exists()
 
 
 def test_each_stage_starts_from_its_input_file_alone(chain, tmp_path):
@@ -122,27 +145,33 @@ def test_a_sweep_runs_a_job_per_value_in_hydras_folders(tmp_path):
         ),
         (["detection", "data=scenes", "backbone.name=nasnet_a_cifar"], "has the cifar stem"),
         (["pipeline", "experiment=smoke", "detection.data.val_scenes=0"], "data.val_scenes = 0"),
+        (
+            ["pipeline", "experiment=smoke", "detection.recipe.batch_size=100"],
+            "exceeds the 12 training images",
+        ),
+        (["pipeline", "experiment=smoke", "classification.backbone.stem=cifar"], "detection needs the maps"),
     ],
 )
-def test_a_mistake_ends_with_one_message_and_leaves_nothing(words, message, tmp_path):
+def test_a_mistake_ends_with_one_message_and_leaves_nothing(words, message, tmp_path, monkeypatch, capsys):
     bad = tmp_path / "genotype.json"
-    genotype = Genotype.load(_nasnet_a(tmp_path)).to_dict()
+    genotype = NASNET_A.to_dict()
     genotype["normal"]["blocks"][0]["left_op"] = "sep_conv_9x9"
     bad.write_text(json.dumps(genotype))
     before = sorted(tmp_path.rglob("*"))
-    words = [word.format(bad=bad, here=tmp_path) for word in words]
-    done = command(*words, cwd=tmp_path, check=False)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    module, *overrides = (word.format(bad=bad, here=tmp_path) for word in words)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [module, *overrides])
+    handlers = logging.getLogger().handlers[:]
+    with pytest.raises(
+        SystemExit
+    ) as exit:  # in this process: imports are most of what a refused command does
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    logging.getLogger().handlers[:] = handlers  # Hydra's, to a stream that this test closes, go
+    assert exit.value.code == 1
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert "Traceback" not in stderr
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def _nasnet_a(folder: Path) -> Path:
-    from backbones.zoo import NASNET_A
-
-    NASNET_A.save(folder / "nasnet_a.json")
-    return folder / "nasnet_a.json"
 
 
 @pytest.mark.slow
