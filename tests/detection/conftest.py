@@ -19,6 +19,15 @@ from runtime.tracking import LoggerConfig
 from runtime.trainer import TrainerConfig
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """On maps this small a second thread waits more than it works, and for seconds where cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def coco_file(tmp_path):
     """Two images, three boxes (one a crowd region), categories 1 and 90; returns a function that writes it

@@ -1,0 +1,194 @@
+"""Laws of `detection.engines.base.Engine`, which every engine passes, and those of the torchvision engine."""
+
+import pytest
+import torch
+
+from backbones.zoo import create
+from detection.backbone import without_classifier
+from detection.engines.base import Engine, Target
+from detection.engines.torchvision import TorchvisionFpnConfig
+from detection.heads import BoxHeadConfig
+from detection.rpn import RpnConfig
+
+NUM_CLASSES = 3
+LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
+
+
+def backbone(**changes):
+    torch.manual_seed(0)
+    size = {"cells_per_stage": 1, "filters": 8, "stem_filters": 4, "image_size": 64}
+    return without_classifier(create("nasnet_a_mobile", **size | changes))
+
+
+def target(*boxes, labels=()) -> Target:
+    return {
+        "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+    }
+
+
+def images():
+    """Three of different sizes; no side of the first divides by 32."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.rand(3, *size, generator=generator) for size in ((70, 101), (96, 64), (33, 128))]
+
+
+def targets():
+    """Two objects, none, one that fills its image."""
+    return [
+        target((5, 6, 40, 60), (50, 3, 101, 70), labels=(2, 0)),
+        target(),
+        target((0, 0, 128, 33), labels=(1,)),
+    ]
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(a[key], b[key]) for a, b in zip(one, other, strict=True) for key in a)
+
+
+class EngineContract:
+    """A subclass gives the fixture `config`, whose `build` makes the engine; its score threshold is 0."""
+
+    @pytest.fixture
+    def engine(self, config) -> Engine:
+        network = backbone()
+        torch.manual_seed(0)
+        engine = config.build(network, NUM_CLASSES, [0.5] * 3, [0.25] * 3)
+        assert isinstance(engine, Engine)
+        return engine
+
+    def losses(self, engine, images, targets):
+        torch.manual_seed(2)
+        return engine.train().losses(images, targets)
+
+    def test_it_knows_its_classes_and_its_backbone(self, engine):
+        assert engine.num_classes == NUM_CLASSES
+        ours = {id(parameter) for parameter in engine.parameters()}
+        assert {id(parameter) for parameter in engine.backbone.parameters()} < ours
+
+    def test_losses_are_finite_positive_scalars_by_name(self, engine):
+        losses = self.losses(engine, images(), targets())
+        assert set(losses) == LOSSES
+        for loss in losses.values():
+            assert loss.shape == ()
+            assert loss.dtype == torch.float32
+            assert loss.isfinite()
+            assert loss > 0
+
+    def test_the_losses_reach_every_parameter(self, engine):
+        torch.stack(list(self.losses(engine, images(), targets()).values())).sum().backward()
+        for name, parameter in engine.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+        assert any(parameter.grad.any() for parameter in engine.backbone.parameters())
+
+    def test_every_loss_alone_reaches_the_backbone(self, engine):
+        losses = self.losses(engine, images(), targets())
+        for name, loss in losses.items():
+            weight = next(engine.backbone.parameters())
+            (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
+            assert gradient.any(), name
+
+    def test_images_without_objects_train_the_background_and_no_box(self, engine):
+        losses = self.losses(engine, images()[:1], [target()])
+        assert losses["loss_rpn_cls"] > 0
+        assert losses["loss_cls"] > 0
+        assert losses["loss_rpn_loc"] == losses["loss_box_reg"] == 0
+        torch.stack(list(losses.values())).sum().backward()
+        assert any(parameter.grad.any() for parameter in engine.backbone.parameters())
+
+    def test_an_equal_seed_gives_equal_losses(self, engine):
+        # The same weights: batch normalisation's running statistics do not enter the losses.
+        assert self.losses(engine, images(), targets()) == self.losses(engine, images(), targets())
+
+    def test_what_is_not_finite_is_an_error_and_no_loss(self, engine):
+        with torch.no_grad():
+            next(engine.backbone.parameters()).fill_(torch.nan)
+        with pytest.raises(FloatingPointError):
+            self.losses(engine, images(), targets())
+
+    def test_what_is_given_is_left_as_it_was(self, engine):
+        given_images, given_targets = images(), targets()
+        self.losses(engine, given_images, given_targets)
+        with torch.inference_mode():
+            engine.eval().predict(given_images)
+        assert all(torch.equal(a, b) for a, b in zip(given_images, images(), strict=True))
+        assert same(given_targets, targets())
+
+    def test_detections_lie_in_their_image_best_first(self, engine):
+        with torch.inference_mode():
+            predictions = engine.eval().predict(images())
+        assert len(predictions) == len(images())
+        for image, prediction in zip(images(), predictions, strict=True):
+            boxes, scores, labels = prediction["boxes"], prediction["scores"], prediction["labels"]
+            count = len(boxes)
+            assert count > 0
+            assert (boxes.shape, scores.shape, labels.shape) == ((count, 4), (count,), (count,))
+            assert (boxes.dtype, scores.dtype, labels.dtype) == (torch.float32, torch.float32, torch.int64)
+            assert (boxes >= 0).all()
+            assert (boxes[:, 2] <= image.shape[2]).all()
+            assert (boxes[:, 3] <= image.shape[1]).all()
+            assert (boxes[:, 2:] > boxes[:, :2]).all()
+            assert ((scores >= 0) & (scores <= 1)).all()
+            assert (scores[:-1] >= scores[1:]).all()
+            assert ((labels >= 0) & (labels < NUM_CLASSES)).all()
+
+    def test_looking_changes_nothing_and_is_repeated_exactly(self, engine):
+        before = {name: value.clone() for name, value in engine.state_dict().items()}
+        with torch.inference_mode():
+            first, second = (engine.eval().predict(images()) for _ in range(2))
+        assert same(first, second)
+        assert all(torch.equal(value, before[name]) for name, value in engine.state_dict().items())
+
+    def test_images_of_one_size_are_seen_alike_alone_and_together(self, engine):
+        picture, other = images()[0], images()[0].flip(2)
+        with torch.inference_mode():
+            (alone,) = engine.eval().predict([picture])
+            together = engine.predict([other, picture])[1]
+        assert len(alone["boxes"]) == len(together["boxes"])
+        for key in ("boxes", "scores"):
+            torch.testing.assert_close(alone[key], together[key], rtol=1e-3, atol=1e-3)
+
+    def test_weights_carry_over_to_a_new_engine(self, engine, config):
+        other = config.build(backbone(), NUM_CLASSES, [0.5] * 3, [0.25] * 3)
+        other.load_state_dict(engine.state_dict())
+        with torch.inference_mode():
+            assert same(engine.eval().predict(images()), other.eval().predict(images()))
+
+
+class TestTorchvisionFpn(EngineContract):
+    @pytest.fixture
+    def config(self):
+        return TorchvisionFpnConfig(
+            fpn_channels=8,
+            rpn=RpnConfig(
+                anchor_sizes=[8, 16, 32, 64, 128],
+                batch_size_per_image=64,
+                pre_nms_train=50,
+                pre_nms_test=50,
+                post_nms_train=40,
+                post_nms_test=30,
+            ),
+            box_head=BoxHeadConfig(width=16, batch_size_per_image=16, pooled_size=3, score_threshold=0.0),
+        )
+
+    def test_a_backbone_with_other_strides_is_refused(self, config):
+        cifar = create("nasnet_a_cifar", cells_per_stage=1, filters=4, stem_filters=4)
+        with pytest.raises(
+            ValueError, match="this backbone has 1, 2, 4: train the classifier with the imagenet"
+        ):
+            config.build(cifar, NUM_CLASSES, [0.5] * 3, [0.5] * 3)
+
+    def test_a_backbone_that_is_normalised_for_grey_is_refused(self, config):
+        with pytest.raises(ValueError, match=r"preprocessing\.mean has 1 values, expected 3"):
+            config.build(backbone(), NUM_CLASSES, [0.5], [0.5])
+
+    def test_images_are_normalised_by_the_mean_and_deviation(self, config):
+        """Doubling both and the values of the images gives the same maps."""
+        engine = config.build(backbone(), NUM_CLASSES, [0.2, 0.3, 0.4], [0.25] * 3)
+        other = config.build(backbone(), NUM_CLASSES, [0.4, 0.6, 0.8], [0.5] * 3)
+        other.load_state_dict(engine.state_dict())
+        picture = images()[0]
+        with torch.inference_mode():
+            (one,), (two,) = engine.eval().predict([picture]), other.eval().predict([2 * picture])
+        torch.testing.assert_close(one["scores"], two["scores"])
