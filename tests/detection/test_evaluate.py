@@ -97,7 +97,7 @@ def test_per_class_figures_average_to_the_whole(tmp_path):
     annotations, results = random_data(2, tmp_path)
     evaluation = evaluate(read_coco(annotations)[0], results)
     for key in ("AP", "AP50", "AR100"):
-        annotated = [evaluation.per_class[f"thing {category}"][key] for category in (1, 3, 90)]
+        annotated = [evaluation.per_class[f"thing {category}"][key] or 0.0 for category in (1, 3, 90)]
         assert np.mean(annotated) == pytest.approx(evaluation.metrics[key], abs=1e-12)
 
 
