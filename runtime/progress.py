@@ -85,10 +85,9 @@ class ProgressCallback(L.Callback):
         self._step = 0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
-            self._step = trainer.global_step
-            total = int(trainer.estimated_stepping_batches)
-            self._track = Track(Console(stderr=True), total, self.description, self._step)
+        self._step = trainer.global_step
+        total = int(trainer.estimated_stepping_batches)
+        self._track = Track(Console(stderr=True), total, self.description, self._step)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         if self._track is not None and trainer.global_step > self._step:
