@@ -20,7 +20,7 @@ class DetectionRecipe:
     lr: float = 0.02
     """Peak rate, for `batch_size` images."""
     batch_size: int = 16
-    """Images per optimiser step, all devices together."""
+    """Images per optimiser step."""
     epochs: int | None = None
     """Passes over the training images; give this or `steps`."""
     steps: int | None = 90_000
@@ -85,22 +85,14 @@ class DetectionModule(L.LightningModule):
         self.seed = seed
 
     def train_dataloader(self) -> ResumableLoader:
-        """Raises ValueError unless the batch can be divided among the devices."""
-        world = self.trainer.world_size
-        if self.recipe.batch_size % world:
-            raise ValueError(
-                f"recipe.batch_size = {self.recipe.batch_size} does not divide by {world} devices"
-            )
         return ResumableLoader(
             self.images,
-            self.recipe.batch_size // world,
+            self.recipe.batch_size,
             seed=self.seed,
             shuffle=True,
             workers=self.workers,
             drop_last=True,
             collate=collate,
-            rank=self.trainer.global_rank,
-            world=world,
         )
 
     def training_step(self, samples: list[Sample], batch_index: int) -> Tensor:

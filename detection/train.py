@@ -83,8 +83,6 @@ def run(config: DetectionConfig) -> dict[str, Any]:
     )
     module = DetectionModule(detector.engine, config.recipe, train, config.data.workers, config.seed).train()
     trainer.fit(module, ckpt_path=last_checkpoint(folder), weights_only=True)
-    if not trainer.is_global_zero:
-        return {}
 
     results = predict_all(detector.to(trainer.strategy.root_device), val, config.data.workers)
     evaluation = evaluate(val.coco, results)
