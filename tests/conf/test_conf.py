@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,17 @@ def test_every_experiment_composes_and_starts_with_its_command(experiment):
     assert config.detection.backbone.weights == "run/classification/backbone.safetensors"
     assert config.classification.backbone.name == "run/search/genotype.json"
     assert config.classification.backbone.stem != "cifar"  # detection would refuse its maps
+
+
+README = (CONF.parent / "README.md").read_text()
+COMMANDS = re.findall(r"`python -m (search|classification|detection|pipeline) ([^`]+)`", README)
+
+
+def test_every_command_of_the_readme_composes():
+    assert len(COMMANDS) > 8
+    for module, words in COMMANDS:
+        overrides = [word.split(",")[0] for word in words.split() if word not in ("-m", "…")]
+        assert composed(module, *overrides), words
 
 
 def test_a_stage_of_the_pipeline_is_configured_as_the_stage_alone():
