@@ -79,7 +79,9 @@ def test_search_without_a_reward_has_no_chart(rewards):
 
 def test_single_child_can_be_drawn():
     series, _ = reward_series({0: 0.0})
-    ET.fromstring(chart(series, 300, 200, label="rewards", x_label="child", percent=True))
+    drawing = chart(series, 300, 200, label="rewards", x_label="child", percent=True)
+    assert ET.fromstring(drawing).tag == "svg"
+    assert not re.search(r"nan|inf", drawing)  # the axis has no extent of its own
 
 
 @pytest.mark.parametrize("direction", ["across", "down"])
