@@ -85,40 +85,29 @@ def _context(results: Results) -> dict[str, Any]:
 
 def _chain_nodes(results: Results) -> list[ChainNode]:
     search, classification, detection = results.search, results.classification, results.detection
+    stages = [
+        (
+            *("Search", search, "best_reward", "genotype.json"),
+            "accuracy of the best child",
+            f"of {short(search.value('children'))} children",
+            f"on held-out images of {search.data.get('name', 'unknown data')}",
+        ),
+        (
+            *("Classifier", classification, "top1", "backbone.safetensors"),
+            f"top-1 accuracy on {classification.data.get('name', 'unknown data')}",
+            f"{short(classification.value('parameters'))} parameters",
+            f"{short(classification.value('multiply_adds'))} multiply-adds",
+        ),
+        (
+            *("Detector", detection, "AP", "detector.safetensors"),
+            f"AP on {detection.data.get('name', 'unknown data')}",
+            f"AP50 {percent(detection.value('AP50'))}",
+            f"AP75 {percent(detection.value('AP75'))}",
+        ),
+    ]
     return [
-        ChainNode(
-            "Search",
-            percent(search.value("best_reward")),
-            [
-                "accuracy of the best child",
-                f"of {short(search.value('children'))} children",
-                f"on held-out images of {search.data.get('name', 'unknown data')}",
-            ],
-            "genotype.json",
-            bool(search.results.metrics),
-        ),
-        ChainNode(
-            "Classifier",
-            percent(classification.value("top1")),
-            [
-                f"top-1 accuracy on {classification.data.get('name', 'unknown data')}",
-                f"{short(classification.value('parameters'))} parameters",
-                f"{short(classification.value('multiply_adds'))} multiply-adds",
-            ],
-            "backbone.safetensors",
-            bool(classification.results.metrics),
-        ),
-        ChainNode(
-            "Detector",
-            percent(detection.value("AP")),
-            [
-                f"AP on {detection.data.get('name', 'unknown data')}",
-                f"AP50 {percent(detection.value('AP50'))}",
-                f"AP75 {percent(detection.value('AP75'))}",
-            ],
-            "detector.safetensors",
-            bool(detection.results.metrics),
-        ),
+        ChainNode(title, percent(stage.value(headline)), lines, product, bool(stage.results.metrics))
+        for title, stage, headline, product, *lines in stages
     ]
 
 

@@ -50,24 +50,29 @@ def config(run_dir, root, *, workers=0, recipe=None, **changes):
     )
 
 
-def train_and_die(config, step):
-    """Kills its own process, without warning, in the middle of training step `step` (from 1)."""
+def train_and_signal(config, step, number):
+    """Sends its own process the signal `number` in the middle of training step `step` (from 1)."""
     torch.set_num_threads(1)  # a forked process must not use the pool of threads that it lost
     begun, training_step = 0, ClassificationModule.training_step
 
-    def dying_step(self, *args):
+    def signalling_step(self, *args):
         nonlocal begun
         begun += 1
         if begun == step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return training_step(self, *args)
 
-    ClassificationModule.training_step = dying_step
-    run(config)
+    ClassificationModule.training_step = signalling_step
+    try:
+        run(config)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def run_killed(config, step):
-    process = multiprocessing.get_context("fork").Process(target=train_and_die, args=(config, step))
+    process = multiprocessing.get_context("fork").Process(
+        target=train_and_signal, args=(config, step, signal.SIGKILL)
+    )
     process.start()
     process.join(timeout=120)
     assert process.exitcode == -signal.SIGKILL
@@ -119,25 +124,6 @@ def test_a_killed_and_continued_run_equals_an_unbroken_one(tmp_path, digit_folde
     assert_equal_runs(tmp_path, straight(workers))
 
 
-def train_until_interrupted(config, step):
-    """Sends itself Ctrl-C's signal in the middle of training step `step` (from 1)."""
-    torch.set_num_threads(1)
-    begun, training_step = 0, ClassificationModule.training_step
-
-    def interrupted_step(self, *args):
-        nonlocal begun
-        begun += 1
-        if begun == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        return training_step(self, *args)
-
-    ClassificationModule.training_step = interrupted_step
-    try:
-        run(config)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
 @pytest.mark.parametrize(
     ("workers", "step"), [pytest.param(2, 3, id="inside an epoch"), pytest.param(0, 4, id="between epochs")]
 )
@@ -146,7 +132,9 @@ def test_an_interrupted_and_continued_run_equals_an_unbroken_one(
 ):
     never = dataclasses.replace(config("", "").trainer, checkpoint_steps=None)
     asked = dataclasses.replace(config(tmp_path, digit_folders, workers=workers), trainer=never)
-    process = multiprocessing.get_context("fork").Process(target=train_until_interrupted, args=(asked, step))
+    process = multiprocessing.get_context("fork").Process(
+        target=train_and_signal, args=(asked, step, signal.SIGINT)
+    )
     process.start()
     process.join(timeout=120)
     assert process.exitcode == 130
