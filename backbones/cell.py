@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.genotype import Block, Cell
-from backbones.operations import OPERATIONS, FactorizedReduction, Layers
+from backbones.operations import OPERATIONS, Activated, FactorizedReduction, Layers
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,23 @@ class MapShape:
 
     channels: int
     stride: int
+
+
+class State:
+    """A hidden state: a map, and its ReLU, which is computed on first use and shared by all its readers."""
+
+    def __init__(self, raw: Tensor) -> None:
+        self.raw = raw
+        self._relu: Tensor | None = None
+
+    @property
+    def relu(self) -> Tensor:
+        if self._relu is None:
+            self._relu = F.relu(self.raw)
+        return self._relu
+
+    def read_by(self, layers: nn.Module) -> Tensor:
+        return self.relu if isinstance(layers, Activated) else self.raw
 
 
 def drop_path_keep(cell: int, num_cells: int, progress: float, final_keep: float) -> float:
@@ -59,13 +77,14 @@ class BlockModule(nn.Module):
         # Identity is never dropped, not even where it carries a 1x1 convolution (TF-slim).
         self.left_drop = nn.Identity() if block.left_op == "identity" else DropPath()
         self.right_drop = nn.Identity() if block.right_op == "identity" else DropPath()
-        self.project = layers.relu_conv_norm(2 * channels, channels) if block.combine == "concat" else None
+        self.project = layers.conv_norm(2 * channels, channels) if block.combine == "concat" else None
 
-    def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        left, right = self.left_drop(self.left(left)), self.right_drop(self.right(right))
+    def forward(self, left: State, right: State) -> Tensor:
+        a = self.left_drop(self.left(left.read_by(self.left)))
+        b = self.right_drop(self.right(right.read_by(self.right)))
         if self.project is None:
-            return left + right
-        return self.project(torch.cat([left, right], dim=1))
+            return a + b
+        return self.project(F.relu(torch.cat([a, b], dim=1)))
 
 
 class CellModule(nn.Module):
@@ -89,7 +108,7 @@ class CellModule(nn.Module):
         self.cell = cell
         live = cell.live_states()
         prev_channels, fit_prev = _fit_prev(layers, shape, prev_shape, channels)
-        self.fit = layers.relu_conv_norm(shape.channels, channels) if 0 in live else nn.Identity()
+        self.fit = layers.conv_norm(shape.channels, channels) if 0 in live else nn.Identity()
         self.fit_prev = fit_prev if 1 in live else nn.Identity()
         stride = 2 if reduction else 1
         state_channels = [channels, prev_channels] + [channels] * len(cell.blocks)
@@ -117,15 +136,19 @@ class CellModule(nn.Module):
             }
         )
 
-    def forward(self, h: Tensor | None, h_prev: Tensor | None) -> Tensor:
+    def forward(self, h: State | None, h_prev: State | None) -> Tensor:
         """An input that no state depends on may be None."""
-        states = {0: self.fit(h), 1: self.fit_prev(h_prev)}
+        states = {
+            state: State(fit(given.read_by(fit)))
+            for state, fit, given in ((0, self.fit, h), (1, self.fit_prev, h_prev))
+            if given is not None
+        }
         for b, block in enumerate(self.cell.blocks):
             if str(b) in self.blocks:
-                states[2 + b] = self.blocks[str(b)](states[block.left], states[block.right])
+                states[2 + b] = State(self.blocks[str(b)](states[block.left], states[block.right]))
         for name, module in self.fit_output.items():
-            states[int(name)] = module(states[int(name)])
-        return torch.cat([states[state] for state in self.cell.concat], dim=1)
+            states[int(name)] = State(module(states[int(name)].raw))
+        return torch.cat([states[state].raw for state in self.cell.concat], dim=1)
 
 
 def _fit_prev(
@@ -134,7 +157,7 @@ def _fit_prev(
     if prev_shape is None:
         return shape.channels, nn.Identity()
     if prev_shape.stride != shape.stride:
-        return channels, nn.Sequential(nn.ReLU(), FactorizedReduction(layers, prev_shape.channels, channels))
+        return channels, Activated(FactorizedReduction(layers, prev_shape.channels, channels))
     if prev_shape.channels != channels:
-        return channels, layers.relu_conv_norm(prev_shape.channels, channels)
+        return channels, layers.conv_norm(prev_shape.channels, channels)
     return channels, nn.Identity()

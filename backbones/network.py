@@ -8,10 +8,9 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.cell import CellModule, DropPath, MapShape, drop_path_keep
+from backbones.cell import CellModule, DropPath, MapShape, State, drop_path_keep
 from backbones.operations import Layers
 from backbones.spec import NetworkSpec, Preprocessing
 
@@ -84,6 +83,8 @@ def live_outputs(plans: list[CellPlan]) -> frozenset[int]:
 class AuxiliaryHead(nn.Module):
     """Classifier on the last map before the second reduction, for training only. `[N, C, H, W]` to `[N, K]`.
 
+    Reads the map after its ReLU.
+
     map_size: H and W; the head is tied to it. Source: TF-slim `nasnet.py`; docs/nasnet.md, section 4.5.
     """
 
@@ -91,7 +92,7 @@ class AuxiliaryHead(nn.Module):
         super().__init__()
         pooled = (map_size - 5) // 3 + 1
         self.reduce = nn.Sequential(
-            nn.ReLU(), nn.AvgPool2d(5, stride=3), layers.conv(channels, 128), layers.norm(128), nn.ReLU()
+            nn.AvgPool2d(5, stride=3), layers.conv(channels, 128), layers.norm(128), nn.ReLU()
         )
         self.full_map = nn.Sequential(
             nn.Conv2d(128, 768, pooled, bias=False), layers.norm(768), nn.ReLU(), nn.Flatten()
@@ -125,7 +126,12 @@ class NASNet(nn.Module):
         self.spec, self.num_classes, self.drop_path_keep = spec, num_classes, drop_path_keep
         self.preprocessing = Preprocessing(spec.image_size)
         self.classes: list[str] | None = None
-        layers = Layers(spec.padding, spec.batch_norm_eps, spec.batch_norm_momentum)
+        layers = Layers(
+            spec.padding,
+            spec.batch_norm_eps,
+            spec.batch_norm_momentum,
+            spec.strided_average_counts_padding,
+        )
         self.plans = plan_cells(spec)
         imagenet = spec.stem == "imagenet"
         self.stem = nn.Sequential(
@@ -187,15 +193,15 @@ class NASNet(nn.Module):
                 if isinstance(module, DropPath):
                     module.keep = keep
 
-    def _run(self, x: Tensor, taps: Collection[int] = ()) -> dict[int, Tensor]:
-        """Outputs (pre-activation) of the last cell and in `taps`; others go when nothing needs them."""
+    def _run(self, x: Tensor, taps: Collection[int] = ()) -> dict[int, State]:
+        """Outputs of the last cell and in `taps`; others go when nothing needs them."""
         self._check_size(x)
-        outputs = {0: self.stem(x)}
+        outputs = {0: State(self.stem(x))}
         for index, plan in enumerate(self.plans, start=1):
             if plan.name in self.cells:
                 h = outputs.get(plan.h)
                 h_prev = h if plan.h_prev is None else outputs.get(plan.h_prev)
-                outputs[index] = self.cells[plan.name](h, h_prev)
+                outputs[index] = State(self.cells[plan.name](h, h_prev))
             # The skip flag reaches back furthest: from the next cell, three outputs.
             for old in [old for old in outputs if old < index - 2 and old not in taps]:
                 del outputs[old]
@@ -208,8 +214,8 @@ class NASNet(nn.Module):
                 f"images of {x.shape[-2]}x{x.shape[-1]} px, the network needs at least {smallest}"
             )
 
-    def _classify(self, x: Tensor) -> Tensor:
-        return self.classifier(self.dropout(F.relu(x).mean(dim=(2, 3))))
+    def _classify(self, output: State) -> Tensor:
+        return self.classifier(self.dropout(output.relu.mean(dim=(2, 3))))
 
     def forward(self, x: Tensor) -> Tensor:
         return self._classify(self._run(x)[len(self.plans)])
@@ -219,14 +225,14 @@ class NASNet(nn.Module):
         if self.auxiliary is None or not self.training:
             return self(x), None
         outputs = self._run(x, {self._auxiliary_tap})
-        return self._classify(outputs[len(self.plans)]), self.auxiliary(outputs[self._auxiliary_tap])
+        return self._classify(outputs[len(self.plans)]), self.auxiliary(outputs[self._auxiliary_tap].relu)
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
         """The last map of each stride, after the ReLU: `{"c2": [N, C, H/4, W/4], …}`, see `feature_info`."""
         outputs = self._run(x, self._taps)
-        return {name: F.relu(outputs[index]) for index, name in self._taps.items()}
+        return {name: outputs[index].relu for index, name in self._taps.items()}
 
     def endpoints(self, x: Tensor) -> dict[str, Tensor]:
         """Outputs (pre-activation) of the stem and of every cell by name, in order of execution."""
         outputs = self._run(x, range(len(self.plans)))
-        return {("stem", *(plan.name for plan in self.plans))[index]: outputs[index] for index in outputs}
+        return {("stem", *(plan.name for plan in self.plans))[index]: outputs[index].raw for index in outputs}

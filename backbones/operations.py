@@ -48,26 +48,42 @@ class StridedPointwiseConv2d(nn.Conv2d):
 
 
 class Pool(nn.Module):
-    """Average or max pooling that never counts padding, as TensorFlow's SAME (docs/nasnet.md, T3, T4)."""
+    """Average or max pooling that never counts padding, as TensorFlow's SAME (docs/nasnet.md, T3, T4).
 
-    def __init__(self, kind: str, kernel: int, stride: int, padding: str) -> None:
+    count_padding: the average divides by the whole kernel, as if zeros were pixels (see `Layers`).
+    """
+
+    def __init__(
+        self, kind: str, kernel: int, stride: int, padding: str, count_padding: bool = False
+    ) -> None:
         super().__init__()
         self.kind, self.kernel, self.stride, self.padding = kind, kernel, stride, padding
+        self.count_padding = count_padding
 
     def forward(self, x: Tensor) -> Tensor:
         # ceil_mode lets the last window hang over the end, which is what SAME pads there.
-        if self.padding == "same":
+        same = self.padding == "same"
+        if same:
             before = [pad_before(size, self.kernel, self.stride) for size in x.shape[2:]]
         else:
             before = [self.kernel // 2] * 2
         if self.kind == "max":
-            return F.max_pool2d(x, self.kernel, self.stride, before, ceil_mode=self.padding == "same")
+            return F.max_pool2d(x, self.kernel, self.stride, before, ceil_mode=same)
+        if self.count_padding and same:
+            # Padded by hand: where a window hangs over the end, avg_pool2d would not count that part.
+            after = [
+                max((-(-size // self.stride) - 1) * self.stride + self.kernel - size, 0) - first
+                for size, first in zip(x.shape[2:], before, strict=True)
+            ]
+            padded = F.pad(x, [before[1], after[1], before[0], after[0]])
+            return F.avg_pool2d(padded, self.kernel, self.stride)
         return F.avg_pool2d(
-            x, self.kernel, self.stride, before, ceil_mode=self.padding == "same", count_include_pad=False
+            x, self.kernel, self.stride, before, ceil_mode=same, count_include_pad=self.count_padding
         )
 
     def extra_repr(self) -> str:
-        return f"{self.kind}, kernel={self.kernel}, stride={self.stride}, padding={self.padding}"
+        counted = ", count_padding=True" if self.count_padding else ""
+        return f"{self.kind}, kernel={self.kernel}, stride={self.stride}, padding={self.padding}{counted}"
 
 
 @dataclass(frozen=True)
@@ -75,12 +91,14 @@ class Layers:
     """Makes convolutions and norms in one network's style.
 
     padding: `same` as in TensorFlow, or `symmetric` (k // 2 on both sides). They differ at stride 2 on even
-    sizes only. eps, momentum: batch norm's, in PyTorch's sense.
+    sizes only. eps, momentum: batch norm's, in PyTorch's sense. strided_average_counts_padding: average
+    pools of stride 2 count the zeros around the map, as timm's do; TensorFlow's and ours do not.
     """
 
     padding: str
     eps: float
     momentum: float
+    strided_average_counts_padding: bool = False
 
     def conv(
         self,
@@ -111,12 +129,14 @@ class Layers:
     def norm(self, channels: int) -> nn.BatchNorm2d:
         return nn.BatchNorm2d(channels, self.eps, self.momentum)
 
-    def relu_conv_norm(
+    def conv_norm(
         self, in_channels: int, channels: int, kernel: int = 1, stride: int = 1, dilation: int = 1
-    ) -> nn.Sequential:
-        return nn.Sequential(
-            nn.ReLU(), self.conv(in_channels, channels, kernel, stride, dilation), self.norm(channels)
-        )
+    ) -> "Activated":
+        return Activated(self.conv(in_channels, channels, kernel, stride, dilation), self.norm(channels))
+
+
+class Activated(nn.Sequential):
+    """Layers that come after a ReLU. It is not among them: the cell computes it once for all its readers."""
 
 
 class FactorizedReduction(nn.Module):
@@ -141,17 +161,16 @@ class FactorizedReduction(nn.Module):
 def _identity(layers: Layers, in_channels: int, channels: int, stride: int):
     if stride == 1 and in_channels == channels:
         return nn.Identity()
-    return layers.relu_conv_norm(in_channels, channels, stride=stride)
+    return layers.conv_norm(in_channels, channels, stride=stride)
 
 
 def _conv(layers: Layers, in_channels: int, channels: int, stride: int, *, kernel: int, dilation: int = 1):
-    return layers.relu_conv_norm(in_channels, channels, kernel, stride, dilation)
+    return layers.conv_norm(in_channels, channels, kernel, stride, dilation)
 
 
 def _factored_conv(layers: Layers, in_channels: int, channels: int, stride: int, *, kernel: int):
     # One norm at the end, nothing between the two (docs/nasnet.md, section 1.1).
-    return nn.Sequential(
-        nn.ReLU(),
+    return Activated(
         layers.conv(in_channels, channels, (1, kernel), (1, stride)),
         layers.conv(channels, channels, (kernel, 1), (stride, 1)),
         layers.norm(channels),
@@ -162,8 +181,7 @@ def _separable_conv(
     layers: Layers, in_channels: int, channels: int, stride: int, *, kernel: int
 ) -> nn.Module:
     # Applied twice; the stride and the change of channels belong to the first application.
-    return nn.Sequential(
-        nn.ReLU(),
+    return Activated(
         layers.conv(in_channels, in_channels, kernel, stride, groups=in_channels),
         layers.conv(in_channels, channels),
         layers.norm(channels),
@@ -177,7 +195,7 @@ def _separable_conv(
 def _pool(
     layers: Layers, in_channels: int, channels: int, stride: int, *, kind: str, kernel: int
 ) -> nn.Module:
-    pool = Pool(kind, kernel, stride, layers.padding)
+    pool = Pool(kind, kernel, stride, layers.padding, stride > 1 and layers.strided_average_counts_padding)
     if in_channels == channels:
         return pool
     return nn.Sequential(pool, layers.conv(in_channels, channels), layers.norm(channels))

@@ -212,7 +212,7 @@ def test_concat_comes_back_to_the_width_of_a_state():
     cell = Cell.with_unused_concat([Block(0, 1, "conv_1x1", "identity", "concat")])
     net = NASNet(NetworkSpec(Genotype(cell, cell), 1, 8, stem="cifar", stem_filters=8, image_size=32), 5)
     project = net.cells["cell_0"].blocks["0"].project
-    assert (project[1].in_channels, project[1].out_channels) == (16, 8)
+    assert (project[0].in_channels, project[0].out_channels) == (16, 8)
     assert net.feature_info[0].channels == 8
 
 
@@ -280,8 +280,8 @@ def test_auxiliary_head_is_for_training_and_left_out_where_its_map_is_small(capl
 
 def test_weights_start_as_in_tensorflow():
     net = create("nasnet_a_cifar", 10, cells_per_stage=1, filters=32)
-    depthwise = net.cells["cell_0"].blocks["0"].left[1].weight  # sep 5x5: fan out 25 of one channel
-    pointwise = net.cells["cell_0"].blocks["0"].left[2].weight
+    depthwise = net.cells["cell_0"].blocks["0"].left[0].weight  # sep 5x5: fan out 25 of one channel
+    pointwise = net.cells["cell_0"].blocks["0"].left[1].weight
     for weight, fan_out in ((depthwise, 25), (pointwise, 32)):
         bound = 2 * (1.3 * 2 / fan_out) ** 0.5
         assert weight.abs().max() <= bound
