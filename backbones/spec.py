@@ -11,6 +11,9 @@ from backbones.operations import PADDINGS
 STEMS = ("imagenet", "cifar")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
+ADDED_LATER = ("strided_average_counts_padding",)
+"""Fields that weights files of the first versions lack; their defaults are what those versions did."""
+
 
 @dataclass(frozen=True)
 class NetworkSpec:
@@ -27,6 +30,7 @@ class NetworkSpec:
     skip_reduction_input: the first normal cell after a reduction reads as h_{i-1} what the reduction read as
         h_{i-1}, not the cell before the reduction (docs/nasnet.md, section 4.3 and T7).
     batch_norm_eps, batch_norm_momentum: in PyTorch's sense.
+    strided_average_counts_padding: see `operations.Layers`; for weights of timm, which were run that way.
 
     Raises ValueError that names the field.
     """
@@ -42,6 +46,7 @@ class NetworkSpec:
     skip_reduction_input: bool = False
     batch_norm_eps: float = 1e-3
     batch_norm_momentum: float = 0.1
+    strided_average_counts_padding: bool = False
 
     def __post_init__(self) -> None:
         if self.stem not in STEMS:
@@ -61,6 +66,9 @@ class NetworkSpec:
             raise ValueError(
                 f"image_size = {self.image_size}, the {self.stem} stem needs at least {self.smallest_image}"
             )
+        for flag in ("skip_reduction_input", "strided_average_counts_padding"):
+            if not isinstance(getattr(self, flag), bool):
+                raise ValueError(f"{flag} = {getattr(self, flag)!r}, expected true or false")
         if not self.batch_norm_eps > 0:
             raise ValueError(f"batch_norm_eps = {self.batch_norm_eps}, must be above 0")
         if not 0 < self.batch_norm_momentum <= 1:
@@ -77,11 +85,14 @@ class NetworkSpec:
 
     @classmethod
     def from_dict(cls, value: Any, where: str = "network") -> "NetworkSpec":
-        """Reads `to_dict`'s form. where: file and key for the message. Raises ValueError."""
+        """Reads `to_dict`'s form. where: file and key for the message. Raises ValueError.
+
+        Keys of ADDED_LATER take their default where they are missing: earlier files lack them.
+        """
         if not isinstance(value, Mapping):
             raise ValueError(f"{where} is {type(value).__name__}, expected an object")
         known = [field.name for field in dataclasses.fields(cls)]
-        if missing := [key for key in known if key not in value]:
+        if missing := [key for key in known if key not in value and key not in ADDED_LATER]:
             raise ValueError(f"{where}.{missing[0]} is missing")
         if unknown := [key for key in value if key not in known]:
             raise ValueError(f"{where} has the unknown key {unknown[0]!r}, expected {', '.join(known)}")
