@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from backbones.base import Backbone, FeatureInfo
 from backbones.cell import CellModule, DropPath, MapShape, State, drop_path_keep
 from backbones.operations import Layers
 from backbones.spec import NetworkSpec, Preprocessing
@@ -18,15 +19,6 @@ log = logging.getLogger(__name__)
 
 AUXILIARY_SMALLEST_MAP = 5
 """Side of the map below which the auxiliary head's 5x5 pooling has no window."""
-
-
-@dataclass(frozen=True)
-class FeatureInfo:
-    """A map that `features` returns: its name (`c` and log2 of the stride), channels, pixels per step."""
-
-    name: str
-    channels: int
-    stride: int
 
 
 @dataclass(frozen=True)
@@ -103,13 +95,15 @@ class AuxiliaryHead(nn.Module):
         return self.classifier(self.full_map(self.reduce(x)))
 
 
-class NASNet(nn.Module):
+class NASNet(Backbone):
     """`[N, in_channels, H, W]` normalised images to `[N, K]` logits. Only what the logits need is built.
 
     drop_path_keep: probability that a path of the last cell survives at the end of training, in (0, 1].
     dropout: probability before the classifier. auxiliary: build the auxiliary head; it is left out, and
     logged, where its map is below 5x5, and `self.auxiliary` is None then.
     """
+
+    spec: NetworkSpec
 
     def __init__(
         self,
@@ -231,6 +225,10 @@ class NASNet(nn.Module):
         """The last map of each stride, after the ReLU: `{"c2": [N, C, H/4, W/4], …}`, see `feature_info`."""
         outputs = self._run(x, self._taps)
         return {name: outputs[index].relu for index, name in self._taps.items()}
+
+    def remove_classifier(self) -> None:
+        self.classifier = nn.Identity()  # type: ignore[assignment]
+        self.auxiliary = None
 
     def endpoints(self, x: Tensor) -> dict[str, Tensor]:
         """Outputs (pre-activation) of the stem and of every cell by name, in order of execution."""

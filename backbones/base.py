@@ -1,0 +1,65 @@
+"""What classification and detection ask of a network, whoever built it. Letters as in `network.py`."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from backbones.spec import Preprocessing
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """A map that `features` returns: its name (`c` and log2 of the stride), channels, pixels per step."""
+
+    name: str
+    channels: int
+    stride: int
+
+
+class BackboneSpec(Protocol):
+    """Enough to build a network again; `to_dict` is what a weights file says of it."""
+
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def in_channels(self) -> int: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class Backbone(nn.Module, ABC):
+    """`[N, in_channels, H, W]` normalised images to `[N, K]` logits, and to maps.
+
+    num_classes: K. classes: their names in the order of the logits, where known. preprocessing: travels with
+    the weights. feature_info: of what `features` returns, ascending in stride. drop_path_keep: probability
+    that a path of the last block survives at the end of training; below 1, `set_progress` is called.
+    auxiliary: a second classifier for training, where there is one.
+    """
+
+    spec: BackboneSpec
+    num_classes: int
+    classes: list[str] | None
+    preprocessing: Preprocessing
+    feature_info: list[FeatureInfo]
+    drop_path_keep: float
+    auxiliary: nn.Module | None
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def forward_with_aux(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits and, in training where the network has the head, auxiliary logits; else None."""
+
+    @abstractmethod
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """The last map of each stride, after its activation: `{"c2": [N, C, H/4, W/4], …}`."""
+
+    @abstractmethod
+    def set_progress(self, progress: float) -> None:
+        """Sets the drop-path schedule. progress: optimiser steps done / planned, in [0, 1]."""
+
+    @abstractmethod
+    def remove_classifier(self) -> None:
+        """Takes away what `features` does not use, so that every parameter gets a gradient from it."""
