@@ -1,8 +1,10 @@
-"""Hypothesis strategies for cells and genotypes of the whole space."""
+"""Hypothesis strategies for cells and genotypes of the whole space, and for small networks of them."""
 
 from hypothesis import strategies as st
 
 from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Block, Cell, Genotype
+from backbones.operations import PADDINGS
+from backbones.spec import STEMS, NetworkSpec
 
 
 @st.composite
@@ -23,3 +25,18 @@ def cells(draw, max_blocks=5):
 
 
 genotypes = st.builds(Genotype, cells(), cells())
+
+
+@st.composite
+def small_specs(draw, sizes, stems=STEMS, max_cells_per_stage=2):
+    """Networks of 8 or 12 filters. sizes: strategy for the side of the image in pixels."""
+    return NetworkSpec(
+        draw(genotypes),
+        draw(st.integers(1, max_cells_per_stage)),
+        draw(st.sampled_from([8, 12])),  # the imagenet stem makes 3 of 12: halves that are not equal
+        stem=draw(st.sampled_from(stems)),
+        stem_filters=draw(st.sampled_from([3, 8])),
+        image_size=draw(sizes),
+        padding=draw(st.sampled_from(PADDINGS)),
+        skip_reduction_input=draw(st.booleans()),
+    )

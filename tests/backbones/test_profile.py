@@ -1,0 +1,125 @@
+import sys
+
+import pytest
+import torch
+from genotypes import small_specs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from backbones import NASNet, NetworkSpec, profile
+from backbones.__main__ import main
+from backbones.cell import CellModule
+from backbones.genotype import Block, Cell, Genotype
+from backbones.operations import Pool
+from backbones.profile import PartProfile
+from backbones.zoo import ZOO
+
+
+def counted_parts(spec, size, num_classes, device="meta"):
+    """What hooks and `parameters()` say of the forward pass of a real network, part by part."""
+    with torch.device(device):
+        net = NASNet(spec, num_classes).eval()
+        image = torch.zeros(1, spec.in_channels, size, size)
+    parts = {"stem": net.stem, **net.cells, "classifier": net.classifier}
+    seen = {name: [] for name in parts}
+    kinds = (nn.Conv2d, nn.BatchNorm2d, nn.Linear, Pool, CellModule)
+    for name, part in parts.items():
+        for module in part.modules():
+            if isinstance(module, kinds):
+                module.register_forward_hook(
+                    lambda m, _, out, seen=seen[name]: seen.append((m, out[0].shape))
+                )
+    with torch.no_grad():
+        net(image)
+    return tuple(part_profile(name, parts[name], seen[name]) for name in parts)
+
+
+def part_profile(name, part, seen):
+    weighted = [
+        (module.weight, shape.numel()) for module, shape in seen if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    return PartProfile(
+        name,
+        tuple(seen[-1][1]),
+        parameters=sum(parameter.numel() for parameter in part.parameters()),
+        buffers=sum(b.numel() for key, b in part.named_buffers() if "num_batches" not in key),
+        multiply_adds=sum(outputs * weight[0].numel() for weight, outputs in weighted),
+        activation_bytes=sum(
+            4 * shape.numel() for module, shape in seen if not isinstance(module, nn.Linear)
+        ),
+    )
+
+
+@given(small_specs(st.integers(3, 90)), st.integers(3, 90), st.integers(1, 7))
+@settings(max_examples=60, deadline=None)
+def test_every_part_costs_what_hooks_count_in_a_real_network(spec, size, num_classes):
+    counted = profile(spec, size, num_classes)
+    assert counted.image_size == size
+    assert counted.parts == counted_parts(spec, size, num_classes, "cpu")
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_network_of_the_zoo_costs_what_hooks_count(name):
+    assert profile(ZOO[name]).parts == counted_parts(ZOO[name], ZOO[name].image_size, 1000)
+
+
+def test_costs_of_a_small_network_by_hand():
+    # One block, max_pool_3x3(h_i) + sep_conv_3x3(h_{i-1}), in a network of 8, 16, 32 filters at 16, 8, 4 px.
+    cell = Cell.with_unused_concat([Block(0, 1, "max_pool_3x3", "sep_conv_3x3")])
+    spec = NetworkSpec(Genotype(cell, cell), 1, 8, stem="cifar", stem_filters=8, image_size=16)
+    stem, cell_0, *rest, classifier = profile(spec, num_classes=10).parts
+    assert [part.name for part in rest] == ["reduction_0", "cell_1", "reduction_1", "cell_2"]
+    pixels = 16 * 16
+    assert stem == PartProfile(
+        "stem", (8, 16, 16), 3 * 8 * 9 + 2 * 8, 16, 3 * 8 * 9 * pixels, 4 * 2 * 8 * pixels
+    )
+    # h_i is fitted by a 1x1. There is no h_{i-1} yet: the raw h_i stands in, for twice 3x3 depthwise and 1x1.
+    weights = 8 * 8 + 2 * (8 * 9 + 8 * 8)
+    layers = 2 + 1 + 2 * 3 + 1  # fit and its norm, pool, twice depthwise, pointwise and norm, the cell
+    assert cell_0 == PartProfile(
+        "cell_0", (8, 16, 16), weights + 3 * 2 * 8, 3 * 2 * 8, weights * pixels, 4 * layers * 8 * pixels
+    )
+    assert classifier == PartProfile("classifier", (10,), 32 * 10 + 10, 0, 32 * 10, 0)
+
+
+def test_totals_are_the_sums_of_the_parts():
+    counted = profile(ZOO["nasnet_a_mobile"])
+    for field in ("parameters", "buffers", "multiply_adds", "activation_bytes"):
+        assert getattr(counted, field) == sum(getattr(part, field) for part in counted.parts)
+
+
+def test_a_network_is_counted_with_its_own_classes_and_without_its_auxiliary_head():
+    spec = ZOO["nasnet_a_cifar"]
+    with torch.device("meta"):
+        net = NASNet(spec, 10, auxiliary=True)
+    assert net.auxiliary is not None
+    assert profile(net) == profile(spec, num_classes=10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_size": 2}, "image_size = 2, the network needs at least 3"),
+        ({"num_classes": 0}, "num_classes = 0, must be at least 1"),
+    ],
+)
+def test_what_could_not_be_built_or_run_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        profile(ZOO["nasnet_a_mobile"], **arguments)
+
+
+def test_the_command_prints_the_total_and_the_parts_where_asked(monkeypatch, capsys):
+    def printed(*arguments):
+        monkeypatch.setattr(sys, "argv", ["backbones", "profile", "nasnet_a_mobile", *arguments])
+        main()
+        lines = capsys.readouterr().out.splitlines()
+        return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line[:1] == "│"]
+
+    # 5,289,978 parameters and 563.6 million multiply-adds: docs/nasnet.md, section 4.4.
+    (total,) = printed()
+    assert total[:5] == ["total", "", "5,289,978", "36,738", "563.6 M"]
+    *parts, last = printed("--parts", "--image-size", "192")
+    assert [row[0] for row in parts] == [part.name for part in profile(ZOO["nasnet_a_mobile"]).parts]
+    assert parts[-1] == ["classifier", "1000", "1,057,000", "0", "1.1 M", "0.0 MB"]
+    assert last[2:4] == total[2:4]
