@@ -14,11 +14,14 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from backbones.files import write_atomically
+from backbones.foreign_weights import FOREIGN_NETWORKS, blank_network, their_names
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec, Preprocessing
 
 FORMAT = 1
 KEY = "celltransfer"
+LISTED = 20
+"""Tensors of one kind that an error names; a foreign state dict can be wrong in a thousand."""
 
 
 def write_safetensors(
@@ -127,18 +130,32 @@ def _preprocessing(value: Any, spec: NetworkSpec, where: str) -> Preprocessing:
 
 def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Copies `tensors` into the module; raises ValueError that lists the missing, extra and misshapen."""
-    own = module.state_dict()
-    faults = [f"missing {name}" for name in own if name not in tensors]
-    faults += [f"unexpected {name}" for name in tensors if name not in own]
-    faults += [
-        f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise ValueError(f"{where}: the weights do not fit the network: {'; '.join(faults[:5])}{more}")
+    check_tensors(module.state_dict(), tensors, where)
     module.load_state_dict(dict(tensors))
+
+
+def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError that lists the missing, extra and misshapen tensors where there are any."""
+    shapes = {
+        name: tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        for name, value in given.items()
+    }
+    faults = {
+        "missing": [name for name in expected if name not in given],
+        "unexpected": [str(name) for name in given if name not in expected],
+        "of another shape": [
+            f"{name} is {shapes[name]}, expected {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in given and shapes[name] != tuple(tensor.shape)
+        ],
+    }
+    listed = [
+        f"{kind} {', '.join(names[:LISTED])}{f' and {len(names) - LISTED} more' * (len(names) > LISTED)}"
+        for kind, names in faults.items()
+        if names
+    ]
+    if listed:
+        raise ValueError(f"{where}: the weights do not fit the network: {'; '.join(listed)}")
 
 
 def load(path: str | os.PathLike[str], **training: Any) -> NASNet:
@@ -151,4 +168,33 @@ def load(path: str | os.PathLike[str], **training: Any) -> NASNet:
     net = from_description(metadata, str(path), **training)
     auxiliary = {} if net.auxiliary is None else net.auxiliary.state_dict(prefix="auxiliary.")
     load_tensors(net, {**tensors, **auxiliary}, str(path))
+    return net.eval()
+
+
+def convert(state_dict: Mapping[str, Tensor], source: str) -> NASNet:
+    """The network of another package's state dict, with its weights and preprocessing, in evaluation mode.
+
+    source: `timm` for its `nasnetalarge` (1.0.31), `pretrainedmodels` for its `nasnetamobile` (0.7.4). The
+    number of classes, the stem's channels and the filters are read off the tensors; `classes` is None.
+
+    What the packages do differently are fields of the spec, so features and logits are theirs at every size.
+    One exception: `pretrainedmodels` pads as TF SAME only where the first stem cell reads an odd map and the
+    later ones even maps, that is, where the image's side is a multiple of 32 or one less. At other sizes
+    theirs stops, or answers differently; this network goes on padding as TF SAME. Their head pools 7x7
+    windows and so takes 224 px only; ours takes the mean of any map.
+
+    Raises ValueError for another source, and one that lists the missing, extra and wrongly shaped tensors by
+    their names. Only batch norm's counters of batches may be missing: old files lack them, and nothing that
+    keeps a fixed momentum reads them.
+    """
+    net = blank_network(state_dict, source)
+    names = their_names(net)
+    expected = {
+        names[name]: tensor
+        for name, tensor in net.state_dict().items()
+        if names[name] in state_dict or not name.endswith("num_batches_tracked")
+    }
+    check_tensors(expected, state_dict, f"{source}'s {FOREIGN_NETWORKS[source].name}")
+    found = {ours: state_dict[theirs] for ours, theirs in names.items() if theirs in expected}
+    net.load_state_dict(found, strict=False)
     return net.eval()

@@ -8,35 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from backbones import weights
-from backbones.genotype import Block, Cell, Genotype
+from backbones.genotype import Genotype
 from backbones.network import NASNet
+from backbones.published import NASNET_A
 from backbones.spec import NetworkSpec
-
-# Source: TF-slim `nasnet_utils.py`. The concat lists are the released code's, not the paper's text: they hold
-# h_{i-1} in the normal cell and a used block in the reduction cell (docs/nasnet.md, section 3.1 and T1).
-NASNET_A = Genotype(
-    normal=Cell(
-        (
-            Block(0, 1, "sep_conv_5x5", "sep_conv_3x3"),
-            Block(1, 1, "sep_conv_5x5", "sep_conv_3x3"),
-            Block(0, 1, "avg_pool_3x3", "identity"),
-            Block(1, 1, "avg_pool_3x3", "avg_pool_3x3"),
-            Block(0, 0, "sep_conv_3x3", "identity"),
-        ),
-        concat=(1, 2, 3, 4, 5, 6),
-    ),
-    reduction=Cell(
-        (
-            Block(0, 1, "sep_conv_5x5", "sep_conv_7x7"),
-            Block(0, 1, "max_pool_3x3", "sep_conv_7x7"),
-            Block(0, 1, "avg_pool_3x3", "sep_conv_5x5"),
-            Block(3, 2, "identity", "avg_pool_3x3"),
-            Block(2, 0, "sep_conv_3x3", "max_pool_3x3"),
-        ),
-        concat=(3, 4, 5, 6),
-    ),
-    origin={"name": "NASNet-A", "source": "arXiv 1707.07012"},
-)
 
 _CIFAR_NORM: dict[str, Any] = {"batch_norm_eps": 1e-5, "batch_norm_momentum": 0.1}
 _IMAGENET_NORM: dict[str, Any] = {"batch_norm_eps": 1e-3, "batch_norm_momentum": 0.0003}
