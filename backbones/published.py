@@ -34,25 +34,26 @@ NASNET_A = Genotype(
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A row of the paper's Tables 1 to 3, in its rounded figures.
+    """A row of the paper's Tables 1 to 3 (docs/nasnet.md, section 6).
 
-    model: the paper's name, `N @ width before the classifier`. multiply_adds: None where the table has none.
-    reproduced: whether anyone's network of that description has these costs (docs/nasnet.md, section 4.4).
+    model: the paper's name, `N @ width before the classifier`. parameters, multiply_adds: in millions,
+    rounded as there; None where the table has no such column. reproduced: whether a network of that
+    description is known to have these costs (docs/nasnet.md, section 4.4).
     """
 
     table: int
     model: str
-    parameters: str
-    multiply_adds: str | None
+    parameters: float
+    multiply_adds: float | None
     reproduced: bool = True
 
 
 PAPER_ROWS: Mapping[str, PaperRow] = {
-    "nasnet_a_cifar": PaperRow(1, "6 @ 768", "3.3 M", None),
-    "nasnet_a_cifar_large": PaperRow(1, "7 @ 2304", "27.6 M", None),
-    "nasnet_a_5x1536": PaperRow(2, "5 @ 1538", "10.9 M", "2.35 B", reproduced=False),
-    "nasnet_a_7x1920": PaperRow(2, "7 @ 1920", "22.6 M", "4.93 B", reproduced=False),
-    "nasnet_a_large": PaperRow(2, "6 @ 4032", "88.9 M", "23.8 B"),
-    "nasnet_a_mobile": PaperRow(3, "4 @ 1056", "5.3 M", "564 M"),
+    "nasnet_a_cifar": PaperRow(1, "6 @ 768", 3.3, None),
+    "nasnet_a_cifar_large": PaperRow(1, "7 @ 2304", 27.6, None),
+    "nasnet_a_5x1536": PaperRow(2, "5 @ 1538", 10.9, 2350, reproduced=False),
+    "nasnet_a_7x1920": PaperRow(2, "7 @ 1920", 22.6, 4930, reproduced=False),
+    "nasnet_a_large": PaperRow(2, "6 @ 4032", 88.9, 23_800),
+    "nasnet_a_mobile": PaperRow(3, "4 @ 1056", 5.3, 564),
 }
-"""By zoo name."""
+"""By zoo name, in the paper's order."""
