@@ -16,24 +16,24 @@ from torch import Tensor, nn
 PADDINGS = ("same", "symmetric")
 
 
-def pad_before(size: int, kernel: int, stride: int) -> int:
-    """Rows that TensorFlow's SAME puts before an axis; the rest of its padding comes after the end."""
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Rows that TensorFlow's SAME puts before and after an axis of `size`; the odd one comes after."""
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2
+    return total // 2, total - total // 2
 
 
 class SameConv2d(nn.Conv2d):
     """Strided convolution padded as in TensorFlow: on even sizes one row less before than after."""
 
     def forward(self, x: Tensor) -> Tensor:
-        pads: list[int] = []
-        for axis in (1, 0):  # F.pad takes the last axis first
-            size, stride = x.shape[2 + axis], self.stride[axis]
-            kernel = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
-            before = pad_before(size, kernel, stride)
-            after = max((-(-size // stride) - 1) * stride + kernel - size, 0) - before
-            pads += [before, after]
-        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        (top, bottom), (left, right) = (
+            same_padding(x.shape[2 + axis], self.dilation[axis] * (self.kernel_size[axis] - 1) + 1, stride)
+            for axis, stride in enumerate(self.stride)
+        )
+        padding = (top, left)
+        if padding != (bottom, right):  # else the convolution itself pads, without a copy
+            x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
+        return F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
 class StridedPointwiseConv2d(nn.Conv2d):
@@ -61,22 +61,18 @@ class Pool(nn.Module):
         self.count_padding = count_padding
 
     def forward(self, x: Tensor) -> Tensor:
-        # ceil_mode lets the last window hang over the end, which is what SAME pads there.
         same = self.padding == "same"
-        if same:
-            before = [pad_before(size, self.kernel, self.stride) for size in x.shape[2:]]
-        else:
-            before = [self.kernel // 2] * 2
+        pads = [
+            same_padding(size, self.kernel, self.stride) if same else (self.kernel // 2,) * 2
+            for size in x.shape[2:]
+        ]
+        before = [first for first, _ in pads]
+        # ceil_mode lets the last window hang over the end, which is what SAME pads there.
         if self.kind == "max":
             return F.max_pool2d(x, self.kernel, self.stride, before, ceil_mode=same)
         if self.count_padding and same:
             # Padded by hand: where a window hangs over the end, avg_pool2d would not count that part.
-            after = [
-                max((-(-size // self.stride) - 1) * self.stride + self.kernel - size, 0) - first
-                for size, first in zip(x.shape[2:], before, strict=True)
-            ]
-            padded = F.pad(x, [before[1], after[1], before[0], after[0]])
-            return F.avg_pool2d(padded, self.kernel, self.stride)
+            return F.avg_pool2d(F.pad(x, [*pads[1], *pads[0]]), self.kernel, self.stride)
         return F.avg_pool2d(
             x, self.kernel, self.stride, before, ceil_mode=same, count_include_pad=self.count_padding
         )
