@@ -79,7 +79,7 @@ _SEPARABLE = (
 
 
 def blank_network(state_dict: Mapping[str, Any], source: str) -> NASNet:
-    """The network that the tensors belong to, with fresh weights; a size that they lack is the default.
+    """The network that the tensors belong to, on the `meta` device; a size that they lack is the default.
 
     source: a key of FOREIGN_NETWORKS. Raises ValueError for another.
     """
@@ -94,7 +94,8 @@ def blank_network(state_dict: Mapping[str, Any], source: str) -> NASNet:
         num_classes, width = classifier.shape
         if width % 96 == 0 and width >= 192:  # filters as the stem needs them, see NetworkSpec
             spec = dataclasses.replace(spec, filters=width // 24)
-    net = NASNet(spec, num_classes)
+    with torch.device("meta"):
+        net = NASNet(spec, num_classes)
     half = (0.5,) * spec.in_channels
     net.preprocessing = Preprocessing(spec.image_size, half, half, foreign.crop, foreign.interpolation)
     return net

@@ -195,6 +195,7 @@ def convert(state_dict: Mapping[str, Tensor], source: str) -> NASNet:
         if names[name] in state_dict or not name.endswith("num_batches_tracked")
     }
     check_tensors(expected, state_dict, f"{source}'s {FOREIGN_NETWORKS[source].name}")
-    found = {ours: state_dict[theirs] for ours, theirs in names.items() if theirs in expected}
-    net.load_state_dict(found, strict=False)
+    net.to_empty(device="cpu")
+    never = torch.zeros((), dtype=torch.int64)
+    net.load_state_dict({ours: state_dict.get(theirs, never) for ours, theirs in names.items()})
     return net.eval()
