@@ -7,6 +7,7 @@ Letters: B blocks per cell. States of a cell: 0 is h_i (the output of the previo
 import hashlib
 import json
 import os
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,6 +33,12 @@ OPERATION_NAMES = (
     "max_pool_5x5",
     "max_pool_7x7",
 )
+
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 60
+_shown = _SHOWN.repr
+"""A value as an error shows it: what a broken file holds may be megabytes."""
 
 
 class GenotypeError(ValueError):
@@ -172,8 +179,9 @@ class Genotype:
         try:
             _expect(value, Mapping, "the genotype", "an object")
             version = value.get("format")
-            if version != FORMAT:
-                raise GenotypeError(f"format = {version!r}, this version reads format {FORMAT}")
+            if type(version) is not int or version != FORMAT:
+                raise GenotypeError(f"format = {_shown(version)}, this version reads format {FORMAT}")
+            _refuse_unknown(value, ("format", "normal", "reduction", "origin"), "the genotype")
             normal, reduction = (_cell_from_dict(value, name) for name in ("normal", "reduction"))
             origin = _expect(value.get("origin", {}), Mapping, "origin", "an object")
             return cls(normal, reduction, dict(origin))
@@ -198,26 +206,26 @@ def _check_cell(cell: Cell, name: str) -> None:
             state = getattr(block, side)
             if not isinstance(state, int) or isinstance(state, bool) or not 0 <= state < 2 + b:
                 raise GenotypeError(
-                    f"{where}.{side} = {state!r}, but block {b} can only use states 0..{1 + b} "
+                    f"{where}.{side} = {_shown(state)}, but block {b} can only use states 0..{1 + b} "
                     f"(h_i, h_{{i-1}}{', blocks 0..' + str(b - 1) if b else ''})"
                 )
             operation = getattr(block, f"{side}_op")
             if operation not in OPERATION_NAMES:
                 raise GenotypeError(
-                    f"{where}.{side}_op = {operation!r}, expected one of {', '.join(OPERATION_NAMES)}"
+                    f"{where}.{side}_op = {_shown(operation)}, expected one of {', '.join(OPERATION_NAMES)}"
                 )
         if block.combine not in COMBINATIONS:
             raise GenotypeError(
-                f"{where}.combine = {block.combine!r}, expected one of {', '.join(COMBINATIONS)}"
+                f"{where}.combine = {_shown(block.combine)}, expected one of {', '.join(COMBINATIONS)}"
             )
     last = 1 + len(cell.blocks)
     if not cell.concat:
         raise GenotypeError(f"{name}.concat is empty, expected states out of 0..{last}")
     for state in cell.concat:
         if not isinstance(state, int) or isinstance(state, bool) or not 0 <= state <= last:
-            raise GenotypeError(f"{name}.concat holds {state!r}, expected states out of 0..{last}")
+            raise GenotypeError(f"{name}.concat holds {_shown(state)}, expected states out of 0..{last}")
     if len(set(cell.concat)) != len(cell.concat):
-        raise GenotypeError(f"{name}.concat = {list(cell.concat)} names a state twice")
+        raise GenotypeError(f"{name}.concat = {_shown(list(cell.concat))} names a state twice")
 
 
 def _cell_to_dict(cell: Cell) -> dict[str, Any]:
@@ -228,6 +236,7 @@ def _cell_from_dict(value: Mapping[str, Any], name: str) -> Cell:
     if name not in value:
         raise GenotypeError(f"the {name} cell is missing")
     cell = _expect(value[name], Mapping, name, "an object with blocks and concat")
+    _refuse_unknown(cell, ("blocks", "concat"), name)
     for key in ("blocks", "concat"):
         if key not in cell:
             raise GenotypeError(f"{name}.{key} is missing")
@@ -238,9 +247,15 @@ def _cell_from_dict(value: Mapping[str, Any], name: str) -> Cell:
         _expect(block, Mapping, where, f"an object with {', '.join(fields)}")
         if missing := [key for key in fields if key not in block]:
             raise GenotypeError(f"{where}.{missing[0]} is missing")
-        if unknown := [key for key in block if key not in fields]:
-            raise GenotypeError(f"{where} has the unknown field {unknown[0]!r}, expected {', '.join(fields)}")
+        _refuse_unknown(block, fields, where)
     return Cell(tuple(Block(**block) for block in cell["blocks"]), tuple(cell["concat"]))
+
+
+def _refuse_unknown(value: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    if unknown := [key for key in value if key not in known]:
+        raise GenotypeError(
+            f"{where} has the unknown field {_shown(unknown[0])}, expected {', '.join(known)}"
+        )
 
 
 def _expect(value: Any, kind: Any, where: str, expected: str) -> Any:

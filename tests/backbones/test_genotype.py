@@ -80,6 +80,10 @@ def test_the_papers_rule_concatenates_unused_states():
     assert Cell.with_unused_concat(NASNET_A.reduction.blocks).concat == (4, 5, 6)
 
 
+def nested(depth):
+    return [] if depth == 0 else [nested(depth - 1)]
+
+
 def nasnet_a_with(change):
     value = json.loads(json.dumps(NASNET_A.to_dict()))
     change(value)
@@ -90,6 +94,11 @@ def nasnet_a_with(change):
     ("change", "message"),
     [
         (lambda v: v.update(format=2), "format = 2, this version reads format 1"),
+        (lambda v: v.update(format=True), "format = True, this version reads format 1"),
+        (lambda v: v.pop("format"), "format = None, this version reads format 1"),
+        (lambda v: v.update(orign={}), "the genotype has the unknown field 'orign', expected format, normal"),
+        (lambda v: v.update(origin="me"), "origin is str, expected an object"),
+        (lambda v: v["normal"].update(concats=[]), "normal has the unknown field 'concats', expected blocks"),
         (lambda v: v.pop("reduction"), "the reduction cell is missing"),
         (lambda v: v["normal"].pop("concat"), "normal.concat is missing"),
         (lambda v: v["normal"].update(blocks=[]), "normal.blocks is empty"),
@@ -110,6 +119,12 @@ def nasnet_a_with(change):
         (lambda v: v["normal"]["blocks"][2].pop("combine"), "normal.blocks[2].combine is missing"),
         (lambda v: v["normal"]["blocks"][2].update(extra=1), "unknown field 'extra'"),
         (lambda v: v["normal"]["blocks"].append(7), "normal.blocks[5] is int"),
+        (lambda v: v["normal"]["blocks"][4].update(left_op="a" * 2**21), "normal.blocks[4].left_op = 'aaa"),
+        (
+            lambda v: v["normal"].update(concat=[2] * 500_000),
+            "normal.concat = [2, 2, 2, 2, 2, 2, ...] names a",
+        ),
+        (lambda v: v["reduction"]["blocks"][0].update(left=nested(400)), "reduction.blocks[0].left = [[[["),
     ],
 )
 def test_a_mistake_is_named_with_file_cell_block_and_field(change, message, tmp_path):
@@ -117,16 +132,31 @@ def test_a_mistake_is_named_with_file_cell_block_and_field(change, message, tmp_
     path.write_text(json.dumps(nasnet_a_with(change)))
     with pytest.raises(GenotypeError) as error:
         Genotype.load(path)
+    assert str(error.value).startswith(f"{path}: ")
     assert message in str(error.value)
-    assert str(path) in str(error.value)
+    assert len(str(error.value)) < 500 + len(str(path)), "a message, not the file"
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 2_000_000, b"[" * 100_000, b'{"format": 1', b"3"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"3",
+        b'{"format": 1',
+        b'{"format": ' + b"1" * 5000 + b"}",  # more digits than Python reads
+        b"\xff" * 2**21,
+        bytes(range(256)) * 2**13,
+        b"[" * 100_000,
+        b'{"format": 1, "origin": ' + b'{"a":' * 50_000,
+    ],
+    ids=["empty", "number", "cut off", "digits", "one byte", "all bytes", "nested lists", "nested objects"],
+)
 def test_junk_is_refused_with_the_file_name(content, tmp_path):
     path = tmp_path / "genotype.json"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"genotype\.json"):
+    with pytest.raises(ValueError, match=r"genotype\.json: ") as error:
         Genotype.load(path)
+    assert len(str(error.value)) < 300 + len(str(path))
 
 
 def test_a_missing_file_is_named(tmp_path):
