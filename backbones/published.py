@@ -37,8 +37,8 @@ class PaperRow:
     """A row of the paper's Tables 1 to 3 (docs/nasnet.md, section 6).
 
     model: the paper's name, `N @ width before the classifier`. parameters, multiply_adds: in millions,
-    rounded as there; None where the table has no such column. reproduced: whether a network of that
-    description is known to have these costs (docs/nasnet.md, section 4.4).
+    rounded as there; None where the table has no such column. reproduced: whether a network near that
+    description is known to have these costs to 3 % (docs/nasnet.md, section 4.4 and T2).
     """
 
     table: int

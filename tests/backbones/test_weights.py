@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -55,6 +56,10 @@ def rewritten(path, change):
         (lambda t, m: m["network"].pop("stem"), "network.stem is missing"),
         (lambda t, m: m["network"].update(filters="x"), "network: "),
         (
+            lambda t, m: m["network"].update(strided_average_counts_padding=1),
+            "strided_average_counts_padding = 1, expected true or false",
+        ),
+        (
             lambda t, m: m["network"]["genotype"]["normal"]["blocks"][1].update(left=5),
             r"normal.blocks\[1\].left = 5",
         ),
@@ -86,6 +91,30 @@ def test_a_foreign_file_is_refused_with_its_name_and_the_key(net, tmp_path, chan
     with pytest.raises(ValueError, match=message) as error:
         load(path)
     assert str(path) in str(error.value)
+
+
+def test_all_tensors_that_do_not_fit_are_listed(net, tmp_path):
+    path = tmp_path / "backbone.safetensors"
+    save(net, path)
+
+    def change(tensors, _):
+        del tensors["classifier.bias"]
+        tensors |= {"extra": torch.zeros(1), "classifier.weight": torch.zeros(5)}
+
+    rewritten(path, change)
+    listed = (
+        "missing classifier.bias; unexpected extra; of another shape classifier.weight is (5,), expected (3, "
+    )
+    with pytest.raises(ValueError, match=re.escape(listed)):
+        load(path)
+
+
+def test_files_from_before_a_field_was_added_still_load(net, tmp_path):
+    path = tmp_path / "backbone.safetensors"
+    save(net, path)
+    rewritten(path, lambda t, m: m["network"].pop("strided_average_counts_padding"))
+    x = torch.randn(2, 3, 48, 48)
+    assert torch.equal(load(path)(x), net(x))
 
 
 def test_files_of_another_kind_are_refused(tmp_path):
