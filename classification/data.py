@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from backbones.transforms import as_picture
 from classification import archives
 from runtime.loading import counter_hash
 
@@ -152,12 +153,7 @@ def decode(path: str | os.PathLike[str]) -> Image.Image:
     """
     try:
         with Image.open(path) as file:
-            image: Image.Image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):  # 16-bit grey; PIL's own conversion would clip it to 255
-                image = Image.fromarray((np.asarray(image, np.int64) // 257).clip(0, 255).astype(np.uint8))
-            if image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")
-            return image.convert("RGB")
+            return as_picture(file)
     except FileNotFoundError:
         raise FileNotFoundError(f"{os.fspath(path)}: no such image file") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
 
 from backbones.spec import Preprocessing
+from backbones.transforms import central_square, training_crop
 from classification.data import ImageSet
 from runtime.loading import Sample, counter_hash
 
@@ -36,8 +35,7 @@ class DecodedImages:
     ) -> None:
         self.color_jitter = color_jitter
         self.images, self.preprocessing, self.train, self.seed = images, preprocessing, train, seed
-        crop = v2.RandomResizedCrop(preprocessing.size, scale=(area_min, 1.0), ratio=(3 / 4, 4 / 3))
-        self._augment = v2.Compose([crop, v2.RandomHorizontalFlip()] if flip else [crop])
+        self._crop = training_crop(preprocessing, area_min, flip)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -51,7 +49,7 @@ class DecodedImages:
                 torch.default_generator.manual_seed(
                     int(counter_hash(self.seed, epoch, index)[0] >> np.uint64(1))
                 )
-                image = self._augment(image)
+                image = self._crop(image)
         else:
             image = central_square(image, self.preprocessing)
         pixels = np.asarray(image)
@@ -93,27 +91,7 @@ def _saturated(values: NDArray[np.floating], factor: float) -> NDArray[np.floati
     return np.where(top > 0, top - (top - values) * np.minimum(np.float32(factor), largest), values)
 
 
-def central_square(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """The middle of an image as evaluation sees it, `size` x `size` pixels."""
-    side = preprocessing.crop * min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    resample = Image.Resampling[preprocessing.interpolation.upper()]
-    size = (preprocessing.size, preprocessing.size)
-    return image.resize(size, resample, box=(left, top, left + side, top + side))
-
-
 def stack(samples: Sequence[tuple[NDArray[np.uint8], int]]) -> tuple[Tensor, Tensor]:
     """Images `[N, 3, H, W]` uint8 in channels_last order and labels `[N]` int64."""
     images, labels = zip(*samples, strict=True)
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.tensor(labels)
-
-
-def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 `[N, 3, H, W]` as the network's input; float images pass, they are normalised already."""
-    if images.dtype != torch.uint8:
-        return images
-    mean, std = (
-        torch.tensor(values, device=images.device).view(1, 3, 1, 1) * 255
-        for values in (preprocessing.mean, preprocessing.std)
-    )
-    return (images - mean) / std

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from backbones.spec import Preprocessing
+from backbones.transforms import central_square
 from classification.data import ImageDataConfig, ImageSet
-from classification.decoded_images import central_square
 from runtime.loading import Sample, counter_hash
 
 

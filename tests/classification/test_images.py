@@ -9,13 +9,12 @@ from PIL import Image
 from torch.nn import functional
 
 from backbones.spec import Preprocessing
+from backbones.transforms import central_square, normalise
 from classification.data import ImageDataConfig, ImageSet, open_images
 from classification.decoded_images import (
     DecodedImages,
-    central_square,
     draw_jitter,
     jittered,
-    normalise,
     stack,
 )
 from classification.device_images import DeviceImages

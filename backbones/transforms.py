@@ -1,0 +1,97 @@
+"""What stands between a picture and a network, from the preprocessing that travels with its weights.
+
+Letters: N images, C channels, H W pixels.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from backbones.base import Backbone
+from backbones.spec import Preprocessing
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2  # takes a second to import, so not before it is used
+
+
+def transforms(
+    net: Backbone, train: bool = False, *, area_min: float = 0.05, flip: bool = True
+) -> "v2.Compose":
+    """What turns one picture into `[C, H, W]` float32 as `net` was trained to see it, H = W = its size.
+
+    Takes a PIL image of any mode, or `[C', H', W']` RGB or grey, uint8 or float in 0..1. In evaluation the
+    central square of `crop` of the shorter side, resized; the tensor is the one that `classification`
+    computes from the same file. train: a random part of the picture as `training_crop` says, instead.
+    Raises ValueError unless the network reads grey (C = 1) or RGB.
+    """
+    from torchvision.transforms import v2
+
+    preprocessing = net.preprocessing
+    if (channels := len(preprocessing.mean)) not in (1, 3):
+        raise ValueError(f"the network reads {channels} channels; pictures have 1 (grey) or 3 (RGB)")
+    cut = training_crop(preprocessing, area_min, flip)
+    if not train:
+        cut = partial(central_square, preprocessing=preprocessing)
+    return v2.Compose(
+        [
+            partial(as_picture, grey=channels == 1),
+            cut,
+            v2.PILToTensor(),
+            partial(normalise, preprocessing=preprocessing),
+        ]
+    )
+
+
+def as_picture(image: Image.Image | Tensor, grey: bool = False) -> Image.Image:
+    """Upright 8-bit RGB, or grey: EXIF rotation applied, transparency dropped, 16-bit grey scaled."""
+    if isinstance(image, Tensor):
+        from torchvision.transforms.v2 import functional
+
+        return as_picture(functional.to_pil_image(functional.to_dtype(image, torch.uint8, scale=True)), grey)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey; PIL's own conversion would clip it to 255
+        image = Image.fromarray((np.asarray(image, np.int64) // 257).clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("L" if grey else "RGB")
+
+
+def central_square(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """The middle of an image as evaluation sees it, `size` x `size` pixels."""
+    side = preprocessing.crop * min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    resample = Image.Resampling[preprocessing.interpolation.upper()]
+    size = (preprocessing.size, preprocessing.size)
+    return image.resize(size, resample, box=(left, top, left + side, top + side))
+
+
+def training_crop(preprocessing: Preprocessing, area_min: float = 0.05, flip: bool = True) -> Any:
+    """Inception's crop of a PIL image, resized to `size` x `size` pixels; draws from torch's generator.
+
+    area_min: smallest share of the image that it covers, up to all of it, at aspect ratios 3/4..4/3.
+    flip: mirror half of them.
+    """
+    from torchvision.transforms import v2
+
+    crop = v2.RandomResizedCrop(
+        preprocessing.size,
+        scale=(area_min, 1.0),
+        ratio=(3 / 4, 4 / 3),
+        interpolation=v2.InterpolationMode(preprocessing.interpolation),
+    )
+    return v2.Compose([crop, v2.RandomHorizontalFlip()] if flip else [crop])
+
+
+def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 `[..., C, H, W]` as the network's input; float images pass, they are normalised already."""
+    if images.dtype != torch.uint8:
+        return images
+    mean, std = (
+        torch.tensor(values, device=images.device).view(-1, 1, 1) * 255
+        for values in (preprocessing.mean, preprocessing.std)
+    )
+    return (images - mean) / std
