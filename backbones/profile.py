@@ -1,4 +1,4 @@
-"""What a network costs, worked out from its spec: nothing is built, nothing runs.
+"""What a network costs, worked out from its spec: nothing is built, nothing runs (but networks of timm).
 
 COSTS follows `operations.OPERATIONS` entry by entry, `_cell` follows `cell.CellModule`; the tests hold both
 against a count of real networks. Letters: C channels, H W pixels, K classes.
@@ -8,8 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from backbones.base import Backbone
+from backbones.build import TimmSpec, build
 from backbones.genotype import Block, Cell
-from backbones.network import CellPlan, NASNet, live_outputs, plan_cells
+from backbones.network import CellPlan, live_outputs, plan_cells
 from backbones.spec import NetworkSpec
 
 
@@ -61,14 +66,19 @@ class Profile:
         return sum(part.activation_bytes for part in self.parts)
 
 
-def profile(network: NASNet | NetworkSpec, image_size: int | None = None, num_classes: int = 1000) -> Profile:
+def profile(
+    network: Backbone | NetworkSpec | TimmSpec, image_size: int | None = None, num_classes: int = 1000
+) -> Profile:
     """Counts a network's costs in well under 50 ms. Nothing is built or run.
 
     image_size: side in pixels; None is the spec's own. num_classes counts for a spec only.
     Raises ValueError where the network could not be built, or not run at that size.
     """
-    spec = network if isinstance(network, NetworkSpec) else network.spec
-    classes = num_classes if isinstance(network, NetworkSpec) else network.num_classes
+    classes = network.num_classes if isinstance(network, Backbone) else num_classes
+    spec = network.spec if isinstance(network, Backbone) else network
+    if isinstance(spec, TimmSpec):
+        return _measure(spec, image_size, classes)
+    assert isinstance(spec, NetworkSpec)
     size = spec.image_size if image_size is None else image_size
     if size < spec.smallest_image:
         raise ValueError(f"image_size = {size}, the network needs at least {spec.smallest_image}")
@@ -93,6 +103,33 @@ def profile(network: NASNet | NetworkSpec, image_size: int | None = None, num_cl
     features = outputs[len(plans)].channels
     parts.append(PartProfile("classifier", (classes,), (features + 1) * classes, 0, features * classes, 0))
     return Profile(size, tuple(parts))
+
+
+def _measure(spec: TimmSpec, image_size: int | None, num_classes: int) -> Profile:
+    """One part, counted in a forward pass on the meta device, which computes shapes alone.
+
+    Matrix products of attention are among the multiply-adds; the activations are all layers' outputs.
+    """
+    with torch.device("meta"):
+        net = build(spec, num_classes).eval()
+        size = net.preprocessing.size if image_size is None else image_size
+        image = torch.empty(1, spec.in_channels, size, size)
+    activations = 0
+
+    def keep(module: object, inputs: object, output: object) -> None:
+        nonlocal activations
+        activations += 4 * output.numel() if isinstance(output, torch.Tensor) else 0
+
+    for module in net.modules():
+        if not list(module.children()):
+            module.register_forward_hook(keep)
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        net(image)
+    parameters = sum(parameter.numel() for parameter in net.parameters())
+    buffers = sum(b.numel() for name, b in net.named_buffers() if "num_batches" not in name)
+    multiply_adds = flops.get_total_flops() // 2
+    part = PartProfile(spec.timm, (num_classes,), parameters, buffers, multiply_adds, activations)
+    return Profile(size, (part,))
 
 
 @dataclass(frozen=True)

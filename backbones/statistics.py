@@ -2,13 +2,22 @@
 
 import logging
 
+from torch import nn
+
 log = logging.getLogger(__name__)
 
 
-def warn_of_slow_statistics(momentum: float, batches: int) -> None:
+def batch_norm_momentum(network: nn.Module) -> float:
+    """The smallest weight of the newest batch in running statistics; 1 where there are none."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    return min((norm.momentum for norm in norms if norm.momentum is not None), default=1.0)
+
+
+def warn_of_slow_statistics(network: nn.Module, batches: int) -> None:
     """Warns where evaluation would use statistics that are still those of a fresh network, 0 and 1.
 
-    momentum: `NetworkSpec.batch_norm_momentum`. batches: forward passes of the whole training."""
+    batches: forward passes of the whole training."""
+    momentum = batch_norm_momentum(network)
     left = (1 - momentum) ** batches
     if left > 0.05:
         log.warning(

@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from backbones.base import Backbone
+from backbones.build import TimmSpec, build, read_spec
 from backbones.files import write_atomically
 from backbones.foreign_weights import FOREIGN_NETWORKS, blank_network, their_names
 from backbones.network import NASNet
@@ -64,7 +66,7 @@ def read_safetensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str,
 
 
 def save(
-    net: NASNet,
+    net: Backbone,
     path: str | os.PathLike[str],
     *,
     classes: list[str] | None = None,
@@ -79,7 +81,7 @@ def save(
 
 
 def describe(
-    net: NASNet, classes: list[str] | None = None, metrics: Mapping[str, float] | None = None
+    net: Backbone, classes: list[str] | None = None, metrics: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
     """What a weights file says of its network: enough to build it again without any other file."""
     classes = net.classes if classes is None else classes
@@ -94,7 +96,7 @@ def describe(
     }
 
 
-def from_description(metadata: Mapping[str, Any], where: str, **training: Any) -> NASNet:
+def from_description(metadata: Mapping[str, Any], where: str, **training: Any) -> Backbone:
     """The network that `describe` described, with fresh weights. where: the file, for the message.
 
     training: `drop_path_keep`, `dropout`, `auxiliary` of `NASNet`. Raises ValueError.
@@ -102,18 +104,18 @@ def from_description(metadata: Mapping[str, Any], where: str, **training: Any) -
     for key in ("network", "num_classes", "preprocessing"):
         if key not in metadata:
             raise ValueError(f"{where}: the metadata key {key!r} is missing")
-    spec = NetworkSpec.from_dict(metadata["network"], f"{where}: network")
+    spec = read_spec(metadata["network"], f"{where}: network")
     num_classes, classes = metadata["num_classes"], metadata.get("classes")
     if not isinstance(num_classes, int) or num_classes < 1:
         raise ValueError(f"{where}: num_classes = {num_classes!r}, expected a whole number from 1 on")
     if classes is not None and (not isinstance(classes, list) or len(classes) != num_classes):
         raise ValueError(f"{where}: classes = {classes!r:.80}, expected a list of {num_classes} names")
-    net = NASNet(spec, num_classes, **training)
+    net = build(spec, num_classes, **training)
     net.preprocessing, net.classes = _preprocessing(metadata["preprocessing"], spec, where), classes
     return net
 
 
-def _preprocessing(value: Any, spec: NetworkSpec, where: str) -> Preprocessing:
+def _preprocessing(value: Any, spec: NetworkSpec | TimmSpec, where: str) -> Preprocessing:
     try:
         fields: dict[str, Any] = {
             key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items()
@@ -158,7 +160,7 @@ def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Any], wher
         raise ValueError(f"{where}: the weights do not fit the network: {'; '.join(listed)}")
 
 
-def load(path: str | os.PathLike[str], **training: Any) -> NASNet:
+def load(path: str | os.PathLike[str], **training: Any) -> Backbone:
     """The network of a `backbone.safetensors` with its weights, in evaluation mode.
 
     training: `drop_path_keep`, `dropout`, `auxiliary` of `NASNet`; an auxiliary head has fresh weights.

@@ -2,14 +2,16 @@
 
 import dataclasses
 import difflib
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backbones import weights
+from backbones.base import Backbone
+from backbones.build import TIMM, TimmSpec, build
 from backbones.genotype import Genotype
-from backbones.network import NASNet
 from backbones.published import NASNET_A
 from backbones.spec import NetworkSpec
 
@@ -39,28 +41,30 @@ def list_models() -> list[str]:
 
 
 def create(
-    network: str | Path | NetworkSpec,
+    network: str | Path | NetworkSpec | TimmSpec,
     num_classes: int | None = None,
     *,
     drop_path_keep: float = 1.0,
     dropout: float = 0.0,
     auxiliary: bool = False,
     **overrides: Any,
-) -> NASNet:
+) -> Backbone:
     """Builds a network with fresh weights, or with those of a weights file.
 
     network: a name of `list_models()`, a spec, a `genotype.json` (then `cells_per_stage` and `filters` are
-        needed among the overrides), or a `backbone.safetensors`, which brings its weights and classes.
+        needed among the overrides), a `backbone.safetensors`, which brings its weights and classes, or
+        `timm/` and the name of any network of timm.
     num_classes: 1000 where None and no file says otherwise.
-    overrides: fields of `NetworkSpec`; a weights file takes none, its weights fit one network.
-    Raises ValueError or FileNotFoundError that names what was wrong.
+    overrides: fields of `NetworkSpec`; for timm those of `TimmSpec` and arguments of `timm.create_model`; a
+        weights file takes none, its weights fit one network.
+    Raises ValueError or FileNotFoundError that names what was wrong, ModuleNotFoundError without timm.
     """
-    if not isinstance(network, NetworkSpec) and str(network).endswith(".safetensors"):
+    if not isinstance(network, NetworkSpec | TimmSpec) and str(network).endswith(".safetensors"):
         if overrides or num_classes is not None:
             given = ", ".join([*overrides, *(["num_classes"] if num_classes is not None else [])])
             raise ValueError(f"{network}: the weights fit one network, so {given} cannot be changed")
         return weights.load(network, drop_path_keep=drop_path_keep, dropout=dropout, auxiliary=auxiliary)
-    return NASNet(
+    return build(
         resolve_spec(network, **overrides),
         1000 if num_classes is None else num_classes,
         drop_path_keep=drop_path_keep,
@@ -69,8 +73,12 @@ def create(
     )
 
 
-def resolve_spec(network: str | Path | NetworkSpec, **overrides: Any) -> NetworkSpec:
-    """The spec that a zoo name, a genotype file or a spec with overridden fields stands for."""
+def resolve_spec(network: str | Path | NetworkSpec | TimmSpec, **overrides: Any) -> NetworkSpec | TimmSpec:
+    """The spec that a name, a genotype file or a spec with overridden fields stands for."""
+    if isinstance(network, TimmSpec):
+        return dataclasses.replace(network, **overrides)
+    if str(network).startswith(TIMM):
+        return TimmSpec.from_name(str(network), **overrides)
     fields = [field.name for field in dataclasses.fields(NetworkSpec)]
     if unknown := [key for key in overrides if key not in fields]:
         raise ValueError(f"unknown network field {unknown[0]!r}, expected {', '.join(fields)}")
@@ -83,7 +91,7 @@ def resolve_spec(network: str | Path | NetworkSpec, **overrides: Any) -> Network
     near = difflib.get_close_matches(str(network), ZOO, n=3, cutoff=0.3) or list_models()
     raise ValueError(
         f"unknown network {str(network)!r}: did you mean {', '.join(near)}? "
-        "Otherwise give a genotype.json or a backbone.safetensors"
+        "Otherwise give a genotype.json, a backbone.safetensors or timm/<name>"
     )
 
 
@@ -100,7 +108,8 @@ class BackboneConfig:
     """Which network a run trains. None: what the zoo name says, or the default of `NetworkSpec`."""
 
     name: str
-    """A zoo name, or the path of a genotype.json (then cells_per_stage and filters are needed)."""
+    """A zoo name, the path of a genotype.json (then cells_per_stage and filters are needed), or
+    timm/<name>, with image_size and batch_norm_momentum as its only other keys."""
     cells_per_stage: int | None = None
     """Normal cells in each of the three stages."""
     filters: int | None = None
@@ -120,16 +129,23 @@ class BackboneConfig:
     batch_norm_momentum: float | None = None
     """Weight of the newest batch in the running statistics; the paper's 0.0003 needs 10,000s of steps."""
 
-    def spec(self, stand_in: Genotype | None = None) -> NetworkSpec:
-        """Raises ValueError or FileNotFoundError that names what was wrong.
+    def __post_init__(self) -> None:
+        if self.name.startswith(TIMM):
+            importlib.import_module("backbones.timm_models")  # says at once where timm is missing
 
-        stand_in: takes the place of a genotype file that is not written yet, to check the sizes early.
+    def _given(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "name" and value is not None}
+
+    def spec_of(self, genotype: Genotype) -> NetworkSpec:
+        """The spec with this genotype instead of the file `name`, which may not be written yet.
+
+        Raises ValueError that names what was wrong.
         """
-        given = {key: value for key, value in vars(self).items() if key != "name" and value is not None}
-        if stand_in is None:
-            return resolve_spec(self.name, **given)
-        return _spec_of(stand_in, self.name, given)
+        return _spec_of(genotype, self.name, self._given())
 
-    def build(self, num_classes: int, **training: Any) -> NASNet:
-        """training: `drop_path_keep`, `dropout`, `auxiliary` of `NASNet`."""
-        return NASNet(self.spec(), num_classes, **training)
+    def build(self, num_classes: int, **training: Any) -> Backbone:
+        """training: `drop_path_keep`, `dropout`, `auxiliary` of `NASNet`.
+
+        Raises ValueError or FileNotFoundError that names what was wrong.
+        """
+        return build(resolve_spec(self.name, **self._given()), num_classes, **training)

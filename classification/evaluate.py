@@ -10,11 +10,13 @@ import torch
 from torch.nn import functional
 
 from backbones import weights
+from backbones.base import Backbone
 from backbones.files import write_json
-from backbones.network import NASNet
 from backbones.spec import Preprocessing
+from backbones.statistics import batch_norm_momentum
+from backbones.transforms import normalise
 from classification.data import ImageDataConfig, ImageSet, open_images
-from classification.decoded_images import DecodedImages, normalise, stack
+from classification.decoded_images import DecodedImages, stack
 from classification.device_images import DeviceBatches, DeviceImages
 from classification.metrics import ClassificationSums
 from runtime.device import resolve_device
@@ -104,7 +106,7 @@ def evaluation_loader(
 
 
 @torch.inference_mode()
-def evaluate(network: NASNet, batches: ResumableLoader, device: torch.device) -> ClassificationSums:
+def evaluate(network: Backbone, batches: ResumableLoader, device: torch.device) -> ClassificationSums:
     """Cross entropy (without smoothing) and accuracy of a network, which is left in evaluation mode.
 
     Raises NonFiniteError where the loss is not finite.
@@ -121,7 +123,7 @@ def evaluate(network: NASNet, batches: ResumableLoader, device: torch.device) ->
         raise NonFiniteError(
             f"the loss in evaluation is {loss}: the outputs overflow, most likely because the batch-norm "
             "statistics, which only evaluation uses, are far from the activations'; the training was too "
-            f"short for backbone.batch_norm_momentum = {network.spec.batch_norm_momentum:g}"
+            f"short for backbone.batch_norm_momentum = {batch_norm_momentum(network):g}"
         )
     return sums
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler
 
-from backbones.network import NASNet
-from classification.decoded_images import normalise
+from backbones.base import Backbone
+from backbones.transforms import normalise
 from classification.metrics import ClassificationSums
 
 Batch = tuple[Tensor, Tensor]
@@ -42,9 +42,9 @@ class ClassificationModule(L.LightningModule):
 
     def __init__(
         self,
-        network: NASNet,
+        network: Backbone,
         loss: Loss,
-        make_optimizer: Callable[[NASNet], torch.optim.Optimizer],
+        make_optimizer: Callable[[Backbone], torch.optim.Optimizer],
         make_schedule: Callable[[torch.optim.Optimizer], LRScheduler],
     ) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class ClassificationModule(L.LightningModule):
 class DropPathSchedule(L.Callback):
     """Tells the network before each batch which share of the optimiser steps is done."""
 
-    def __init__(self, network: NASNet) -> None:
+    def __init__(self, network: Backbone) -> None:
         self.network = network
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:

@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 from backbones import weights
-from backbones.network import NASNet
+from backbones.base import Backbone
 from backbones.profile import profile
 from backbones.spec import Preprocessing
 from backbones.statistics import warn_of_slow_statistics
@@ -102,7 +102,7 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
 
     # All that could be refused has been built, so the folder may be written to.
     folder = RunFolder.open(config.run_dir, config, stage=STAGE, may_change=MAY_CHANGE)
-    warn_of_slow_statistics(network.spec.batch_norm_momentum, len(train_loader) * recipe.epochs)
+    warn_of_slow_statistics(network, len(train_loader) * recipe.epochs)
     trainer.loggers = config.logger.build(folder.path, STAGE, plain(config))
     trainer.fit(module, train_loader, test_loader, ckpt_path=last_checkpoint(folder), weights_only=True)
     if averaging:
@@ -116,7 +116,7 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
 
 
 def _finish(
-    folder: RunFolder, network: NASNet, sums: ClassificationSums, loggers: Sequence[Logger]
+    folder: RunFolder, network: Backbone, sums: ClassificationSums, loggers: Sequence[Logger]
 ) -> dict[str, Any]:
     metrics = sums.metrics()
     path = folder.path / "backbone.safetensors"
@@ -146,7 +146,7 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _build_network(config: ClassificationConfig, classes: list[str]) -> NASNet:
+def _build_network(config: ClassificationConfig, classes: list[str]) -> Backbone:
     recipe, data = config.recipe, config.data
     network = config.backbone.build(
         len(classes),
@@ -155,8 +155,8 @@ def _build_network(config: ClassificationConfig, classes: list[str]) -> NASNet:
         auxiliary=recipe.auxiliary_weight > 0,
     )
     network.classes = classes
-    network.preprocessing = Preprocessing(
-        network.spec.image_size,
+    network.preprocessing = replace(
+        network.preprocessing,
         mean=tuple(data.mean),
         std=tuple(data.std),
         crop=1.0 if data.is_resident else data.eval_crop,
@@ -165,7 +165,7 @@ def _build_network(config: ClassificationConfig, classes: list[str]) -> NASNet:
 
 
 def _build_module(
-    config: ClassificationConfig, network: NASNet, batches_per_epoch: int
+    config: ClassificationConfig, network: Backbone, batches_per_epoch: int
 ) -> ClassificationModule:
     recipe = config.recipe
     steps_per_epoch = -(-batches_per_epoch // recipe.accumulate)

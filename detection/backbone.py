@@ -1,13 +1,16 @@
 """The backbone that a detector is built on: where it comes from, and how it behaves inside a detector."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
+from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from backbones import weights
-from backbones.network import NASNet
+from backbones.base import Backbone
+from backbones.build import build
+from backbones.spec import NetworkSpec
 from backbones.zoo import BackboneConfig
 
 
@@ -54,33 +57,27 @@ class BackboneSource:
         keys = ("cells_per_stage", "filters", "stem_filters", "batch_norm_momentum")
         return {key: getattr(self, key) for key in keys}
 
-    def build(self) -> NASNet:
+    def build(self) -> Backbone:
         """The network without its classifier. Raises ValueError for the cifar stem."""
         if self.weights is not None:
             network = weights.load(self.weights)
             if self.from_scratch:
                 preprocessing = network.preprocessing
-                spec = network.spec
+                spec: Any = network.spec
                 if self.batch_norm_momentum is not None:
                     spec = dataclasses.replace(spec, batch_norm_momentum=self.batch_norm_momentum)
-                network = NASNet(spec, num_classes=1)
+                network = build(spec, num_classes=1)
                 network.preprocessing = preprocessing
         else:
             size = {key: value for key, value in self._size().items() if value is not None}
             network = BackboneConfig(name=str(self.name), **size).build(num_classes=1)  # type: ignore[arg-type]
-        if network.spec.stem == "cifar":
+        if isinstance(network.spec, NetworkSpec) and network.spec.stem == "cifar":
             raise ValueError(
                 f"{self.weights or self.name} has the cifar stem, whose maps are too large for detection "
                 "(strides 1, 2, 4): train the classifier with the imagenet stem"
             )
-        return without_classifier(network)
-
-
-def without_classifier(network: NASNet) -> NASNet:
-    """Takes away what `features` does not use, so that every parameter gets a gradient."""
-    network.classifier = nn.Identity()  # type: ignore[assignment]
-    network.auxiliary = None
-    return network
+        network.remove_classifier()
+        return network
 
 
 class FrozenStatistics(nn.BatchNorm2d):
@@ -88,17 +85,21 @@ class FrozenStatistics(nn.BatchNorm2d):
 
     A detector's batches are too small for statistics of their own (docs/nasnet.md, section 7)."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+    def train(self, mode: bool = True) -> "FrozenStatistics":
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+
+@functools.cache
+def _frozen(kind: Any) -> type[nn.BatchNorm2d]:
+    """`kind`, which may do more than normalise (timm's has an activation in it), with frozen statistics."""
+    return type(f"Frozen{kind.__name__}", (FrozenStatistics, kind), {})
 
 
 def freeze_statistics(module: nn.Module) -> nn.Module:
-    """Replaces every BatchNorm2d below `module` by FrozenStatistics with the same state and names."""
-    for name, child in module.named_children():
-        if type(child) is nn.BatchNorm2d:
-            frozen = FrozenStatistics(child.num_features, child.eps, child.momentum, child.affine)
-            frozen.load_state_dict(child.state_dict())
-            setattr(module, name, frozen)
-        else:
-            freeze_statistics(child)
+    """Makes every BatchNorm2d below `module` a FrozenStatistics, in place."""
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d) and not isinstance(child, FrozenStatistics):
+            child.__class__ = _frozen(type(child))  # type: ignore[arg-type]
+            child.train()
     return module

@@ -11,11 +11,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from backbones.network import NASNet
-from backbones.spec import NetworkSpec, Preprocessing
+from backbones.base import BackboneSpec
+from backbones.build import build, read_spec
+from backbones.spec import Preprocessing
 from backbones.weights import load_tensors, read_safetensors, write_safetensors
 from detection import boxes as box_ops
-from detection.backbone import without_classifier
 from detection.coco import CocoAnnotations
 from detection.coco_file import CategoryEntry
 from detection.data import DetectionImages, check_side, resize, to_tensor
@@ -60,7 +60,7 @@ class Detector:
         self,
         engine: Engine,
         config: TorchvisionFpnConfig,
-        spec: NetworkSpec,
+        spec: BackboneSpec,
         preprocessing: Preprocessing,
         categories: list[CategoryEntry],
         input_size: InputSize,
@@ -89,13 +89,14 @@ class Detector:
         name = str(metadata.get("engine"))
         if name not in ENGINES:
             raise ValueError(f"{path}: engine = {name}, expected one of {', '.join(ENGINES)}")
-        spec = NetworkSpec.from_dict(metadata.get("network"), f"{path}: network")
+        spec = read_spec(metadata.get("network"), f"{path}: network")
         config = _read(metadata, "detector", ENGINES[name], path)
         preprocessing = _read(metadata, "preprocessing", Preprocessing, path)
         categories = _read(metadata, "categories", list[CategoryEntry], path)
         input_size = _read(metadata, "input", InputSize, path)
-        backbone = without_classifier(NASNet(spec, num_classes=1))
         try:
+            backbone = build(spec, num_classes=1)
+            backbone.remove_classifier()
             engine = config.build(backbone, len(categories), preprocessing.mean, preprocessing.std)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None

@@ -71,7 +71,7 @@ def run(config: DetectionConfig) -> dict[str, Any]:
         "the stored statistics" if frozen else "each batch's statistics",
     )
     if not frozen and not config.backbone.pretrained:
-        warn_of_slow_statistics(detector.spec.batch_norm_momentum, steps)
+        warn_of_slow_statistics(detector.engine.backbone, steps)
     loggers = config.logger.build(folder.path, "detection", plain(config))
     trainer = config.trainer.build(
         folder,

@@ -79,7 +79,7 @@ def check(config: PipelineConfig, unfinished: Collection[str]) -> None:
     NASNet-A's cells stand in for those that the search will find.
     """
     if "classification" in unfinished:
-        spec = config.classification.backbone.spec(stand_in=NASNET_A)
+        spec = config.classification.backbone.spec_of(NASNET_A)
         if spec.stem == "cifar":
             raise ValueError(
                 "classification.backbone.stem = 'cifar', but detection needs the maps of 'imagenet'"

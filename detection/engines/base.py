@@ -14,9 +14,11 @@ Losses    `loss_rpn_cls`, `loss_rpn_loc`, `loss_cls`, `loss_box_reg`, scalars; t
 """
 
 from abc import ABC, abstractmethod
-from typing import Protocol, TypedDict
+from typing import TypedDict
 
 from torch import Tensor, nn
+
+from backbones.base import Backbone
 
 
 class Target(TypedDict):
@@ -34,17 +36,6 @@ class Prediction(TypedDict):
     labels: Tensor
 
 
-class FeatureInfo(Protocol):
-    """Name, channels and stride (pixels of the image per place) of one feature map."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def channels(self) -> int: ...
-    @property
-    def stride(self) -> int: ...
-
-
 class Engine(nn.Module, ABC):
     """A detector of one architecture over some backbone.
 
@@ -52,7 +43,7 @@ class Engine(nn.Module, ABC):
     normalisation and sampling follow `train()` and `eval()` as everywhere in torch."""
 
     num_classes: int
-    backbone: nn.Module
+    backbone: Backbone
 
     @abstractmethod
     def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:

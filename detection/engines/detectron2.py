@@ -13,10 +13,11 @@ import re
 import warnings
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from backbones.base import Backbone as Network
 from backbones.zoo import create
-from detection.backbone import freeze_statistics, without_classifier
+from detection.backbone import freeze_statistics
 
 with warnings.catch_warnings():
     # torch.jit.script and pkg_resources, both deprecated, both used while Detectron2 is imported
@@ -48,16 +49,15 @@ def add_config(cfg: CfgNode) -> None:
 class FeatureBackbone(Backbone):
     """Any backbone with `features` and `feature_info`, as Detectron2 wants it."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: Network):
         super().__init__()
         self.network = network
         self._shapes = {
-            info.name: ShapeSpec(channels=info.channels, stride=info.stride)
-            for info in network.feature_info  # type: ignore[union-attr]
+            info.name: ShapeSpec(channels=info.channels, stride=info.stride) for info in network.feature_info
         }
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return self.network.features(images)  # type: ignore[operator]
+        return self.network.features(images)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return self._shapes
@@ -68,13 +68,12 @@ def build_nasnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeatureBackbo
     """Maps c2..c5 of the network that `cfg.MODEL.NASNET` names."""
     settings = cfg.MODEL.NASNET
     overrides = {"cells_per_stage": settings.CELLS_PER_STAGE, "filters": settings.FILTERS}
-    network = without_classifier(
-        create(
-            settings.NAME,
-            in_channels=input_shape.channels,
-            **{name: value for name, value in overrides.items() if value},
-        )
+    network = create(
+        settings.NAME,
+        in_channels=input_shape.channels,
+        **{name: value for name, value in overrides.items() if value},
     )
+    network.remove_classifier()
     if settings.FREEZE_STATISTICS:
         freeze_statistics(network)
     return FeatureBackbone(network)

@@ -3,27 +3,21 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from detection.engines.base import Engine, FeatureInfo, Prediction, Target
+from backbones.base import Backbone
+from backbones.build import TimmSpec
+from detection.engines.base import Engine, Prediction, Target
 from detection.heads import BoxHead, BoxHeadConfig
 from detection.rpn import RegionProposals, RpnConfig
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
-
-
-class Backbone(Protocol):
-    """What the engine asks of a backbone: maps by name, and their channels and strides."""
-
-    feature_info: list[FeatureInfo]
-
-    def features(self, x: Tensor) -> dict[str, Tensor]: ...
 
 
 @dataclass(kw_only=True)
@@ -48,7 +42,7 @@ class TorchvisionFpnConfig:
             raise ValueError(f"detector.fpn_channels = {self.fpn_channels}, must be at least 1")
 
     def build(
-        self, backbone: nn.Module, num_classes: int, mean: Sequence[float], std: Sequence[float]
+        self, backbone: Backbone, num_classes: int, mean: Sequence[float], std: Sequence[float]
     ) -> "TorchvisionFpn":
         """A fresh detector over `backbone`, whose images are normalised by `mean` and `std` (of 0..1).
 
@@ -56,17 +50,18 @@ class TorchvisionFpnConfig:
         return TorchvisionFpn(self, backbone, num_classes, mean, std)
 
 
-def _wrong_strides(strides: tuple[int, ...]) -> str:
-    missing = [stride for stride in PYRAMID_STRIDES if stride not in strides]
-    fault = (
-        f"detection needs maps at strides 4, 8, 16 and 32; this backbone has {', '.join(map(str, strides))}"
-    )
+def _wrong_strides(backbone: Backbone) -> str:
+    strides = [info.stride for info in backbone.feature_info]
+    has = ", ".join(map(str, strides)) or "none"
+    fault = f"detection needs maps at strides 4, 8, 16 and 32; this backbone has {has}"
+    if isinstance(backbone.spec, TimmSpec):
+        return f"{fault}: choose another network of timm than {backbone.spec.timm}"
     if min(strides) < PYRAMID_STRIDES[0]:
         return f"{fault}: train the classifier with the imagenet stem"
     # Cells that read h_{i-1} alone pass a cell by, and its map with it.
+    missing = " and ".join(str(stride) for stride in PYRAMID_STRIDES if stride not in strides)
     return (
-        f"{fault}: this genotype's cells leave no map at stride {' and '.join(map(str, missing))}; "
-        "choose another child of the search"
+        f"{fault}: this genotype's cells leave no map at stride {missing}; choose another child of the search"
     )
 
 
@@ -76,16 +71,16 @@ class TorchvisionFpn(Engine):
     def __init__(
         self,
         config: TorchvisionFpnConfig,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
         mean: Sequence[float],
         std: Sequence[float],
     ):
         super().__init__()
-        infos: list[FeatureInfo] = list(backbone.feature_info)  # type: ignore[arg-type]
+        infos = backbone.feature_info
         strides = tuple(info.stride for info in infos)
         if strides != PYRAMID_STRIDES:
-            raise ValueError(_wrong_strides(strides))
+            raise ValueError(_wrong_strides(backbone))
         for key, values in (("mean", mean), ("std", std)):
             if len(values) != 3:
                 raise ValueError(
@@ -130,6 +125,6 @@ class TorchvisionFpn(Engine):
                 for image in images
             ]
         )
-        features = self.backbone.features(batch)  # type: ignore[operator]
+        features = self.backbone.features(batch)
         pyramid = self.fpn(OrderedDict((name, features[name]) for name in self.names))
         return list(pyramid.values()), sizes

@@ -5,7 +5,7 @@ import torch
 
 from backbones.zoo import create
 from detection import boxes as box_ops
-from detection.backbone import freeze_statistics, without_classifier
+from detection.backbone import freeze_statistics
 from detection.engines.torchvision import TorchvisionFpnConfig
 from detection.heads import BoxHeadConfig, RoIAlignPyramid
 from detection.rpn import RpnConfig
@@ -74,7 +74,8 @@ def pair():
         ),
         box_head=BoxHeadConfig(width=32, batch_size_per_image=64, score_threshold=0.2),
     )
-    network = without_classifier(create("nasnet_a_mobile", cells_per_stage=1, filters=8))
+    network = create("nasnet_a_mobile", cells_per_stage=1, filters=8)
+    network.remove_classifier()
     ours = config.build(freeze_statistics(network), NUM_CLASSES, [0.5] * 3, [0.5] * 3)
     ours.load_state_dict(nasnet.torchvision_state(theirs.state_dict()))
     return theirs, ours

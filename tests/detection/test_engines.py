@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from backbones.zoo import create
-from detection.backbone import without_classifier
 from detection.engines.base import Engine, Target
 from detection.engines.torchvision import TorchvisionFpnConfig
 from detection.heads import BoxHeadConfig
@@ -17,7 +16,9 @@ LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
 def backbone(**changes):
     torch.manual_seed(0)
     size = {"cells_per_stage": 1, "filters": 8, "stem_filters": 4, "image_size": 64}
-    return without_classifier(create("nasnet_a_mobile", **size | changes))
+    network = create("nasnet_a_mobile", **size | changes)
+    network.remove_classifier()
+    return network
 
 
 def target(*boxes, labels=()) -> Target:

@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from backbones import weights
 from backbones.genotype import Block, Cell, Genotype
 from backbones.zoo import create
 from detection import check_data, predict
-from detection.backbone import BackboneSource, FrozenStatistics
+from detection.backbone import BackboneSource, FrozenStatistics, freeze_statistics
 from detection.data import CocoDataConfig
 from detection.detector import Detector
 from detection.evaluate import METRICS, EvaluateConfig
@@ -178,8 +179,8 @@ def test_frozen_statistics_normalise_as_evaluation_does():
     plain_norm.load_state_dict(
         {name: torch.rand_like(v.float()) + 0.5 for name, v in plain_norm.state_dict().items()}
     )
-    frozen = FrozenStatistics(3)
-    frozen.load_state_dict(plain_norm.state_dict())
+    frozen = freeze_statistics(torch.nn.Sequential(copy.deepcopy(plain_norm)))[0]
+    assert isinstance(frozen, FrozenStatistics)
     x = torch.rand(2, 3, 4, 4)
     torch.testing.assert_close(frozen.train()(x), plain_norm.eval()(x))
     for name, value in plain_norm.state_dict().items():
