@@ -34,7 +34,7 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.venv
 	touch $@
 
 $(VENV)/.test: pyproject.toml $(VENV)/.demo
-	$(BIN)/python -m pip install --quiet --editable ".[demo,test,detectron2]"
+	$(BIN)/python -m pip install --quiet --editable ".[demo,test,timm,export,detectron2]"
 	touch $@
 
 # Detectron2 publishes no wheel. This one is a third party's build of its main branch of April 2024 (three lines

@@ -1,13 +1,16 @@
 """What a genotype is and the network it becomes."""
 
+from backbones.base import Backbone, FeatureInfo
 from backbones.genotype import Block, Cell, Genotype, GenotypeError
-from backbones.network import FeatureInfo, NASNet
+from backbones.network import NASNet
 from backbones.profile import Profile, profile
 from backbones.spec import NetworkSpec, Preprocessing
-from backbones.weights import load, save
+from backbones.transforms import transforms
+from backbones.weights import convert, load, save
 from backbones.zoo import BackboneConfig, create, list_models
 
 __all__ = [
+    "Backbone",
     "BackboneConfig",
     "Block",
     "Cell",
@@ -18,9 +21,11 @@ __all__ = [
     "NetworkSpec",
     "Preprocessing",
     "Profile",
+    "convert",
     "create",
     "list_models",
     "load",
     "profile",
     "save",
+    "transforms",
 ]

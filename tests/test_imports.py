@@ -16,6 +16,7 @@ MAY_IMPORT = {
 # Optional dependencies, and the one file that imports each.
 OPTIONAL = {
     "sklearn": "classification/data.py",
+    "timm": "backbones/timm_models.py",
     "detectron2": "detection/engines/detectron2.py",
     "fvcore": "detection/engines/detectron2.py",
 }
