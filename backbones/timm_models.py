@@ -220,8 +220,17 @@ for _name in ZOO:
 
 
 def pretrained_state_dict(name: str) -> dict[str, Tensor]:
-    """timm's own weights of a network of timm, which it downloads. Raises OSError where it cannot."""
-    return timm.create_model(name, pretrained=True).state_dict()
+    """The released weights of a network of timm, from timm's cache or over the network.
+
+    Raises OSError that says that there is no copy to be had.
+    """
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # each of timm's ways to a file has errors of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
+        raise OSError(
+            f"the weights of timm's {name} could not be downloaded ({reason}): give them by --checkpoint FILE"
+        ) from error
 
 
 class TimmBackbone(Backbone):
