@@ -165,16 +165,13 @@ class TimmNASNet(NASNet):
 
         coarse: by stage instead of by cell.
         """
-        places, stage = {"stem": 0}, 0
+        places, stage = {"stem": 0}, 1
         for place, plan in enumerate(self.plans, start=1):
-            stage += plan.name.startswith("reduction") or not any("cell" in name for name in places)
-            places[plan.name] = stage if coarse else place
-
-        def place_of(name: str) -> int:
-            part = name.removeprefix("cells.").split(".")[0]
-            return places.get(part, len(places))
-
-        return place_of
+            stage += plan.name.startswith("reduction")
+            in_stem = plan.name.startswith("stem")
+            places[plan.name] = (0 if in_stem else stage) if coarse else place
+        last = max(places.values()) + 1
+        return lambda name: places.get(name.removeprefix("cells.").split(".")[0], last)
 
 
 def _create(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
