@@ -156,7 +156,9 @@ def test_without_a_connection_a_download_is_one_sentence(tmp_path):
     done = subprocess.run([*command, "--output", output], capture_output=True, text=True, env=offline)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("the weights of timm's nasnetalarge could not be")
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("the weights of timm's nasnetalarge could not be downloaded")
+    assert message.endswith("give them by --checkpoint FILE")
     assert not output.exists()
 
 
