@@ -1,0 +1,100 @@
+"""Whatever the search can draw builds, runs forward and backward, and trains all that it has.
+
+Batches hold two images wherever a map may shrink to one pixel: batch norm cannot average over one value.
+"""
+
+import pytest
+import torch
+from genotypes import small_specs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backbones import NASNet, NetworkSpec, profile
+from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Block, Cell, Genotype
+from backbones.zoo import NASNET_A
+
+CLASSES = 3
+
+
+def untrained(network, loss):
+    """Parameters that no gradient reaches, or one that is not finite."""
+    loss.backward()
+    return [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.grad is None or not parameter.grad.isfinite().all()
+    ]
+
+
+def check(spec, batch):
+    """Trains one step and compares every shape with the profile and with arithmetic."""
+    size = spec.image_size
+    network = NASNet(spec, CLASSES, drop_path_keep=0.6)
+    images = torch.randn(batch, 3, size, size)
+    logits = network(images)
+    assert logits.shape == (batch, CLASSES)
+    assert untrained(network, logits.square().sum()) == []
+
+    network.eval()
+    with torch.no_grad():
+        outputs = {name: tuple(out.shape[1:]) for name, out in network.endpoints(images).items()}
+        features = {name: tuple(out.shape[1:]) for name, out in network.features(images).items()}
+    assert outputs == {part.name: part.shape for part in profile(spec).parts[:-1]}
+    first, stem_stride = ((size - 1) // 2, 2) if spec.stem == "imagenet" else (size, 1)
+    sides = {info.name: -(-first // (info.stride // stem_stride)) for info in network.feature_info}
+    assert features == {
+        info.name: (info.channels, sides[info.name], sides[info.name]) for info in network.feature_info
+    }
+
+
+@given(small_specs(st.integers(32, 70)))
+@settings(max_examples=25, deadline=None)
+def test_any_genotype_trains_every_parameter_at_small_sizes(spec):
+    check(spec, batch=2)
+
+
+@given(small_specs(st.integers(71, 331), stems=["imagenet"], max_cells_per_stage=1), st.integers(1, 2))
+@settings(max_examples=15, deadline=None)
+def test_any_genotype_trains_every_parameter_up_to_the_largest_size(spec, batch):
+    check(spec, batch)
+
+
+@given(small_specs(st.integers(3, 31)))
+@settings(max_examples=15, deadline=None)
+def test_any_genotype_trains_every_parameter_down_to_maps_of_one_pixel(spec):
+    check(spec, batch=2)
+
+
+@given(small_specs(st.integers(20, 40), stems=["cifar"]))
+@settings(max_examples=10, deadline=None)
+def test_the_auxiliary_head_trains_every_parameter_too(spec):
+    network = NASNet(spec, CLASSES, drop_path_keep=0.6, auxiliary=True)
+    logits, auxiliary = network.forward_with_aux(torch.randn(2, 3, spec.image_size, spec.image_size))
+    assert auxiliary.shape == (2, CLASSES)
+    assert untrained(network, logits.square().sum() + auxiliary.square().sum()) == []
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+@pytest.mark.parametrize("operation", OPERATION_NAMES)
+def test_every_operation_trains_at_each_place_of_a_cell(operation, combine):
+    # On both inputs, on the same input twice, on a block; the first block is dead in the normal cell.
+    blocks = [
+        Block(0, 1, operation, operation, combine),
+        Block(1, 1, operation, operation, combine),
+        Block(3, 0, operation, operation, combine),
+    ]
+    genotype = Genotype(Cell(tuple(blocks), (4, 1)), Cell(tuple(blocks), (0, 2, 4, 1)))
+    for padding, skip in (("same", True), ("symmetric", False)):
+        check(
+            NetworkSpec(genotype, 1, 8, "imagenet", 4, 41, padding=padding, skip_reduction_input=skip),
+            batch=2,
+        )
+
+
+@pytest.mark.parametrize(("stem", "smallest"), [("imagenet", 35), ("cifar", 5)])
+def test_training_on_one_image_needs_a_last_map_of_more_than_one_pixel(stem, smallest):
+    # 35 px give maps of 17, 9, 5, 3 and 2, 34 px of 16, 8, 4, 2 and 1; cifar: 5, 3 and 2, and 4, 2 and 1.
+    check(NetworkSpec(NASNET_A, 1, 8, stem, 4, smallest), batch=1)
+    network = NASNet(NetworkSpec(NASNET_A, 1, 8, stem, 4, smallest), CLASSES)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        network(torch.randn(1, 3, smallest - 1, smallest - 1))
