@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.genotype import Block, Cell
-from backbones.operations import OPERATIONS, Activated, FactorizedReduction, Layers
+from backbones.operations import OPERATIONS, Activated, FactorizedReduction, Layers, Pool
 
 
 @dataclass(frozen=True)
@@ -19,20 +19,32 @@ class MapShape:
 
 
 class State:
-    """A hidden state: a map, and its ReLU, which is computed on first use and shared by all its readers."""
+    """A hidden state: a map, and what several readers want of it, computed on first use and once.
 
-    def __init__(self, raw: Tensor) -> None:
-        self.raw = raw
+    in_place: nobody reads the map itself, so that its ReLU may take its place.
+    """
+
+    def __init__(self, raw: Tensor, in_place: bool = False) -> None:
+        self.raw, self._in_place = raw, in_place
         self._relu: Tensor | None = None
+        self._pooled: dict[tuple[str, int, int], Tensor] = {}
 
     @property
     def relu(self) -> Tensor:
         if self._relu is None:
-            self._relu = F.relu(self.raw)
+            self._relu = F.relu(self.raw, inplace=self._in_place)
         return self._relu
 
-    def read_by(self, layers: nn.Module) -> Tensor:
-        return self.relu if isinstance(layers, Activated) else self.raw
+    def through(self, layers: nn.Module) -> Tensor:
+        """`layers` applied to the map, or to its ReLU where they are `Activated`."""
+        if isinstance(layers, Activated):
+            return layers(self.relu)
+        if not isinstance(layers, Pool):
+            return layers(self.raw)
+        key = (layers.kind, layers.kernel, layers.stride)
+        if key not in self._pooled:
+            self._pooled[key] = layers(self.raw)
+        return self._pooled[key]
 
 
 def drop_path_keep(cell: int, num_cells: int, progress: float, final_keep: float) -> float:
@@ -80,8 +92,7 @@ class BlockModule(nn.Module):
         self.project = layers.conv_norm(2 * channels, channels) if block.combine == "concat" else None
 
     def forward(self, left: State, right: State) -> Tensor:
-        a = self.left_drop(self.left(left.read_by(self.left)))
-        b = self.right_drop(self.right(right.read_by(self.right)))
+        a, b = self.left_drop(left.through(self.left)), self.right_drop(right.through(self.right))
         if self.project is None:
             return a + b
         return self.project(F.relu(torch.cat([a, b], dim=1)))
@@ -105,12 +116,11 @@ class CellModule(nn.Module):
         reduction: bool,
     ) -> None:
         super().__init__()
-        self.cell = cell
+        self.cell, self.channels, self.stride = cell, channels, 2 if reduction else 1
         live = cell.live_states()
         prev_channels, fit_prev = _fit_prev(layers, shape, prev_shape, channels)
         self.fit = layers.conv_norm(shape.channels, channels) if 0 in live else nn.Identity()
         self.fit_prev = fit_prev if 1 in live else nn.Identity()
-        stride = 2 if reduction else 1
         state_channels = [channels, prev_channels] + [channels] * len(cell.blocks)
         self.blocks = nn.ModuleDict(
             {
@@ -119,7 +129,7 @@ class CellModule(nn.Module):
                     layers,
                     (state_channels[block.left], state_channels[block.right]),
                     channels,
-                    [stride if state < 2 else 1 for state in (block.left, block.right)],
+                    [self.stride if state < 2 else 1 for state in (block.left, block.right)],
                 )
                 for b, block in enumerate(cell.blocks)
                 if 2 + b in live
@@ -139,7 +149,7 @@ class CellModule(nn.Module):
     def forward(self, h: State | None, h_prev: State | None) -> Tensor:
         """An input that no state depends on may be None."""
         states = {
-            state: State(fit(given.read_by(fit)))
+            state: State(given.through(fit))
             for state, fit, given in ((0, self.fit, h), (1, self.fit_prev, h_prev))
             if given is not None
         }

@@ -3,15 +3,18 @@
 Letters: N images, C channels, H W pixels, K classes.
 """
 
+import copy
 import logging
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone, FeatureInfo
 from backbones.cell import CellModule, DropPath, MapShape, State, drop_path_keep
+from backbones.fused import FusedCell, folded
 from backbones.operations import Layers
 from backbones.spec import NetworkSpec, Preprocessing
 
@@ -144,6 +147,12 @@ class NASNet(Backbone):
                 self.cells[plan.name] = CellModule(cell, layers, shape, prev, plan.channels, plan.reduction)
             stride = shape.stride * 2 if plan.reduction else shape.stride
             shapes.append(MapShape(plan.channels * len(cell.concat), stride))
+        # Outputs that a cell takes as they are; of all others only the ReLU is read.
+        self._read_raw = {
+            plan.h if plan.h_prev is None else plan.h_prev
+            for plan in self.plans
+            if plan.name in self.cells and isinstance(self.cells[plan.name].fit_prev, nn.Identity)
+        }
         # The last map of each stride but the stem convolution's; keys are indices into the outputs.
         last = {shapes[index].stride: index for index in sorted(live) if index}
         self._taps = {index: f"c{int(math.log2(stride))}" for stride, index in last.items()}
@@ -187,15 +196,28 @@ class NASNet(Backbone):
                 if isinstance(module, DropPath):
                     module.keep = keep
 
-    def _run(self, x: Tensor, taps: Collection[int] = ()) -> dict[int, State]:
-        """Outputs of the last cell and in `taps`; others go when nothing needs them."""
+    def fuse(self) -> "NASNet":
+        """A copy for inference: the same logits, features and end points, faster, and not trainable.
+
+        Batch norm is folded, 1x1 convolutions are matrix products (`backbones.fused`); the auxiliary head is
+        left out. Maps and, best, images are in channels_last.
+        """
+        memo = {id(self.cells): nn.ModuleDict(), id(self.auxiliary): None}
+        net = copy.deepcopy(self, memo)
+        net.stem = folded(*self.stem)
+        net.cells = nn.ModuleDict({name: FusedCell(cell) for name, cell in self.cells.items()})
+        return net.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    def _run(self, x: Tensor, taps: Collection[int] = (), raw: bool = False) -> dict[int, State]:
+        """Outputs of the last cell and in `taps`; others go when nothing needs them. raw: keep them so."""
         self._check_size(x)
         outputs = {0: State(self.stem(x))}
         for index, plan in enumerate(self.plans, start=1):
             if plan.name in self.cells:
                 h = outputs.get(plan.h)
                 h_prev = h if plan.h_prev is None else outputs.get(plan.h_prev)
-                outputs[index] = State(self.cells[plan.name](h, h_prev))
+                in_place = not raw and index not in self._read_raw
+                outputs[index] = State(self.cells[plan.name](h, h_prev), in_place)
             # The skip flag reaches back furthest: from the next cell, three outputs.
             for old in [old for old in outputs if old < index - 2 and old not in taps]:
                 del outputs[old]
@@ -232,5 +254,5 @@ class NASNet(Backbone):
 
     def endpoints(self, x: Tensor) -> dict[str, Tensor]:
         """Outputs (pre-activation) of the stem and of every cell by name, in order of execution."""
-        outputs = self._run(x, range(len(self.plans)))
+        outputs = self._run(x, range(len(self.plans)), raw=True)
         return {("stem", *(plan.name for plan in self.plans))[index]: outputs[index].raw for index in outputs}

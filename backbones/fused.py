@@ -1,0 +1,293 @@
+"""Cells for inference: batch norm folded, 1x1 convolutions as matrix products over channels-last memory.
+
+The functions of `cell.CellModule` in evaluation mode on the same maps, `[N, C, H, W]` in channels_last.
+The 1x1 convolution at the end of an operation is left to the block, which adds its product straight into its
+channels of the cell's output: no addition and no concatenation of whole maps. `NASNet.fuse` builds them; the
+figures are in docs/performance.md.
+
+Letters: N images, C channels, H W pixels; M = N * H * W rows of a map seen as a matrix; K input channels.
+"""
+
+import copy
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from backbones.cell import BlockModule, CellModule, State
+from backbones.genotype import Block
+from backbones.operations import Activated, FactorizedReduction
+
+CONVOLVE_FROM_ROWS = 1700
+"""M from which a 1x1 convolution beats the matrix product, whose bias is a pass over memory of its own."""
+
+MERGE_UP_TO_ROWS = 1024
+"""M up to which depthwise convolutions take longer to start than to compute."""
+
+
+def rows(x: Tensor) -> Tensor:
+    """The `[M, C]` view of a map in channels_last, or a copy where its pixels are not evenly apart."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def filled(values: Tensor, n: int, height: int, width: int) -> Tensor:
+    """A new `[N, C, H, W]` map in channels_last with `values`, `[C]`, in every pixel."""
+    return values.expand(n, height, width, -1).contiguous().permute(0, 3, 1, 2)
+
+
+def fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that does what both do in evaluation mode."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight, bias = fuse_conv_bn_weights(
+        convolution.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    return weight.detach(), bias.detach()
+
+
+def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    result = copy.deepcopy(convolution)
+    weight, bias = fold(convolution, norm)
+    result.weight, result.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return result
+
+
+class Pointwise(nn.Module):
+    """A 1x1 convolution with its norm, `[N, K, H, W]` to `[N, C, H', W']`."""
+
+    def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        weight, bias = fold(convolution, norm)
+        self.step = convolution.stride
+        self.weight = nn.Parameter(weight.flatten(1).t().contiguous())  # [K, C]
+        self.bias = nn.Parameter(bias)
+
+    def sampled(self, x: Tensor) -> Tensor:
+        return x if self.step == (1, 1) else x[:, :, :: self.step[0], :: self.step[1]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.sampled(x)
+        n, _, height, width = x.shape
+        if n * height * width >= CONVOLVE_FROM_ROWS:
+            return F.conv2d(x, self.weight.t()[:, :, None, None], self.bias)
+        return torch.addmm(self.bias, rows(x), self.weight).view(n, height, width, -1).permute(0, 3, 1, 2)
+
+
+class Reduction(nn.Module):
+    """`operations.FactorizedReduction`, `[N, K, H, W]` to `[N, C, ceil(H/2), ceil(W/2)]`."""
+
+    def __init__(self, reduction: FactorizedReduction) -> None:
+        super().__init__()
+        both = nn.Conv2d(reduction.path.in_channels, reduction.norm.num_features, 1, bias=False)
+        both.weight = nn.Parameter(torch.cat([reduction.path.weight, reduction.shifted_path.weight]))
+        weight, bias = fold(both, reduction.norm)
+        self.split = reduction.path.out_channels
+        self.weight = nn.Parameter(weight.flatten(1).t().contiguous())
+        self.bias = nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        even = x[:, :, ::2, ::2]
+        odd = F.pad(x[:, :, 1::2, 1::2], (0, width % 2, 0, height % 2))
+        output = filled(self.bias, x.shape[0], *even.shape[2:])
+        by_row = rows(output)
+        by_row[:, : self.split].addmm_(rows(even), self.weight[:, : self.split])
+        by_row[:, self.split :].addmm_(rows(odd), self.weight[:, self.split :])
+        return output
+
+
+class Term(NamedTuple):
+    """What an operation adds to its block: `[M, K]` rows, times a `[K, C]` weight where there is one."""
+
+    rows: Tensor
+    weight: Tensor | None
+
+
+def add_terms(terms: Sequence[Term], target: Tensor) -> None:
+    """target: `[M, C]`, holding the bias; without a weight among the terms there is none, and it holds 0."""
+    if all(term.weight is None for term in terms) and len(terms) == 2:
+        torch.add(terms[0].rows, terms[1].rows, out=target)
+        return
+    for term in terms:
+        if term.weight is None:
+            target.add_(term.rows)
+        else:
+            target.addmm_(term.rows, term.weight)
+
+
+class Operation(nn.Module):
+    """Any operation but a separable convolution: layers, then perhaps a last 1x1 convolution."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.pointwise: Pointwise | None = None
+        self.activated = isinstance(layers, Activated)
+        *before, last, norm = layers if isinstance(layers, nn.Sequential) else (layers, None, None)
+        if isinstance(last, nn.Conv2d) and last.kernel_size == (1, 1):
+            self.pointwise = Pointwise(last, norm)
+        elif isinstance(last, nn.Conv2d):
+            before = [*before, folded(last, norm)]
+        self.before = (
+            before[0] if len(before) == 1 else (Activated if self.activated else nn.Sequential)(*before)
+        )
+
+    @property
+    def bias(self) -> Tensor | None:
+        return None if self.pointwise is None else self.pointwise.bias
+
+    def term(self, state: State) -> Term:
+        x = self.before(state.relu) if self.activated else state.through(self.before)
+        if self.pointwise is None:
+            return Term(rows(x), None)
+        return Term(rows(self.pointwise.sampled(x)), self.pointwise.weight)
+
+
+class Separable(nn.Module):
+    """Depthwise, 1x1, ReLU, depthwise; the second 1x1 is the block's."""
+
+    def __init__(self, layers: Activated) -> None:
+        super().__init__()
+        self.depthwise, first, first_norm, _, self.depthwise_2, second, second_norm = layers
+        self.pointwise, self.pointwise_2 = Pointwise(first, first_norm), Pointwise(second, second_norm)
+
+    @property
+    def bias(self) -> Tensor:
+        return self.pointwise_2.bias
+
+    def term(self, state: State) -> Term:
+        x = self.pointwise(self.depthwise(state.relu)).relu_()
+        return Term(rows(self.depthwise_2(x)), self.pointwise_2.weight)
+
+
+class MergedSeparables(nn.Module):
+    """Separable convolutions of one kernel and stride over the cell's inputs, their depthwise parts as one.
+
+    members: (operation, the state it reads).
+    """
+
+    def __init__(self, members: list[tuple[Separable, int]]) -> None:
+        super().__init__()
+        self.states = [state for _, state in members]
+        self.members = [operation for operation, _ in members]  # a list: they belong to the blocks
+        self.widths = [operation.depthwise.in_channels for operation in self.members]
+        self.depthwise = _side_by_side([operation.depthwise for operation in self.members])
+        self.depthwise_2 = _side_by_side([operation.depthwise_2 for operation in self.members])
+        self.bias = nn.Parameter(torch.cat([operation.pointwise.bias for operation in self.members]))
+
+    def terms(self, states: dict[int, State]) -> dict[nn.Module, Term]:
+        x = self.depthwise(torch.cat([states[state].relu for state in self.states], dim=1))
+        middle = filled(self.bias, x.shape[0], *x.shape[2:])
+        slots = rows(middle).chunk(len(self.members), dim=1)
+        for operation, part, slot in zip(self.members, rows(x).split(self.widths, dim=1), slots, strict=True):
+            slot.addmm_(part, operation.pointwise.weight)
+        outputs = rows(self.depthwise_2(middle.relu_())).chunk(len(self.members), dim=1)
+        return {
+            operation: Term(output, operation.pointwise_2.weight)
+            for operation, output in zip(self.members, outputs, strict=True)
+        }
+
+
+def _side_by_side(convolutions: list[nn.Conv2d]) -> nn.Conv2d:
+    """One depthwise convolution over the concatenated channels of several of one kernel and stride."""
+    merged = copy.deepcopy(convolutions[0])
+    merged.weight = nn.Parameter(torch.cat([convolution.weight for convolution in convolutions]))
+    merged.in_channels = merged.out_channels = merged.groups = len(merged.weight)
+    return merged
+
+
+class FusedBlock(nn.Module):
+    """The two operations of a block, and the projection of a `concat`.
+
+    bias: `[C]`, what the output holds before any term is added. zeros: `[C]`, in the network's precision.
+    """
+
+    def __init__(self, module: BlockModule, block: Block, zeros: Tensor) -> None:
+        super().__init__()
+        self.inputs = (block.left, block.right)
+        self.operations = nn.ModuleList(
+            Separable(layers) if name.startswith("sep_conv") else Operation(layers)
+            for layers, name in ((module.left, block.left_op), (module.right, block.right_op))
+        )
+        biases = [zeros if operation.bias is None else operation.bias for operation in self.operations]
+        self.project: Pointwise | None = None
+        if module.project is not None:
+            self.project = Pointwise(*module.project)
+            self.pair_bias = nn.Parameter(torch.cat(biases))
+        self.bias = nn.Parameter(sum(biases) if self.project is None else self.project.bias)
+
+    def write(self, terms: Sequence[Term], target: Tensor) -> None:
+        """target: `[M, C]`, holding `bias`."""
+        if self.project is not None:
+            pair = self.pair_bias.expand(len(target), -1).contiguous()
+            for term, half in zip(terms, pair.chunk(2, dim=1), strict=True):
+                add_terms([term], half)
+            terms = [Term(pair.relu_(), self.project.weight)]
+        add_terms(terms, target)
+
+
+class FusedCell(nn.Module):
+    """What a `CellModule` computes in evaluation mode; maps must be in channels_last."""
+
+    def __init__(self, module: CellModule) -> None:
+        super().__init__()
+        self.cell, self.stride = module.cell, module.stride
+        self.fit, self.fit_prev = _fused_fit(module.fit), _fused_fit(module.fit_prev)
+        self.fit_output = nn.ModuleDict(
+            {
+                name: Reduction(layers) if isinstance(layers, FactorizedReduction) else Pointwise(*layers)
+                for name, layers in module.fit_output.items()
+            }
+        )
+        zeros = next(module.parameters(), torch.empty(0)).new_zeros(module.channels)
+        self.blocks = nn.ModuleDict(
+            {b: FusedBlock(block, self.cell.blocks[int(b)], zeros) for b, block in module.blocks.items()}
+        )
+        self.read_later = {state for block in self.blocks.values() for state in block.inputs}
+        alike: dict[object, list[tuple[Separable, int]]] = defaultdict(list)
+        for block in self.blocks.values():
+            for operation, state in zip(block.operations, block.inputs, strict=True):
+                if isinstance(operation, Separable) and state < 2:
+                    kind = (operation.depthwise.kernel_size, operation.depthwise.stride)
+                    alike[kind].append((operation, state))
+        self.merged = nn.ModuleList(MergedSeparables(group) for group in alike.values() if len(group) > 1)
+        biases = {2 + int(b): block.bias for b, block in self.blocks.items()}
+        self.bias = nn.Parameter(torch.cat([biases.get(state, zeros) for state in self.cell.concat]))
+
+    def forward(self, h: State | None, h_prev: State | None) -> Tensor:
+        given = ((0, h, self.fit), (1, h_prev, self.fit_prev))
+        states = {index: State(state.through(fit)) for index, state, fit in given if state is not None}
+        n, _, height, width = next(iter(states.values())).raw.shape
+        size = (n, -(-height // self.stride), -(-width // self.stride))
+        output = filled(self.bias, *size)
+        slots = dict(zip(self.cell.concat, rows(output).chunk(len(self.cell.concat), dim=1), strict=True))
+        terms: dict[nn.Module, Term] = {}
+        if n * height * width <= MERGE_UP_TO_ROWS:
+            for group in self.merged:
+                terms |= group.terms(states)
+        for b, block in self.blocks.items():
+            index = 2 + int(b)
+            if index not in slots:
+                slots[index] = rows(filled(block.bias, *size))
+            operands = zip(block.operations, block.inputs, strict=True)
+            block.write([terms.get(op) or op.term(states[state]) for op, state in operands], slots[index])
+            if index in self.read_later:
+                states[index] = State(slots[index].unflatten(0, size).permute(0, 3, 1, 2))
+        for state in self.cell.concat:
+            if state < 2:
+                x = states[state].raw
+                slots[state].copy_(
+                    rows(self.fit_output[str(state)](x) if str(state) in self.fit_output else x)
+                )
+        return output
+
+
+def _fused_fit(layers: nn.Module) -> nn.Module:
+    """`fit` and `fit_prev` of a cell; they stay `Activated`, so that `State` hands them the ReLU."""
+    if not isinstance(layers, Activated):
+        return layers
+    reduction = isinstance(layers[0], FactorizedReduction)
+    return Activated(Reduction(layers[0]) if reduction else Pointwise(layers[0], layers[1]))
