@@ -1,0 +1,140 @@
+"""`backbones.transforms` shows a network what `classification` showed it."""
+
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from backbones import Preprocessing, create, transforms
+from classification.data import ImageDataConfig, open_images
+from classification.decoded_images import DecodedImages
+from classification.evaluate import evaluation_loader
+from classification.module import normalise
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def network(**changes):
+    net = create("nasnet_a_mobile", 2, cells_per_stage=1, filters=8, stem_filters=4, image_size=32)
+    net.preprocessing = dataclasses.replace(net.preprocessing, mean=MEAN, std=STD, **changes)
+    return net
+
+
+def photograph(height, width, seed=0):
+    """Smooth colours with noise, so that filters, crops and channels all matter."""
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:height, 0:width] / max(height, width)
+    smooth = np.stack([rows, columns, (rows + columns) / 2], axis=-1) * 200
+    return Image.fromarray((smooth + generator.uniform(0, 55, smooth.shape)).astype(np.uint8))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Class folders of pictures of every shape and kind; returns the configuration that reads them."""
+    pictures = {
+        "wide.png": photograph(40, 90),
+        "high.jpg": photograph(77, 33),
+        "small.png": photograph(9, 12),
+        "exact.png": photograph(32, 32),
+        "grey.png": photograph(50, 50).convert("L"),
+        "palette.gif": photograph(50, 40).convert("P"),
+        "transparent.png": photograph(50, 40).convert("RGBA"),
+        "deep.png": Image.fromarray(np.arange(48 * 48, dtype=np.uint16).reshape(48, 48) * 28),
+    }
+    for split in ("train", "test"):
+        (tmp_path / split / "all").mkdir(parents=True)
+        for name, picture in pictures.items():
+            picture.save(tmp_path / split / "all" / name)
+        turned = Image.Exif()
+        turned[0x0112] = 6
+        photograph(40, 60).save(tmp_path / split / "all" / "turned.jpg", exif=turned)
+    return ImageDataConfig(name="imagefolder", root=str(tmp_path))
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("crop", [1.0, 0.875])
+def test_a_file_becomes_the_tensor_that_evaluation_computes_from_it(folder, crop, interpolation):
+    net = network(crop=crop, interpolation=interpolation)
+    images = open_images(folder, "test")
+    loader = evaluation_loader(images, folder, net.preprocessing, torch.device("cpu"), batch_size=len(images))
+    (batch,) = [normalise(pixels, net.preprocessing) for pixels, _ in loader]
+    transform = transforms(net)
+    for path, expected in zip(images.images, batch, strict=True):
+        tensor = transform(Image.open(path.decode()))
+        assert torch.equal(tensor, expected), path
+        assert (tensor.dtype, tensor.shape) == (torch.float32, (3, 32, 32))
+
+
+def test_small_pictures_are_seen_as_the_resident_ones_are():
+    """Digits of 8 px. Kept in memory they are resized in float; here rows and columns are each rounded."""
+    net = network(crop=1.0)
+    config = ImageDataConfig(test_limit=20)
+    images = open_images(config, "test")
+    (batch, _), *_ = evaluation_loader(images, config, net.preprocessing, torch.device("cpu"), batch_size=20)
+    tensors = torch.stack([transforms(net)(images.image(index)) for index in range(20)])
+    two_roundings = 2 * 0.5 / 255 / min(STD)
+    torch.testing.assert_close(tensors, batch, rtol=0, atol=two_roundings)
+
+    net.preprocessing = dataclasses.replace(net.preprocessing, size=8)
+    (batch, _), *_ = evaluation_loader(images, config, net.preprocessing, torch.device("cpu"), batch_size=20)
+    tensors = torch.stack([transforms(net)(images.image(index)) for index in range(20)])
+    torch.testing.assert_close(tensors, batch)
+
+
+def test_the_central_square_is_what_remains():
+    """A white square of 3/4 of the shorter side in the middle, all else black: white alone is seen."""
+    pixels = np.zeros((80, 160, 3), np.uint8)
+    pixels[10:70, 50:110] = 255
+    seen = transforms(network(crop=0.75, interpolation="nearest"))(Image.fromarray(pixels))
+    expected = (1 - torch.tensor(MEAN)) / torch.tensor(STD)
+    torch.testing.assert_close(seen, expected.view(3, 1, 1).expand(3, 32, 32))
+
+
+def test_training_takes_the_crop_and_the_colours_that_classification_takes(folder):
+    """The same generator gives the same crop and flip."""
+    net = network()
+    images = open_images(folder, "train")
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        ours = transforms(net, train=True)(images.image(0))
+        torch.manual_seed(7)
+        theirs = DecodedImages(images, net.preprocessing, train=True)._crop(images.image(0))
+    theirs = torch.from_numpy(np.asarray(theirs).copy()).permute(2, 0, 1)
+    assert torch.equal(ours, normalise(theirs, net.preprocessing))
+
+
+def test_training_varies_and_its_limits_can_be_set():
+    picture, net = photograph(60, 60), network()
+    assert not torch.equal(transforms(net, train=True)(picture), transforms(net, train=True)(picture))
+    whole = transforms(net, train=True, area_min=1.0, flip=False)(picture)
+    torch.testing.assert_close(whole, transforms(network(crop=1.0))(picture), atol=0.1, rtol=0)
+
+
+def test_tensors_are_pictures_too():
+    picture = photograph(50, 70)
+    pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
+    transform = transforms(network())
+    expected = transform(picture)
+    assert torch.equal(transform(pixels), expected)
+    torch.testing.assert_close(transform(pixels / 255), expected, atol=0.02, rtol=0)
+    assert torch.equal(transform(pixels[:1]), transform(picture.getchannel(0)))
+
+
+def test_the_number_of_channels_is_the_networks():
+    net = create(
+        "nasnet_a_mobile", 2, cells_per_stage=1, filters=8, stem_filters=4, image_size=32, in_channels=1
+    )
+    net.preprocessing = Preprocessing(32, (0.5,), (0.25,))
+    white = transforms(net)(Image.new("RGB", (40, 40), "white"))
+    assert torch.equal(white, torch.full((1, 32, 32), 2.0))
+    net.preprocessing = Preprocessing(32, (0.5,) * 4, (0.25,) * 4)
+    with pytest.raises(ValueError, match=r"the network reads 4 channels; pictures have 1 \(grey\) or 3"):
+        transforms(net)
+
+
+def test_a_transform_travels_to_the_workers_of_a_loader():
+    transform = pickle.loads(pickle.dumps(transforms(network())))
+    assert torch.equal(transform(photograph(40, 50)), transforms(network())(photograph(40, 50)))
