@@ -105,7 +105,8 @@ class DetectionModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
         total = recipe.total_steps(len(self.images))
-        norms = [p for m in self.engine.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()]
+        kinds = nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm
+        norms = [p for m in self.engine.modules() if isinstance(m, kinds) for p in m.parameters()]
         of_norms = {id(p) for p in norms}
         others = [p for p in self.engine.parameters() if id(p) not in of_norms]
         groups: list[dict[str, Any]] = [{"params": others, "weight_decay": recipe.weight_decay}]

@@ -149,6 +149,7 @@ def _quieten_lightning() -> None:
     for message in (
         ".*smaller than the logging interval.*",  # short runs; the epoch's figures are logged anyway
         ".*does not have many workers.*",
+        ".*in eval mode at the start of training.*",  # detection.backbone.FrozenStatistics, on purpose
         ".*treespec, LeafSpec.*",  # Lightning 2.6 with PyTorch 2.14, once per loader
         ".*`lr_scheduler.step\\(\\)` before `optimizer.step\\(\\)`.*",
     ):

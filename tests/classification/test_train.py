@@ -204,6 +204,20 @@ def test_the_network_learns_the_digits(tmp_path, digit_folders):
     assert metrics["top5"] == 1.0
 
 
+def test_a_network_of_timm_trains_and_is_evaluated_like_ours(tmp_path, digit_folders):
+    pytest.importorskip("timm")
+    asked = config(tmp_path, digit_folders, recipe={"epochs": 8, "lr": 0.1, "dropout": 0.0, "cutout": 0})
+    asked.backbone = BackboneConfig(name="timm/test_resnet", image_size=32)
+    metrics = run(asked)["metrics"]
+    assert metrics["top1"] > 0.5  # chance is 1/3
+    net = weights.load(tmp_path / "backbone.safetensors")
+    assert metrics["parameters"] == sum(p.numel() for p in net.parameters())
+    assert (net.classes, net.preprocessing.size) == (["nought", "one", "two"], 32)
+    path = tmp_path / "backbone.safetensors"
+    content = evaluate.run(EvaluateConfig(weights=str(path), data=asked.data, device="cpu", threads=1))
+    assert content["metrics"] == weights.read_safetensors(path, "backbone")[1]["metrics"]
+
+
 def test_drop_path_follows_the_optimiser_steps(tmp_path, digit_folders, monkeypatch):
     seen = []
     monkeypatch.setattr("backbones.network.NASNet.set_progress", lambda self, progress: seen.append(progress))

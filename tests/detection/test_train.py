@@ -174,6 +174,36 @@ def test_a_control_from_scratch_may_have_a_momentum_of_its_own_and_a_slow_one_is
     assert means["fast"].abs().sum() > 100 * means["slow"].abs().sum() > 0
 
 
+@pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_efficientnet"])
+def test_a_network_of_timm_becomes_a_detector(name, small_config, scenes, tmp_path):
+    """The second has its activations inside its batch norms."""
+    pytest.importorskip("timm")
+    network = create(name, 10, image_size=64)
+    network(torch.randn(8, 3, 64, 64))  # moves the running statistics
+    weights.save(network, tmp_path / "backbone.safetensors", classes=[str(digit) for digit in range(10)])
+    metrics = train(small_config(tmp_path / "run", tmp_path / "backbone.safetensors", scenes))["metrics"]
+    assert list(metrics) == list(METRICS)
+
+    tensors = load_file(tmp_path / "run" / "detector.safetensors")
+    for norm, value in network.state_dict().items():
+        if "running_mean" in norm and f"backbone.{norm}" in tensors:  # the classifier's layers are gone
+            assert torch.equal(tensors[f"backbone.{norm}"], value)
+    stem = next(name for name in network.state_dict() if name.endswith("conv1.weight") or "conv_stem" in name)
+    assert not torch.equal(tensors[f"backbone.{stem}"], network.state_dict()[stem])
+    detector = Detector.load(tmp_path / "run" / "detector.safetensors", device="cpu")
+    assert detector.engine.backbone.spec.timm == name.removeprefix("timm/")
+    found = detector([Image.open(next((Path(scenes.root) / "val").glob("*.png")))])
+    assert found[0]["boxes"].shape[1] == 4
+
+
+def test_a_network_without_a_pyramid_is_refused_by_name(small_config, scenes, tmp_path):
+    pytest.importorskip("timm")
+    weights.save(create("timm/test_vit", 10), tmp_path / "backbone.safetensors")
+    with pytest.raises(ValueError, match="backbone has 16: choose another network of timm than test_vit"):
+        train(small_config(tmp_path / "run", tmp_path / "backbone.safetensors", scenes))
+    assert not (tmp_path / "run").exists()
+
+
 def test_frozen_statistics_normalise_as_evaluation_does():
     plain_norm = torch.nn.BatchNorm2d(3)
     plain_norm.load_state_dict(
