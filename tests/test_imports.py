@@ -17,6 +17,9 @@ MAY_IMPORT = {
 OPTIONAL = {
     "sklearn": "classification/data.py",
     "timm": "backbones/timm_models.py",
+    "onnx": "backbones/onnx_graph.py",
+    "onnxruntime": "backbones/export.py",
+    "openvino": "backbones/export.py",
     "detectron2": "detection/engines/detectron2.py",
     "fvcore": "detection/engines/detectron2.py",
 }

@@ -1,0 +1,182 @@
+"""A network as a program for other runtimes: ONNX, OpenVINO, and PyTorch's exported program.
+
+Each takes `images`, `[N, in_channels, S, S]` float32, N free, S fixed, normalised as the stored preprocessing
+says (RGB in 0..1, minus mean, over std), and gives `logits`, `[N, K]`, or with features `c2` to `c5`, after
+the ReLU. The file also holds `preprocessing` and `classes` as JSON: among ONNX's metadata properties, in
+OpenVINO's runtime information under `celltransfer`, and in a .pt2 as the extra files `preprocessing.json` and
+`classes.json`.
+"""
+
+import copy
+import dataclasses
+import importlib.util
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from backbones.base import Backbone
+from backbones.weights import load
+
+SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "torch": (),
+}
+"""What writing a format and checking the file take."""
+
+TOLERANCE = 1e-4
+"""Difference to the network, relative to the largest output, above which a file is refused."""
+
+
+class _Program(nn.Module):
+    def __init__(self, net: Backbone, features: bool) -> None:
+        super().__init__()
+        self.net, self.features = net, features
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.net.features(images) if self.features else {"logits": self.net(images)}
+
+
+def export(
+    net: Backbone | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    format: str,
+    *,
+    image_size: int | None = None,
+    features: bool = False,
+) -> None:
+    """Writes `net` for another runtime, atomically, once the file's answers are those of the network.
+
+    net: a network, not fused, which stays as it is, or the path of its `backbone.safetensors`.
+    path: ends in .onnx, .xml (OpenVINO, with its weights beside it in .bin) or .pt2, as `format` asks.
+    format: `onnx` and `openvino` have the form that runs fastest on a CPU (`onnx_graph`); `torch` is the
+        plain network, to be read with `torch.export.load`; it returns a dict with the names above.
+    image_size: S, the side of the images in pixels; that of the preprocessing where None.
+    features: the maps of `net.features` in place of the logits.
+
+    OpenVINO runs a fixed batch some 10 % faster than a free one: `model.reshape([N, C, S, S])` after reading.
+
+    Raises ValueError or FileNotFoundError that names what was wrong, ModuleNotFoundError with the command
+    that installs what is missing, and RuntimeError where the written file answers otherwise than the network.
+    """
+    path = Path(path)
+    _check_request(path, format, image_size)
+    if not isinstance(net, Backbone):
+        net = load(net)
+    size = net.preprocessing.size if image_size is None else image_size
+    metadata = {
+        "preprocessing": json.dumps(dataclasses.asdict(net.preprocessing) | {"size": size}),
+        "classes": json.dumps(net.classes),
+    }
+    program = _Program(copy.deepcopy(net).cpu().float().eval().requires_grad_(False), features)
+    shape = (net.spec.in_channels, size, size)
+    traced = _trace(program, torch.zeros(2, *shape))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        written = Path(folder) / path.name
+        images = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+        expected = program(images)
+        if format == "torch":
+            answers = _write_torch(traced, written, metadata, images)
+        elif format == "onnx":
+            answers = _write_onnx(traced, list(expected), written, metadata, images)
+        else:
+            answers = _write_openvino(traced, list(expected), written, metadata, images)
+        _compare(answers, expected, path)
+        _replace(Path(folder), path)
+
+
+def _check_request(path: Path, format: str, image_size: int | None) -> None:
+    if format not in SUFFIXES:
+        raise ValueError(f"format = {format!r}, expected one of {', '.join(SUFFIXES)}")
+    if path.suffix != SUFFIXES[format]:
+        raise ValueError(f"{path}: a file of format {format} must end in {SUFFIXES[format]}")
+    for place in (path, path.with_suffix(".bin")) if format == "openvino" else (path,):
+        if place.is_dir():
+            raise ValueError(f"{place} is a folder, expected the name of a file to write")
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size = {image_size}, must be a whole number from 1 on")
+    for name in NEEDS[format]:
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(
+                f'format {format} needs {name}, which is not installed: pip install -e ".[export]"'
+            )
+
+
+def _trace(program: _Program, images: Tensor) -> ExportedProgram:
+    """Raises ValueError where the images are too small for the network."""
+    traced = torch.export.export(program, (images,), dynamic_shapes=({0: Dim("batch")},))
+    for node in traced.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names files of this machine
+    return traced
+
+
+def _write_torch(
+    traced: ExportedProgram, path: Path, metadata: Mapping[str, str], images: Tensor
+) -> dict[str, Tensor]:
+    torch.export.save(traced, path, extra_files={f"{key}.json": text for key, text in metadata.items()})
+    return torch.export.load(path).module()(images)
+
+
+def _write_onnx(
+    traced: ExportedProgram, names: list[str], path: Path, metadata: Mapping[str, str], images: Tensor
+) -> dict[str, Tensor]:
+    import onnxruntime
+
+    from backbones.onnx_graph import to_onnx
+
+    path.write_bytes(to_onnx(traced, names, metadata))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    answers = session.run(names, {"images": images.numpy()})
+    return {name: torch.from_numpy(answer) for name, answer in zip(names, answers, strict=True)}
+
+
+def _write_openvino(
+    traced: ExportedProgram, names: list[str], path: Path, metadata: Mapping[str, str], images: Tensor
+) -> dict[str, Tensor]:
+    import openvino
+
+    from backbones.onnx_graph import to_onnx
+
+    source = path.with_suffix(".onnx")
+    source.write_bytes(to_onnx(traced, names, {}))
+    model = openvino.convert_model(source)
+    for key, text in metadata.items():
+        model.set_rt_info(text, ["celltransfer", key])
+    openvino.save_model(model, path, compress_to_fp16=False)
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    source.unlink()
+    answers = compiled([images.numpy()])
+    return {name: torch.from_numpy(answers[name].copy()) for name in names}
+
+
+def _compare(answers: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    for name, value in expected.items():
+        scale, difference = value.abs().max().item(), (answers[name] - value).abs().max().item()
+        if not difference <= TOLERANCE * scale:  # also where either is not a number
+            raise RuntimeError(
+                f"{path} was not written: its {name} differ from the network's by {difference:.3g}, "
+                f"expected at most {TOLERANCE:g} of the largest, {scale:.3g}"
+            )
+
+
+def _replace(folder: Path, path: Path) -> None:
+    """Moves what is in `folder` to its place beside `path`, `path` itself last.
+
+    Two files cannot be replaced at once: the old `path` goes first, so that it is never seen with new weights.
+    """
+    files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
+    for file in files:
+        with file.open("rb+") as opened:
+            os.fsync(opened.fileno())
+    if len(files) > 1:
+        path.unlink(missing_ok=True)
+    for file in files:
+        os.replace(file, path.with_name(file.name))
