@@ -1,4 +1,4 @@
-"""`python -m backbones list | profile NETWORK | draw GENOTYPE | convert`: a command line over the zoo."""
+"""`python -m backbones list | profile NETWORK | draw GENOTYPE | convert | export FILE`: the zoo by commands."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backbones.draw import draw
+from backbones.export import SUFFIXES, export
 from backbones.files import write_atomically
 from backbones.foreign_weights import FOREIGN_NETWORKS, read_state_dict
 from backbones.genotype import Genotype
@@ -99,6 +100,12 @@ def convert_weights(args: argparse.Namespace) -> None:
     print(args.output)
 
 
+def export_weights(args: argparse.Namespace) -> None:
+    output = args.output or args.weights.with_suffix(SUFFIXES[args.format])
+    export(args.weights, output, args.format, image_size=args.image_size, features=args.features)
+    print(output)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m backbones", description="Networks and genotypes.")
     commands = parser.add_subparsers(required=True)
@@ -126,6 +133,16 @@ def main() -> None:
     )
     command.add_argument("--output", type=Path, required=True, help="the backbone.safetensors to write")
     command.set_defaults(run=convert_weights)
+
+    command = commands.add_parser("export", help="write a network for ONNX Runtime, OpenVINO or torch.export")
+    command.add_argument("weights", type=Path, help="a backbone.safetensors")
+    command.add_argument("--format", choices=list(SUFFIXES), required=True)
+    command.add_argument(
+        "--output", type=Path, help="by default beside the weights: .onnx, .xml and .bin, .pt2"
+    )
+    command.add_argument("--image-size", type=int, help="side in pixels; by default that of the weights file")
+    command.add_argument("--features", action="store_true", help="give the maps c2 to c5, not the logits")
+    command.set_defaults(run=export_weights)
 
     args = parser.parse_args()
     try:

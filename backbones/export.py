@@ -63,8 +63,8 @@ def export(
 
     OpenVINO runs a fixed batch some 10 % faster than a free one: `model.reshape([N, C, S, S])` after reading.
 
-    Raises ValueError or FileNotFoundError that names what was wrong, ModuleNotFoundError with the command
-    that installs what is missing, and RuntimeError where the written file answers otherwise than the network.
+    Raises ValueError or FileNotFoundError that names what was wrong, also where the file would answer
+    otherwise than the network, and ModuleNotFoundError with the command that installs what is missing.
     """
     path = Path(path)
     _check_request(path, format, image_size)
@@ -161,7 +161,7 @@ def _compare(answers: Mapping[str, Tensor], expected: Mapping[str, Tensor], path
     for name, value in expected.items():
         scale, difference = value.abs().max().item(), (answers[name] - value).abs().max().item()
         if not difference <= TOLERANCE * scale:  # also where either is not a number
-            raise RuntimeError(
+            raise ValueError(
                 f"{path} was not written: its {name} differ from the network's by {difference:.3g}, "
                 f"expected at most {TOLERANCE:g} of the largest, {scale:.3g}"
             )
@@ -170,7 +170,7 @@ def _compare(answers: Mapping[str, Tensor], expected: Mapping[str, Tensor], path
 def _replace(folder: Path, path: Path) -> None:
     """Moves what is in `folder` to its place beside `path`, `path` itself last.
 
-    Two files cannot be replaced at once: the old `path` goes first, so that it is never seen with new weights.
+    Two files cannot be replaced at once: the old `path` goes first, lest it be seen with new weights.
     """
     files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
     for file in files:
