@@ -1,4 +1,4 @@
-"""`python -m backbones list | profile NETWORK | draw GENOTYPE | convert | export FILE`: the zoo by commands."""
+"""`python -m backbones list | profile | draw | convert | export`: a command line over the zoo."""
 
 import argparse
 import sys
