@@ -1,13 +1,17 @@
 """One cell as a module. The wiring is read from the genotype here and nowhere else."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from backbones.genotype import Block, Cell
-from backbones.operations import OPERATIONS, Activated, FactorizedReduction, Layers, Pool
+from backbones.layers import Activated, FactorizedReduction, Layers, Pool
+from backbones.operations import OPERATIONS
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,14 @@ class State:
             self._relu = F.relu(self.raw, inplace=self._in_place)
         return self._relu
 
+    def read_by(self, layers: nn.Module) -> Tensor:
+        """The map, or its ReLU where the layers are `Activated`."""
+        return self.relu if isinstance(layers, Activated) else self.raw
+
     def through(self, layers: nn.Module) -> Tensor:
-        """`layers` applied to the map, or to its ReLU where they are `Activated`."""
-        if isinstance(layers, Activated):
-            return layers(self.relu)
+        """`layers` applied to what they read."""
         if not isinstance(layers, Pool):
-            return layers(self.raw)
+            return layers(self.read_by(layers))
         key = (layers.kind, layers.kernel, layers.stride)
         if key not in self._pooled:
             self._pooled[key] = layers(self.raw)
@@ -103,6 +109,7 @@ class CellModule(nn.Module):
 
     shape, prev_shape: of h_i and h_{i-1}; None for h_{i-1} means that there is no such cell and the raw h_i
     stands in (docs/nasnet.md, T6). reduction: halves H and W. Only what the output depends on is built.
+    checkpoint: keep the inputs alone for the backward pass, and compute the rest again.
     Source of the fitting rules: TF-slim `nasnet_utils.py`.
     """
 
@@ -116,6 +123,7 @@ class CellModule(nn.Module):
         reduction: bool,
     ) -> None:
         super().__init__()
+        self.checkpoint = False
         self.cell, self.channels, self.stride = cell, channels, 2 if reduction else 1
         live = cell.live_states()
         prev_channels, fit_prev = _fit_prev(layers, shape, prev_shape, channels)
@@ -148,17 +156,46 @@ class CellModule(nn.Module):
 
     def forward(self, h: State | None, h_prev: State | None) -> Tensor:
         """An input that no state depends on may be None."""
-        states = {
-            state: State(given.through(fit))
-            for state, fit, given in ((0, self.fit, h), (1, self.fit_prev, h_prev))
-            if given is not None
+        inputs = {
+            index: state.read_by(fit)
+            for index, fit, state in ((0, self.fit, h), (1, self.fit_prev, h_prev))
+            if state is not None
         }
+        if not (self.checkpoint and self.training and torch.is_grad_enabled()):
+            return self._combine(inputs)
+        return checkpoint(
+            self._combine,
+            inputs,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), frozen_statistics(self)),
+        )
+
+    def _combine(self, inputs: dict[int, Tensor]) -> Tensor:
+        """inputs: state to the map, or its ReLU, that `fit` and `fit_prev` read."""
+        states = {index: State((self.fit, self.fit_prev)[index](x)) for index, x in inputs.items()}
         for b, block in enumerate(self.cell.blocks):
             if str(b) in self.blocks:
                 states[2 + b] = State(self.blocks[str(b)](states[block.left], states[block.right]))
         for name, module in self.fit_output.items():
             states[int(name)] = State(module(states[int(name)].raw))
         return torch.cat([states[state].raw for state in self.cell.concat], dim=1)
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Within, batch norm in training normalises as ever and leaves its running statistics as they are.
+
+    It still reads and writes them, with no effect: the recomputation must save what the first pass saved.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, torch.zeros_like(norm.num_batches_tracked)
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
 def _fit_prev(

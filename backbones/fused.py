@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from backbones.cell import BlockModule, CellModule, State
 from backbones.genotype import Block
-from backbones.operations import Activated, FactorizedReduction
+from backbones.layers import Activated, FactorizedReduction
 
 CONVOLVE_FROM_ROWS = 1700
 """M from which a 1x1 convolution beats the matrix product, whose bias is a pass over memory of its own."""

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from backbones.base import Backbone, FeatureInfo
 from backbones.cell import CellModule, DropPath, MapShape, State, drop_path_keep
 from backbones.fused import FusedCell, folded
-from backbones.operations import Layers
+from backbones.layers import Layers
+from backbones.separable import SeparableConv
 from backbones.spec import NetworkSpec, Preprocessing
 
 log = logging.getLogger(__name__)
+
+ACTIVATION_MEMORY = ("keep", "lean", "checkpoint")
 
 AUXILIARY_SMALLEST_MAP = 5
 """Side of the map below which the auxiliary head's 5x5 pooling has no window."""
@@ -195,6 +198,21 @@ class NASNet(Backbone):
             for module in self.cells[plan.name].modules() if plan.name in self.cells else ():
                 if isinstance(module, DropPath):
                     module.keep = keep
+
+    def set_activation_memory(self, mode: str) -> None:
+        """What training keeps for the backward pass; gradients and batch norm's statistics do not change.
+
+        mode: `keep`, everything; `lean`, separable convolutions compute half of theirs again; `checkpoint`,
+        cells keep their inputs alone. The figures are in docs/performance.md. Raises ValueError.
+        """
+        if mode not in ACTIVATION_MEMORY:
+            known = ", ".join(ACTIVATION_MEMORY)
+            raise ValueError(f"activation memory {mode!r}, expected one of {known}")
+        for module in self.cells.modules():
+            if isinstance(module, SeparableConv):
+                module.lean = mode == "lean"
+            elif isinstance(module, CellModule):
+                module.checkpoint = mode == "checkpoint"
 
     def fuse(self) -> "NASNet":
         """A copy for inference: the same logits, features and end points, faster, and not trainable.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backbones.genotype import Genotype, GenotypeError
-from backbones.operations import PADDINGS
+from backbones.layers import PADDINGS
 
 STEMS = ("imagenet", "cifar")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
@@ -26,11 +26,11 @@ class NetworkSpec:
         convolution at stride 1.
     stem_filters: channels of the stem's convolution.
     image_size: side in pixels that the network is meant for; it runs at others, the auxiliary head does not.
-    padding: see `operations.Layers`.
+    padding: see `layers.Layers`.
     skip_reduction_input: the first normal cell after a reduction reads as h_{i-1} what the reduction read as
         h_{i-1}, not the cell before the reduction (docs/nasnet.md, section 4.3 and T7).
     batch_norm_eps, batch_norm_momentum: in PyTorch's sense.
-    strided_average_counts_padding: see `operations.Layers`; for weights of timm, which were run that way.
+    strided_average_counts_padding: see `layers.Layers`; for weights of timm, which were run that way.
 
     Raises ValueError that names the field.
     """

@@ -12,7 +12,8 @@ from torch import nn
 
 from backbones import load
 from backbones.__main__ import main
-from backbones.operations import OPERATIONS, Layers
+from backbones.layers import Layers
+from backbones.operations import OPERATIONS
 from backbones.weights import convert
 
 timm = pytest.importorskip("timm")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from backbones import NASNet, NetworkSpec, create, list_models, profile
 from backbones.cell import DropPath, drop_path_keep
 from backbones.genotype import OPERATION_NAMES, Block, Cell, Genotype
-from backbones.operations import OPERATIONS, FactorizedReduction, Layers, Pool, SameConv2d
+from backbones.layers import FactorizedReduction, Layers, Pool, SameConv2d
+from backbones.operations import OPERATIONS
 from backbones.zoo import NASNET_A, ZOO
 
 

@@ -11,7 +11,7 @@ from backbones import NASNet, NetworkSpec, profile
 from backbones.__main__ import main
 from backbones.cell import CellModule
 from backbones.genotype import Block, Cell, Genotype
-from backbones.operations import Pool
+from backbones.layers import Pool
 from backbones.profile import PartProfile
 from backbones.zoo import ZOO
 

@@ -1,4 +1,4 @@
-"""Networks whose outputs depend on their input. Those of a fresh one hardly do: any two of them look equal."""
+"""Networks whose outputs depend on their input, which those of a fresh network hardly do."""
 
 import torch
 from torch import nn

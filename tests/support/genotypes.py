@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 
 from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Block, Cell, Genotype
-from backbones.operations import PADDINGS
+from backbones.layers import PADDINGS
 from backbones.spec import STEMS, NetworkSpec
 
 
