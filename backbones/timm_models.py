@@ -253,13 +253,13 @@ class TimmBackbone(Backbone):
             raise ValueError(f"num_classes = {num_classes}, must be at least 1")
         if not 0.0 < drop_path_keep <= 1.0:
             raise ValueError(f"drop_path_keep = {drop_path_keep}, must be in (0, 1]")
-        if auxiliary:
-            log.info("No auxiliary head: networks of timm have none")
         self.spec, self.num_classes, self.drop_path_keep = spec, num_classes, drop_path_keep
         self.classes, self.auxiliary = None, None
         training = {"drop_path_rate": 1 - drop_path_keep, "drop_rate": dropout}
         self.body = _body(spec, num_classes, {key: rate for key, rate in training.items() if rate})
         self.preprocessing = _preprocessing(self.body, spec)
+        if auxiliary:
+            log.info("No auxiliary head: networks of timm have none")
         infos = self.body.feature_info if hasattr(self.body, "forward_intermediates") else []
         last = {info["reduction"]: index for index, info in enumerate(infos)}
         strides = {f"c{log2}": 2**log2 for log2 in range(2, 6) if 2**log2 in last}

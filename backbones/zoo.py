@@ -136,6 +136,10 @@ class BackboneConfig:
     def _given(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "name" and value is not None}
 
+    def spec(self) -> NetworkSpec | TimmSpec:
+        """Raises ValueError or FileNotFoundError that names what was wrong."""
+        return resolve_spec(self.name, **self._given())
+
     def spec_of(self, genotype: Genotype) -> NetworkSpec:
         """The spec with this genotype instead of the file `name`, which may not be written yet.
 
@@ -148,4 +152,4 @@ class BackboneConfig:
 
         Raises ValueError or FileNotFoundError that names what was wrong.
         """
-        return build(resolve_spec(self.name, **self._given()), num_classes, **training)
+        return build(self.spec(), num_classes, **training)
