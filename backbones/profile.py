@@ -254,11 +254,12 @@ def _fitted_inputs(
     return states
 
 
-def _cell(tally: _Tally, cell: Cell, plan: CellPlan, inputs: dict[int, _Map]) -> _Map:
-    states, live = dict(inputs), cell.live_states()
+def _cell(tally: _Tally, cell: Cell, plan: CellPlan, states: dict[int, _Map]) -> _Map:
+    """states: the fitted inputs; the blocks are added to them."""
+    live, pooled = cell.live_states(), set[tuple[int, str]]()
     for b, block in enumerate(cell.blocks):
         if 2 + b in live:
-            states[2 + b] = _block(tally, block, plan, states)
+            states[2 + b] = _block(tally, block, plan, states, pooled)
     for state in cell.concat:
         if state < 2 and plan.reduction:
             states[state] = tally.factorized_reduction(states[state], plan.channels)
@@ -268,10 +269,15 @@ def _cell(tally: _Tally, cell: Cell, plan: CellPlan, inputs: dict[int, _Map]) ->
     return tally.keep(_Map(plan.channels * len(cell.concat), out.height, out.width))
 
 
-def _block(tally: _Tally, block: Block, plan: CellPlan, states: Mapping[int, _Map]) -> _Map:
+def _block(
+    tally: _Tally, block: Block, plan: CellPlan, states: Mapping[int, _Map], pooled: set[tuple[int, str]]
+) -> _Map:
+    """pooled: states with the pools that they have gone through; a cell pools once for all who ask for it."""
     for state, operation in ((block.left, block.left_op), (block.right, block.right_op)):
-        stride = 2 if plan.reduction and state < 2 else 1
-        out = COSTS[operation](tally, states[state], plan.channels, stride)
+        x, stride = states[state], 2 if plan.reduction and state < 2 else 1
+        out = COSTS[operation](_Tally() if (state, operation) in pooled else tally, x, plan.channels, stride)
+        if COSTS[operation] is _pool and x.channels == plan.channels:
+            pooled.add((state, operation))
     if block.combine == "concat":
         return tally.conv_norm(_Map(2 * plan.channels, out.height, out.width), plan.channels)
     return out
