@@ -14,7 +14,7 @@ test: $(VENV)/.test detectron2 lint  ## the suite
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.test detectron2  ## what takes minutes: kill loops, chains on real data
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m 'slow and not gpu'
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
