@@ -14,6 +14,8 @@ from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Block, Cell, Genot
 from backbones.zoo import NASNET_A
 
 CLASSES = 3
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+layouts, memories = st.sampled_from(LAYOUTS), st.sampled_from(["keep", "lean", "checkpoint"])
 
 
 def untrained(network, loss):
@@ -26,11 +28,12 @@ def untrained(network, loss):
     ]
 
 
-def check(spec, batch):
+def check(spec, batch, layout, memory="keep"):
     """Trains one step and compares every shape with the profile and with arithmetic."""
     size = spec.image_size
-    network = NASNet(spec, CLASSES, drop_path_keep=0.6)
-    images = torch.randn(batch, 3, size, size)
+    network = NASNet(spec, CLASSES, drop_path_keep=0.6).to(memory_format=layout)
+    network.set_activation_memory(memory)
+    images = torch.randn(batch, 3, size, size).to(memory_format=layout)
     logits = network(images)
     assert logits.shape == (batch, CLASSES)
     assert untrained(network, logits.square().sum()) == []
@@ -47,28 +50,34 @@ def check(spec, batch):
     }
 
 
-@given(small_specs(st.integers(32, 70)))
+@given(small_specs(st.integers(32, 70)), layouts, memories)
 @settings(max_examples=25, deadline=None)
-def test_any_genotype_trains_every_parameter_at_small_sizes(spec):
-    check(spec, batch=2)
+def test_any_genotype_trains_every_parameter_at_small_sizes(spec, layout, memory):
+    check(spec, 2, layout, memory)
 
 
-@given(small_specs(st.integers(71, 331), stems=["imagenet"], max_cells_per_stage=1), st.integers(1, 2))
+@given(
+    small_specs(st.integers(71, 331), stems=["imagenet"], max_cells_per_stage=1),
+    st.integers(1, 2),
+    layouts,
+    memories,
+)
 @settings(max_examples=15, deadline=None)
-def test_any_genotype_trains_every_parameter_up_to_the_largest_size(spec, batch):
-    check(spec, batch)
+def test_any_genotype_trains_every_parameter_up_to_the_largest_size(spec, batch, layout, memory):
+    check(spec, batch, layout, memory)
 
 
-@given(small_specs(st.integers(3, 31)))
+@given(small_specs(st.integers(3, 31)), layouts, memories)
 @settings(max_examples=15, deadline=None)
-def test_any_genotype_trains_every_parameter_down_to_maps_of_one_pixel(spec):
-    check(spec, batch=2)
+def test_any_genotype_trains_every_parameter_down_to_maps_of_one_pixel(spec, layout, memory):
+    check(spec, 2, layout, memory)
 
 
-@given(small_specs(st.integers(20, 40), stems=["cifar"]))
+@given(small_specs(st.integers(20, 40), stems=["cifar"]), memories)
 @settings(max_examples=10, deadline=None)
-def test_the_auxiliary_head_trains_every_parameter_too(spec):
+def test_the_auxiliary_head_trains_every_parameter_too(spec, memory):
     network = NASNet(spec, CLASSES, drop_path_keep=0.6, auxiliary=True)
+    network.set_activation_memory(memory)
     logits, auxiliary = network.forward_with_aux(torch.randn(2, 3, spec.image_size, spec.image_size))
     assert auxiliary.shape == (2, CLASSES)
     assert untrained(network, logits.square().sum() + auxiliary.square().sum()) == []
@@ -84,17 +93,15 @@ def test_every_operation_trains_at_each_place_of_a_cell(operation, combine):
         Block(3, 0, operation, operation, combine),
     ]
     genotype = Genotype(Cell(tuple(blocks), (4, 1)), Cell(tuple(blocks), (0, 2, 4, 1)))
-    for padding, skip in (("same", True), ("symmetric", False)):
-        check(
-            NetworkSpec(genotype, 1, 8, "imagenet", 4, 41, padding=padding, skip_reduction_input=skip),
-            batch=2,
-        )
+    for padding, skip, layout in (("same", True, LAYOUTS[0]), ("symmetric", False, LAYOUTS[1])):
+        spec = NetworkSpec(genotype, 1, 8, "imagenet", 4, 41, padding=padding, skip_reduction_input=skip)
+        check(spec, 2, layout)
 
 
 @pytest.mark.parametrize(("stem", "smallest"), [("imagenet", 35), ("cifar", 5)])
 def test_training_on_one_image_needs_a_last_map_of_more_than_one_pixel(stem, smallest):
     # 35 px give maps of 17, 9, 5, 3 and 2, 34 px of 16, 8, 4, 2 and 1; cifar: 5, 3 and 2, and 4, 2 and 1.
-    check(NetworkSpec(NASNET_A, 1, 8, stem, 4, smallest), batch=1)
+    check(NetworkSpec(NASNET_A, 1, 8, stem, 4, smallest), 1, torch.channels_last)
     network = NASNet(NetworkSpec(NASNET_A, 1, 8, stem, 4, smallest), CLASSES)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         network(torch.randn(1, 3, smallest - 1, smallest - 1))

@@ -83,6 +83,18 @@ def test_costs_of_a_small_network_by_hand():
     assert classifier == PartProfile("classifier", (10,), 32 * 10 + 10, 0, 32 * 10, 0)
 
 
+def test_one_pool_of_one_state_counts_once_in_a_cell():
+    twice = Cell.with_unused_concat([Block(0, 0, "avg_pool_3x3", "avg_pool_3x3")])
+    different = Cell.with_unused_concat([Block(0, 0, "avg_pool_3x3", "max_pool_3x3")])
+    once, both = (
+        profile(NetworkSpec(Genotype(cell, cell), 1, 8, stem="cifar", image_size=16))
+        .parts[1]
+        .activation_bytes
+        for cell in (twice, different)
+    )
+    assert both - once == 4 * 8 * 16 * 16
+
+
 def test_totals_are_the_sums_of_the_parts():
     counted = profile(ZOO["nasnet_a_mobile"])
     for field in ("parameters", "buffers", "multiply_adds", "activation_bytes"):
