@@ -4,8 +4,8 @@
     python -m benchmarks.backbones --only training --rounds 9
 
 Peers: `nasnetalarge` of timm, `nasnetamobile` of pretrainedmodels, as they come. Ours holds the peer's
-weights, converted, and gives the peer's answers before anything is timed. A ratio is the median over rounds of
-the peer's time through ours in the same round, so above 1 is faster; the quartiles are those of the rounds.
+weights, converted, and gives the peer's answers before anything is timed. A ratio is the median over rounds
+of the peer's time through ours in the same round: above 1 is faster. The quartiles are those of the rounds.
 The machine must be quiet: with two threads, any other process on the cores makes either side several times
 slower.
 """
@@ -150,43 +150,45 @@ def _bfloat16(net: nn.Module, images: Tensor) -> Tensor:
         return net(images)
 
 
-def exported(name: str, batch: int, rounds: int, threads: int) -> Iterator[Row]:
-    """ONNX Runtime and OpenVINO on the files that `python -m backbones export` writes."""
+def exported(name: str, rounds: dict[int, int], threads: int) -> Iterator[Row]:
+    """ONNX Runtime and OpenVINO on the files that `python -m backbones export` writes. rounds: by batch."""
     import onnxruntime
     import openvino
 
     peer, own, size = peer_and_own(name)
-    work = f"{name} {size}, batch {batch}"
-    images = torch.randn(batch, 3, size, size)
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode(False):
-        for format, file in (("onnx", "net.onnx"), ("openvino", "net.xml")):
-            export(own, Path(folder) / file, format)
+    with tempfile.TemporaryDirectory() as folder:
+        onnx, xml = Path(folder) / "net.onnx", Path(folder) / "net.xml"
+        export(own, onnx, "onnx")
+        export(own, xml, "openvino")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # Its threads would go on spinning on the cores of whoever is timed next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = onnxruntime.InferenceSession(Path(folder) / "net.onnx", options)
-        model = openvino.Core().read_model(Path(folder) / "net.xml")
-        model.reshape([batch, 3, size, size])
-        settings = {
-            "INFERENCE_NUM_THREADS": threads,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
-        compiled = openvino.Core().compile_model(model, "CPU", settings)
+        session = onnxruntime.InferenceSession(onnx, options)
+        for batch, count in rounds.items():
+            model = openvino.Core().read_model(xml)
+            model.reshape([batch, 3, size, size])
+            settings = {
+                "INFERENCE_NUM_THREADS": threads,
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_PRECISION_HINT": "f32",
+            }
+            compiled = openvino.Core().compile_model(model, "CPU", settings)
+            images = torch.randn(batch, 3, size, size)
+            with torch.inference_mode():
+                yield from _exported_rows(name, peer, images, session, compiled, count)
+
+
+def _exported_rows(name, peer, images: Tensor, session, compiled, rounds: int) -> Iterator[Row]:
+    work = f"{name} {images.shape[-1]}, batch {len(images)}"
     array = images.numpy()
-
-    def run_peer() -> Tensor:
-        with torch.inference_mode():
-            return peer(images)
-
     ways: dict[str, Callable[[], object]] = {
-        "peer": run_peer,
+        "peer": lambda: peer(images),
         "ONNX Runtime": lambda: session.run(["logits"], {"images": array})[0],
         "OpenVINO": lambda: compiled(array)["logits"],
     }
     for way in ("ONNX Runtime", "OpenVINO"):
-        check_equal(work, way, torch.as_tensor(ways[way]()), run_peer())
+        check_equal(work, way, torch.as_tensor(ways[way]()), peer(images))
     seconds = interleaved(ways, rounds, "cpu")
     yield from rows(work, seconds)
     better = min(("ONNX Runtime", "OpenVINO"), key=lambda way: statistics.median(seconds[way]))
@@ -276,9 +278,8 @@ def main() -> None:
             lambda: inference("large", 4, large, args.device),
         ],
         "exported": [
-            lambda: exported("mobile", 1, 3 * args.rounds, args.threads),
-            lambda: exported("mobile", 8, args.rounds, args.threads),
-            lambda: exported("large", 1, args.rounds, args.threads),
+            lambda: exported("mobile", {1: 3 * args.rounds, 8: args.rounds}, args.threads),
+            lambda: exported("large", {1: args.rounds}, args.threads),
         ],
         "training": [lambda: training(8, args.rounds, args.device)],
     }
