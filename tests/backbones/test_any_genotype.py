@@ -51,7 +51,7 @@ def check(spec, batch, layout, memory="keep"):
 
 
 @given(small_specs(st.integers(32, 70)), layouts, memories)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_any_genotype_trains_every_parameter_at_small_sizes(spec, layout, memory):
     check(spec, 2, layout, memory)
 
@@ -62,7 +62,7 @@ def test_any_genotype_trains_every_parameter_at_small_sizes(spec, layout, memory
     layouts,
     memories,
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_any_genotype_trains_every_parameter_up_to_the_largest_size(spec, batch, layout, memory):
     check(spec, batch, layout, memory)
 
@@ -81,6 +81,16 @@ def test_the_auxiliary_head_trains_every_parameter_too(spec, memory):
     logits, auxiliary = network.forward_with_aux(torch.randn(2, 3, spec.image_size, spec.image_size))
     assert auxiliary.shape == (2, CLASSES)
     assert untrained(network, logits.square().sum() + auxiliary.square().sum()) == []
+
+
+@given(small_specs(st.integers(32, 48)), layouts, memories)
+@settings(max_examples=10, deadline=None)
+def test_features_train_every_parameter_of_a_network_without_a_classifier(spec, layout, memory):
+    network = NASNet(spec, CLASSES).to(memory_format=layout)
+    network.set_activation_memory(memory)
+    network.remove_classifier()
+    images = torch.randn(2, 3, spec.image_size, spec.image_size).to(memory_format=layout)
+    assert untrained(network, sum(out.square().sum() for out in network.features(images).values())) == []
 
 
 @pytest.mark.parametrize("combine", COMBINATIONS)
