@@ -191,7 +191,9 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     try:
         for norm in norms:
-            norm.momentum, norm.num_batches_tracked = 0.0, torch.zeros_like(norm.num_batches_tracked)
+            norm.momentum = 0.0
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)
         yield
     finally:
         for norm, (momentum, batches) in zip(norms, kept, strict=True):

@@ -10,8 +10,8 @@ Letters: N images, C channels, H W pixels; M = N * H * W rows of a map seen as a
 
 import copy
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -126,7 +126,8 @@ class Operation(nn.Module):
         super().__init__()
         self.pointwise: Pointwise | None = None
         self.activated = isinstance(layers, Activated)
-        *before, last, norm = layers if isinstance(layers, nn.Sequential) else (layers, None, None)
+        parts: Iterable[Any] = layers if isinstance(layers, nn.Sequential) else (layers, None, None)
+        *before, last, norm = parts
         if isinstance(last, nn.Conv2d) and last.kernel_size == (1, 1):
             self.pointwise = Pointwise(last, norm)
         elif isinstance(last, nn.Conv2d):
@@ -149,7 +150,10 @@ class Operation(nn.Module):
 class Separable(nn.Module):
     """Depthwise, 1x1, ReLU, depthwise; the second 1x1 is the block's."""
 
-    def __init__(self, layers: Activated) -> None:
+    depthwise: nn.Conv2d
+    depthwise_2: nn.Conv2d
+
+    def __init__(self, layers: Iterable[Any]) -> None:
         super().__init__()
         self.depthwise, first, first_norm, _, self.depthwise_2, second, second_norm = layers
         self.pointwise, self.pointwise_2 = Pointwise(first, first_norm), Pointwise(second, second_norm)
@@ -208,16 +212,19 @@ class FusedBlock(nn.Module):
     def __init__(self, module: BlockModule, block: Block, zeros: Tensor) -> None:
         super().__init__()
         self.inputs = (block.left, block.right)
-        self.operations = nn.ModuleList(
-            Separable(layers) if name.startswith("sep_conv") else Operation(layers)
-            for layers, name in ((module.left, block.left_op), (module.right, block.right_op))
+        self.operations = cast(
+            Iterable[Operation | Separable],
+            nn.ModuleList(
+                Separable(cast(Activated, layers)) if name.startswith("sep_conv") else Operation(layers)
+                for layers, name in ((module.left, block.left_op), (module.right, block.right_op))
+            ),
         )
         biases = [zeros if operation.bias is None else operation.bias for operation in self.operations]
         self.project: Pointwise | None = None
         if module.project is not None:
-            self.project = Pointwise(*module.project)
+            self.project = _pointwise(module.project)
             self.pair_bias = nn.Parameter(torch.cat(biases))
-        self.bias = nn.Parameter(sum(biases) if self.project is None else self.project.bias)
+        self.bias = nn.Parameter(biases[0] + biases[1] if self.project is None else self.project.bias)
 
     def write(self, terms: Sequence[Term], target: Tensor) -> None:
         """target: `[M, C]`, holding `bias`."""
@@ -238,13 +245,17 @@ class FusedCell(nn.Module):
         self.fit, self.fit_prev = _fused_fit(module.fit), _fused_fit(module.fit_prev)
         self.fit_output = nn.ModuleDict(
             {
-                name: Reduction(layers) if isinstance(layers, FactorizedReduction) else Pointwise(*layers)
+                name: Reduction(layers) if isinstance(layers, FactorizedReduction) else _pointwise(layers)
                 for name, layers in module.fit_output.items()
             }
         )
         zeros = next(module.parameters(), torch.empty(0)).new_zeros(module.channels)
-        self.blocks = nn.ModuleDict(
-            {b: FusedBlock(block, self.cell.blocks[int(b)], zeros) for b, block in module.blocks.items()}
+        blocks = cast(Mapping[str, BlockModule], module.blocks)
+        self.blocks = cast(
+            Mapping[str, FusedBlock],
+            nn.ModuleDict(
+                {b: FusedBlock(block, self.cell.blocks[int(b)], zeros) for b, block in blocks.items()}
+            ),
         )
         self.read_later = {state for block in self.blocks.values() for state in block.inputs}
         alike: dict[object, list[tuple[Separable, int]]] = defaultdict(list)
@@ -253,7 +264,10 @@ class FusedCell(nn.Module):
                 if isinstance(operation, Separable) and state < 2:
                     kind = (operation.depthwise.kernel_size, operation.depthwise.stride)
                     alike[kind].append((operation, state))
-        self.merged = nn.ModuleList(MergedSeparables(group) for group in alike.values() if len(group) > 1)
+        self.merged = cast(
+            Iterable[MergedSeparables],
+            nn.ModuleList(MergedSeparables(group) for group in alike.values() if len(group) > 1),
+        )
         biases = {2 + int(b): block.bias for b, block in self.blocks.items()}
         self.bias = nn.Parameter(torch.cat([biases.get(state, zeros) for state in self.cell.concat]))
 
@@ -289,5 +303,11 @@ def _fused_fit(layers: nn.Module) -> nn.Module:
     """`fit` and `fit_prev` of a cell; they stay `Activated`, so that `State` hands them the ReLU."""
     if not isinstance(layers, Activated):
         return layers
-    reduction = isinstance(layers[0], FactorizedReduction)
-    return Activated(Reduction(layers[0]) if reduction else Pointwise(layers[0], layers[1]))
+    first = layers[0]
+    return Activated(Reduction(first) if isinstance(first, FactorizedReduction) else _pointwise(layers))
+
+
+def _pointwise(layers: nn.Module) -> Pointwise:
+    """layers: a Sequential of a 1x1 convolution and its norm."""
+    convolution, norm = cast(Iterable[Any], layers)
+    return Pointwise(convolution, norm)

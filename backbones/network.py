@@ -6,8 +6,9 @@ Letters: N images, C channels, H W pixels, K classes.
 import copy
 import logging
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -106,10 +107,12 @@ class NASNet(Backbone):
 
     drop_path_keep: probability that a path of the last cell survives at the end of training, in (0, 1].
     dropout: probability before the classifier. auxiliary: build the auxiliary head; it is left out, and
-    logged, where its map is below 5x5, and `self.auxiliary` is None then.
+    logged, where its map is below 5x5, and `self.auxiliary` is None then. fused: made by `fuse`.
     """
 
     spec: NetworkSpec
+    stem: nn.Module
+    fused = False
 
     def __init__(
         self,
@@ -220,10 +223,14 @@ class NASNet(Backbone):
         Batch norm is folded, 1x1 convolutions are matrix products (`backbones.fused`); the auxiliary head is
         left out. Maps and, best, images are in channels_last.
         """
+        if self.fused:
+            return copy.deepcopy(self)
         memo = {id(self.cells): nn.ModuleDict(), id(self.auxiliary): None}
         net = copy.deepcopy(self, memo)
-        net.stem = folded(*self.stem)
-        net.cells = nn.ModuleDict({name: FusedCell(cell) for name, cell in self.cells.items()})
+        convolution, norm = cast(Iterable[Any], self.stem)
+        cells = cast(Mapping[str, CellModule], self.cells)
+        net.stem, net.fused = folded(convolution, norm), True
+        net.cells = nn.ModuleDict({name: FusedCell(cell) for name, cell in cells.items()})
         return net.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def _run(self, x: Tensor, taps: Collection[int] = (), raw: bool = False) -> dict[int, State]:

@@ -28,23 +28,27 @@ class Normalised(NamedTuple):
 
 def normalise(x: Tensor, norm: nn.BatchNorm2d) -> Normalised:
     """`[N, C, H, W]` normalised by its own statistics; updates the running ones where `norm` tracks them."""
-    running = (norm.running_mean, norm.running_var) if norm.track_running_stats else (None, None)
+    running_mean, running_var = (
+        (norm.running_mean, norm.running_var) if norm.track_running_stats else (None, None)
+    )
     if norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     momentum = 0.1 if norm.momentum is None else norm.momentum
     if not is_narrow(x):
         return Normalised(
-            *torch.native_batch_norm(x, norm.weight, norm.bias, *running, True, momentum, norm.eps)
+            *torch.native_batch_norm(
+                x, norm.weight, norm.bias, running_mean, running_var, True, momentum, norm.eps
+            )
         )
     grouped = _grouped(x)
     means, variances = torch.batch_norm_update_stats(grouped, None, None, momentum)
     means, variances = means.view(-1, x.shape[1]), variances.view(-1, x.shape[1])
     mean = means.mean(0)
     variance = variances.mean(0) + means.var(0, unbiased=False)
-    if norm.track_running_stats:
+    if running_mean is not None and running_var is not None:
         pixels = x.numel() // x.shape[1]
-        norm.running_mean.lerp_(mean, momentum)
-        norm.running_var.lerp_(variance * (pixels / (pixels - 1)), momentum)
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(variance * (pixels / (pixels - 1)), momentum)
     inverse_std = (variance + norm.eps).rsqrt()
     return Normalised(scale_and_shift(x, norm.weight, norm.bias, mean, inverse_std), mean, inverse_std)
 
@@ -128,7 +132,8 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        return *normalise_backward(grad, *ctx.saved_tensors, ctx.eps), None
+        x, weight, mean, inverse_std = ctx.saved_tensors
+        return *normalise_backward(grad, x, weight, mean, inverse_std, ctx.eps), None
 
 
 class NarrowBatchNorm2d(nn.BatchNorm2d):

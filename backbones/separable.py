@@ -6,6 +6,9 @@ again, from stored statistics: gradients are exact, and batch norm's running sta
 Figures: docs/performance.md.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +27,8 @@ class SeparableConv(Activated):
     lean = False
 
     def forward(self, x: Tensor) -> Tensor:
-        depthwise, pointwise, norm, _, depthwise_2, pointwise_2, norm_2 = self
+        layers: Iterable[Any] = self
+        depthwise, pointwise, norm, _, depthwise_2, pointwise_2, norm_2 = layers
         if not (self.lean and norm.training and norm_2.training and torch.is_grad_enabled()):
             return super().forward(x)
         for module in (norm, norm_2):
@@ -93,6 +97,7 @@ def _convolved(x: Tensor, weight: Tensor, layer: nn.Conv2d) -> Tensor:
 def _padded(x: Tensor, layer: nn.Conv2d) -> tuple[Tensor, tuple[int, ...], tuple[int, int]]:
     """The map as the convolution takes it, the padding that is left to do, rows and columns put before."""
     if not isinstance(layer, SameConv2d):
+        assert not isinstance(layer.padding, str)
         return x, layer.padding, (0, 0)
     left, right, top, bottom = pads = layer.pads(x)
     if (top, left) == (bottom, right):

@@ -42,7 +42,6 @@ class TimmNASNet(NASNet):
     """
 
     global_pool: Any
-    set_activation_memory: Callable[[str], None]
 
     def __init__(
         self,
