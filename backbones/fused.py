@@ -237,9 +237,12 @@ class FusedBlock(nn.Module):
 
 
 class FusedCell(nn.Module):
-    """What a `CellModule` computes in evaluation mode; maps must be in channels_last."""
+    """What a `CellModule` computes in evaluation mode; maps must be in channels_last.
 
-    def __init__(self, module: CellModule) -> None:
+    like: any weight of the network, for its precision and device; a cell of pools alone has none.
+    """
+
+    def __init__(self, module: CellModule, like: Tensor) -> None:
         super().__init__()
         self.cell, self.stride = module.cell, module.stride
         self.fit, self.fit_prev = _fused_fit(module.fit), _fused_fit(module.fit_prev)
@@ -249,7 +252,7 @@ class FusedCell(nn.Module):
                 for name, layers in module.fit_output.items()
             }
         )
-        zeros = next(module.parameters(), torch.empty(0)).new_zeros(module.channels)
+        zeros = like.new_zeros(module.channels)
         blocks = cast(Mapping[str, BlockModule], module.blocks)
         self.blocks = cast(
             Mapping[str, FusedBlock],

@@ -230,7 +230,7 @@ class NASNet(Backbone):
         convolution, norm = cast(Iterable[Any], self.stem)
         cells = cast(Mapping[str, CellModule], self.cells)
         net.stem, net.fused = folded(convolution, norm), True
-        net.cells = nn.ModuleDict({name: FusedCell(cell) for name, cell in cells.items()})
+        net.cells = nn.ModuleDict({name: FusedCell(cell, convolution.weight) for name, cell in cells.items()})
         return net.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def _run(self, x: Tensor, taps: Collection[int] = (), raw: bool = False) -> dict[int, State]:
