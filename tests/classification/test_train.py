@@ -198,18 +198,19 @@ def test_evaluation_reproduces_the_metrics_of_the_file(digit_folders, straight, 
 
 def test_the_network_learns_the_digits(tmp_path, digit_folders):
     # Without what holds a small network back, 30 digits are learnt in a few seconds; chance is 1/3.
-    calm = {"epochs": 12, "lr": 0.1, "drop_path_keep": 1.0, "dropout": 0.0, "cutout": 0, "ema_decay": None}
+    calm = {"epochs": 20, "lr": 0.03, "drop_path_keep": 1.0, "dropout": 0.0, "cutout": 0, "ema_decay": None}
+    calm["auxiliary_weight"] = 0.0
     metrics = run(config(tmp_path, digit_folders, recipe=calm, validate_every_epochs=None))["metrics"]
-    assert metrics["top1"] >= 0.75
+    assert metrics["top1"] >= 0.75  # at seeds 0 to 3 it is 1, so that no rounding decides
     assert metrics["top5"] == 1.0
 
 
 def test_a_network_of_timm_trains_and_is_evaluated_like_ours(tmp_path, digit_folders):
     pytest.importorskip("timm")
-    asked = config(tmp_path, digit_folders, recipe={"epochs": 8, "lr": 0.1, "dropout": 0.0, "cutout": 0})
+    asked = config(tmp_path, digit_folders, recipe={"epochs": 16, "lr": 0.05, "dropout": 0.0, "cutout": 0})
     asked.backbone = BackboneConfig(name="timm/test_resnet", image_size=32)
     metrics = run(asked)["metrics"]
-    assert metrics["top1"] > 0.5  # chance is 1/3
+    assert metrics["top1"] >= 0.75  # chance is 1/3; with other seeds, too, it is 1
     net = weights.load(tmp_path / "backbone.safetensors")
     assert metrics["parameters"] == sum(p.numel() for p in net.parameters())
     assert (net.classes, net.preprocessing.size) == (["nought", "one", "two"], 32)
