@@ -11,9 +11,6 @@ from backbones.layers import PADDINGS
 STEMS = ("imagenet", "cifar")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
-ADDED_LATER = ("strided_average_counts_padding",)
-"""Fields that weights files of the first versions lack; their defaults are what those versions did."""
-
 
 @dataclass(frozen=True)
 class NetworkSpec:
@@ -85,14 +82,11 @@ class NetworkSpec:
 
     @classmethod
     def from_dict(cls, value: Any, where: str = "network") -> "NetworkSpec":
-        """Reads `to_dict`'s form. where: file and key for the message. Raises ValueError.
-
-        Keys of ADDED_LATER take their default where they are missing: earlier files lack them.
-        """
+        """Reads `to_dict`'s form. where: file and key for the message. Raises ValueError."""
         if not isinstance(value, Mapping):
             raise ValueError(f"{where} is {type(value).__name__}, expected an object")
         known = [field.name for field in dataclasses.fields(cls)]
-        if missing := [key for key in known if key not in value and key not in ADDED_LATER]:
+        if missing := [key for key in known if key not in value]:
             raise ValueError(f"{where}.{missing[0]} is missing")
         if unknown := [key for key in value if key not in known]:
             raise ValueError(f"{where} has the unknown key {unknown[0]!r}, expected {', '.join(known)}")

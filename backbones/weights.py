@@ -20,7 +20,7 @@ from backbones.foreign_weights import FOREIGN_NETWORKS, blank_network, their_nam
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec, Preprocessing
 
-FORMAT = 1
+FORMAT = 2
 KEY = "celltransfer"
 LISTED = 20
 """Tensors of one kind that an error names; a foreign state dict can be wrong in a thousand."""
@@ -57,11 +57,16 @@ def read_safetensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str,
         raise ValueError(f"{path}: not a {kind} file in safetensors format ({error})") from None
     if not isinstance(metadata, dict):
         raise ValueError(f"{path}: the metadata is {type(metadata).__name__}, expected an object")
-    version = metadata.get("format")
-    if not isinstance(version, int) or version > FORMAT:
-        raise ValueError(f"{path}: format = {version!r}, this version reads up to {FORMAT}")
     if metadata.get("kind") != kind:
         raise ValueError(f"{path}: kind = {metadata.get('kind')!r}, expected {kind!r}")
+    version = metadata.get("format")
+    if type(version) is int and version == 1:
+        raise ValueError(
+            f"{path}: format 1 named its tensors otherwise; "
+            f"this version reads format {FORMAT}: train it again"
+        )
+    if type(version) is not int or version != FORMAT:
+        raise ValueError(f"{path}: format = {version!r}, this version reads format {FORMAT}")
     return tensors, metadata
 
 
@@ -75,7 +80,12 @@ def save(
     """Writes a `backbone.safetensors`. The auxiliary head stays out: it serves training only.
 
     classes: names in the order of the logits; `net.classes` where None. metrics: as in `metrics.json`.
+    Raises ValueError for a fused network, whose tensors are no longer those of its spec.
     """
+    if isinstance(net, NASNet) and net.fused:
+        raise ValueError(
+            f"{path}: a fused network cannot be stored; store the one it was made of, and fuse that"
+        )
     tensors = {name: value for name, value in net.state_dict().items() if not name.startswith("auxiliary.")}
     write_safetensors(path, "backbone", tensors, describe(net, classes, metrics))
 

@@ -50,10 +50,15 @@ def rewritten(path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, m: m.update(format=9), "format = 9, this version reads up to 1"),
+        (lambda t, m: m.update(format=9), "format = 9, this version reads format 2"),
+        (lambda t, m: m.pop("format"), "format = None, this version reads format 2"),
         (lambda t, m: m.update(kind="detector"), "kind = 'detector', expected 'backbone'"),
         (lambda t, m: m.pop("network"), "the metadata key 'network' is missing"),
         (lambda t, m: m["network"].pop("stem"), "network.stem is missing"),
+        (
+            lambda t, m: m["network"].pop("strided_average_counts_padding"),
+            "network.strided_average_counts_padding is missing",
+        ),
         (lambda t, m: m["network"].update(filters="x"), "network: "),
         (
             lambda t, m: m["network"].update(strided_average_counts_padding=1),
@@ -109,12 +114,10 @@ def test_all_tensors_that_do_not_fit_are_listed(net, tmp_path):
         load(path)
 
 
-def test_files_from_before_a_field_was_added_still_load(net, tmp_path):
-    path = tmp_path / "backbone.safetensors"
-    save(net, path)
-    rewritten(path, lambda t, m: m["network"].pop("strided_average_counts_padding"))
-    x = torch.randn(2, 3, 48, 48)
-    assert torch.equal(load(path)(x), net(x))
+def test_a_fused_network_is_not_stored(net, tmp_path):
+    with pytest.raises(ValueError, match=r"net.safetensors: a fused network cannot be stored"):
+        save(net.fuse(), tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_files_of_another_kind_are_refused(tmp_path):
@@ -146,3 +149,14 @@ def test_any_tensors_travel_with_any_description(tmp_path):
     assert torch.equal(tensors["w"], torch.eye(2))
     assert metadata["engine"] == "torchvision"
     assert metadata["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("kind", ["backbone", "detector"])
+def test_files_of_format_1_say_what_to_do(tmp_path, kind):
+    path = tmp_path / "old.safetensors"
+    write_safetensors(path, kind, {"w": torch.zeros(1)}, {"format": 1})
+    message = (
+        "old.safetensors: format 1 named its tensors otherwise; this version reads format 2: train it again"
+    )
+    with pytest.raises(ValueError, match=message):
+        read_safetensors(path, kind)
