@@ -165,7 +165,7 @@ def predicted_microseconds(
     """Training time of a child on `images` images, on the CPU core that the two rates were fitted to.
 
     Only ratios between children matter (see `search.loop`). Fitted to one step of 64 images of 21 random
-    children (8 and 16 filters, 16 and 32 px, 1 and 2 cells per stage): off by 11 % (one sigma).
+    children (8 and 16 filters, 16 and 32 px, 1 and 2 cells per stage): off by 12 % (one sigma).
     """
     costs = profile(config.spec(genotype.canonical()), num_classes=num_classes)
     seconds = costs.multiply_adds / MULTIPLY_ADDS_PER_SECOND + costs.activation_bytes / BYTES_PER_SECOND
