@@ -12,9 +12,9 @@ from calibration import calibrate
 from timm.optim import create_optimizer_v2
 from torch import nn
 
+import backbones.timm_models  # noqa: F401 (registers the zoo)
 from backbones import create, list_models, save
 from backbones.cell import DropPath
-from backbones.timm_models import TimmNASNet
 from backbones.zoo import ZOO
 
 SMALL = {"cells_per_stage": 1, "filters": 8, "stem_filters": 4}
@@ -218,7 +218,6 @@ def test_no_weights_are_promised():
         small(pretrained=True)
 
 
-@pytest.mark.skipif(not hasattr(TimmNASNet, "set_activation_memory"), reason="not there yet")
 def test_checkpointing_changes_no_answer_and_no_gradient():
     plain = calibrate(small(num_classes=7).double()).train()
     lean = copy.deepcopy(plain)
@@ -229,6 +228,14 @@ def test_checkpointing_changes_no_answer_and_no_gradient():
         torch.testing.assert_close(a.grad, b.grad, msg=name)
     lean.set_grad_checkpointing(False)
     torch.testing.assert_close(lean.eval()(images().double()), plain.eval()(images().double()))
+
+
+def test_a_fused_copy_keeps_the_methods_and_the_answers(net):
+    x, fused = images(), net.fuse()
+    torch.testing.assert_close(fused(x), net(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fused.forward_features(x), net.forward_features(x), rtol=1e-4, atol=1e-4)
+    fused.reset_classifier(0)
+    assert fused(x).shape == (2, net.num_features)
 
 
 def test_learning_rates_can_fall_with_depth():
