@@ -221,7 +221,8 @@ class NASNet(Backbone):
         """A copy for inference: the same logits, features and end points, faster, and not trainable.
 
         Batch norm is folded, 1x1 convolutions are matrix products (`backbones.fused`); the auxiliary head is
-        left out. Maps and, best, images are in channels_last.
+        left out. Maps and, best, images are in channels_last. It refuses autocast; another precision is
+        a matter of `net.fuse().to(torch.bfloat16)`.
         """
         if self.fused:
             return copy.deepcopy(self)
@@ -236,6 +237,11 @@ class NASNet(Backbone):
     def _run(self, x: Tensor, taps: Collection[int] = (), raw: bool = False) -> dict[int, State]:
         """Outputs of the last cell and in `taps`; others go when nothing needs them. raw: keep them so."""
         self._check_size(x)
+        if self.fused and torch.is_autocast_enabled(x.device.type):
+            raise ValueError(
+                "a fused network does not run under autocast: leave it, or convert the network, "
+                "as in net.fuse().to(torch.bfloat16)"
+            )
         outputs = {0: State(self.stem(x))}
         for index, plan in enumerate(self.plans, start=1):
             if plan.name in self.cells:

@@ -27,13 +27,20 @@ class Normalised(NamedTuple):
 
 
 def normalise(x: Tensor, norm: nn.BatchNorm2d) -> Normalised:
-    """`[N, C, H, W]` normalised by its own statistics; updates the running ones where `norm` tracks them."""
-    running_mean, running_var = (
-        (norm.running_mean, norm.running_var) if norm.track_running_stats else (None, None)
-    )
-    if norm.track_running_stats and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-    momentum = 0.1 if norm.momentum is None else norm.momentum
+    """`[N, C, H, W]` normalised by its own statistics; updates the running ones where `norm` tracks them.
+
+    Raises ValueError for a single value per channel, which has no variance.
+    """
+    if x.numel() == x.shape[1]:
+        raise ValueError(f"batch norm in training got a single value per channel, size {list(x.shape)}")
+    running_mean, running_var, momentum = None, None, norm.momentum
+    if norm.track_running_stats:
+        running_mean, running_var = norm.running_mean, norm.running_var
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+            if momentum is None:  # the average of all batches
+                momentum = 1.0 / float(norm.num_batches_tracked)
+    momentum = momentum or 0.0
     if not is_narrow(x):
         return Normalised(
             *torch.native_batch_norm(
