@@ -146,7 +146,10 @@ def _fold_norm_of_concatenation(node: NodeProto, graph: _Graph) -> None:
 
 
 def _sample_by_convolution(node: NodeProto, graph: _Graph) -> None:
-    """`x[:, :, i::s, i::s]`, two slices, as a depthwise convolution whose one weight is 1 at `[i, i]`."""
+    """Takes the slices of `x[:, :, i::s, i::s]` into the 1x1 convolution that reads them, or into a new one.
+
+    The new one is depthwise; its one weight is 1, at `[i, i]`.
+    """
     second = graph.only_reader(node.output[0])
     if second is None or second.op_type != "Slice" or len(node.input) < 5:
         return
@@ -155,22 +158,36 @@ def _sample_by_convolution(node: NodeProto, graph: _Graph) -> None:
     _, channels, height, width = graph.shapes[node.input[0]]
     if [axes, axes2, start2, step2] != [[2], [3], start, step] or end[0] < height or end2[0] < width:
         return
-    weight = np.zeros((channels, 1, start[0] + 1, start[0] + 1), np.float32)
-    weight[:, :, -1, -1] = 1
-    sampling = helper.make_node(
-        "Conv",
-        [node.input[0]],
-        [second.output[0]],
-        name=f"{node.name}_sampling",
-        kernel_shape=weight.shape[2:],
-        strides=[step[0]] * 2,
-        group=channels,
-    )
-    graph.set_weight(sampling, 1, weight)
-    graph.proto.node.insert(list(graph.proto.node).index(node), sampling)
-    graph.producer[second.output[0]] = sampling
+    reader = graph.only_reader(second.output[0])
+    if start == [0] and reader is not None and _is_pointwise(reader, graph):
+        reader.input[0] = node.input[0]
+        _set_attributes(reader, strides=step * 2)
+    else:
+        weight = np.zeros((channels, 1, start[0] + 1, start[0] + 1), np.float32)
+        weight[:, :, -1, -1] = 1
+        sampling = helper.make_node(
+            "Conv",
+            [node.input[0]],
+            [second.output[0]],
+            name=f"{second.name}.sampling",
+            kernel_shape=weight.shape[2:],
+            strides=step * 2,
+            group=channels,
+        )
+        graph.set_weight(sampling, 1, weight)
+        graph.proto.node.insert(list(graph.proto.node).index(node), sampling)
+        graph.producer[second.output[0]] = sampling
     graph.proto.node.remove(node)
     graph.proto.node.remove(second)
+
+
+def _is_pointwise(node: NodeProto, graph: _Graph) -> bool:
+    return (
+        _is_dense(node)
+        and graph.weights[node.input[1]].shape[2:] == (1, 1)
+        and set(_attribute(node, "strides", [1])) == {1}
+        and not any(_attribute(node, "pads", []))
+    )
 
 
 def _is_dense(node: NodeProto) -> bool:
