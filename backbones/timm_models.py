@@ -85,10 +85,8 @@ class TimmNASNet(NASNet):
         """A fresh classifier. For 0 none: `forward` gives pooled features, or maps where nothing pools."""
         weight = next(self.parameters())
         pool = self.global_pool.pool_type if global_pool is None else global_pool
-        self.global_pool, classifier = create_classifier(
-            self.num_features, num_classes, pool, device=weight.device, dtype=weight.dtype
-        )
-        self.classifier = classifier.train(self.training)
+        self.global_pool, classifier = create_classifier(self.num_features, num_classes, pool)
+        self.classifier = classifier.to(device=weight.device, dtype=weight.dtype).train(self.training)
         self.num_classes = num_classes
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
 
