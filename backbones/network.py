@@ -226,10 +226,9 @@ class NASNet(Backbone):
         """
         if self.fused:
             return copy.deepcopy(self)
-        memo = {id(self.cells): nn.ModuleDict(), id(self.auxiliary): None}
-        net = copy.deepcopy(self, memo)
-        convolution, norm = cast(Iterable[Any], self.stem)
-        cells = cast(Mapping[str, CellModule], self.cells)
+        net = copy.deepcopy(self, {id(self.auxiliary): None})
+        convolution, norm = cast(Iterable[Any], net.stem)
+        cells = cast(Mapping[str, CellModule], net.cells)
         net.stem, net.fused = folded(convolution, norm), True
         net.cells = nn.ModuleDict({name: FusedCell(cell, convolution.weight) for name, cell in cells.items()})
         return net.to(memory_format=torch.channels_last).eval().requires_grad_(False)
