@@ -10,6 +10,7 @@ from torch import Tensor
 from backbones.spec import Preprocessing
 from backbones.transforms import central_square, training_crop
 from classification.data import ImageSet
+from classification.rand_augment import RandAugment
 from runtime.loading import Sample, counter_hash
 
 
@@ -19,7 +20,8 @@ class DecodedImages:
     Training takes Inception's crop (random area and aspect ratio 3/4..4/3) and flip, drawn from
     (seed, epoch, index); evaluation the central square of `preprocessing.crop` of the short side.
     area_min: smallest share of the image that a training crop covers. flip: mirror half of them.
-    color_jitter: change brightness and saturation of training images, see `jittered`.
+    color_jitter: change brightness and saturation of training images, see `jittered`. rand_augment: further
+    changes of training images, before the jitter.
     """
 
     def __init__(
@@ -32,7 +34,9 @@ class DecodedImages:
         area_min: float = 0.05,
         flip: bool = True,
         color_jitter: bool = False,
+        rand_augment: RandAugment | None = None,
     ) -> None:
+        self._rand_augment = rand_augment
         self.color_jitter = color_jitter
         self.images, self.preprocessing, self.train, self.seed = images, preprocessing, train, seed
         self._crop = training_crop(preprocessing, area_min, flip)
@@ -52,6 +56,8 @@ class DecodedImages:
                 image = self._crop(image)
         else:
             image = central_square(image, self.preprocessing)
+        if self.train and self._rand_augment is not None:
+            image = self._rand_augment.image(image, epoch=epoch, index=index)
         pixels = np.asarray(image)
         if self.train and self.color_jitter:
             pixels = jittered(pixels, *draw_jitter(self.seed, epoch, index))

@@ -17,6 +17,7 @@ from torch.nn import functional
 from backbones.spec import Preprocessing
 from backbones.transforms import central_square
 from classification.data import ImageDataConfig, ImageSet
+from classification.rand_augment import RandAugment
 from runtime.loading import Sample, counter_hash
 
 
@@ -30,7 +31,7 @@ class DeviceImages:
     size: side of the images in a batch, resized bilinearly where it is not S; None: S.
     mean, std: per channel on the scale 0..1. crop_padding: pixels at each border. cutout: side in pixels of
     the square that is set to the mean in each training image (1708.04552: its centre is anywhere, so it may
-    stick out); 0: none.
+    stick out); 0: none. rand_augment: further changes of each training image, before all others but the crop.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class DeviceImages:
         crop_padding: int = 4,
         flip: bool = True,
         cutout: int = 0,
+        rand_augment: RandAugment | None = None,
     ) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images: {images.dtype} {list(images.shape)}, expected uint8 [N, 3, S, S]")
@@ -51,6 +53,7 @@ class DeviceImages:
         self.size = size or self.stored_size
         self.labels = labels
         self.crop_padding, self.flip, self.cutout = crop_padding, flip, cutout
+        self._rand_augment = rand_augment
         self._pixels = functional.pad(images, (crop_padding,) * 4).permute(0, 2, 3, 1).contiguous()
         self._scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, 3, 1, 1)
         self._shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=images.device)
@@ -100,6 +103,7 @@ class DeviceImages:
         device: torch.device | str,
         indices: Sequence[int] | NDArray[np.int64] | None = None,
         cutout: int = 0,
+        rand_augment: RandAugment | None = None,
     ) -> "DeviceImages":
         """`from_images` with the options of the `data` group; images of a set not resident are fitted."""
         return cls.from_images(
@@ -113,6 +117,7 @@ class DeviceImages:
             crop_padding=config.crop_padding,
             flip=config.flip,
             cutout=cutout,
+            rand_augment=rand_augment,
         )
 
     def __len__(self) -> int:
@@ -138,7 +143,10 @@ class DeviceImages:
         # One look-up of whole pixels (3 bytes) is faster than indexing by (image, row, column).
         place = torch.from_numpy((lines[:, :, None] + columns[:, None, :]).reshape(-1)).to(device)
         pixels = self._pixels.view(-1, 3).index_select(0, place).view(len(index), side, side, 3)
-        images = pixels.permute(0, 3, 1, 2).float()
+        pixels = pixels.permute(0, 3, 1, 2)
+        if train and self._rand_augment is not None:
+            pixels = self._rand_augment.batch(pixels, epoch=epoch, index=index)
+        images = pixels.float()
         if self.size != side:
             shrinking = self.size < side
             images = functional.interpolate(images, self.size, mode="bilinear", antialias=shrinking)

@@ -12,22 +12,24 @@ from torch.optim.lr_scheduler import LRScheduler
 from backbones.base import Backbone
 from backbones.transforms import normalise
 from classification.metrics import ClassificationSums
+from classification.mixing import Mixing
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 
 
 def classification_loss(label_smoothing: float, auxiliary_weight: float) -> Loss:
-    """(logits `[N, K]`, auxiliary logits or None, labels `[N]`) to the mean cross entropy.
+    """(logits `[N, K]`, auxiliary logits or None, targets) to the mean cross entropy.
 
-    The target is 1 - label_smoothing on the label plus label_smoothing / K on every class (1512.00567,
-    section 7); the auxiliary head's loss is added with its weight.
+    The targets are labels `[N]` or probabilities of the classes `[N, K]`, such as mixed ones; compared is
+    1 - label_smoothing of them plus label_smoothing / K on every class (1512.00567, section 7). The
+    auxiliary head's loss is added with its weight.
     """
 
-    def loss(logits: Tensor, auxiliary: Tensor | None, labels: Tensor) -> Tensor:
-        total = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    def loss(logits: Tensor, auxiliary: Tensor | None, targets: Tensor) -> Tensor:
+        total = functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
         if auxiliary is not None:
-            side = functional.cross_entropy(auxiliary, labels, label_smoothing=label_smoothing)
+            side = functional.cross_entropy(auxiliary, targets, label_smoothing=label_smoothing)
             total = total + auxiliary_weight * side
         return total
 
@@ -37,7 +39,8 @@ def classification_loss(label_smoothing: float, auxiliary_weight: float) -> Loss
 class ClassificationModule(L.LightningModule):
     """Parts are handed in. Batches: images, uint8 or normalised float, and labels.
 
-    make_schedule: stepped after each optimiser step.
+    make_schedule: stepped after each optimiser step. mixing: of training batches, where there is one; the
+    accuracy in training then is that of the mixed images by the first one's label.
     """
 
     def __init__(
@@ -46,8 +49,10 @@ class ClassificationModule(L.LightningModule):
         loss: Loss,
         make_optimizer: Callable[[Backbone], torch.optim.Optimizer],
         make_schedule: Callable[[torch.optim.Optimizer], LRScheduler],
+        mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
+        self.mixing = mixing
         self.network = network
         self.loss = loss
         self.make_optimizer, self.make_schedule = make_optimizer, make_schedule
@@ -65,8 +70,12 @@ class ClassificationModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch
+        targets = labels
+        if self.mixing is not None:
+            place = {"epoch": self.trainer.current_epoch, "batch": batch_idx, "rank": self.global_rank}
+            images, targets = self.mixing(images, labels, **place)
         logits, auxiliary = self.network.forward_with_aux(images)
-        loss = self.loss(logits, auxiliary, labels)
+        loss = self.loss(logits, auxiliary, targets)
         self.train_sums.add(logits.detach(), labels, loss)
         self.log("loss", loss)
         return loss

@@ -22,8 +22,10 @@ from classification.decoded_images import DecodedImages, stack
 from classification.device_images import DeviceBatches, DeviceImages
 from classification.evaluate import evaluate, evaluation_loader
 from classification.metrics import ClassificationSums
+from classification.mixing import Mixing
 from classification.module import ClassificationModule, DropPathSchedule, classification_loss
-from classification.optimizers import ExponentialAverage, RecipeConfig
+from classification.optimizers import ExponentialAverage, L2Gradient, RecipeConfig
+from classification.rand_augment import RandAugment
 from runtime import tracking
 from runtime.folder import RunFolder, plain
 from runtime.loading import ResumableLoader
@@ -87,7 +89,7 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
     trainer = config.trainer.build(
         RunFolder(Path(config.run_dir)),
         [],
-        [*averaging, DropPathSchedule(network), ProgressCallback(STAGE)],
+        [*averaging, L2Gradient(), DropPathSchedule(network), ProgressCallback(STAGE)],
         max_epochs=recipe.epochs,
         gradient_clip_norm=recipe.clip_norm,
         accumulate=recipe.accumulate,
@@ -171,11 +173,15 @@ def _build_module(
     steps_per_epoch = -(-batches_per_epoch // recipe.accumulate)
     if recipe.scaled_lr != recipe.lr:
         log.info("learning rate %.4g for %d images per step", recipe.scaled_lr, recipe.batch_size)
+    mixing = None
+    if recipe.mixup_alpha or recipe.cutmix_alpha:
+        mixing = Mixing(recipe.mixup_alpha, recipe.cutmix_alpha, network.num_classes, config.seed)
     return ClassificationModule(
         network,
         classification_loss(recipe.label_smoothing, recipe.auxiliary_weight),
         recipe.build_optimizer,
         lambda optimizer: recipe.build_schedule(optimizer, steps_per_epoch),
+        mixing,
     )
 
 
@@ -186,8 +192,13 @@ def _train_loader(
     recipe, data, seed = config.recipe, config.data, config.seed
     batch_size = recipe.batch_size // recipe.accumulate
     options: dict[str, Any] = {"seed": seed, "shuffle": True, "drop_last": True}
+    augment = None
+    if recipe.rand_augment:
+        augment = RandAugment(recipe.rand_augment, recipe.rand_augment_magnitude, seed)
     if data.is_resident:
-        resident = DeviceImages.from_config(images, data, preprocessing.size, device, cutout=recipe.cutout)
+        resident = DeviceImages.from_config(
+            images, data, preprocessing.size, device, cutout=recipe.cutout, rand_augment=augment
+        )
         batches = DeviceBatches(resident, seed, train=True)
         return ResumableLoader(batches, batch_size, **options)
     decoded = DecodedImages(
@@ -198,5 +209,6 @@ def _train_loader(
         area_min=data.crop_area_min,
         flip=data.flip,
         color_jitter=data.color_jitter,
+        rand_augment=augment,
     )
     return ResumableLoader(decoded, batch_size, workers=data.workers, collate=stack, **options)

@@ -1,5 +1,6 @@
 """Recipes: update rules, schedules, decay and loss against their formulas."""
 
+import copy
 import math
 
 import pytest
@@ -10,11 +11,19 @@ from backbones.network import NASNet
 from backbones.spec import NetworkSpec
 from backbones.zoo import NASNET_A
 from classification.module import classification_loss
-from classification.optimizers import ExponentialAverage, RecipeConfig, TFRMSProp, cosine
+from classification.optimizers import ExponentialAverage, L2Gradient, RecipeConfig, TFRMSProp, cosine
 
 
 def small_network(**options):
     return NASNet(NetworkSpec(NASNET_A, 1, 4, stem="cifar", stem_filters=4, image_size=8), 3, **options)
+
+
+def step_by_recipe(optimizer, clip_norm=None):
+    """What Lightning does between backward pass and step, for an optimiser that a recipe built."""
+    L2Gradient().on_before_optimizer_step(None, None, optimizer)
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip_norm)
+    optimizer.step()
 
 
 def test_rmsprop_is_tensorflows_update():
@@ -22,7 +31,8 @@ def test_rmsprop_is_tensorflows_update():
     lr, decay, momentum, epsilon, l2 = 0.5, 0.9, 0.8, 1.0, 0.1
     weight, gradients = 2.0, [3.0, -1.0]
     parameter = nn.Parameter(torch.tensor([weight]))
-    optimizer = TFRMSProp([parameter], lr, decay=decay, momentum=momentum, epsilon=epsilon, weight_decay=l2)
+    group = {"params": [parameter], "l2": l2}
+    optimizer = TFRMSProp([group], lr, decay=decay, momentum=momentum, epsilon=epsilon)
     mean_square, step = 1.0, 0.0
     for gradient in gradients:
         g = gradient + l2 * weight
@@ -30,8 +40,81 @@ def test_rmsprop_is_tensorflows_update():
         step = momentum * step + lr * g / math.sqrt(mean_square + epsilon)
         weight -= step
         parameter.grad = torch.tensor([gradient])
-        optimizer.step()
+        step_by_recipe(optimizer)
         assert parameter.item() == pytest.approx(weight, rel=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("epsilon", [1.0, 1e-10])
+def test_rmsprop_equals_timms(momentum, epsilon):
+    timm = pytest.importorskip("timm.optim")
+    generator = torch.Generator().manual_seed(0)
+    recipe = RecipeConfig(
+        optimizer="rmsprop", lr=0.05, momentum=momentum, rms_epsilon=epsilon, weight_decay=0.01
+    )
+    ours = nn.Linear(5, 7).double()
+    theirs = copy.deepcopy(ours)
+    optimizer = recipe.build_optimizer(ours)
+    # timm's decay is L2, too; its epsilon lies inside the root and its mean square starts at 1 in any case.
+    groups = [{"params": [theirs.weight], "weight_decay": 0.01}, {"params": [theirs.bias]}]
+    reference = timm.RMSpropTF(
+        groups, lr=0.05, alpha=0.9, eps=epsilon, momentum=momentum, lr_in_momentum=True
+    )
+    for step in range(20):
+        for rates in (optimizer.param_groups, reference.param_groups):
+            for group in rates:
+                group["lr"] = 0.05 * 0.9**step  # a falling rate tells lr_in_momentum's two meanings apart
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            mine.grad = torch.randn(mine.shape, dtype=torch.float64, generator=generator)
+            other.grad = mine.grad.clone()
+        step_by_recipe(optimizer)
+        reference.step()
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+def test_l2_is_part_of_the_loss_whose_gradient_is_clipped(optimizer):
+    # TF-slim differentiates loss + l2 / 2 * |weights|^2 and clips that; here the same by autograd.
+    recipe = RecipeConfig(optimizer=optimizer, lr=0.1, weight_decay=0.5, clip_norm=0.7)
+    ours = nn.Linear(4, 3).double()
+    theirs = copy.deepcopy(ours)
+    images = torch.randn(6, 4, dtype=torch.float64)
+    for network, l2 in ((ours, 0.0), (theirs, 0.5)):
+        step = recipe.build_optimizer(network)
+        if l2:
+            for group in step.param_groups:
+                group["l2"] = 0.0
+        for _ in range(3):
+            step.zero_grad()
+            (network(images).square().mean() + l2 / 2 * network.weight.square().sum()).backward()
+            step_by_recipe(step, recipe.clip_norm)
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-12, atol=0.0)
+
+
+def test_adamw_shrinks_the_decayed_weights_and_needs_no_l2():
+    network = nn.Linear(2, 2)
+    recipe = RecipeConfig(optimizer="adamw", lr=0.1, weight_decay=0.5, momentum=0.8, adam_decay=0.99)
+    optimizer, before = recipe.build_optimizer(network), copy.deepcopy(network.state_dict())
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    step_by_recipe(optimizer)
+    torch.testing.assert_close(network.weight.data, before["weight"] * (1 - 0.1 * 0.5))
+    torch.testing.assert_close(network.bias.data, before["bias"])
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.99)}
+
+
+def test_the_rate_rises_linearly_then_falls_by_the_cosine():
+    recipe = RecipeConfig(epochs=10, lr=0.02, warmup_epochs=2.5)
+    optimizer = recipe.build_optimizer(small_network())
+    schedule = recipe.build_schedule(optimizer, steps_per_epoch=4)
+    rates = []
+    for _ in range(41):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[:10] == pytest.approx([0.02 * (step + 1) / 11 for step in range(10)])
+    assert rates[10:] == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 30)) for step in range(31)])
 
 
 def test_cosine_falls_from_lr_to_zero_in_one_half_period():
@@ -61,11 +144,13 @@ def test_the_rate_is_scaled_to_the_batch():
     assert RecipeConfig(lr=0.025, batch_size=64).scaled_lr == 0.025
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adamw"])
 def test_only_weights_of_convolutions_and_linear_layers_decay(optimizer):
     network = small_network()
     built = RecipeConfig(optimizer=optimizer, weight_decay=0.01).build_optimizer(network)
-    decays = {id(p): group["weight_decay"] for group in built.param_groups for p in group["params"]}
+    key = "weight_decay" if optimizer == "adamw" else "l2"
+    decays = {id(p): group[key] for group in built.param_groups for p in group["params"]}
+    assert optimizer == "adamw" or not any(group.get("weight_decay") for group in built.param_groups)
     for name, parameter in network.named_parameters():
         assert decays[id(parameter)] == (0.01 if parameter.ndim > 1 else 0), name
     assert len(decays) == len(list(network.parameters()))
@@ -108,8 +193,16 @@ def test_the_average_follows_its_formula_and_takes_the_statistics_along():
     [
         ({"batch_size": 0}, "recipe.batch_size = 0, must be at least 1"),
         ({"batch_size": 10, "accumulate": 4}, "recipe.batch_size = 10 is no multiple of accumulate"),
-        ({"optimizer": "adam"}, "recipe.optimizer = 'adam', known are sgd and rmsprop"),
+        ({"optimizer": "adam"}, "recipe.optimizer = 'adam', known are sgd, rmsprop, adamw"),
         ({"lr": 0.0}, "recipe.lr = 0.0, must be above 0"),
+        ({"mixup_alpha": -0.1}, "recipe.mixup_alpha = -0.1, must not be negative"),
+        ({"rand_augment_magnitude": 31}, "recipe.rand_augment_magnitude = 31, must lie in 0..30"),
+        ({"epochs": 5, "warmup_epochs": 5}, "recipe.warmup_epochs = 5, must lie in 0..5 and below epochs"),
+        (
+            {"batch_size": 8, "accumulate": 8, "cutmix_alpha": 1.0},
+            "recipe.batch_size = 8 and accumulate = 8 leave 1 image for a backward pass; "
+            "mixup and cutmix need 2",
+        ),
         ({"ema_decay": 1.0}, "recipe.ema_decay = 1.0, must lie in [0, 1)"),
         ({"drop_path_keep": 0.0}, "recipe.drop_path_keep = 0.0, must lie in (0, 1]"),
     ],
