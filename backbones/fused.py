@@ -25,7 +25,7 @@ from backbones.layers import Activated, FactorizedReduction
 CONVOLVE_FROM_ROWS = 1700
 """M from which a 1x1 convolution beats the matrix product, whose bias is a pass over memory of its own."""
 
-MERGE_UP_TO_ROWS = 1024
+MERGE_UP_TO_ROWS = 1600
 """M up to which depthwise convolutions take longer to start than to compute."""
 
 
@@ -175,23 +175,29 @@ class MergedSeparables(nn.Module):
 
     def __init__(self, members: list[tuple[Separable, int]]) -> None:
         super().__init__()
+        operations = [operation for operation, _ in members]
         self.states = [state for _, state in members]
-        self.members = [operation for operation, _ in members]  # a list: they belong to the blocks
-        self.widths = [operation.depthwise.in_channels for operation in self.members]
-        self.depthwise = _side_by_side([operation.depthwise for operation in self.members])
-        self.depthwise_2 = _side_by_side([operation.depthwise_2 for operation in self.members])
-        self.bias = nn.Parameter(torch.cat([operation.pointwise.bias for operation in self.members]))
+        self.widths = [operation.depthwise.in_channels for operation in operations]
+        self.depthwise = _side_by_side([operation.depthwise for operation in operations])
+        self.depthwise_2 = _side_by_side([operation.depthwise_2 for operation in operations])
+        # Tuples of what belongs to the blocks: attributes of modules are slow to look up.
+        self.products = tuple((op.pointwise.bias, op.pointwise.weight) for op in operations)
+        self.last = tuple((op, op.pointwise_2.weight) for op in operations)
 
     def terms(self, states: dict[int, State]) -> dict[nn.Module, Term]:
         x = self.depthwise(torch.cat([states[state].relu for state in self.states], dim=1))
-        middle = filled(self.bias, x.shape[0], *x.shape[2:])
-        slots = rows(middle).chunk(len(self.members), dim=1)
-        for operation, part, slot in zip(self.members, rows(x).split(self.widths, dim=1), slots, strict=True):
-            slot.addmm_(part, operation.pointwise.weight)
-        outputs = rows(self.depthwise_2(middle.relu_())).chunk(len(self.members), dim=1)
+        n, _, height, width = x.shape
+        parts = rows(x).split_with_sizes(self.widths, dim=1)
+        middle = x.new_empty(n * height * width, len(parts) * self.products[0][1].shape[1])
+        for (bias, weight), part, slot in zip(
+            self.products, parts, middle.chunk(len(parts), dim=1), strict=True
+        ):
+            torch.addmm(bias, part, weight, out=slot)
+        activated = middle.relu_().view(n, height, width, -1).permute(0, 3, 1, 2)
+        outputs = rows(self.depthwise_2(activated)).chunk(len(parts), dim=1)
         return {
-            operation: Term(output, operation.pointwise_2.weight)
-            for operation, output in zip(self.members, outputs, strict=True)
+            operation: Term(output, weight)
+            for (operation, weight), output in zip(self.last, outputs, strict=True)
         }
 
 
@@ -260,6 +266,11 @@ class FusedCell(nn.Module):
                 {b: FusedBlock(block, self.cell.blocks[int(b)], zeros) for b, block in blocks.items()}
             ),
         )
+        self.inputs = [state for state in self.cell.concat if state < 2]
+        self.steps = tuple(
+            (2 + int(b), block, tuple(zip(block.operations, block.inputs, strict=True)))
+            for b, block in self.blocks.items()
+        )
         self.read_later = {state for block in self.blocks.values() for state in block.inputs}
         alike: dict[object, list[tuple[Separable, int]]] = defaultdict(list)
         for block in self.blocks.values():
@@ -285,20 +296,15 @@ class FusedCell(nn.Module):
         if n * height * width <= MERGE_UP_TO_ROWS:
             for group in self.merged:
                 terms |= group.terms(states)
-        for b, block in self.blocks.items():
-            index = 2 + int(b)
+        for index, block, operands in self.steps:
             if index not in slots:
                 slots[index] = rows(filled(block.bias, *size))
-            operands = zip(block.operations, block.inputs, strict=True)
             block.write([terms.get(op) or op.term(states[state]) for op, state in operands], slots[index])
             if index in self.read_later:
                 states[index] = State(slots[index].unflatten(0, size).permute(0, 3, 1, 2))
-        for state in self.cell.concat:
-            if state < 2:
-                x = states[state].raw
-                slots[state].copy_(
-                    rows(self.fit_output[str(state)](x) if str(state) in self.fit_output else x)
-                )
+        for state in self.inputs:
+            x = states[state].raw
+            slots[state].copy_(rows(self.fit_output[str(state)](x) if str(state) in self.fit_output else x))
         return output
 
 
