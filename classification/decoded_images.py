@@ -1,5 +1,6 @@
 """Images decoded one by one when they are needed: class folders and ImageNet."""
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,6 +44,11 @@ class DecodedImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def sample_name(self, index: int) -> str:
+        """The file, for messages."""
+        image = self.images.images[index]
+        return os.fsdecode(image) if isinstance(image, bytes) else f"image {index}"
 
     def __getitem__(self, sample: Sample) -> tuple[NDArray[np.uint8], int]:
         epoch, index = sample

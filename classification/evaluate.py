@@ -20,9 +20,9 @@ from classification.decoded_images import DecodedImages, stack
 from classification.device_images import DeviceBatches, DeviceImages
 from classification.metrics import ClassificationSums
 from runtime.device import resolve_device
+from runtime.finite import NonFiniteError
 from runtime.loading import ResumableLoader
 from runtime.progress import track
-from runtime.resume import NonFiniteError
 
 log = logging.getLogger(__name__)
 

@@ -27,10 +27,10 @@ from classification.module import ClassificationModule, DropPathSchedule, classi
 from classification.optimizers import ExponentialAverage, L2Gradient, RecipeConfig
 from classification.rand_augment import RandAugment
 from runtime import tracking
+from runtime.finite import NonFiniteError
 from runtime.folder import RunFolder, plain
 from runtime.loading import ResumableLoader
 from runtime.progress import ProgressCallback
-from runtime.resume import NonFiniteError
 from runtime.tracking import LoggerConfig
 from runtime.trainer import TrainerConfig, last_checkpoint
 

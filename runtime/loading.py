@@ -83,6 +83,7 @@ class ResumableLoader:
             raise ValueError(f"{len(dataset)} samples give no batch of {batch_size} on {world} processes")
         self.epoch = 0
         self.batches_given = 0
+        self._last = (0, 0)
 
     def __len__(self) -> int:
         """Batches per epoch and rank."""
@@ -96,6 +97,12 @@ class ResumableLoader:
             order = np.argsort(counter_hash(self.seed, epoch, order), kind="stable")
         return np.resize(order, -(-count // self.world) * self.world)[self.rank :: self.world]
 
+    def last_samples(self) -> list[Sample]:
+        """What the batch given last consisted of."""
+        epoch, number = self._last
+        start = number * self.batch_size
+        return [(epoch, int(index)) for index in self.order(epoch)[start : start + self.batch_size]]
+
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "batches_given": self.batches_given}
 
@@ -108,6 +115,7 @@ class ResumableLoader:
         for given, batch in enumerate(self._read(epoch, self.batches_given), self.batches_given + 1):
             if isinstance(batch, _Failure):
                 raise batch.kind(batch.message)
+            self._last = (epoch, given - 1)
             if given == len(self):
                 self.epoch, self.batches_given = epoch + 1, 0
             else:

@@ -1,4 +1,4 @@
-"""Callbacks that make a Lightning run exactly resumable and stop it when it has gone wrong.
+"""Callbacks that make a Lightning run exactly resumable.
 
 With `ResumableLoader` and these, a run killed at any step and continued is bit-equal, on CPU, to one that
 was not: Lightning itself keeps neither the random states nor the loader's place inside an epoch.
@@ -14,15 +14,10 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from torch import Tensor
 
 from runtime.interrupts import Interrupted, Interrupts
 
 LAST = "last.ckpt"
-
-
-class NonFiniteError(ValueError):
-    """The loss or a gradient is not a finite number."""
 
 
 class RandomState(L.Callback):
@@ -117,29 +112,3 @@ class TimedCheckpoint(Checkpoint):
         finally:
             temporary.unlink(missing_ok=True)
         self._last_time, self._last_step = time.monotonic(), trainer.global_step
-
-
-class NonFiniteGuard(L.Callback):
-    """Stops before the optimiser step that a loss or gradient which is not finite would spoil.
-
-    The weights and the last checkpoint stay good. Raises NonFiniteError naming step and learning rate.
-    """
-
-    def on_before_backward(self, trainer: L.Trainer, module: L.LightningModule, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise NonFiniteError(f"{_where(trainer)}: the loss is {loss.item()}")
-
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, module: L.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        if trainer.precision == "16-mixed":  # its loss scaling expects overflows and skips those steps
-            return
-        gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients.values())):
-            names = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
-            raise NonFiniteError(f"{_where(trainer)}: the gradient of {', '.join(names[:3])} is not finite")
-
-
-def _where(trainer: L.Trainer) -> str:
-    rates = {f"{group['lr']:.3g}" for optimizer in trainer.optimizers for group in optimizer.param_groups}
-    return f"step {trainer.global_step + 1}, learning rate {', '.join(sorted(rates))}"

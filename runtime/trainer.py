@@ -11,9 +11,10 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 
+from runtime.finite import NonFiniteGuard
 from runtime.folder import RunFolder
 from runtime.interrupts import Interrupts
-from runtime.resume import LAST, NonFiniteGuard, RandomState, TimedCheckpoint
+from runtime.resume import LAST, RandomState, TimedCheckpoint
 
 ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -98,7 +99,7 @@ class TrainerConfig:
             callbacks=[
                 *callbacks,
                 RandomState(),
-                NonFiniteGuard(),
+                NonFiniteGuard(folder.path),
                 TimedCheckpoint(
                     checkpoint_folder(folder),
                     interrupts,

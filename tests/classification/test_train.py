@@ -5,6 +5,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import signal
 import sys
 
@@ -19,7 +20,8 @@ from classification.evaluate import EvaluateConfig
 from classification.module import ClassificationModule
 from classification.optimizers import RecipeConfig
 from classification.train import ClassificationConfig, run
-from runtime.resume import LAST, NonFiniteError
+from runtime.finite import NonFiniteError
+from runtime.resume import LAST
 from runtime.tracking import LoggerConfig
 from runtime.trainer import TrainerConfig
 
@@ -297,7 +299,19 @@ def test_an_evaluation_that_is_not_finite_is_explained_and_keeps_the_training(
     assert math.isfinite(run(asked)["metrics"]["loss"])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, digit_folders):
-    with pytest.raises(NonFiniteError, match=r"step \d+, learning rate .*: the (loss|gradient)"):
-        run(config(tmp_path, digit_folders, recipe={"lr": 1e30, "clip_norm": None}))
+@pytest.mark.parametrize(("workers", "sample"), [(2, r"/train/\w+/\d+\.png"), (0, r"image \d+")])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(
+    tmp_path, digit_folders, workers, sample
+):
+    asked = config(tmp_path, digit_folders, workers=workers, recipe={"lr": 1e30, "clip_norm": None})
+    with pytest.raises(NonFiniteError) as error:
+        run(asked)
+    assert re.search(
+        r"^step 2, learning rate .*: the loss is (nan|inf); run again, the first output that is not finite "
+        rf"is that of network\.\S+ \(\w+\). The batch: \S*{sample}, ",
+        str(error.value),
+    )
+    report = json.loads((tmp_path / "non_finite.json").read_text())
+    assert (report["step"], len(report["samples"])) == (2, 7)
+    assert torch.load(tmp_path / "checkpoints" / LAST, weights_only=True)["global_step"] == 1
     assert not (tmp_path / "metrics.json").exists()
