@@ -91,7 +91,20 @@ def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     if images.dtype != torch.uint8:
         return images
     mean, std = (
-        torch.tensor(values, device=images.device).view(-1, 1, 1) * 255
-        for values in (preprocessing.mean, preprocessing.std)
+        torch.tensor(values, device=images.device) * 255 for values in (preprocessing.mean, preprocessing.std)
     )
-    return (images - mean) / std
+    nhwc = images.ndim == 4 and images.is_contiguous(memory_format=torch.channels_last)
+    if nhwc and images.device.type == "cpu":
+        return _normalise_channels_last(images, mean, std)
+    return (images - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+
+
+def _normalise_channels_last(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """The same numbers several times faster: whole lines at a time, each image while it is in the cache."""
+    result = torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
+    line = images.shape[3] * images.shape[1]
+    mean, std = mean.repeat(images.shape[3]), std.repeat(images.shape[3])
+    lines = images.permute(0, 2, 3, 1).reshape(len(images), -1, line)
+    for source, target in zip(lines, result.permute(0, 2, 3, 1).view(len(images), -1, line), strict=True):
+        target.copy_(source).sub_(mean).div_(std)
+    return result

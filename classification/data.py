@@ -4,10 +4,10 @@ Everything that can be wrong with a data set's layout is found by `open_images`,
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from runtime.loading import counter_hash
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 DIGITS_TEST_IMAGES = 360
+
+Result = TypeVar("Result")
 
 
 @dataclass(kw_only=True)
@@ -107,8 +109,12 @@ class ImageSet:
 
     def image(self, index: int) -> Image.Image:
         """RGB. Raises ValueError or FileNotFoundError that names an unreadable file."""
+        return self.read(index, as_picture)
+
+    def read(self, index: int, take: Callable[[Image.Image], Result]) -> Result:
+        """What `take` makes of the opened, not yet decoded file. Raises as `image` does."""
         image = self.images[index]
-        return decode(os.fsdecode(image)) if isinstance(image, bytes) else Image.fromarray(image)
+        return read(os.fsdecode(image), take) if isinstance(image, bytes) else take(Image.fromarray(image))
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> "ImageSet":
         return ImageSet(self.source, self.classes, self.labels[indices], self.images[indices])
@@ -151,9 +157,14 @@ def decode(path: str | os.PathLike[str]) -> Image.Image:
 
     Raises FileNotFoundError, or ValueError for a file that is no image or is cut off.
     """
+    return read(path, as_picture)
+
+
+def read(path: str | os.PathLike[str], take: Callable[[Image.Image], Result]) -> Result:
+    """What `take` makes of the opened file, whose pixels are not decoded yet. Raises as `decode` does."""
     try:
         with Image.open(path) as file:
-            return as_picture(file)
+            return take(file)
     except FileNotFoundError:
         raise FileNotFoundError(f"{os.fspath(path)}: no such image file") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from backbones.spec import Preprocessing
-from backbones.transforms import central_square, training_crop
+from backbones.transforms import central_square
+from classification.crops import training_pixels
 from classification.data import ImageSet
 from classification.rand_augment import RandAugment
 from runtime.loading import Sample, counter_hash
@@ -40,7 +42,7 @@ class DecodedImages:
         self._rand_augment = rand_augment
         self.color_jitter = color_jitter
         self.images, self.preprocessing, self.train, self.seed = images, preprocessing, train, seed
-        self._crop = training_crop(preprocessing, area_min, flip)
+        self.area_min, self.flip = area_min, flip
 
     def __len__(self) -> int:
         return len(self.images)
@@ -52,22 +54,22 @@ class DecodedImages:
 
     def __getitem__(self, sample: Sample) -> tuple[NDArray[np.uint8], int]:
         epoch, index = sample
-        image = self.images.image(index)
-        if self.train:
-            # torchvision draws from the global generator, which is left as it was found.
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(
-                    int(counter_hash(self.seed, epoch, index)[0] >> np.uint64(1))
-                )
-                image = self._crop(image)
-        else:
-            image = central_square(image, self.preprocessing)
-        if self.train and self._rand_augment is not None:
-            image = self._rand_augment.image(image, epoch=epoch, index=index)
-        pixels = np.asarray(image)
-        if self.train and self.color_jitter:
-            pixels = jittered(pixels, *draw_jitter(self.seed, epoch, index))
+        pixels = self._training(epoch, index) if self.train else self._central(index)
         return pixels, int(self.images.labels[index])
+
+    def _central(self, index: int) -> NDArray[np.uint8]:
+        return np.asarray(central_square(self.images.image(index), self.preprocessing))
+
+    def _training(self, epoch: int, index: int) -> NDArray[np.uint8]:
+        place = {"seed": self.seed, "epoch": epoch, "index": index}
+        pixels = self.images.read(
+            index,
+            lambda file: training_pixels(file, self.preprocessing, self.area_min, self.flip, **place),
+        )
+        if self._rand_augment is not None:
+            image = self._rand_augment.image(Image.fromarray(pixels), epoch=epoch, index=index)
+            pixels = np.asarray(image)
+        return jittered(pixels, *draw_jitter(**place)) if self.color_jitter else pixels
 
 
 def draw_jitter(seed: int, epoch: int, index: int) -> tuple[float, float, bool]:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backbones.spec import Preprocessing
 from classification.data import ImageDataConfig, decode, open_images, stratified
+from classification.decoded_images import DecodedImages
 
 
 def write(path, image):
@@ -157,32 +159,52 @@ def test_fashion_mnist_is_read_from_idx_files(tmp_path, packed):
 
 
 def grey16():
-    return Image.fromarray(np.full((2, 2), 0x80FF, np.uint16))
+    return Image.fromarray(np.full((6, 9), 0x80FF, np.uint16))
 
 
-@pytest.mark.parametrize(
-    ("name", "image", "expected"),
-    [
-        ("grey.png", Image.new("L", (2, 2), 7), (7, 7, 7)),
-        ("palette.png", Image.new("RGB", (2, 2), (9, 8, 7)).quantize(4), (9, 8, 7)),
-        ("alpha.png", Image.new("RGBA", (2, 2), (9, 8, 7, 0)), (9, 8, 7)),
-        ("grey_alpha.png", Image.new("LA", (2, 2), (9, 0)), (9, 9, 9)),
-        ("grey16.png", grey16(), (0x80, 0x80, 0x80)),
-        ("bits.png", Image.new("1", (2, 2), 1), (255, 255, 255)),
-        ("cmyk.tif", Image.new("CMYK", (2, 2), (0, 255, 255, 0)), (255, 0, 0)),
-    ],
-)
-def test_every_kind_of_image_becomes_rgb(tmp_path, name, image, expected):
-    write(tmp_path / name, image)
-    decoded = decode(tmp_path / name)
-    assert (decoded.mode, decoded.getpixel((1, 1))) == ("RGB", expected)
-
-
-def test_a_rotated_photograph_stands_upright(tmp_path):
+def turned(**options):
+    """What to save a picture with that is to be shown turned by 90 degrees clockwise."""
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: rotate by 90 degrees clockwise to show it
-    Image.new("RGB", (6, 2)).save(tmp_path / "turned.jpg", exif=exif)
-    assert decode(tmp_path / "turned.jpg").size == (2, 6)
+    exif[0x0112] = 6
+    return {"exif": exif, **options}
+
+
+KINDS = [
+    ("grey.png", Image.new("L", (9, 6), 7), {}, (7, 7, 7)),
+    ("grey.jpg", Image.new("L", (9, 6), 7), {}, (7, 7, 7)),
+    ("palette.png", Image.new("RGB", (9, 6), (9, 8, 7)).quantize(4), {}, (9, 8, 7)),
+    ("palette.gif", Image.new("RGB", (9, 6), (9, 8, 7)).quantize(4), {}, (9, 8, 7)),
+    ("see_through.png", Image.new("P", (9, 6), 0), {"transparency": 0}, (0, 0, 0)),
+    ("alpha.png", Image.new("RGBA", (9, 6), (9, 8, 7, 0)), {}, (9, 8, 7)),
+    ("alpha.webp", Image.new("RGBA", (9, 6), (9, 8, 7, 255)), {"lossless": True}, (9, 8, 7)),
+    ("grey_alpha.png", Image.new("LA", (9, 6), (9, 0)), {}, (9, 9, 9)),
+    ("grey16.png", grey16(), {}, (0x80, 0x80, 0x80)),
+    ("grey16.tif", grey16(), {}, (0x80, 0x80, 0x80)),
+    ("bits.png", Image.new("1", (9, 6), 1), {}, (255, 255, 255)),
+    ("cmyk.tif", Image.new("CMYK", (9, 6), (0, 255, 255, 0)), {}, (255, 0, 0)),
+    ("cmyk.jpg", Image.new("CMYK", (9, 6), (255, 255, 0, 0)), {"quality": 100}, (0, 0, 255)),
+    ("turned.jpg", Image.new("RGB", (6, 9), (9, 9, 9)), turned(), (9, 9, 9)),
+    ("turned.png", Image.new("RGB", (6, 9), (9, 8, 7)), turned(), (9, 8, 7)),
+    ("turned.tif", Image.new("RGB", (6, 9), (9, 8, 7)), turned(), (9, 8, 7)),
+    ("turned.webp", Image.new("RGB", (6, 9), (9, 8, 7)), turned(lossless=True), (9, 8, 7)),
+    ("turned_grey.jpg", Image.new("L", (6, 9), 9), turned(), (9, 9, 9)),
+    ("turned_cmyk.jpg", Image.new("CMYK", (6, 9), (255, 255, 0, 0)), turned(quality=100), (0, 0, 255)),
+]
+
+
+@pytest.mark.parametrize(("name", "image", "options", "expected"), KINDS, ids=[kind[0] for kind in KINDS])
+def test_every_kind_of_image_becomes_upright_rgb(tmp_path, name, image, options, expected):
+    """Alone, in evaluation and in training."""
+    (tmp_path / "train" / "all").mkdir(parents=True)
+    image.save(tmp_path / "train" / "all" / name, **options)
+    decoded = decode(tmp_path / "train" / "all" / name)
+    assert (decoded.mode, decoded.size) == ("RGB", (9, 6))
+    np.testing.assert_allclose(np.asarray(decoded), np.broadcast_to(expected, (6, 9, 3)), atol=1)
+    images = open_images(ImageDataConfig(name="imagefolder", root=str(tmp_path)), "train")
+    for train in (False, True):
+        pixels, label = DecodedImages(images, Preprocessing(4), train=train)[(0, 0)]
+        assert (pixels.dtype, label) == (np.uint8, 0)
+        np.testing.assert_allclose(pixels, np.broadcast_to(expected, (4, 4, 3)), atol=1)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all"])

@@ -7,9 +7,11 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional
+from torchvision.transforms import RandomResizedCrop
 
 from backbones.spec import Preprocessing
 from backbones.transforms import central_square, normalise
+from classification.crops import draw_crop, training_pixels
 from classification.data import ImageDataConfig, ImageSet, open_images
 from classification.decoded_images import (
     DecodedImages,
@@ -114,6 +116,120 @@ def decoded(root, **options):
     return DecodedImages(images, Preprocessing(12), **{"train": True, "seed": 3, **options})
 
 
+def distance(first, second):
+    """Of two samples: the largest difference of their distribution functions (Kolmogorov, Smirnov)."""
+    both = np.sort(np.concatenate([first, second]))
+    shares = [
+        np.searchsorted(np.sort(sample), both, side="right") / len(sample) for sample in (first, second)
+    ]
+    return abs(shares[0] - shares[1]).max()
+
+
+@pytest.mark.parametrize("size", [(341, 256), (256, 341), (500, 500), (700, 90), (12, 9), (1, 1)])
+def test_crops_are_distributed_as_torchvisions(size):
+    count = 3000
+    ours = [draw_crop(size, 0.08, True, seed=5, epoch=2, index=index) for index in range(count)]
+    image = torch.empty(3, size[1], size[0])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = [RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(count)]
+    ours = np.array([(crop.top, crop.left, crop.height, crop.width) for crop in ours], float)
+    theirs = np.array(theirs, float)
+    for of in (
+        *(lambda crops, i=i: crops[:, i] for i in range(4)),
+        lambda crops: crops[:, 2] * crops[:, 3],
+        lambda crops: crops[:, 3] / crops[:, 2],
+        lambda crops: crops[:, 0] + crops[:, 2],
+        lambda crops: crops[:, 1] + crops[:, 3],
+    ):
+        # Two samples of n of one distribution are further apart than 2.23 sqrt(2 / n) once in 10,000 times.
+        assert distance(of(ours), of(theirs)) < 2.23 * (2 / count) ** 0.5
+
+
+def test_crops_are_mirrored_half_of_the_time_or_never():
+    flipped = [draw_crop((50, 40), 0.08, True, seed=0, epoch=0, index=i).flipped for i in range(3000)]
+    assert abs(np.mean(flipped) - 0.5) < 5 * 0.5 / 3000**0.5
+    assert not any(draw_crop((50, 40), 0.08, False, seed=0, epoch=0, index=i).flipped for i in range(100))
+
+
+PLACE = {"seed": 0, "epoch": 0}
+
+
+def noise(width, height, grain=8):
+    coarse = np.random.default_rng(0).integers(0, 256, (height // grain, width // grain, 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("size", [16, 64])
+def test_a_training_crop_has_the_pixels_that_pillow_computes_of_it(size, interpolation):
+    picture = noise(120, 80)
+    for index in range(20):
+        crop = draw_crop(picture.size, 0.05, True, **PLACE, index=index)
+        box = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
+        expected = picture.crop(box).resize((size, size), Image.Resampling[interpolation.upper()])
+        if crop.flipped:
+            expected = expected.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        preprocessing = Preprocessing(size, interpolation=interpolation)
+        pixels = training_pixels(picture, preprocessing, 0.05, True, **PLACE, index=index)
+        # Each of the two passes rounds, and PyTorch's weights have fewer digits.
+        np.testing.assert_allclose(
+            pixels, np.asarray(expected, float), rtol=0, atol=2 if interpolation == "bicubic" else 1
+        )
+
+
+def test_a_large_jpeg_file_is_decoded_at_the_scale_that_the_crop_allows(tmp_path):
+    path = tmp_path / "large.jpg"
+    noise(1000, 760, grain=40).save(path, quality=95)
+    scales = []
+    for index in range(40):
+        with Image.open(path) as file:
+            crop = draw_crop(file.size, 0.05, False, **PLACE, index=index)
+            pixels = training_pixels(file, Preprocessing(90), 0.05, False, **PLACE, index=index)
+            scales.append(round(1000 / file.width))
+        short = min(crop.width, crop.height)
+        assert scales[-1] == max(scale for scale in (1, 2, 4, 8) if scale == 1 or short >= 90 * scale)
+        with Image.open(path) as whole:
+            box = np.array((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
+            box = np.rint(box / scales[-1]) * scales[-1]  # whole pixels of the reduced image
+            expected = whole.crop(box.astype(int).tolist()).resize((90, 90), Image.Resampling.BILINEAR)
+        assert abs(pixels - np.asarray(expected, float)).mean() < 1
+    assert set(scales) == {2, 4, 8}
+
+
+@pytest.mark.parametrize("side", [12, 100])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_training_crop_of_a_turned_photograph_stands_upright(tmp_path, orientation, side):
+    """Upright, red rises to the right and green to the bottom. At 12 px the file is decoded reduced."""
+    rows, columns = np.mgrid[0:240, 0:320]
+    upright = Image.fromarray(np.stack([columns * 0.75, rows, 0 * rows], -1).astype(np.uint8))
+    stored = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,  # shown turned clockwise, so stored turned the other way
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.jpg"
+    picture = upright if orientation == 1 else upright.transpose(stored[orientation])
+    picture.save(path, exif=exif, quality=95)
+    for index in range(10):
+        with Image.open(path) as file:
+            crop = draw_crop(file.size, 0.05, False, **PLACE, index=index)
+            pixels = training_pixels(file, Preprocessing(side), 0.05, False, **PLACE, index=index)
+        across, down = (
+            np.diff(pixels[..., 0].mean(0, dtype=float)),
+            np.diff(pixels[..., 1].mean(1, dtype=float)),
+        )
+        width, height = (crop.width, crop.height) if orientation < 5 else (crop.height, crop.width)
+        assert across.mean() * side == pytest.approx(0.75 * width, rel=0.12, abs=4)
+        assert down.mean() * side == pytest.approx(height, rel=0.12, abs=4)
+
+
 def test_color_jitter_is_inceptions():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
     pixels[0, :3] = [[0, 0, 0], [255, 255, 255], [90, 90, 90]]
@@ -172,9 +288,12 @@ def test_evaluation_takes_the_central_square():
 
 
 def test_normalising_is_to_the_preprocessing_and_leaves_floats_alone():
-    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
     preprocessing = Preprocessing(4, mean=MEAN, std=STD)
     torch.testing.assert_close(normalise(images, preprocessing), normalised(images))
+    channels_last = normalise(images.contiguous(memory_format=torch.channels_last), preprocessing)
+    assert torch.equal(channels_last, normalise(images, preprocessing))
+    assert channels_last.is_contiguous(memory_format=torch.channels_last)
     floats = torch.rand(2, 3, 4, 4)
     assert normalise(floats, preprocessing) is floats
 
