@@ -28,6 +28,7 @@ class RandAugment:
     def __init__(self, operations: int, magnitude: int, seed: int) -> None:
         self.operations, self.seed = operations, seed
         self._share = magnitude / STRONGEST
+        _v2()  # here, so that every worker forked later finds it loaded
 
     def draw(self, epoch: int, index: ArrayLike) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
         """For each operation in turn: its place in OPERATIONS and whether its sign is turned, `[M]` each."""

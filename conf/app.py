@@ -2,8 +2,9 @@
 
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf import register
+from runtime.distributed import end_with_parent, launched_by_lightning, launched_by_torchrun, launched_rank
 from search.loop import SearchPaused
 
 log = logging.getLogger(__name__)
@@ -23,22 +25,56 @@ USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, OmegaConfBa
 """What a wrong value, a missing file or an outage raises; all else is a bug and keeps its traceback."""
 
 
+EXPERIMENTS = Path(__file__).parent / "experiment"
+
+
 def main(config_name: str, run: Callable[[Any], Any]) -> None:
     """Runs `run` with the root dataclass that `conf/<config_name>.yaml` and the command line compose.
 
     A user's mistake ends with exit code 1 and one message; HYDRA_FULL_ERROR=1 shows the traceback.
     """
+    refuse_foreign_experiment(config_name, sys.argv[1:])
     register()
     hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(_task(run))()
+
+
+def refuse_foreign_experiment(config_name: str, words: Sequence[str]) -> None:
+    """Ends the process where `experiment=` names a file of another command.
+
+    Hydra would complain of a key in it. Which command a file is for says its second line,
+    `# python -m <command> experiment=<name> …`.
+    """
+    names = [name for word in words if word.startswith("experiment=") for name in word[11:].split(",")]
+    for name in names:
+        if (command := _command_of(name)) not in (None, config_name):
+            ours = [path.stem for path in sorted(EXPERIMENTS.glob("*.yaml"))]
+            ours = [other for other in ours if _command_of(other) == config_name]
+            print(
+                f"experiment={name} is one of python -m {command}; those of python -m {config_name} are: "
+                f"{', '.join(ours) or 'none'}",
+                file=sys.stderr,
+            )
+            sys.exit(1)
+
+
+def _command_of(experiment: str) -> str | None:
+    path = EXPERIMENTS / f"{experiment}.yaml"
+    found = re.search(r"^# python -m (\w+) experiment=", path.read_text(), re.M) if path.is_file() else None
+    return found and found[1]
 
 
 def _task(run: Callable[[Any], Any]) -> Callable[[DictConfig], Any]:
     def task(config: DictConfig) -> Any:
         output_dir = Path(HydraConfig.get().runtime.output_dir)
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-        if sweep and "run_dir" in config:
-            config.run_dir = str(output_dir)
+        if (sweep or launched_by_lightning()) and "run_dir" in config:
+            config.run_dir = str(output_dir)  # of a sweep's job, or of the process that started this one
+        if launched_by_lightning():
+            end_with_parent()
+        if launched_rank():
+            logging.disable(logging.WARNING)  # the first of a training's processes speaks for all
         try:
+            _check_one_folder(config, sweep)
             # Dataclasses check their ranges when they are made, before anything long starts.
             return _objective(run(OmegaConf.to_object(config)))
         except USER_ERRORS as error:
@@ -47,15 +83,27 @@ def _task(run: Callable[[Any], Any]) -> Callable[[DictConfig], Any]:
             log.debug("refused", exc_info=True)
             if sweep:  # Hydra records the failed job, runs the others, and ends with this message
                 raise CompactHydraException(str(error)) from None
-            print(error, file=sys.stderr)
+            rank = launched_rank()
+            print(f"rank {rank}: {error}" if rank else error, file=sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt:
-            print("interrupted; the same command with the same run_dir continues", file=sys.stderr)
+            if not launched_rank():
+                print("interrupted; the same command with the same run_dir continues", file=sys.stderr)
             sys.exit(130)
         finally:
-            _remove_if_empty(output_dir)
+            if not launched_rank():
+                _remove_if_empty(output_dir)
 
     return task
+
+
+def _check_one_folder(config: DictConfig, sweep: bool) -> None:
+    """torchrun's processes each compose their configuration, so a folder named by the time would differ."""
+    named_by_time = (
+        "run_dir" in config and "${now:" in OmegaConf.to_container(config, resolve=False)["run_dir"]
+    )
+    if not sweep and named_by_time and launched_by_torchrun() is not None:
+        raise ValueError("under torchrun, name the run's folder: run_dir=DIR")
 
 
 def _objective(result: Any) -> Any:
