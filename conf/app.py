@@ -99,9 +99,8 @@ def _task(run: Callable[[Any], Any]) -> Callable[[DictConfig], Any]:
 
 def _check_one_folder(config: DictConfig, sweep: bool) -> None:
     """torchrun's processes each compose their configuration, so a folder named by the time would differ."""
-    named_by_time = (
-        "run_dir" in config and "${now:" in OmegaConf.to_container(config, resolve=False)["run_dir"]
-    )
+    raw: Any = OmegaConf.to_container(config, resolve=False)
+    named_by_time = "${now:" in raw.get("run_dir", "")
     if not sweep and named_by_time and launched_by_torchrun() is not None:
         raise ValueError("under torchrun, name the run's folder: run_dir=DIR")
 
