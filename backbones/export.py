@@ -65,7 +65,7 @@ def export(
     image_size: S, the side of the images in pixels; that of the preprocessing where None.
     features: the maps of `net.features` in place of the logits.
 
-    OpenVINO runs a fixed batch some 10 % faster than a free one: `model.reshape([N, C, S, S])` after reading.
+    OpenVINO runs a fixed batch faster than a free one: call `model.reshape([N, C, S, S])` after reading.
 
     Raises ValueError or FileNotFoundError that names what was wrong, also where the file would answer
     otherwise than the network, and ModuleNotFoundError with the command that installs what is missing.
@@ -134,14 +134,30 @@ def _write_torch(
     return torch.export.load(path).module()(images)
 
 
+def _to_onnx(traced: ExportedProgram, outputs: list[str], metadata: Mapping[str, str]) -> bytes:
+    from backbones.onnx_graph import optimise
+
+    program = torch.onnx.export(
+        traced, dynamo=True, input_names=["images"], output_names=outputs, verbose=False
+    )
+    assert program is not None
+    model = program.model_proto
+    optimise(model)
+    for value in [*model.graph.input, *model.graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    for described in [*model.graph.node, *model.graph.input, *model.graph.output]:
+        del described.metadata_props[:]  # the exporter's notes name files of this machine
+    for key, text in metadata.items():
+        model.metadata_props.add(key=key, value=text)
+    return model.SerializeToString()
+
+
 def _write_onnx(
     traced: ExportedProgram, names: list[str], path: Path, metadata: Mapping[str, str], images: Tensor
 ) -> dict[str, Tensor]:
     import onnxruntime
 
-    from backbones.onnx_graph import to_onnx
-
-    path.write_bytes(to_onnx(traced, names, metadata))
+    path.write_bytes(_to_onnx(traced, names, metadata))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     answers = session.run(names, {"images": images.numpy()})
     return {name: torch.from_numpy(answer) for name, answer in zip(names, answers, strict=True)}
@@ -152,10 +168,8 @@ def _write_openvino(
 ) -> dict[str, Tensor]:
     import openvino
 
-    from backbones.onnx_graph import to_onnx
-
     source = path.with_suffix(".onnx")
-    source.write_bytes(to_onnx(traced, names, {}))
+    source.write_bytes(_to_onnx(traced, names, {}))
     model = openvino.convert_model(source)
     for key, text in metadata.items():
         model.set_rt_info(text, ["celltransfer", key])

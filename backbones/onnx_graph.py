@@ -7,17 +7,14 @@ docs/performance.md.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from onnx import NodeProto, helper, numpy_helper
-from torch.export import ExportedProgram
 
 BLOCK = 8
-"""Channels side by side in ONNX Runtime's blocked maps with AVX2."""
+"""Channels side by side in ONNX Runtime's blocked maps with AVX2. (16 with AVX-512, which was not tried.)"""
 
 # Operators that leave the channels of a map where they are; the last two where they work on H and W only.
 _CHANNELWISE = ("Relu", "AveragePool", "MaxPool", "Identity", "ReduceMean", "Pad", "Slice")
@@ -65,25 +62,6 @@ class _Graph:
         self.proto.initializer.extend(
             numpy_helper.from_array(value, name) for name, value in self.weights.items() if name in read
         )
-
-
-def to_onnx(traced: ExportedProgram, outputs: Sequence[str], metadata: Mapping[str, str]) -> bytes:
-    """One ONNX file of a program that takes `images`, with the batch left free.
-
-    outputs: names of what it returns. metadata: becomes the file's metadata properties.
-    """
-    program = torch.onnx.export(
-        traced, dynamo=True, input_names=["images"], output_names=list(outputs), verbose=False
-    )
-    assert program is not None
-    model = program.model_proto
-    optimise(model)
-    for value in [*model.graph.input, *model.graph.output]:
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    for described in [*model.graph.node, *model.graph.input, *model.graph.output]:
-        del described.metadata_props[:]  # the exporter's notes, three quarters of a small file
-    helper.set_model_props(model, dict(metadata))
-    return model.SerializeToString()
 
 
 def optimise(model: onnx.ModelProto) -> None:
