@@ -40,7 +40,9 @@ class ClassificationModule(L.LightningModule):
     """Parts are handed in. Batches: images, uint8 or normalised float, and labels.
 
     make_schedule: stepped after each optimiser step. mixing: of training batches, where there is one; the
-    accuracy in training then is that of the mixed images by the first one's label.
+    accuracy in training then is that of the mixed images by the first one's label. train_forward: what
+    a training step calls in place of `network.forward_with_aux`, such as the same compiled. channels_last:
+    the order of a batch's images in memory; False: NCHW.
     """
 
     def __init__(
@@ -50,8 +52,13 @@ class ClassificationModule(L.LightningModule):
         make_optimizer: Callable[[Backbone], torch.optim.Optimizer],
         make_schedule: Callable[[torch.optim.Optimizer], LRScheduler],
         mixing: Mixing | None = None,
+        *,
+        train_forward: Callable[[Tensor], tuple[Tensor, Tensor | None]] | None = None,
+        channels_last: bool = True,
     ) -> None:
         super().__init__()
+        self.train_forward = train_forward or network.forward_with_aux
+        self.channels_last = channels_last
         self.mixing = mixing
         self.network = network
         self.loss = loss
@@ -66,7 +73,8 @@ class ClassificationModule(L.LightningModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         images, labels = batch
-        return normalise(images, self.network.preprocessing), labels
+        images = normalise(images, self.network.preprocessing)
+        return images if self.channels_last else images.contiguous(), labels
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch
@@ -74,7 +82,7 @@ class ClassificationModule(L.LightningModule):
         if self.mixing is not None:
             place = {"epoch": self.trainer.current_epoch, "batch": batch_idx, "rank": self.global_rank}
             images, targets = self.mixing(images, labels, **place)
-        logits, auxiliary = self.network.forward_with_aux(images)
+        logits, auxiliary = self.train_forward(images)
         loss = self.loss(logits, auxiliary, targets)
         self.train_sums.add(logits.detach(), labels, loss)
         self.log("loss", loss)

@@ -163,14 +163,15 @@ def _build_network(config: ClassificationConfig, classes: list[str]) -> Backbone
         std=tuple(data.std),
         crop=1.0 if data.is_resident else data.eval_crop,
     )
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    config.trainer.prepare(network)
+    return network
 
 
 def _build_module(
     config: ClassificationConfig, network: Backbone, batches_per_epoch: int
 ) -> ClassificationModule:
     recipe = config.recipe
-    steps_per_epoch = -(-batches_per_epoch // recipe.accumulate)
+    steps_per_epoch = batches_per_epoch // recipe.accumulate
     if recipe.scaled_lr != recipe.lr:
         log.info("learning rate %.4g for %d images per step", recipe.scaled_lr, recipe.batch_size)
     mixing = None
@@ -182,16 +183,18 @@ def _build_module(
         recipe.build_optimizer,
         lambda optimizer: recipe.build_schedule(optimizer, steps_per_epoch),
         mixing,
+        train_forward=config.trainer.compiled(network.forward_with_aux),
+        channels_last=config.trainer.channels_last,
     )
 
 
 def _train_loader(
     config: ClassificationConfig, images: ImageSet, preprocessing: Preprocessing, device: torch.device
 ) -> ResumableLoader:
-    """Batches of one backward pass; the last, smaller one of an epoch is left out."""
+    """Batches of one backward pass; what does not fill a whole optimiser step of an epoch is left out."""
     recipe, data, seed = config.recipe, config.data, config.seed
     batch_size = recipe.batch_size // recipe.accumulate
-    options: dict[str, Any] = {"seed": seed, "shuffle": True, "drop_last": True}
+    options: dict[str, Any] = {"seed": seed, "shuffle": True, "drop_last": True, "step": recipe.accumulate}
     augment = None
     if recipe.rand_augment:
         augment = RandAugment(recipe.rand_augment, recipe.rand_augment_magnitude, seed)

@@ -44,7 +44,7 @@ class ResumableLoader:
         or `__getitem__((epoch, index))`, whose samples `collate` (default: PyTorch's) joins.
     seed: of the order. shuffle: False gives 0, 1, 2, ... in every epoch.
     workers: processes that read ahead; 0 reads in the caller's.
-    drop_last: leave out the samples that do not fill a batch.
+    drop_last: leave out the samples that do not fill `step` batches, which make one optimiser step.
     rank, world: this process takes every `world`-th batch element of the common order; where N is no multiple
         of `world` the order is filled up from its own start, so that all ranks give equally many batches.
     Raises ValueError where there is nothing to give. A ValueError or OSError of the dataset is raised here
@@ -60,6 +60,7 @@ class ResumableLoader:
         shuffle: bool,
         workers: int = 0,
         drop_last: bool = False,
+        step: int = 1,
         collate: Callable[[list[Any]], Any] | None = None,
         rank: int = 0,
         world: int = 1,
@@ -78,9 +79,12 @@ class ResumableLoader:
         self.rank, self.world = rank, world
         self._reader = _Reader(dataset, collate or default_collate)
         samples = -(-len(dataset) // world)
-        self._length = samples // batch_size if drop_last else -(-samples // batch_size)
+        self._length = samples // (batch_size * step) * step if drop_last else -(-samples // batch_size)
         if not self._length:
-            raise ValueError(f"{len(dataset)} samples give no batch of {batch_size} on {world} processes")
+            times = f"{step} x " if drop_last and step > 1 else ""
+            raise ValueError(
+                f"{len(dataset)} samples give no batch of {times}{batch_size} on {world} processes"
+            )
         self.epoch = 0
         self.batches_given = 0
         self._last = (0, 0)

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 
+from backbones.base import Backbone
+from backbones.network import ACTIVATION_MEMORY, NASNet
 from runtime.finite import NonFiniteGuard
 from runtime.folder import RunFolder
 from runtime.interrupts import Interrupts
@@ -32,6 +34,15 @@ class TrainerConfig:
     """`32-true`, `bf16-mixed`, or `16-mixed` (CUDA only)."""
     threads: int | None = None
     """Threads of PyTorch on CPU; None: PyTorch's choice, the number of cores."""
+    channels_last: bool = True
+    """Keep images and weights in channels-last order, which convolutions prefer; False: NCHW."""
+    activation_memory: str = "keep"
+    """What is kept for the backward pass: `keep`, everything; `lean` and `checkpoint` need less memory and
+    more time (docs/performance.md)."""
+    compile: bool = False
+    """Compile the training step's network with `torch.compile`; evaluation stays as it is."""
+    compile_backend: str = "inductor"
+    """Of `compile`, one of `torch.compiler.list_backends()`."""
     deterministic: bool = False
     """Only deterministic kernels; equal runs on a GPU, slower. On CPU runs are equal without it."""
     checkpoint_seconds: float | None = 300.0
@@ -60,11 +71,38 @@ class TrainerConfig:
             )
         if self.precision == "16-mixed" and not torch.cuda.is_available():
             raise ValueError("trainer.precision = 16-mixed needs CUDA; use 32-true or bf16-mixed")
+        if self.activation_memory not in ACTIVATION_MEMORY:
+            raise ValueError(
+                f"trainer.activation_memory = {self.activation_memory!r}, expected one of "
+                f"{', '.join(ACTIVATION_MEMORY)}"
+            )
+        if self.compile and self.compile_backend not in (
+            known := torch.compiler.list_backends(exclude_tags=())
+        ):
+            raise ValueError(
+                f"trainer.compile_backend = {self.compile_backend!r}, known here are {', '.join(known)}"
+            )
         for key in ("threads", "checkpoint_steps", "log_every_steps"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ValueError(f"trainer.{key} = {value}, must be at least 1")
         if self.checkpoint_seconds is not None and self.checkpoint_seconds < 0:
             raise ValueError(f"trainer.checkpoint_seconds = {self.checkpoint_seconds}, must not be negative")
+
+    def prepare(self, network: Backbone) -> None:
+        """Sets a network's layout and what it keeps for the backward pass; ValueError where it cannot."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        network.to(memory_format=layout)  # type: ignore[call-overload]
+        if isinstance(network, NASNet):
+            network.set_activation_memory(self.activation_memory)
+        elif self.activation_memory != "keep":
+            raise ValueError(
+                f"trainer.activation_memory = {self.activation_memory} is for "
+                "networks of cells only; set keep"
+            )
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` itself where nothing is to be compiled."""
+        return torch.compile(function, backend=self.compile_backend) if self.compile else function
 
     def build(
         self,

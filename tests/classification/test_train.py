@@ -26,8 +26,6 @@ from runtime.tracking import LoggerConfig
 from runtime.trainer import TrainerConfig
 
 STEPS_PER_EPOCH, EPOCHS = 4, 3
-AS_THEY_ARE = {"cutout": 0, "rand_augment": 0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}
-"""Leaves the images and the batches alone."""
 
 
 def config(run_dir, root, *, workers=0, recipe=None, **changes):
@@ -42,7 +40,7 @@ def config(run_dir, root, *, workers=0, recipe=None, **changes):
         name="nasnet_a_cifar", cells_per_stage=1, filters=4, stem_filters=4, image_size=16
     )
     values = {"epochs": EPOCHS, "batch_size": 7, "lr": 0.05, "ema_decay": 0.9, "dropout": 0.2}
-    values |= {"cutout": 4 if workers == 0 else 0, "rand_augment": 1, "mixup_alpha": 0.4, "cutmix_alpha": 1.0}
+    values["cutout"] = 4 if workers == 0 else 0
     return ClassificationConfig(
         run_dir=str(run_dir),
         data=data,
@@ -202,7 +200,7 @@ def test_evaluation_reproduces_the_metrics_of_the_file(digit_folders, straight, 
 
 def test_the_network_learns_the_digits(tmp_path, digit_folders):
     # Without what holds a small network back, 30 digits are learnt in a few seconds; chance is 1/3.
-    calm = {"epochs": 20, "lr": 0.03, "drop_path_keep": 1.0, "dropout": 0.0, "ema_decay": None, **AS_THEY_ARE}
+    calm = {"epochs": 20, "lr": 0.03, "drop_path_keep": 1.0, "dropout": 0.0, "cutout": 0, "ema_decay": None}
     calm["auxiliary_weight"] = 0.0
     metrics = run(config(tmp_path, digit_folders, recipe=calm, validate_every_epochs=None))["metrics"]
     assert metrics["top1"] >= 0.75  # at seeds 0 to 3 it is 1, so that no rounding decides
@@ -211,7 +209,7 @@ def test_the_network_learns_the_digits(tmp_path, digit_folders):
 
 def test_a_network_of_timm_trains_and_is_evaluated_like_ours(tmp_path, digit_folders):
     pytest.importorskip("timm")
-    asked = config(tmp_path, digit_folders, recipe={"epochs": 16, "lr": 0.05, "dropout": 0.0, **AS_THEY_ARE})
+    asked = config(tmp_path, digit_folders, recipe={"epochs": 16, "lr": 0.05, "dropout": 0.0, "cutout": 0})
     asked.backbone = BackboneConfig(name="timm/test_resnet", image_size=32)
     metrics = run(asked)["metrics"]
     assert metrics["top1"] >= 0.75  # chance is 1/3; with other seeds, too, it is 1
@@ -227,8 +225,8 @@ def test_drop_path_follows_the_optimiser_steps(tmp_path, digit_folders, monkeypa
     seen = []
     monkeypatch.setattr("backbones.network.NASNet.set_progress", lambda self, progress: seen.append(progress))
     run(config(tmp_path, digit_folders, recipe={"epochs": 1, "batch_size": 8, "accumulate": 2}))
-    # 30 images give 7 batches of 4, two for each step; the first call is the constructor's.
-    assert seen[1:8] == pytest.approx([0, 0, 1 / 4, 1 / 4, 2 / 4, 2 / 4, 3 / 4])
+    # 30 images give 6 batches of 4, two for each step; the first call is the constructor's.
+    assert seen[1:7] == pytest.approx([0, 0, 1 / 3, 1 / 3, 2 / 3, 2 / 3])
 
 
 def test_evaluation_refuses_other_classes(tmp_path, digit_folders, straight):
@@ -317,3 +315,82 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(
     assert (report["step"], len(report["samples"])) == (2, 7)
     assert torch.load(tmp_path / "checkpoints" / LAST, weights_only=True)["global_step"] == 1
     assert not (tmp_path / "metrics.json").exists()
+
+
+CALM = {"drop_path_keep": 1.0, "dropout": 0.0, "cutout": 0, "ema_decay": None, "lr": 0.002}
+"""Switches off what is drawn by the network and the batch; small steps keep rounding small."""
+
+
+def trained(folder, root, *, backbone=None, recipe=None, **trainer):
+    """Weights and statistics as they are after 10 calm steps of one kind of trainer."""
+    values = {**CALM, "epochs": 5, "batch_size": 12, **(recipe or {})}
+    asked = config(folder, root, recipe=values, validate_every_epochs=None)
+    asked.backbone = backbone or asked.backbone
+    run(dataclasses.replace(asked, trainer=dataclasses.replace(asked.trainer, **trainer)))
+    content = torch.load(folder / "checkpoints" / LAST, weights_only=True)
+    assert content["global_step"] == 10
+    return content["state_dict"]
+
+
+def assert_close(a, b, tolerance):
+    assert a.keys() == b.keys()
+    worst = max(float((a[key].double() - b[key].double()).abs().max()) for key in a)
+    assert worst <= tolerance
+
+
+@pytest.fixture(scope="module")
+def plain_weights(tmp_path_factory, digit_folders):
+    return trained(tmp_path_factory.mktemp("plain"), digit_folders)
+
+
+@pytest.mark.parametrize(
+    "trainer", [{"activation_memory": "checkpoint"}, {"activation_memory": "lean"}, {"channels_last": False}]
+)
+def test_a_faster_or_leaner_step_trains_the_same_network(tmp_path, digit_folders, plain_weights, trainer):
+    assert_close(trained(tmp_path, digit_folders, **trainer), plain_weights, 1e-4)
+
+
+def test_a_compiled_step_trains_the_same_network(tmp_path, digit_folders):
+    pytest.importorskip("timm")
+    small = BackboneConfig(name="timm/test_resnet", image_size=32)  # cells take a minute to compile
+    plain = trained(tmp_path / "plain", digit_folders, backbone=small)
+    compiled = {"compile": True, "compile_backend": "aot_eager"}
+    torch.compiler.reset()
+    other = trained(tmp_path / "compiled", digit_folders, backbone=small, **compiled)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert_close(other, plain, 1e-4)
+
+
+def test_bf16_trains_float_weights(tmp_path, digit_folders, plain_weights):
+    other = trained(tmp_path, digit_folders, precision="bf16-mixed")
+    assert all(other[key].dtype == value.dtype for key, value in plain_weights.items())
+    assert any(not torch.equal(other[key], value) for key, value in plain_weights.items())
+    assert all(value.isfinite().all() for value in other.values())
+
+
+def test_activation_memory_is_refused_for_a_network_without_it(tmp_path, digit_folders):
+    pytest.importorskip("timm")
+    asked = config(tmp_path / "run", digit_folders)
+    asked.backbone = BackboneConfig(name="timm/test_resnet", image_size=32)
+    asked.trainer.activation_memory = "lean"
+    with pytest.raises(ValueError, match=r"trainer\.activation_memory = lean is for networks of cells only"):
+        run(asked)
+    assert not (tmp_path / "run").exists()
+
+
+def evaluate_norms_in_training(monkeypatch):
+    """Batch norm with its running statistics in training, too: then a batch is the sum of its parts."""
+
+    def freeze(self):
+        for module in self.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+
+    monkeypatch.setattr(ClassificationModule, "on_train_batch_start", lambda self, *_: freeze(self), False)
+
+
+def test_accumulated_batches_equal_the_big_batch(tmp_path, digit_folders, monkeypatch):
+    evaluate_norms_in_training(monkeypatch)
+    big = trained(tmp_path / "big", digit_folders)
+    parts = trained(tmp_path / "parts", digit_folders, recipe={"accumulate": 3})
+    assert_close(parts, big, 1e-5)

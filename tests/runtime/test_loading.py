@@ -63,6 +63,12 @@ def test_drop_last_leaves_out_the_short_batch(drop_last, sizes):
     assert [len(batch) for batch in one] == sizes
 
 
+def test_drop_last_leaves_out_an_unfinished_optimiser_step():
+    assert len(loader(count=11, batch_size=2, drop_last=True, step=2)) == 4
+    with pytest.raises(ValueError, match="3 samples give no batch of 2 x 2 on 1 processes"):
+        loader(count=3, batch_size=2, drop_last=True, step=2)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("given", [1, 3, 4])
 def test_a_restored_loader_gives_the_batches_that_were_left(workers, given):

@@ -166,6 +166,11 @@ def test_a_disk_that_runs_full_leaves_the_last_good_checkpoint(tmp_path):
     assert fit(tmp_path, Line(), steps=3).global_step == 3  # and it can be continued
 
 
+def test_an_unknown_compiler_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"trainer\.compile_backend = 'gcc', known here are .*inductor"):
+        TrainerConfig(compile=True, compile_backend="gcc")
+
+
 def test_an_end_is_asked_for(tmp_path):
     with pytest.raises(ValueError, match="neither max_epochs nor max_steps"):
         TrainerConfig(accelerator="cpu").build(RunFolder(tmp_path), [], [])
@@ -184,6 +189,10 @@ def test_an_end_is_asked_for(tmp_path):
         ),
         ({"precision": "16-mixed"}, "trainer.precision = 16-mixed needs CUDA; use 32-true or bf16-mixed"),
         ({"precision": "16"}, "trainer.precision = '16', expected one of 32-true, bf16-mixed, 16-mixed"),
+        (
+            {"activation_memory": "none"},
+            "trainer.activation_memory = 'none', expected one of keep, lean, checkpoint",
+        ),
         ({"threads": 0}, "trainer.threads = 0, must be at least 1"),
         ({"checkpoint_seconds": -1.0}, "trainer.checkpoint_seconds = -1.0, must not be negative"),
     ],
