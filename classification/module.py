@@ -13,6 +13,7 @@ from backbones.base import Backbone
 from backbones.transforms import normalise
 from classification.metrics import ClassificationSums
 from classification.mixing import Mixing
+from runtime.distributed import broadcast_buffers, gather, world
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor | None, Tensor], Tensor]
@@ -97,20 +98,44 @@ class ClassificationModule(L.LightningModule):
         self.train_sums.reset()
 
     def on_train_epoch_end(self) -> None:
-        figures = {f"train/{key}": value for key, value in self.train_sums.metrics().items()}
+        figures = {f"train/{key}": value for key, value in _over_ranks(self.train_sums).metrics().items()}
         self.log_dict({**figures, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
 
     def on_validation_epoch_start(self) -> None:
         self.test_sums.reset()
+        broadcast_buffers(self.network)  # what an average may be by now
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"test/{key}": value for key, value in self.test_sums.metrics().items()})
+        figures = _over_ranks(self.test_sums).metrics()
+        self.log_dict({f"test/{key}": value for key, value in figures.items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["train_sums"] = self.train_sums.state_dict()
+        states = gather(_on_cpu(self.train_sums))
+        checkpoint["train_sums"] = states[0] if len(states) == 1 else {"ranks": states}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.train_sums.load_state_dict(checkpoint["train_sums"])
+        states = checkpoint["train_sums"].get("ranks", [checkpoint["train_sums"]])
+        if len(states) == self.trainer.world_size:
+            self.train_sums.load_state_dict(states[self.global_rank])
+        elif self.global_rank == 0:  # continued by another number of processes
+            self.train_sums.load_state_dict(_total(states))
+
+
+def _on_cpu(sums: ClassificationSums) -> dict[str, Tensor]:
+    return {key: value.cpu() for key, value in sums.state_dict().items()}
+
+
+def _total(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {key: torch.stack([state[key] for state in states]).sum(dim=0) for key in states[0]}
+
+
+def _over_ranks(sums: ClassificationSums) -> ClassificationSums:
+    """The sums of all ranks together."""
+    if world() == 1:
+        return sums
+    everyone = ClassificationSums(sums.num_classes)
+    everyone.load_state_dict(_total(gather(_on_cpu(sums))))
+    return everyone
 
 
 class DropPathSchedule(L.Callback):

@@ -27,9 +27,10 @@ from classification.module import ClassificationModule, DropPathSchedule, classi
 from classification.optimizers import ExponentialAverage, L2Gradient, RecipeConfig
 from classification.rand_augment import RandAugment
 from runtime import tracking
+from runtime.distributed import launched_rank
 from runtime.finite import NonFiniteError
 from runtime.folder import RunFolder, plain
-from runtime.loading import ResumableLoader
+from runtime.loading import ResumableLoader, counter_hash
 from runtime.progress import ProgressCallback
 from runtime.tracking import LoggerConfig
 from runtime.trainer import TrainerConfig, last_checkpoint
@@ -67,15 +68,24 @@ class ClassificationConfig:
                 f"recipe.cutout = {self.recipe.cutout} cuts resident images only; set data.resident=true, "
                 "or recipe.cutout=0"
             )
+        batch, devices, nodes = self.recipe.batch_size, self.trainer.devices, self.trainer.num_nodes
+        if batch % (self.recipe.accumulate * devices * nodes):
+            raise ValueError(
+                f"recipe.batch_size = {batch}, must be a multiple of recipe.accumulate x trainer.devices x "
+                f"trainer.num_nodes = {self.recipe.accumulate} x {devices} x {nodes}"
+            )
 
 
 def run(config: ClassificationConfig) -> dict[str, Any]:
     """Trains, or continues, or returns at once what a finished run's `metrics.json` holds.
 
+    Of several processes the first one writes and returns that, the others return nothing.
     Raises ValueError or FileNotFoundError for anything wrong with data, network or folder, before training.
     """
     if RunFolder(Path(config.run_dir)).finished() is None:
         return _train(config)
+    if launched_rank():
+        return {}
     folder = RunFolder.open(config.run_dir, config, stage=STAGE, may_change=MAY_CHANGE)
     return folder.finished() or _train(config)
 
@@ -95,18 +105,25 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
         accumulate=recipe.accumulate,
         validate_every_epochs=config.validate_every_epochs,
     )
-    device = trainer.strategy.root_device
-    train_loader = _train_loader(config, train_images, network.preprocessing, device)
+    device, rank = trainer.strategy.root_device, trainer.global_rank
+    if rank:  # dropout and drop path are each rank's own, the weights are of one seed
+        _seed(int(counter_hash(config.seed, rank)[0] >> np.uint64(1)))
+    train_loader = _train_loader(config, train_images, network.preprocessing, device, rank)
     test_loader = evaluation_loader(
         test_images, config.data, network.preprocessing, device, config.eval_batch_size
     )
+    own_test_loader = test_loader.share(rank, config.trainer.processes)
     module = _build_module(config, network, batches_per_epoch=len(train_loader))
 
     # All that could be refused has been built, so the folder may be written to.
-    folder = RunFolder.open(config.run_dir, config, stage=STAGE, may_change=MAY_CHANGE)
-    warn_of_slow_statistics(network, len(train_loader) * recipe.epochs)
-    trainer.loggers = config.logger.build(folder.path, STAGE, plain(config))
-    trainer.fit(module, train_loader, test_loader, ckpt_path=last_checkpoint(folder), weights_only=True)
+    folder = RunFolder(Path(config.run_dir))
+    if not rank:
+        folder = RunFolder.open(config.run_dir, config, stage=STAGE, may_change=MAY_CHANGE)
+        warn_of_slow_statistics(network, len(train_loader) * recipe.epochs)
+        trainer.loggers = config.logger.build(folder.path, STAGE, plain(config))
+    trainer.fit(module, train_loader, own_test_loader, ckpt_path=last_checkpoint(folder), weights_only=True)
+    if rank:
+        return {}
     if averaging:
         log.info("The saved weights and batch-norm statistics are exponential averages over the steps")
     try:
@@ -174,6 +191,12 @@ def _build_module(
     steps_per_epoch = batches_per_epoch // recipe.accumulate
     if recipe.scaled_lr != recipe.lr:
         log.info("learning rate %.4g for %d images per step", recipe.scaled_lr, recipe.batch_size)
+    if config.trainer.processes > 1 or recipe.accumulate > 1:
+        log.info(
+            "%d images per step: %d devices x %d nodes x %d accumulated batches of %d",
+            *(recipe.batch_size, config.trainer.devices, config.trainer.num_nodes, recipe.accumulate),
+            recipe.batch_size // (recipe.accumulate * config.trainer.processes),
+        )
     mixing = None
     if recipe.mixup_alpha or recipe.cutmix_alpha:
         mixing = Mixing(recipe.mixup_alpha, recipe.cutmix_alpha, network.num_classes, config.seed)
@@ -189,12 +212,18 @@ def _build_module(
 
 
 def _train_loader(
-    config: ClassificationConfig, images: ImageSet, preprocessing: Preprocessing, device: torch.device
+    config: ClassificationConfig,
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    rank: int,
 ) -> ResumableLoader:
     """Batches of one backward pass; what does not fill a whole optimiser step of an epoch is left out."""
     recipe, data, seed = config.recipe, config.data, config.seed
-    batch_size = recipe.batch_size // recipe.accumulate
+    processes = config.trainer.processes
+    batch_size = recipe.batch_size // (recipe.accumulate * processes)
     options: dict[str, Any] = {"seed": seed, "shuffle": True, "drop_last": True, "step": recipe.accumulate}
+    options |= {"rank": rank, "world": processes}
     augment = None
     if recipe.rand_augment:
         augment = RandAugment(recipe.rand_augment, recipe.rand_augment_magnitude, seed)

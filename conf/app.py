@@ -98,10 +98,17 @@ def _task(run: Callable[[Any], Any]) -> Callable[[DictConfig], Any]:
 
 
 def _check_one_folder(config: DictConfig, sweep: bool) -> None:
-    """torchrun's processes each compose their configuration, so a folder named by the time would differ."""
+    """Refuses what would give the processes of one training different folders."""
     raw: Any = OmegaConf.to_container(config, resolve=False)
-    named_by_time = "${now:" in raw.get("run_dir", "")
-    if not sweep and named_by_time and launched_by_torchrun() is not None:
+    if sweep:
+        # Lightning starts the other processes by this process's command, which is that of the whole sweep.
+        here = "BasicLauncher" in HydraConfig.get().launcher["_target_"]
+        if here and raw.get("trainer", {}).get("devices", 1) > 1 and launched_by_torchrun() is None:
+            raise ValueError(
+                "a sweep on this machine trains on one device; for more take hydra/launcher=submitit_slurm, "
+                "or a command for each training (docs/distributed.md)"
+            )
+    elif launched_by_torchrun() is not None and "${now:" in raw.get("run_dir", ""):
         raise ValueError("under torchrun, name the run's folder: run_dir=DIR")
 
 

@@ -47,6 +47,9 @@ class DetectionConfig:
     seed: int = 0
     """Of fresh weights, order, augmentation and sampling."""
 
+    def __post_init__(self) -> None:
+        self.trainer.refuse_for("detection")
+
 
 def run(config: DetectionConfig) -> dict[str, Any]:
     """Trains, evaluates, writes `detector.safetensors`, `predictions.json` and `metrics.json`.

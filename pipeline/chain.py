@@ -46,6 +46,12 @@ class PipelineConfig:
     seed: int = 0
     """Of every stage."""
 
+    def __post_init__(self) -> None:
+        if self.classification.trainer.processes > 1:
+            raise ValueError(
+                "a chain trains on one device; for more train the classifier alone (docs/distributed.md)"
+            )
+
 
 def run(config: PipelineConfig) -> dict[str, Any]:
     """Runs what is not finished and writes `report.html`; returns what detection's `metrics.json` holds.

@@ -49,7 +49,7 @@ def broadcast_buffers(module: nn.Module) -> None:
 
 def launched_rank() -> int:
     """This process's rank as its launcher set it; 0 where there is none."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):  # torchrun's, Lightning's, SLURM's
         if name in os.environ:
             return int(os.environ[name])
     return 0
@@ -61,8 +61,8 @@ def launched_by_torchrun() -> int | None:
 
 
 def launched_by_lightning() -> bool:
-    """Whether this is one of the processes that the trainer of another, still running one started."""
-    return "LOCAL_RANK" in os.environ and launched_by_torchrun() is None and "SLURM_NTASKS" not in os.environ
+    """Whether the trainer of another process started this one and waits for it."""
+    return launched_by_torchrun() is None and int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 
 def end_with_parent() -> None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from backbones.files import write_json
+from runtime.distributed import any_rank, gather
+from runtime.interrupts import Interrupted
 from runtime.loading import ResumableLoader
 
 REPORT = "non_finite.json"
@@ -45,9 +47,11 @@ class NonFiniteGuard(L.Callback):
         self._batch = None
 
     def on_before_backward(self, trainer: L.Trainer, module: L.LightningModule, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
-            culprit = self._first_module(module)
-            self._stop(trainer, f"the loss is {loss.item()}; {_told(culprit)}", culprit)
+        spoiled = not torch.isfinite(loss)
+        if any_rank(spoiled)[0]:
+            culprit = self._first_module(module)  # in every rank: synchronised norms need them all
+            what = f"the loss is {loss.item()}; {_told(culprit)}" if spoiled else None
+            self._stop(trainer, what, culprit)
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, module: L.LightningModule, optimizer: torch.optim.Optimizer
@@ -67,8 +71,13 @@ class NonFiniteGuard(L.Callback):
             module.training_step(self._batch, self._batch_index)  # type: ignore[call-arg]
         return found[0] if found else None
 
-    def _stop(self, trainer: L.Trainer, what: str, culprit: str | None = None) -> None:
-        samples = _samples(trainer)
+    def _stop(self, trainer: L.Trainer, what: str | None, culprit: str | None = None) -> None:
+        """what: None in a rank that only stops because another one does."""
+        found = [each for each in gather((what, culprit, _samples(trainer))) if each[0] is not None]
+        if not trainer.is_global_zero:
+            raise Interrupted
+        what, culprit = found[0][:2]
+        samples = [sample for each in found for sample in each[2]]
         rates = sorted({group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups})
         step = trainer.global_step + 1
         report = {"step": step, "learning_rates": rates, "what": what, "module": culprit, "samples": samples}

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from runtime.distributed import launched_rank
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NOTICE = b"\nstopping after this step and its checkpoint; once more stops at once\n"
 
@@ -52,7 +54,8 @@ class Interrupts:
         if self.asked:
             raise Interrupted
         self.asked = True
-        os.write(2, _NOTICE)  # neither print nor log may be entered twice, and one may be running
+        if launched_rank() == 0:
+            os.write(2, _NOTICE)  # neither print nor log may be entered twice, and one may be running
 
     @staticmethod
     def _in_main_thread() -> bool:

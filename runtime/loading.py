@@ -6,6 +6,7 @@ from `counter_hash(seed, epoch, index)`, never from a global generator, so the n
 timing change nothing.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,8 +46,9 @@ class ResumableLoader:
     seed: of the order. shuffle: False gives 0, 1, 2, ... in every epoch.
     workers: processes that read ahead; 0 reads in the caller's.
     drop_last: leave out the samples that do not fill `step` batches, which make one optimiser step.
-    rank, world: this process takes every `world`-th batch element of the common order; where N is no multiple
-        of `world` the order is filled up from its own start, so that all ranks give equally many batches.
+    rank, world: this process takes every `world`-th sample of the common order; where N is no multiple of
+        `world` the order is filled up from its own start, or with drop_last cut, so that all ranks give
+        equally many batches, and a batch of all ranks together is the one that a single process would give.
     Raises ValueError where there is nothing to give. A ValueError or OSError of the dataset is raised here
     with its own message, whether or not it happened in a worker.
     """
@@ -76,9 +78,9 @@ class ResumableLoader:
         self.seed = seed
         self.shuffle = shuffle
         self.workers = workers
-        self.rank, self.world = rank, world
+        self.rank, self.world, self._fill = rank, world, not drop_last
         self._reader = _Reader(dataset, collate or default_collate)
-        samples = -(-len(dataset) // world)
+        samples = len(dataset) // world if drop_last else -(-len(dataset) // world)
         self._length = samples // (batch_size * step) * step if drop_last else -(-samples // batch_size)
         if not self._length:
             times = f"{step} x " if drop_last and step > 1 else ""
@@ -93,13 +95,26 @@ class ResumableLoader:
         """Batches per epoch and rank."""
         return self._length
 
+    def share(self, rank: int, world: int) -> "ResumableLoader":
+        """The part of a rank in batches without any sample twice; ranks may give different numbers of them.
+
+        Raises ValueError where there are fewer samples than ranks."""
+        if len(self.dataset) < world:
+            raise ValueError(f"{len(self.dataset)} images to evaluate are fewer than the {world} processes")
+        part = copy.copy(self)
+        part.rank, part.world, part._fill = rank, world, False
+        part._length = -(-len(part.order(0)) // part.batch_size)
+        return part
+
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Sample indices of this rank in `epoch`, `[ceil(N / world)]`."""
+        """Sample indices of this rank in `epoch`, all of which have equally many but in a `share`."""
         count = len(self.dataset)
         order = np.arange(count)
         if self.shuffle:
             order = np.argsort(counter_hash(self.seed, epoch, order), kind="stable")
-        return np.resize(order, -(-count // self.world) * self.world)[self.rank :: self.world]
+        if self._fill:
+            order = np.resize(order, -(-count // self.world) * self.world)
+        return order[self.rank :: self.world]
 
     def last_samples(self) -> list[Sample]:
         """What the batch given last consisted of."""

@@ -86,6 +86,8 @@ class ProgressCallback(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._step = trainer.global_step
+        if not trainer.is_global_zero:
+            return
         total = int(trainer.estimated_stepping_batches)
         self._track = Track(Console(stderr=True), total, self.description, self._step)
 

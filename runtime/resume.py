@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from runtime.distributed import any_rank, gather, rank
 from runtime.interrupts import Interrupted, Interrupts
 
 LAST = "last.ckpt"
@@ -31,6 +32,10 @@ class RandomState(L.Callback):
         self._to_restore: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
+        states = gather(self._own_state())
+        return states[0] if len(states) == 1 else {"ranks": states}
+
+    def _own_state(self) -> dict[str, Any]:
         numpy = np.random.get_state(legacy=False)
         key = torch.from_numpy(numpy["state"]["key"].astype(np.int64))  # weights_only knows no arrays
         version, words, gauss = random.getstate()
@@ -42,7 +47,9 @@ class RandomState(L.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._to_restore = state_dict
+        states = state_dict.get("ranks", [state_dict])
+        # Continued by more processes than before, the new ones keep the states that they began with.
+        self._to_restore = states[rank()] if rank() < len(states) else None
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         if self._to_restore is None:
@@ -66,7 +73,7 @@ class TimedCheckpoint(Checkpoint):
     The file is written under a temporary name, synced and renamed, so a kill at any moment leaves a whole
     one. It is written after all other callbacks of a batch that ended an optimiser step, but not after an
     epoch's last batch, unless nothing follows: Lightning takes an epoch restored from there as done and would
-    leave out its validation.
+    leave out its validation. Of several processes the first one writes, and all do so and stop together.
     """
 
     def __init__(
@@ -93,22 +100,25 @@ class TimedCheckpoint(Checkpoint):
             return
         by_step = self.every_steps is not None and step - self._last_step >= self.every_steps
         late = self.every_seconds is not None and time.monotonic() - self._last_time >= self.every_seconds
-        if by_step or late or last or self.interrupts.asked:
+        late, asked = any_rank(late, self.interrupts.asked)
+        if by_step or late or last or asked:
             self._save(trainer)
-        if self.interrupts.asked:
+        if asked:
             raise Interrupted
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if self.interrupts.asked:  # in the validation after the last step
+        if any_rank(self.interrupts.asked)[0]:  # in the validation after the last step
             raise Interrupted
 
     def _save(self, trainer: L.Trainer) -> None:
         temporary = self.path.with_name(f".{LAST}.part")  # one name: what a kill left is overwritten
         try:
             trainer.save_checkpoint(temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
+            if trainer.is_global_zero:
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                temporary.replace(self.path)
         finally:
-            temporary.unlink(missing_ok=True)
+            if trainer.is_global_zero:
+                temporary.unlink(missing_ok=True)
         self._last_time, self._last_step = time.monotonic(), trainer.global_step

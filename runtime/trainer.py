@@ -1,6 +1,7 @@
 """One Lightning Trainer for all stages: quiet, exactly resumable, guarded."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
 
 from backbones.base import Backbone
 from backbones.network import ACTIVATION_MEMORY, NASNet
+from runtime.distributed import launched_by_torchrun
 from runtime.finite import NonFiniteGuard
 from runtime.folder import RunFolder
 from runtime.interrupts import Interrupts
@@ -20,6 +23,10 @@ from runtime.resume import LAST, RandomState, TimedCheckpoint
 
 ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+_CLASSIFICATION_ONLY = (
+    *("devices", "num_nodes", "sync_batch_norm"),
+    *("channels_last", "activation_memory", "compile"),
+)
 
 
 @dataclass(kw_only=True)
@@ -29,7 +36,11 @@ class TrainerConfig:
     accelerator: str = "auto"
     """`auto` (a CUDA GPU where there is one, else cpu), `cpu` or `gpu`."""
     devices: int = 1
-    """Only 1: training on more than one device is not supported yet."""
+    """Processes on each machine, each with its own CUDA GPU, or all on its CPU."""
+    num_nodes: int = 1
+    """Machines. More than one are started by torchrun or SLURM: docs/distributed.md."""
+    sync_batch_norm: bool = False
+    """Batch norm over the images of all devices together, on GPUs; False: of each device's own."""
     precision: str = "32-true"
     """`32-true`, `bf16-mixed`, or `16-mixed` (CUDA only)."""
     threads: int | None = None
@@ -59,12 +70,6 @@ class TrainerConfig:
             )
         if self.accelerator == "gpu" and not torch.cuda.is_available():
             raise ValueError("trainer.accelerator = gpu, but there is no CUDA device here; use auto or cpu")
-        if self.devices != 1:
-            raise ValueError(
-                f"trainer.devices = {self.devices}: training on more than one device is not supported yet"
-                if self.devices > 1 or self.devices == -1
-                else f"trainer.devices = {self.devices}, must be 1"
-            )
         if self.precision not in PRECISIONS:
             raise ValueError(
                 f"trainer.precision = {self.precision!r}, expected one of {', '.join(PRECISIONS)}"
@@ -82,11 +87,22 @@ class TrainerConfig:
             raise ValueError(
                 f"trainer.compile_backend = {self.compile_backend!r}, known here are {', '.join(known)}"
             )
-        for key in ("threads", "checkpoint_steps", "log_every_steps"):
+        for key in ("devices", "num_nodes", "threads", "checkpoint_steps", "log_every_steps"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ValueError(f"trainer.{key} = {value}, must be at least 1")
         if self.checkpoint_seconds is not None and self.checkpoint_seconds < 0:
             raise ValueError(f"trainer.checkpoint_seconds = {self.checkpoint_seconds}, must not be negative")
+
+    @property
+    def processes(self) -> int:
+        """Of the whole training."""
+        return self.devices * self.num_nodes
+
+    def refuse_for(self, stage: str) -> None:
+        """Raises ValueError for the first key that only the training of a classifier knows."""
+        for key in _CLASSIFICATION_ONLY:
+            if (value := getattr(self, key)) != getattr(TrainerConfig, key):
+                raise ValueError(f"{stage} does not support trainer.{key} = {value} yet")
 
     def prepare(self, network: Backbone) -> None:
         """Sets a network's layout and what it keeps for the backward pass; ValueError where it cannot."""
@@ -125,12 +141,21 @@ class TrainerConfig:
             raise ValueError("neither max_epochs nor max_steps says when training ends")
         if self.threads is not None:
             torch.set_num_threads(self.threads)
+        on_cuda = self.accelerator != "cpu" and torch.cuda.is_available()
+        self._check_processes(on_cuda)
         _quieten_lightning()
         interrupts = Interrupts()
         trainer = InterruptibleTrainer(
             # Lightning's own `auto` would also take accelerators on which nothing here has been tried.
-            accelerator="cpu" if self.accelerator == "cpu" or not torch.cuda.is_available() else "cuda",
+            accelerator="cuda" if on_cuda else "cpu",
             devices=self.devices,
+            num_nodes=self.num_nodes,
+            # Buffers differ between ranks until `broadcast_buffers`: batch norm's are rank 0's in the end.
+            strategy=DDPStrategy(find_unused_parameters=False, broadcast_buffers=False)
+            if self.processes > 1 or self.sync_batch_norm
+            else "auto",
+            sync_batchnorm=self.sync_batch_norm,
+            use_distributed_sampler=False,  # ResumableLoader knows its rank
             precision=self.precision,  # type: ignore[arg-type]
             deterministic=self.deterministic,
             logger=list(loggers) or False,
@@ -159,6 +184,30 @@ class TrainerConfig:
         )
         trainer.interrupts = interrupts
         return trainer
+
+    def _check_processes(self, on_cuda: bool) -> None:
+        """Raises ValueError where the launcher or the machine do not fit to what is asked for."""
+        started = launched_by_torchrun()
+        if started is not None and started != self.processes:
+            raise ValueError(
+                f"torchrun started {started} processes, but trainer.devices = {self.devices} and "
+                f"trainer.num_nodes = {self.num_nodes} ask for {self.processes}"
+            )
+        if self.num_nodes > 1 and started is None and "SLURM_NTASKS" not in os.environ:
+            raise ValueError(
+                f"trainer.num_nodes = {self.num_nodes} needs torchrun or SLURM: docs/distributed.md"
+            )
+        if on_cuda and self.devices > (cards := torch.cuda.device_count()):
+            raise ValueError(f"trainer.devices = {self.devices}, but there are {cards} CUDA devices here")
+        if self.sync_batch_norm and not on_cuda:
+            raise ValueError("trainer.sync_batch_norm needs CUDA devices; leave it false on a CPU")
+        if self.sync_batch_norm and self.activation_memory == "lean":
+            raise ValueError(
+                "trainer.sync_batch_norm does not go with activation_memory = lean; use checkpoint"
+            )
+        if self.processes > 1 and self.threads is not None:
+            # Lightning would share the cores between the processes instead.
+            os.environ.setdefault("OMP_NUM_THREADS", str(self.threads))
 
 
 class InterruptibleTrainer(L.Trainer):

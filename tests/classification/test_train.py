@@ -26,6 +26,8 @@ from runtime.tracking import LoggerConfig
 from runtime.trainer import TrainerConfig
 
 STEPS_PER_EPOCH, EPOCHS = 4, 3
+AS_THEY_ARE = {"cutout": 0, "rand_augment": 0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}
+"""Leaves the images and the batches alone."""
 
 
 def config(run_dir, root, *, workers=0, recipe=None, **changes):
@@ -40,7 +42,7 @@ def config(run_dir, root, *, workers=0, recipe=None, **changes):
         name="nasnet_a_cifar", cells_per_stage=1, filters=4, stem_filters=4, image_size=16
     )
     values = {"epochs": EPOCHS, "batch_size": 7, "lr": 0.05, "ema_decay": 0.9, "dropout": 0.2}
-    values["cutout"] = 4 if workers == 0 else 0
+    values |= {"cutout": 4 if workers == 0 else 0, "rand_augment": 1, "mixup_alpha": 0.4, "cutmix_alpha": 1.0}
     return ClassificationConfig(
         run_dir=str(run_dir),
         data=data,
@@ -200,7 +202,7 @@ def test_evaluation_reproduces_the_metrics_of_the_file(digit_folders, straight, 
 
 def test_the_network_learns_the_digits(tmp_path, digit_folders):
     # Without what holds a small network back, 30 digits are learnt in a few seconds; chance is 1/3.
-    calm = {"epochs": 20, "lr": 0.03, "drop_path_keep": 1.0, "dropout": 0.0, "cutout": 0, "ema_decay": None}
+    calm = {"epochs": 20, "lr": 0.03, "drop_path_keep": 1.0, "dropout": 0.0, "ema_decay": None, **AS_THEY_ARE}
     calm["auxiliary_weight"] = 0.0
     metrics = run(config(tmp_path, digit_folders, recipe=calm, validate_every_epochs=None))["metrics"]
     assert metrics["top1"] >= 0.75  # at seeds 0 to 3 it is 1, so that no rounding decides
@@ -209,7 +211,7 @@ def test_the_network_learns_the_digits(tmp_path, digit_folders):
 
 def test_a_network_of_timm_trains_and_is_evaluated_like_ours(tmp_path, digit_folders):
     pytest.importorskip("timm")
-    asked = config(tmp_path, digit_folders, recipe={"epochs": 16, "lr": 0.05, "dropout": 0.0, "cutout": 0})
+    asked = config(tmp_path, digit_folders, recipe={"epochs": 16, "lr": 0.05, "dropout": 0.0, **AS_THEY_ARE})
     asked.backbone = BackboneConfig(name="timm/test_resnet", image_size=32)
     metrics = run(asked)["metrics"]
     assert metrics["top1"] >= 0.75  # chance is 1/3; with other seeds, too, it is 1
@@ -317,7 +319,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(
     assert not (tmp_path / "metrics.json").exists()
 
 
-CALM = {"drop_path_keep": 1.0, "dropout": 0.0, "cutout": 0, "ema_decay": None, "lr": 0.002}
+CALM = {**AS_THEY_ARE, "drop_path_keep": 1.0, "dropout": 0.0, "ema_decay": None, "lr": 0.002}
 """Switches off what is drawn by the network and the batch; small steps keep rounding small."""
 
 

@@ -179,9 +179,8 @@ def test_an_end_is_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"devices": 8}, "trainer.devices = 8: training on more than one device is not supported yet"),
-        ({"devices": -1}, "trainer.devices = -1: training on more than one device is not supported yet"),
-        ({"devices": 0}, "trainer.devices = 0, must be 1"),
+        ({"devices": -1}, "trainer.devices = -1, must be at least 1"),
+        ({"num_nodes": 0}, "trainer.num_nodes = 0, must be at least 1"),
         ({"accelerator": "tpu"}, "trainer.accelerator = 'tpu', expected one of auto, cpu, gpu"),
         (
             {"accelerator": "gpu"},
