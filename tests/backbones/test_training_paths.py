@@ -4,12 +4,11 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from calibration import calibrate
 from genotypes import small_specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steps import assert_same, trained_step
+from steps import assert_same, mean_cosine, trained_step
 from torch import nn
 
 from backbones import create
@@ -79,11 +78,12 @@ def test_parameters_that_are_held_fixed_keep_to_it(mode):
 
 
 @pytest.mark.parametrize("mode", LEANER)
-def test_evaluation_after_a_leaner_step_is_the_plain_one(mode):
+def test_the_next_step_and_the_evaluation_after_it_keep_to_it(mode):
     net, images = small_net(), draw(3, 32)
     leaner = in_mode(net, mode)
     for each in (net, leaner):
-        trained_step(each, images)
+        trained_step(each, images + 1)
+    assert_same(trained_step(leaner, images), trained_step(net, images))
     torch.testing.assert_close(leaner.eval()(images), net.eval()(images))
 
 
@@ -139,14 +139,11 @@ def test_a_step_in_bfloat16_stays_near_the_exact_one_and_the_same_in_every_activ
     exact = trained_step(copy.deepcopy(net), images)
     with torch.autocast("cpu", torch.bfloat16):
         keep, *leaner = (trained_step(in_mode(net, mode), images) for mode in ACTIVATION_MEMORY)
-    torch.testing.assert_close(
-        keep["output 0"].float(), exact["output 0"], rtol=0, atol=0.03 * exact["output 0"].abs().max()
-    )
-    gradients = [name for name in exact if name.startswith("gradient")]
-    for name in gradients:  # of which bfloat16 leaves little but the direction
-        assert F.cosine_similarity(exact[name].flatten(), keep[name].flatten(), dim=0) > 0.7, name
+    # 8 bits: logits to 5 %, and of a gradient little but the direction.
+    assert_same({"logits": keep["output 0"]}, {"logits": exact["output 0"]}, 0.05)
+    assert mean_cosine(keep, exact) > 0.9
     for step in leaner:
-        assert_same(step, keep, 0.03)
+        assert_same(step, keep, 0.1)
 
 
 NARROW_SHAPES = [(2, 3, 8, 8), (4, 11, 14, 14), (1, 15, 6, 7), (3, 11, 5, 5), (2, 1, 4, 4), (2, 5, 1, 1)]

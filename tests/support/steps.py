@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.network import NASNet
@@ -25,7 +26,7 @@ def trained_step(
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
     torch.manual_seed(0)
-    outputs = (forward or net)(images)
+    outputs = (net if forward is None else forward)(images)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     weights = [torch.linspace(-1, 1, output.numel()).to(output).view_as(output) for output in outputs]
     sum((output * weight).sum() for output, weight in zip(outputs, weights, strict=True)).backward()
@@ -62,3 +63,13 @@ def assert_same(
         difference = (actual[name].double() - value.double()).abs().max().item()
         allowed = tolerance * max(sizes[name], least * name.startswith("gradient"))
         assert difference <= allowed, f"{name} differs by {difference:.1e}, allowed are {allowed:.1e}"
+
+
+def mean_cosine(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """Over the gradients of two steps: 1 where they point the same way."""
+    cosines = [
+        F.cosine_similarity(actual[name].double().flatten(), value.double().flatten(), dim=0).item()
+        for name, value in expected.items()
+        if name.startswith("gradient")
+    ]
+    return sum(cosines) / len(cosines)
