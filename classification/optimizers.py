@@ -171,7 +171,7 @@ class L2Gradient(L.Callback):
 
     L2 is l2 / 2 times the sum of the squared weights, with the `l2` of the optimiser's groups. In TF-slim it
     is a term of the loss whose gradient is clipped; PyTorch's optimisers add their weight decay afterwards.
-    Source: TF-slim `learning.create_train_op` (the gradient of the total loss, then the clipping).
+    Source: docs/nasnet.md, T26.
     """
 
     @torch.no_grad()
