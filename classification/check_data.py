@@ -1,0 +1,152 @@
+"""Checks class folders before anything is trained on them: layout, and every image file.
+
+    python -m classification.check_data DIR [--json] [--names 5] [--workers 2]
+
+DIR holds `train/<class>/<image>` and `val/<class>/<image>` (or `test/`). Exit code 0 when nothing is wrong, 1
+when anything is: lines that start with `error` stop or falsify a training, those that start with `left out`
+are files that a training does not see. Every file is read and decoded once; besides the names shown, 17
+bytes are kept per file, 22 MB for ImageNet's 1.3 million. Duplicates are files with the same bytes.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from classification.class_folders import FilePlace, Layout, read_layout
+from classification.file_check import check_files
+from runtime.progress import track
+
+
+@dataclass
+class Problem:
+    """A broken rule. count: how often; names: the first files, folders or pairs of files that break it."""
+
+    rule: str
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+    level: str = "error"
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.names) + (", ..." if self.count > len(self.names) else "")
+        return f"{self.level}: {self.rule}: {self.count} ({shown})"
+
+
+@dataclass
+class Report:
+    """What the folders hold and which rules they break. kinds: images by format and colours."""
+
+    folder: str
+    counts: dict[str, int] = field(default_factory=dict)
+    kinds: dict[str, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    names: int = 5
+
+    def add(self, rule: str, name: str, level: str = "error") -> None:
+        found = next((problem for problem in self.problems if problem.rule == rule), None)
+        if found is None:
+            self.problems.append(found := Problem(rule, level=level))
+        found.count += 1
+        if len(found.names) < self.names:
+            found.names.append(name)
+
+
+def check(
+    root: Path, train: str = "train", test: str | None = None, *, names: int = 5, workers: int = 0
+) -> Report:
+    """train, test: names of the splits' folders; test None: `test`, or `val` where there is no `test`.
+
+    names: shown of each problem. workers: processes that decode; 0: this one.
+    """
+    report = Report(str(root), names=names)
+    if not root.is_dir():
+        report.add("no such folder", str(root))
+        return report
+    test = test or ("test" if (root / "test").is_dir() else "val")
+    layouts = [read_layout(root / split, report.add) for split in (train, test)]
+    _compare_classes(report, layouts)
+    for layout in layouts:
+        report.counts[f"{layout.folder.name}: classes"] = len(layout.images)
+        report.counts[f"{layout.folder.name}: images"] = sum(layout.images.values())
+    _check_images(report, layouts, workers)
+    return report
+
+
+def _compare_classes(report: Report, layouts: Sequence[Layout]) -> None:
+    for one, other in (layouts, layouts[::-1]):
+        if one.images and other.images:
+            for name in sorted(one.images.keys() - other.images.keys()):
+                report.add(f"class folder in {one.folder.name} that {other.folder.name} does not have", name)
+
+
+def _check_images(report: Report, layouts: Sequence[Layout], workers: int) -> None:
+    total = sum(sum(layout.images.values()) for layout in layouts)
+    kinds: Counter[str] = Counter()
+    root = Path(report.folder)
+    with track(total, "check") as progress:
+        files = (place for layout in layouts for place in layout.files())
+        checked = check_files(files, total, workers)
+        for place, result in checked:
+            if result.problem is not None:
+                shown = str(place.path.relative_to(root))
+                report.add(result.problem, f"{shown}: {result.detail}" if result.detail else shown)
+            else:
+                kinds[result.kind] += 1
+            progress.advance()
+    for group in checked.duplicates(place for layout in layouts for place in layout.files()):
+        report.add(_duplicate_rule(group), " = ".join(str(place.path.relative_to(root)) for place in group))
+    report.kinds = dict(kinds.most_common())
+
+
+def _duplicate_rule(group: Sequence[FilePlace]) -> str:
+    """group: files of the same bytes."""
+    if len({place.split for place in group}) > 1:
+        return "leakage: the same image in both splits"
+    if len({place.label for place in group}) > 1:
+        return "the same image in two classes"
+    return "the same image twice in a class"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m classification.check_data",
+        description=(__doc__ or "").split("\n")[0],
+        epilog="Exit code 0: nothing is wrong; 1: something is.",
+    )
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="holds train/<class>/<image> and val/ or test/"
+    )
+    parser.add_argument("--train-folder", default="train", help="as data.train_folder; default: train")
+    parser.add_argument("--test-folder", help="as data.test_folder; default: test, or val without test")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument("--names", type=int, default=5, help="shown of each problem; default: 5")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes; 0: this one; default: one per core"
+    )
+    options = parser.parse_args(arguments)
+    if options.names < 1 or options.workers < 0:
+        parser.error("--names must be at least 1, --workers at least 0")
+    report = check(
+        options.folder.expanduser(),
+        options.train_folder,
+        options.test_folder,
+        names=options.names,
+        workers=options.workers,
+    )
+    if options.json:
+        content = asdict(report)
+        del content["names"]
+        print(json.dumps(content, indent=2))
+    else:
+        for name, count in {**report.counts, **report.kinds}.items():
+            print(f"{name}: {count}")
+        print("\n".join(map(str, report.problems)) or "nothing is wrong")
+    return 1 if report.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

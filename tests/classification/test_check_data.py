@@ -1,0 +1,193 @@
+"""`python -m classification.check_data`: each mistake alone is found and named, and a clean set passes."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from classification.check_data import check, main
+from classification.data import ImageDataConfig, open_images
+
+
+def photograph(path, seed, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
+    Image.fromarray(noise).resize((70, 50)).save(path, **options)
+
+
+@pytest.fixture
+def clean(tmp_path):
+    """Two classes, three images each in `train` and two in `val`, all different."""
+    places = [(split, name, i) for split, n in (("train", 3), ("val", 2)) for name in "ab" for i in range(n)]
+    for seed, (split, name, i) in enumerate(places):
+        photograph(tmp_path / split / name / f"{i}.jpg", seed)
+    return tmp_path
+
+
+def problems(root, **options):
+    return [(p.level, p.rule, p.count, p.names) for p in check(root, **options).problems]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_clean_folders_pass_and_are_counted(clean, workers):
+    photograph(clean / "train" / "a" / "grey.png", 99)
+    (clean / "train" / "a" / ".DS_Store").write_bytes(b"hidden files are nobody's mistake")
+    report = check(clean, workers=workers)
+    assert report.problems == []
+    assert report.counts == {
+        "train: classes": 2,
+        "train: images": 7,
+        "val: classes": 2,
+        "val: images": 4,
+    }
+    assert report.kinds == {"JPEG RGB": 10, "PNG RGB": 1}
+
+
+def cut(root, share):
+    path = root / "train" / "a" / "1.jpg"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.98])
+def test_a_truncated_image_is_named(clean, share, workers):
+    cut(clean, share)
+    ((level, rule, count, names),) = problems(clean, workers=workers)
+    assert (level, rule, count) == ("error", "truncated or damaged image", 1)
+    assert names[0].startswith("train/a/1.jpg: ")
+
+
+def test_an_empty_file_is_named_and_is_no_duplicate_of_another(clean):
+    for split in ("train", "val"):
+        (clean / split / "b" / "1.jpg").write_bytes(b"")
+    assert problems(clean) == [("error", "empty file", 2, ["train/b/1.jpg", "val/b/1.jpg"])]
+
+
+def test_a_file_that_only_has_an_images_name_is_named(clean):
+    (clean / "val" / "b" / "page.png").write_text("<html>404</html>")
+    rule = "file with an image's name that is no image"
+    assert problems(clean) == [("error", rule, 1, ["val/b/page.png"])]
+
+
+def test_an_unreadable_file_is_named(clean):
+    (clean / "val" / "b" / "gone.png").symlink_to(clean / "nowhere.png")
+    expected = ["val/b/gone.png: No such file or directory"]
+    assert problems(clean) == [("error", "unreadable file", 1, expected)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("copy", "rule"),
+    [
+        ("val/a/copy.jpg", "leakage: the same image in both splits"),
+        ("train/b/copy.jpg", "the same image in two classes"),
+        ("train/a/copy.jpg", "the same image twice in a class"),
+    ],
+)
+def test_duplicates_are_named_together_by_what_they_spoil(clean, copy, rule, workers):
+    (clean / copy).write_bytes((clean / "train" / "a" / "2.jpg").read_bytes())
+    ((level, found, count, names),) = problems(clean, workers=workers)
+    assert (level, found, count) == ("error", rule, 1)
+    assert set(names[0].split(" = ")) == {"train/a/2.jpg", copy}
+
+
+def test_classes_of_one_split_only_are_named_in_both_directions(clean):
+    photograph(clean / "train" / "only_here" / "0.jpg", 50)
+    photograph(clean / "val" / "only_there" / "0.jpg", 51)
+    assert problems(clean) == [
+        ("error", "class folder in train that val does not have", 1, ["only_here"]),
+        ("error", "class folder in val that train does not have", 1, ["only_there"]),
+    ]
+
+
+def test_departures_from_the_layout_are_named(clean):
+    photograph(clean / "train" / "stray.jpg", 60)
+    photograph(clean / "train" / "a" / "inner" / "0.jpg", 61)
+    (clean / "train" / "a" / "loop").symlink_to(clean / "train")
+    (clean / "val" / "b" / "notes.txt").write_text("no image")
+    (clean / "val" / "b" / "video.mp4").write_bytes(b"no image")
+    assert sorted(problems(clean)) == [
+        (
+            "error",
+            "folder inside a class folder; its images count as the outer class's",
+            1,
+            ["train/a/inner"],
+        ),
+        ("error", "link to a folder around it", 1, ["train/a/loop"]),
+        ("left out", "image directly in the split's folder, in no class", 1, ["train/stray.jpg"]),
+        ("left out", "no image file", 2, ["val/b/notes.txt", "val/b/video.mp4"]),
+    ]
+
+
+def test_missing_and_empty_folders_are_named(tmp_path):
+    assert problems(tmp_path / "x") == [("error", "no such folder", 1, [str(tmp_path / "x")])]
+    photograph(tmp_path / "train" / "a" / "0.jpg", 0)
+    assert problems(tmp_path) == [
+        ("error", "only one class folder", 1, ["train/a"]),
+        ("error", "no such folder; DIR must hold <split>/<class>/<image>", 1, ["val"]),
+    ]
+    (tmp_path / "train" / "b").mkdir()
+    (tmp_path / "test").mkdir()
+    assert problems(tmp_path) == [
+        ("error", "no image in this class folder", 1, ["train/b"]),
+        ("error", "no class folders", 1, ["test"]),
+    ]
+
+
+def test_what_is_counted_is_what_a_training_reads(clean):
+    photograph(clean / "train" / "a" / "inner" / "0.PNG", 61)
+    photograph(clean / "train" / "stray.jpg", 60)
+    config = ImageDataConfig(name="imagefolder", root=str(clean))
+    counts = check(clean).counts
+    for split, folder in (("train", "train"), ("test", "val")):
+        images = open_images(config, split)
+        assert counts[f"{folder}: images"] == len(images)
+        assert counts[f"{folder}: classes"] == len(images.classes)
+
+
+def test_the_command_prints_and_exits_by_what_it_found(clean, capsys):
+    folders = [str(clean), "--workers", "0"]
+    assert main(folders) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        *("train: classes: 2", "train: images: 6", "val: classes: 2", "val: images: 4"),
+        *("JPEG RGB: 10", "nothing is wrong"),
+    ]
+    for name in ("x.txt", "y.txt", "z.txt"):
+        (clean / "train" / "b" / name).write_text("no image")
+    assert main([*folders, "--names", "2"]) == 1
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == "left out: no image file: 3 (train/b/x.txt, train/b/y.txt, ...)"
+    assert main([*folders, "--json"]) == 1
+    content = json.loads(capsys.readouterr().out)
+    assert content["counts"]["train: images"] == 6
+    assert content["problems"] == [
+        {
+            "rule": "no image file",
+            "count": 3,
+            "names": ["train/b/x.txt", "train/b/y.txt", "train/b/z.txt"],
+            "level": "left out",
+        }
+    ]
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "--test-folder" in capsys.readouterr().out
+
+
+def test_images_of_imagenet_are_in_order_until_they_leak(real_data, tmp_path):
+    with zipfile.ZipFile(real_data / "imagenet-sample.zip") as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".JPEG"))[:40]
+        archive.extractall(tmp_path, names)
+    for name in names:
+        copy = tmp_path / name.replace("val", "train", 1)
+        copy.parent.mkdir(parents=True)
+        with Image.open(tmp_path / name) as image:
+            image.resize((64, 64)).save(copy, "JPEG")
+    report = check(tmp_path)
+    assert report.problems == []
+    assert report.kinds == {"JPEG RGB": 80}
+    (tmp_path / names[7].replace("val", "train", 1)).write_bytes((tmp_path / names[7]).read_bytes())
+    ((_, rule, count, _),) = problems(tmp_path)
+    assert (rule, count) == ("leakage: the same image in both splits", 1)
