@@ -70,44 +70,44 @@ def freeze_norms(self, *_):
             module.eval()
 
 
-def as_rank(rank, port, asked, norms_in_training, kill_at):
-    """What torchrun does for one of two processes. kill_at: step (from 1) in which it dies."""
+def as_rank(rank, port, asked, norms_in_training, number, step, ranks):
+    """What torchrun does for one of two processes; `ranks` get the signal `number` in `step` (from 1)."""
     torch.set_num_threads(1)  # a forked process must not use the pool of threads that it lost
-    ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"}
+    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"}
     sizes = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    os.environ.update(ranks | sizes | place)
+    os.environ.update(own | sizes | place)
     if not norms_in_training:
         ClassificationModule.on_train_batch_start = freeze_norms
     begun, training_step = 0, ClassificationModule.training_step
 
-    def dying_step(self, *args):
+    def signalled_step(self, *args):
         nonlocal begun
         begun += 1
-        if begun == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if begun == step and rank in ranks:
+            if number is None:
+                return training_step(self, *args) * float("nan")
+            os.kill(os.getpid(), number)
         return training_step(self, *args)
 
-    ClassificationModule.training_step = dying_step
+    ClassificationModule.training_step = signalled_step
     try:
         run(asked)
     except KeyboardInterrupt:
         os._exit(130)
-    except NonFiniteError as error:
-        print(error, file=sys.stderr, flush=True)
+    except NonFiniteError:
         os._exit(1)
     os._exit(0)  # without pytest's own farewells
 
 
-def run_two(asked, *, norms_in_training=True, kill_at=None):
-    """Exit codes of both."""
+def run_two(asked, *, norms_in_training=True, number=None, step=None, ranks=(0, 1)):
+    """Exit codes of both. number: a signal, None for a loss that is not finite."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     fork = multiprocessing.get_context("fork")
-    processes = [
-        fork.Process(target=as_rank, args=(rank, port, asked, norms_in_training, kill_at)) for rank in (0, 1)
-    ]
+    options = (port, asked, norms_in_training, number, step, ranks)
+    processes = [fork.Process(target=as_rank, args=(rank, *options)) for rank in (0, 1)]
     for process in processes:
         process.start()
     for process in processes:
@@ -150,10 +150,27 @@ def test_two_killed_and_continued_processes_equal_unbroken_ones(tmp_path, digit_
         for name in ("straight", "parts")
     )
     assert run_two(straight) == [0, 0]
-    assert run_two(parts, kill_at=6) == [-signal.SIGKILL, -signal.SIGKILL]
+    assert run_two(parts, number=signal.SIGKILL, step=6) == [-signal.SIGKILL, -signal.SIGKILL]
     assert run_two(parts) == [0, 0]
     for name in ("backbone.safetensors", "metrics.json"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_after_the_step(tmp_path, digit_folders):
+    asked = config(tmp_path, digit_folders)
+    assert run_two(asked, number=signal.SIGTERM, step=3, ranks=[1]) == [130, 130]
+    assert checkpoint(tmp_path)["global_step"] == 3
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_in_one_process_stops_both_and_names_its_images(tmp_path, digit_folders):
+    asked = config(tmp_path, digit_folders, workers=1)
+    assert run_two(asked, step=4, ranks=[1]) == [1, 130]
+    report = json.loads((tmp_path / "non_finite.json").read_text())
+    assert (report["step"], len(report["samples"])) == (4, 6)
+    assert all(name.endswith(".png") for name in report["samples"])
+    assert checkpoint(tmp_path)["global_step"] == 3
 
 
 def test_a_batch_that_does_not_divide_is_refused(digit_folders):
