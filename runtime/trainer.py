@@ -238,6 +238,9 @@ def _quieten_lightning() -> None:
         ".*smaller than the logging interval.*",  # short runs; the epoch's figures are logged anyway
         ".*does not have many workers.*",
         ".*in eval mode at the start of training.*",  # detection.backbone.FrozenStatistics, on purpose
+        ".*`broadcast_buffers` is deprecated.*",  # its successor is younger than the oldest supported PyTorch
+        ".*Grad strides do not match bucket view strides.*",  # 1x1 convolutions in channels_last
+        ".*sync_dist=True.*",  # the figures have been added up over the ranks when they are logged
         ".*treespec, LeafSpec.*",  # Lightning 2.6 with PyTorch 2.14, once per loader
         ".*`lr_scheduler.step\\(\\)` before `optimizer.step\\(\\)`.*",
     ):
