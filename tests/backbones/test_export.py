@@ -136,7 +136,7 @@ def test_every_operation_exports(tmp_path):
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(small_specs(sizes=st.sampled_from([32, 33, 35, 64, 65])), st.booleans())
 def test_any_network_exports_with_every_width_a_multiple_of_8(spec, features):
     """Export itself compares the answers."""
