@@ -57,7 +57,8 @@ def as_picture(image: Image.Image | Tensor, grey: bool = False) -> Image.Image:
         image = Image.fromarray((np.asarray(image, np.int64) // 257).clip(0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return image.convert("L" if grey else "RGB")
+    mode = "L" if grey else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def central_square(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
