@@ -163,6 +163,7 @@ def test_autocast_to_bfloat16(nets, memory, device):
     assert mean_cosine(steps[memory], steps["keep"]) > 0.95
 
 
+@pytest.mark.slow
 @cases("training", [False, True])
 def test_torch_compile(training, device):
     torch.manual_seed(0)
