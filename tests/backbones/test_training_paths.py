@@ -12,8 +12,7 @@ from steps import assert_same, mean_cosine, trained_step
 from torch import nn
 
 from backbones import create
-from backbones.cell import State
-from backbones.layers import PRODUCT_UP_TO_PIXELS, PointwiseConv2d, Pool
+from backbones.layers import PRODUCT_UP_TO_PIXELS, PointwiseConv2d
 from backbones.network import ACTIVATION_MEMORY, NASNet
 from backbones.norm import NARROW, NarrowBatchNorm2d
 from backbones.zoo import resolve_spec
@@ -182,14 +181,3 @@ def test_a_pointwise_convolution_is_one_as_product_and_as_convolution(side, stri
     images = torch.randn(2, 5, side, side, dtype=torch.float64)
     images = images.contiguous(memory_format=CHANNELS_LAST)
     assert_same(trained_step(layer, images), trained_step(plain, images))
-
-
-def test_operations_share_the_pool_of_a_state_only_where_it_is_the_same():
-    state = State(torch.randn(2, 3, 9, 9))
-    pools = [
-        Pool(kind, kernel, stride, "same")
-        for kind, kernel, stride in (("max", 3, 1), ("max", 3, 2), ("max", 5, 1), ("avg", 3, 1))
-    ]
-    for pool in pools:
-        torch.testing.assert_close(state.through(pool), pool(state.raw))
-    assert state.through(Pool("max", 5, 1, "same")) is state.through(pools[2])
