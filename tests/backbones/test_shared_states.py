@@ -31,7 +31,7 @@ def by_hand(net: NASNet, images: Tensor) -> dict[str, Tensor]:
     return {"logits": net.classifier(outputs[-1].relu().mean(dim=(2, 3))), **found}
 
 
-# One state in the concat list: outputs are as wide as states, and read as they are by the cell after the next.
+# One state in the concat list: outputs are as wide as states; the cell after the next reads them as they are.
 RAW = Cell((Block(1, 0, "identity", "conv_1x1", "add"), Block(1, 2, "avg_pool_3x3", "identity", "add")), (3,))
 READ_RAW = NetworkSpec(Genotype(RAW, RAW), 3, 8, stem="cifar", stem_filters=8, image_size=32)
 
