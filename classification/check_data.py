@@ -87,7 +87,7 @@ def _check_images(report: Report, layouts: Sequence[Layout], workers: int) -> No
     total = sum(sum(layout.images.values()) for layout in layouts)
     kinds: Counter[str] = Counter()
     root = Path(report.folder)
-    with track(total, "check") as progress:
+    with track(total, "check", images_per_unit=1) as progress:
         files = (place for layout in layouts for place in layout.files())
         checked = check_files(files, total, workers)
         for place, result in checked:

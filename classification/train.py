@@ -104,7 +104,7 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
     trainer = config.trainer.build(
         RunFolder(Path(config.run_dir)),
         [],
-        [*averaging, L2Gradient(), DropPathSchedule(network), ProgressCallback(STAGE)],
+        [*averaging, L2Gradient(), DropPathSchedule(network), ProgressCallback(STAGE, recipe.batch_size)],
         max_epochs=recipe.epochs,
         gradient_clip_norm=recipe.clip_norm,
         accumulate=recipe.accumulate,

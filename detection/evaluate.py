@@ -163,7 +163,7 @@ def predict_all(detector: Detector, images: DetectionImages, workers: int) -> li
     coco = images.coco
     loader = ResumableLoader(images, 1, seed=0, shuffle=False, workers=workers, collate=collate)
     results: list[Result] = []
-    with track(len(images), "detecting") as progress:
+    with track(len(images), "detecting", images_per_unit=1) as progress:
         for (sample,) in loader:
             height, width = coco.sizes[sample["index"]].tolist()
             prediction = detector.predict(sample["image"], (height, width))

@@ -79,7 +79,7 @@ def run(config: DetectionConfig) -> dict[str, Any]:
     trainer = config.trainer.build(
         folder,
         loggers,
-        [ProgressCallback("detection")],
+        [ProgressCallback("detection", config.recipe.batch_size)],
         max_steps=steps,
         gradient_clip_norm=config.recipe.clip_norm,
         validate_every_epochs=None,

@@ -1,4 +1,4 @@
-"""Progress with the time left: a bar in a terminal, plain lines in a log."""
+"""Progress with images per second and the time left: a bar in a terminal, plain lines in a log."""
 
 import time
 from collections.abc import Iterator
@@ -14,11 +14,16 @@ PLAIN_SECONDS = 15.0
 
 
 class Track:
-    """Counts work done. Time left is from this process's own speed, so a resumed run is not fooled."""
+    """Counts work done. All speeds are this process's own, so a resumed run is not fooled."""
 
-    def __init__(self, console: Console, total: int, description: str, done: int) -> None:
+    def __init__(
+        self, console: Console, total: int, description: str, done: int, images_per_unit: int | None = None
+    ) -> None:
         self.total, self.description, self.done = total, description, done
+        self.images_per_unit = images_per_unit
         self._first, self._start, self._last_line = done, time.monotonic(), time.monotonic()
+        self._seconds_aside = 0.0
+        self._aside_since: float | None = None
         self._console, self._figures, self._printed = console, "", -1
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -27,10 +32,10 @@ class Track:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TextColumn("left {task.fields[left]}  {task.fields[figures]}"),
+                TextColumn("{task.fields[state]}"),
                 console=console,
             )
-            self._task = self._bar.add_task(description, total=total, completed=done, left="?", figures="")
+            self._task = self._bar.add_task(description, total=total, completed=done, state=self._state())
             self._bar.start()
 
     def advance(self, n: int = 1, **figures: float) -> None:
@@ -38,19 +43,48 @@ class Track:
         self.done += n
         if figures:
             self._figures = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, left=self.left(), figures=self._figures)
-        elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
-            self._last_line = time.monotonic()
-            self._print_line()
+        self._show()
+
+    def aside(self, what: str) -> None:
+        """Shows other work that the units wait for, until `back`; images per second leave it out."""
+        if self._aside_since is None:
+            self._aside_since = time.monotonic()
+        self._show(what)
+
+    def back(self) -> None:
+        if self._aside_since is not None:
+            self._seconds_aside += time.monotonic() - self._aside_since
+            self._aside_since = None
 
     def left(self) -> str:
-        """Time left as `m:ss`, `?` before anything is known."""
+        """Time left as `m:ss` or `h:mm:ss`, `?` before anything is known."""
         done_here = self.done - self._first
         if done_here <= 0:
             return "?"
-        seconds = (time.monotonic() - self._start) / done_here * max(0, self.total - self.done)
-        return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+        seconds = int((time.monotonic() - self._start) / done_here * max(0, self.total - self.done))
+        minutes, hours = seconds // 60 % 60, seconds // 3600
+        return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
+
+    def images_per_second(self) -> float | None:
+        """Without the time aside; None before anything is known, or where the units are not images."""
+        seconds = (self._aside_since or time.monotonic()) - self._start - self._seconds_aside
+        done_here = self.done - self._first
+        if self.images_per_unit is None or done_here <= 0 or seconds <= 0:
+            return None
+        return done_here * self.images_per_unit / seconds
+
+    def _show(self, instead: str | None = None) -> None:
+        """instead: of the figures."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, state=self._state(instead))
+        elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
+            self._last_line = time.monotonic()
+            self._print_line(instead)
+
+    def _state(self, instead: str | None = None) -> str:
+        speed = self.images_per_second()
+        shown = "" if speed is None else f"{speed:,.{1 if speed < 10 else 0}f} images/s, "
+        return f"{shown}left {self.left()}  {instead or self._figures}".rstrip()
 
     def close(self) -> None:
         if self._bar is not None:
@@ -58,18 +92,18 @@ class Track:
         elif self._printed < self.done:
             self._print_line()
 
-    def _print_line(self) -> None:
+    def _print_line(self, instead: str | None = None) -> None:
         self._printed = self.done
-        self._console.print(
-            f"{self.description} {self.done}/{self.total}, left {self.left()}  {self._figures}".rstrip(),
-            highlight=False,
-        )
+        line = f"{self.description} {self.done}/{self.total}, {self._state(instead)}"
+        self._console.print(line, highlight=False)
 
 
 @contextmanager
-def track(total: int, description: str, done: int = 0) -> Iterator[Track]:
-    """Shows progress on stderr. total, done: units of work in all and before this process."""
-    progress = Track(Console(stderr=True), total, description, done)
+def track(total: int, description: str, done: int = 0, images_per_unit: int | None = None) -> Iterator[Track]:
+    """Shows progress on stderr. total, done: units of work in all and before this process.
+
+    images_per_unit: what images per second are counted by; None: they are not shown."""
+    progress = Track(Console(stderr=True), total, description, done, images_per_unit)
     try:
         yield progress
     finally:
@@ -77,10 +111,12 @@ def track(total: int, description: str, done: int = 0) -> Iterator[Track]:
 
 
 class ProgressCallback(L.Callback):
-    """The same progress over a Trainer's optimiser steps, with the loss that `log("loss", …)` left."""
+    """The same progress over a Trainer's optimiser steps, with the loss that `log("loss", …)` left.
 
-    def __init__(self, description: str) -> None:
-        self.description = description
+    images_per_step: of all processes together."""
+
+    def __init__(self, description: str, images_per_step: int) -> None:
+        self.description, self.images_per_step = description, images_per_step
         self._track: Track | None = None
         self._step = 0
 
@@ -89,13 +125,36 @@ class ProgressCallback(L.Callback):
         if not trainer.is_global_zero:
             return
         total = int(trainer.estimated_stepping_batches)
-        self._track = Track(Console(stderr=True), total, self.description, self._step)
+        console = Console(stderr=True)
+        self._track = Track(console, total, self.description, self._step, self.images_per_step)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         if self._track is not None and trainer.global_step > self._step:
             figures = {key: float(trainer.callback_metrics[key]) for key in self._shown(trainer)}
             self._track.advance(trainer.global_step - self._step, **figures)
             self._step = trainer.global_step
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._show_validation(batch_idx + 1, trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._show_validation(0, trainer)
+
+    def _show_validation(self, done: int, trainer: L.Trainer) -> None:
+        if self._track is not None:
+            self._track.aside(f"evaluation {done}/{trainer.num_val_batches[0]}")
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self._track is not None:
+            self._track.back()
 
     def _shown(self, trainer: L.Trainer) -> list[str]:
         # Reading a figure waits for the device, so it is done rarely where that costs.

@@ -29,6 +29,47 @@ def test_the_time_left_follows_this_process_speed_alone(clock):
         assert bar.left() == "1:40"  # 50 units left at 2 s each
 
 
+def test_images_per_second_are_of_this_process_and_leave_out_what_was_done_aside(clock):
+    with track(total=100, description="training", done=40, images_per_unit=32) as bar:
+        assert bar.images_per_second() is None
+        clock.now += 20
+        bar.advance(10)
+        bar.aside("evaluation 0/2")
+        clock.now += 15
+        bar.aside("evaluation 1/2")
+        clock.now += 15
+        assert bar.images_per_second() == 16  # 10 x 32 images in 20 s
+        bar.back()
+        clock.now += 20
+        bar.advance(10)
+        assert bar.images_per_second() == 16
+        assert bar.left() == "2:20"  # 40 units left at 3.5 s each: evaluation comes again
+
+
+def test_a_long_time_left_is_told_in_hours(clock):
+    with track(total=1000, description="training") as bar:
+        clock.now += 3600
+        bar.advance(100)
+        assert bar.left() == "9:00:00"
+
+
+def test_a_line_tells_images_per_second_and_what_is_done_aside(clock, capsys):
+    with track(total=4, description="training", images_per_unit=800) as bar:
+        clock.now += 20
+        bar.advance(2, loss=0.5)
+        bar.aside("evaluation 0/2")
+        clock.now += 20
+        bar.aside("evaluation 1/2")
+        bar.back()
+        clock.now += 1
+        bar.advance(2, loss=0.25)
+    assert capsys.readouterr().err.splitlines() == [
+        "training 2/4, 80 images/s, left 0:20  loss 0.5",
+        "training 2/4, 80 images/s, left 0:40  evaluation 1/2",
+        "training 4/4, 152 images/s, left 0:00  loss 0.25",
+    ]
+
+
 def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(clock, capsys):
     with track(total=4, description="search") as bar:
         for reward in (0.1, 0.2, 0.3, 0.4):
