@@ -76,18 +76,21 @@ def save(
     *,
     classes: list[str] | None = None,
     metrics: Mapping[str, float] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a `backbone.safetensors`. The auxiliary head stays out: it serves training only.
 
     classes: names in the order of the logits; `net.classes` where None. metrics: as in `metrics.json`.
+    evaluation: how they were computed, as far as they depend on it.
     Raises ValueError for a fused network, whose tensors are no longer those of its spec.
     """
     if isinstance(net, NASNet) and net.fused:
         raise ValueError(
             f"{path}: a fused network cannot be stored; store the one it was made of, and fuse that"
         )
+    metadata = {**describe(net, classes, metrics), "evaluation": dict(evaluation or {})}
     tensors = {name: value for name, value in net.state_dict().items() if not name.startswith("auxiliary.")}
-    write_safetensors(path, "backbone", tensors, describe(net, classes, metrics))
+    write_safetensors(path, "backbone", tensors, metadata)
 
 
 def describe(
