@@ -1,131 +1,67 @@
-"""How fast the networks are against the public ones: ratios in one process, rounds interleaved, medians.
+"""How fast and how large the networks are against the public ones: ratios in one process, as a table.
 
-    python -m benchmarks.backbones                       every table, about 12 minutes on 2 cores
-    python -m benchmarks.backbones --only training --rounds 9
+    python -m benchmarks.backbones --markdown FILE     all but the levers, about MINUTES minutes on 2 cores
+    python -m benchmarks.backbones --only training --rounds 21
+    python -m benchmarks.backbones --only switches     what single levers are worth, about MINUTES2 minutes
 
 Peers: `nasnetalarge` of timm, `nasnetamobile` of pretrainedmodels, as they come. Ours holds the peer's
-weights, converted, and gives the peer's answers before anything is timed. A ratio is the median over rounds
-of the peer's time through ours in the same round: above 1 is faster. The quartiles are those of the rounds.
+weights, converted, and gives the peer's answers, and in training its loss and gradients, before anything is
+timed. Ratios, quartiles and verdicts: `benchmarks.ratios`. Of times the ratio is the peer's through ours, of
+memory ours through the peer's.
 The machine must be quiet: with two threads, any other process on the cores makes either side several times
 slower.
 """
 
 import argparse
 import copy
-import platform
 import statistics
 import sys
 import tempfile
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.export import export
-from backbones.network import ACTIVATION_MEMORY, NASNet
-from backbones.weights import convert
+from backbones.network import ACTIVATION_MEMORY
+from benchmarks import memory, switches
+from benchmarks.peers import IN_FLOAT64, check_equal, gradients, pair, training_step
+from benchmarks.ratios import Row, compare, cpu, interleaved, mebibytes, parser, report
 
 CHANNELS_LAST = torch.channels_last
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table. goal: the ratio aimed at. saved: kept for the backward pass, to the peer's."""
-
-    work: str
-    way: str
-    peer_ms: float
-    own_ms: float
-    ratio: float
-    quartiles: tuple[float, float]
-    goal: float | None = None
-    saved: float | None = None
-
-
-GOALS = {
+RUNTIMES = ("ONNX Runtime", "OpenVINO")
+BETTER = "the better of ONNX Runtime and OpenVINO"
+STEP = "training step, mobile 224, batch 8"
+GOALS: Mapping[tuple[str, str], float] = {
     ("mobile 224, batch 1", "fused"): 2.1,
     ("mobile 224, batch 8", "fused"): 2.1,
     ("large 331, batch 1", "fused"): 1.5,
     ("large 331, batch 4", "fused"): 1.5,
-    ("mobile 224, batch 1", "exported, the better"): 3.5,
-    ("mobile 224, batch 8", "exported, the better"): 2.9,
-    ("large 331, batch 1", "exported, the better"): 1.9,
-    ("training step, mobile 224, batch 8", "keep"): 1.6,
-    ("training step, mobile 224, batch 8", "lean"): 1.3,
-    ("training step, mobile 224, batch 8", "checkpoint"): 1.0,
+    ("mobile 224, batch 1", BETTER): 3.5,
+    ("mobile 224, batch 8", BETTER): 2.9,
+    ("large 331, batch 1", BETTER): 1.9,
+    (STEP, "keep"): 1.6,
+    (STEP, "lean"): 1.3,
+    (STEP, "checkpoint"): 1.0,
+    (f"{STEP}, saved activations", "keep"): 0.75,
+    (f"{STEP}, saved activations", "lean"): 0.5,
+    (f"{STEP}, saved activations", "checkpoint"): 0.15,
 }
+"""On a CPU, by work and way: the least ratio of speed, the largest of memory."""
 
 
-def peer_and_own(name: str) -> tuple[nn.Module, NASNet, int]:
-    """The public network with statistics of random images, ours with its weights, the side in pixels."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if name == "mobile":
-            import pretrainedmodels
-
-            peer, source, size = pretrainedmodels.nasnetamobile(1000, None), "pretrainedmodels", 224
-        else:
-            import timm
-
-            peer, source, size = timm.create_model("nasnetalarge", num_classes=1000), "timm", 331
-    norms = [module for module in peer.modules() if isinstance(module, nn.BatchNorm2d)]
-    momentum = norms[0].momentum
-    for norm in norms:
-        norm.momentum = 1.0
-    with torch.no_grad():
-        peer.train()(torch.randn(2, 3, size, size))
-    for norm in norms:
-        norm.momentum = momentum
-    return peer.eval(), convert(peer.state_dict(), source).to(memory_format=CHANNELS_LAST), size
-
-
-def interleaved(ways: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of every way in every round, after one round that does not count."""
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for round_ in range(rounds + 1):
-        for way, run in ways.items():
-            start = time.perf_counter()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if round_:
-                seconds[way].append(time.perf_counter() - start)
-    return seconds
-
-
-def rows(work: str, seconds: dict[str, list[float]], saved: dict[str, float] | None = None) -> Iterator[Row]:
-    """Lines of all ways but the first, which is the peer."""
-    peer, *ways = seconds
-    for way in ways:
-        ratios = [a / b for a, b in zip(seconds[peer], seconds[way], strict=True)]
-        lower, median, upper = statistics.quantiles(ratios, n=4)
-        yield Row(
-            work,
-            way,
-            1e3 * statistics.median(seconds[peer]),
-            1e3 * statistics.median(seconds[way]),
-            median,
-            (lower, upper),
-            GOALS.get((work, way)),
-            saved[way] / saved[peer] if saved else None,
-        )
-
-
-def check_equal(work: str, way: str, actual: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
-    difference = ((actual - expected).abs().max() / expected.abs().max()).item()
-    if not difference <= tolerance:
-        sys.exit(f"{work}, {way}: logits differ from the peer's by {difference:.1e} of their largest")
+def timed(work: str, ways: Mapping[str, Callable[[], object]], rounds: int, device: str) -> Iterator[Row]:
+    if device == "cuda":
+        yield from compare(work, interleaved(ways, rounds, wait=torch.cuda.synchronize), {})
+    else:
+        yield from compare(work, interleaved(ways, rounds), GOALS)
 
 
 @torch.inference_mode()
 def inference(name: str, batch: int, rounds: int, device: str) -> Iterator[Row]:
-    peer, own, size = peer_and_own(name)
+    peer, own, size = pair(name)
     peer, own = peer.to(device), own.to(device)
     work = f"{name} {size}, batch {batch}"
     images = torch.randn(batch, 3, size, size, device=device)
@@ -136,13 +72,13 @@ def inference(name: str, batch: int, rounds: int, device: str) -> Iterator[Row]:
         "peer": lambda: peer(images),
         "plain layout": lambda: plain(images),
         "channels-last": lambda: own(channels_last),
-        "fused": lambda: fused(images),
+        "fused": lambda: fused(channels_last),
     }
     for way, run in ways.items():
-        check_equal(work, way, run(), ways["peer"]())
+        check_equal(work, way, {"logits": run()}, {"logits": ways["peer"]()})
     if device == "cuda":
         ways["channels-last, bfloat16"] = lambda: _bfloat16(own, channels_last)
-    yield from rows(work, interleaved(ways, rounds, device))
+    yield from timed(work, ways, rounds, device)
 
 
 def _bfloat16(net: nn.Module, images: Tensor) -> Tensor:
@@ -150,12 +86,12 @@ def _bfloat16(net: nn.Module, images: Tensor) -> Tensor:
         return net(images)
 
 
-def exported(name: str, rounds: dict[int, int], threads: int) -> Iterator[Row]:
+def exported(name: str, rounds: Mapping[int, int], threads: int) -> Iterator[Row]:
     """ONNX Runtime and OpenVINO on the files that `python -m backbones export` writes. rounds: by batch."""
     import onnxruntime
     import openvino
 
-    peer, own, size = peer_and_own(name)
+    peer, own, size = pair(name)
     with tempfile.TemporaryDirectory() as folder:
         onnx, xml = Path(folder) / "net.onnx", Path(folder) / "net.xml"
         export(own, onnx, "onnx")
@@ -175,122 +111,105 @@ def exported(name: str, rounds: dict[int, int], threads: int) -> Iterator[Row]:
             }
             compiled = openvino.Core().compile_model(model, "CPU", settings)
             images = torch.randn(batch, 3, size, size)
-            with torch.inference_mode():
-                yield from _exported_rows(name, peer, images, session, compiled, count)
+            yield from _exported(f"{name} {size}, batch {batch}", peer, images, session, compiled, count)
 
 
-def _exported_rows(name, peer, images: Tensor, session, compiled, rounds: int) -> Iterator[Row]:
-    work = f"{name} {images.shape[-1]}, batch {len(images)}"
+@torch.inference_mode()
+def _exported(
+    work: str, peer: nn.Module, images: Tensor, session: Any, compiled: Any, rounds: int
+) -> Iterator[Row]:
     array = images.numpy()
-    ways: dict[str, Callable[[], object]] = {
+    ways: dict[str, Callable[[], Any]] = {
         "peer": lambda: peer(images),
         "ONNX Runtime": lambda: session.run(["logits"], {"images": array})[0],
         "OpenVINO": lambda: compiled(array)["logits"],
     }
-    for way in ("ONNX Runtime", "OpenVINO"):
-        check_equal(work, way, torch.as_tensor(ways[way]()), peer(images))
-    seconds = interleaved(ways, rounds, "cpu")
-    yield from rows(work, seconds)
-    better = min(("ONNX Runtime", "OpenVINO"), key=lambda way: statistics.median(seconds[way]))
-    yield from rows(work, {"peer": seconds["peer"], "exported, the better": seconds[better]})
+    for way in RUNTIMES:
+        check_equal(work, way, {"logits": torch.as_tensor(ways[way]())}, {"logits": peer(images)})
+    seconds = interleaved(ways, rounds)
+    yield from compare(work, seconds, GOALS)
+    better = min((seconds[way] for way in RUNTIMES), key=statistics.median)
+    yield from compare(work, {"peer": seconds["peer"], BETTER: better}, GOALS)
 
 
 def training(batch: int, rounds: int, device: str) -> Iterator[Row]:
-    """A step of SGD with momentum: loss, backward, update; and the bytes kept for the backward pass."""
-    peer, own, size = peer_and_own("mobile")
+    """A step of SGD with momentum, and the bytes kept between its forward and backward pass."""
+    peer, own, size = pair("mobile")
+    peer, own = peer.to(device), own.to(device)
+    work = f"training step, mobile {size}, batch {batch}"
     images = torch.randn(batch, 3, size, size, device=device)
-    labels = torch.randint(1000, (batch,), device=device)
-    nets: dict[str, tuple[nn.Module, Tensor, bool]] = {"peer": (peer, images, False)}
+    labels = torch.randint(own.num_classes, (batch,), device=device)
+    pixels = images.contiguous(memory_format=CHANNELS_LAST)
+    ways, saved = {"peer": training_step(peer, images, labels)}, {}
+    saved["peer"] = [memory.saved_bytes(peer, images)]
+    expected = gradients(peer, images, labels)
     for mode in ACTIVATION_MEMORY:
         net = copy.deepcopy(own)
         net.set_activation_memory(mode)
-        nets[mode] = (net, images.contiguous(memory_format=CHANNELS_LAST), False)
+        check_equal(work, mode, gradients(net, pixels, labels), expected, IN_FLOAT64)
+        ways[mode] = training_step(net, pixels, labels)
+        saved[mode] = [memory.saved_bytes(net, pixels)]
+    del expected
     if device == "cuda":
-        nets["keep, bfloat16"] = (copy.deepcopy(own), nets["keep"][1], True)
-    ways, saved = {}, {}
-    for way, (net, x, low) in nets.items():
-        net.to(device).train()
-        saved[way] = _saved_bytes(net, x)
-        optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9)
-        ways[way] = _step(net, x, labels, optimizer, low)
-    yield from rows(f"training step, mobile {size}, batch {batch}", interleaved(ways, rounds, device), saved)
+        ways["keep, bfloat16"] = training_step(copy.deepcopy(own), pixels, labels, autocast=True)
+    yield from timed(work, ways, rounds, device)
+    yield from compare(f"{work}, saved activations", saved, GOALS, mebibytes, less=True)
 
 
-def _step(
-    net: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, low: bool
-) -> Callable[[], None]:
-    def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast(images.device.type, torch.bfloat16) if low else nullcontext():
-            loss = F.cross_entropy(net(images), labels)
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def _saved_bytes(net: nn.Module, images: Tensor) -> float:
-    """Storages kept for the backward pass, parameters and buffers excluded; a checkpoint's are its inputs."""
-    own = {value.untyped_storage().data_ptr() for value in (*net.parameters(), *net.buffers())}
-    kept: dict[int, int] = {}
-
-    def pack(value: Tensor) -> Tensor:
-        storage = value.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return value
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-        net(images)
-    return float(sum(kept.values()))
+def resident(batch: int, rounds: int, threads: int, ways: Sequence[str] = ACTIVATION_MEMORY) -> Iterator[Row]:
+    """What two steps add to the memory of a process, each in a fresh one."""
+    if not memory.STATUS.exists():
+        print(f"resident memory: left out, no {memory.STATUS}", file=sys.stderr)
+        return
+    added: dict[str, list[float]] = {way: [] for way in ("peer", *ways)}
+    for _ in range(rounds):
+        for way, sizes in added.items():
+            sizes.append(memory.resident_bytes(way, batch, threads))
+    work = f"training step, mobile 224, batch {batch}, resident memory"
+    yield from compare(work, added, GOALS, mebibytes, less=True)
 
 
-def print_table(found: list[Row]) -> None:
-    print("\n| work | ours | peer, ms | ours, ms | ratio | quartiles | goal | saved activations |")
-    print("|---|---|---|---|---|---|---|---|")
-    for row in found:
-        goal = "" if row.goal is None else f"{row.goal:.1f} {'met' if row.ratio >= row.goal else 'missed'}"
-        saved = "" if row.saved is None else f"{row.saved:.2f}"
-        print(
-            f"| {row.work} | {row.way} | {row.peer_ms:.1f} | {row.own_ms:.1f} | {row.ratio:.2f} "
-            f"| {row.quartiles[0]:.2f} to {row.quartiles[1]:.2f} | {goal} | {saved} |"
-        )
+def sections(args: argparse.Namespace) -> dict[str, list[Callable[[], Iterator[Row]]]]:
+    """By the name that `--only` knows them by. Where a call takes seconds there are fewer rounds."""
+    few, rounds, many = max(1, args.rounds * 2 // 3), args.rounds, 3 * args.rounds
+    device, threads = args.device, args.threads
+    found: dict[str, list[Callable[[], Iterator[Row]]]] = {
+        "inference": [
+            lambda: inference("mobile", 1, many, device),
+            lambda: inference("mobile", 8, rounds, device),
+            lambda: inference("large", 1, rounds, device),
+            lambda: inference("large", 4, few, device),
+        ],
+        "training": [lambda: training(8, rounds, device)],
+    }
+    if device == "cpu":
+        found["training"].append(lambda: resident(8, few, threads))
+        found["exported"] = [
+            lambda: exported("mobile", {1: many, 8: rounds}, threads),
+            lambda: exported("large", {1: rounds}, threads),
+        ]
+        found["switches"] = [
+            lambda: switches.inference(1, many),
+            lambda: switches.inference(8, rounds),
+            lambda: switches.training(8, rounds),
+        ]
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=2, help="of PyTorch, ONNX Runtime and OpenVINO")
-    parser.add_argument("--rounds", type=int, default=11, help="of the mobile network; a third for large")
-    parser.add_argument("--only", choices=("inference", "exported", "training"))
-    args = parser.parse_args()
+    options = parser(__doc__, rounds=11)
+    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    options.add_argument("--only", choices=("inference", "training", "exported", "switches"))
+    args = options.parse_args()
+    found = sections(args)
+    if args.only is not None and args.only not in found:
+        options.error(f"--only {args.only} needs --device cpu")
+    chosen = [args.only] if args.only else [name for name in found if name != "switches"]
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    device = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or "CPU"
-    print(f"torch {torch.__version__}, {args.threads} threads, {device}, Python {platform.python_version()}")
-    large = max(3, args.rounds // 3)
-    tables: dict[str, list[Callable[[], Iterator[Row]]]] = {
-        "inference": [
-            lambda: inference("mobile", 1, 3 * args.rounds, args.device),
-            lambda: inference("mobile", 8, args.rounds, args.device),
-            lambda: inference("large", 1, args.rounds, args.device),
-            lambda: inference("large", 4, large, args.device),
-        ],
-        "exported": [
-            lambda: exported("mobile", {1: 3 * args.rounds, 8: args.rounds}, args.threads),
-            lambda: exported("large", {1: args.rounds}, args.threads),
-        ],
-        "training": [lambda: training(8, args.rounds, args.device)],
-    }
-    found: list[Row] = []
-    for name, makers in tables.items():
-        if args.only in (None, name) and not (name == "exported" and args.device == "cuda"):
-            for make in makers:
-                for row in make():
-                    print(f"{row.work}, {row.way}: {row.ratio:.2f}", file=sys.stderr)
-                    found.append(row)
-    print_table(found)
+    name = torch.cuda.get_device_name() if args.device == "cuda" else cpu()
+    report([section for part in chosen for section in found[part]], args, name)
 
 
 if __name__ == "__main__":
