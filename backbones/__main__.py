@@ -18,8 +18,8 @@ from backbones.weights import convert, load, save
 from backbones.zoo import ZOO, resolve_spec
 
 LIST_NOTES = """\
-N: normal cells in each of the three stages. 10 classes at 32 px, else 1000. + statistics: with batch norm's
-running means and variances, which the paper's 88.9 M counts.
+N: normal cells in each of the three stages. 10 classes with the cifar stem, 1000 with the imagenet stem.
++ statistics: with batch norm's running means and variances, which the paper's 88.9 M counts.
 * not reproduced: no network of that description is known to have the paper's figures; ours is not tuned to
 them. The width is 24 times the filters, which 1538 is not, so 5 @ 1538 is built as 5 @ 1536.
 7 @ 2304 is built with N = 6: the paper's text names 4 and 6, and N = 7 would have 32.6 M parameters.
@@ -34,7 +34,7 @@ def list_networks(args: argparse.Namespace) -> None:
         table.add_column(heading, justify="right")
     for name in sorted(ZOO, key=list(PAPER_ROWS).index):
         spec, row = ZOO[name], PAPER_ROWS[name]
-        counted = profile(spec, num_classes=10 if spec.stem == "cifar" else 1000)
+        counted = profile(spec)
         table.add_row(
             name,
             row.model if row.reproduced else f"{row.model} *",
@@ -89,7 +89,7 @@ def convert_weights(args: argparse.Namespace) -> None:
     if args.checkpoint is not None:
         state_dict = read_state_dict(args.checkpoint)
     elif args.source == "timm":
-        from backbones.timm_models import pretrained_state_dict
+        from backbones.timm_backbone import pretrained_state_dict
 
         state_dict = pretrained_state_dict("nasnetalarge")
     else:

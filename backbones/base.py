@@ -23,6 +23,8 @@ class BackboneSpec(Protocol):
 
     @property
     def in_channels(self) -> int: ...
+    @property
+    def default_classes(self) -> int: ...
     def to_dict(self) -> dict[str, Any]: ...
 
 
@@ -42,6 +44,11 @@ class Backbone(nn.Module, ABC):
     feature_info: list[FeatureInfo]
     drop_path_keep: float
     auxiliary: nn.Module | None
+
+    @property
+    def unstorable(self) -> str | None:
+        """What keeps its tensors and its spec from giving it again where their shapes do not show it."""
+        return None
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor: ...

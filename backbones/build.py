@@ -13,6 +13,20 @@ from backbones.spec import NetworkSpec
 TIMM = "timm/"
 """What a name of timm begins with here."""
 
+_INSTEAD: Mapping[str, str] = {
+    "in_chans": "give in_channels",
+    "img_size": "give image_size",
+    "bn_momentum": "give batch_norm_momentum",
+    "num_classes": "it is num_classes of create, not of the spec",
+    "drop_rate": "give dropout",
+    "drop_path_rate": "give drop_path_keep, 1 minus the rate",
+    "pretrained": "load timm's weights into net.body",
+    "checkpoint_path": "load the weights into net.body",
+    "features_only": "net.features gives the maps",
+    "out_indices": "net.features gives the maps by name",
+}
+"""Arguments of `timm.create_model` that keys of ours set, or that a weights file could not repeat."""
+
 
 @dataclass(frozen=True)
 class TimmSpec:
@@ -20,7 +34,7 @@ class TimmSpec:
 
     timm: its name there, such as `resnet18`. image_size: side in pixels; None: what timm says of the network.
     batch_norm_momentum: in PyTorch's sense; None: what timm builds. arguments: further keyword arguments of
-    `timm.create_model`, as JSON values.
+    `timm.create_model`, as JSON values; those that keys of ours set are refused.
 
     Raises ValueError that names the field. Whether timm knows the name shows when the network is built.
     """
@@ -44,12 +58,18 @@ class TimmSpec:
         if not isinstance(self.arguments, Mapping):
             raise ValueError(f"arguments is {type(self.arguments).__name__}, expected an object")
         for key, value in self.arguments.items():
+            if key in _INSTEAD:
+                raise ValueError(f"{key} = {value!r} is not taken as an argument of timm: {_INSTEAD[key]}")
             try:
                 json.dumps(value, allow_nan=False)
             except (TypeError, ValueError):
                 raise ValueError(
                     f"{key} = {value!r} cannot be written into a weights file, expected a JSON value"
                 ) from None
+
+    @property
+    def default_classes(self) -> int:
+        return 1000
 
     @classmethod
     def from_name(cls, name: str, **overrides: Any) -> "TimmSpec":
@@ -74,6 +94,12 @@ class TimmSpec:
             raise ValueError(f"{where}.{error}") from None
 
 
+def without_timm(error: ImportError) -> ModuleNotFoundError:
+    return ModuleNotFoundError(
+        f'timm\'s networks need timm, which is not installed ({error}): pip install -e ".[timm]"'
+    )
+
+
 def read_spec(value: Any, where: str = "network") -> NetworkSpec | TimmSpec:
     """The spec whose `to_dict` this is. where: file and key for the message. Raises ValueError."""
     if isinstance(value, Mapping) and "timm" in value:
@@ -83,7 +109,7 @@ def read_spec(value: Any, where: str = "network") -> NetworkSpec | TimmSpec:
 
 def build(
     spec: NetworkSpec | TimmSpec,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     *,
     drop_path_keep: float = 1.0,
     dropout: float = 0.0,
@@ -91,11 +117,13 @@ def build(
 ) -> Backbone:
     """The network of a spec with fresh weights. The options are those of `NASNet`.
 
+    num_classes: K; `spec.default_classes` where None.
     Raises ValueError for what cannot be built, ModuleNotFoundError where timm is needed and absent.
     """
+    num_classes = spec.default_classes if num_classes is None else num_classes
     options: dict[str, Any] = {"drop_path_keep": drop_path_keep, "dropout": dropout, "auxiliary": auxiliary}
     if isinstance(spec, TimmSpec):
-        from backbones.timm_models import TimmBackbone
+        from backbones.timm_backbone import TimmBackbone
 
         return TimmBackbone(spec, num_classes, **options)
     return NASNet(spec, num_classes, **options)

@@ -67,15 +67,19 @@ class Profile:
 
 
 def profile(
-    network: Backbone | NetworkSpec | TimmSpec, image_size: int | None = None, num_classes: int = 1000
+    network: Backbone | NetworkSpec | TimmSpec, image_size: int | None = None, num_classes: int | None = None
 ) -> Profile:
     """Counts a network's costs in well under 50 ms. Nothing is built or run.
 
-    image_size: side in pixels; None is the spec's own. num_classes counts for a spec only.
+    image_size: side in pixels; None is the spec's own. num_classes counts for a spec only; None is the
+    spec's `default_classes`.
     Raises ValueError where the network could not be built, or not run at that size.
     """
-    classes = network.num_classes if isinstance(network, Backbone) else num_classes
-    spec = network.spec if isinstance(network, Backbone) else network
+    if isinstance(network, Backbone):
+        spec, num_classes = network.spec, network.num_classes
+    else:
+        spec = network
+    classes = spec.default_classes if num_classes is None else num_classes
     if isinstance(spec, TimmSpec):
         return _measure(spec, image_size, classes)
     assert isinstance(spec, NetworkSpec)

@@ -76,6 +76,11 @@ class NetworkSpec:
         """Pixels; below it the unpadded first convolution of the imagenet stem has nothing to see."""
         return 3 if self.stem == "imagenet" else 1
 
+    @property
+    def default_classes(self) -> int:
+        """Of a network whose number of classes nobody gives: those of ImageNet, or of CIFAR-10."""
+        return 1000 if self.stem == "imagenet" else 10
+
     def to_dict(self) -> dict[str, Any]:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return fields | {"genotype": self.genotype.to_dict()}

@@ -82,14 +82,21 @@ def save(
 
     classes: names in the order of the logits; `net.classes` where None. metrics: as in `metrics.json`.
     evaluation: how they were computed, as far as they depend on it.
-    Raises ValueError for a fused network, whose tensors are no longer those of its spec.
+    Raises ValueError for a network that `load` could not build again: fused, without its classifier, pruned,
+    pooled or changed otherwise since it was built from its spec.
     """
     if isinstance(net, NASNet) and net.fused:
         raise ValueError(
             f"{path}: a fused network cannot be stored; store the one it was made of, and fuse that"
         )
+    if net.unstorable is not None:
+        raise ValueError(f"{path}: {net.unstorable}, which a weights file cannot say")
     metadata = {**describe(net, classes, metrics), "evaluation": dict(evaluation or {})}
     tensors = {name: value for name, value in net.state_dict().items() if not name.startswith("auxiliary.")}
+    with torch.device("meta"):
+        again = from_description(metadata, str(path))
+    if faults := _differences(again.state_dict(), tensors):
+        raise ValueError(f"{path}: the network is no longer the one that its spec describes: {faults}")
     write_safetensors(path, "backbone", tensors, metadata)
 
 
@@ -151,6 +158,11 @@ def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: 
 
 def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Any], where: str) -> None:
     """Raises ValueError that lists the missing, extra and misshapen tensors where there are any."""
+    if faults := _differences(expected, given):
+        raise ValueError(f"{where}: the weights do not fit the network: {faults}")
+
+
+def _differences(expected: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:
     shapes = {
         name: tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         for name, value in given.items()
@@ -169,8 +181,7 @@ def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Any], wher
         for kind, names in faults.items()
         if names
     ]
-    if listed:
-        raise ValueError(f"{where}: the weights do not fit the network: {'; '.join(listed)}")
+    return "; ".join(listed)
 
 
 def load(path: str | os.PathLike[str], **training: Any) -> Backbone:

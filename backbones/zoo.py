@@ -54,7 +54,7 @@ def create(
     network: a name of `list_models()`, a spec, a `genotype.json` (then `cells_per_stage` and `filters` are
         needed among the overrides), a `backbone.safetensors`, which brings its weights and classes, or
         `timm/` and the name of any network of timm.
-    num_classes: 1000 where None and no file says otherwise.
+    num_classes: where None that of the weights file, or 10 with the cifar stem, else 1000.
     overrides: fields of `NetworkSpec`; for timm those of `TimmSpec` and arguments of `timm.create_model`; a
         weights file takes none, its weights fit one network.
     Raises ValueError or FileNotFoundError that names what was wrong, ModuleNotFoundError without timm.
@@ -66,7 +66,7 @@ def create(
         return weights.load(network, drop_path_keep=drop_path_keep, dropout=dropout, auxiliary=auxiliary)
     return build(
         resolve_spec(network, **overrides),
-        1000 if num_classes is None else num_classes,
+        num_classes,
         drop_path_keep=drop_path_keep,
         dropout=dropout,
         auxiliary=auxiliary,
@@ -131,7 +131,7 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         if self.name.startswith(TIMM):
-            importlib.import_module("backbones.timm_models")  # says at once where timm is missing
+            importlib.import_module("backbones.timm_backbone")  # says at once where timm is missing
 
     def _given(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "name" and value is not None}

@@ -56,7 +56,7 @@ def _wrong_strides(backbone: Backbone) -> str:
     fault = f"detection needs maps at strides 4, 8, 16 and 32; this backbone has {has}"
     if isinstance(backbone.spec, TimmSpec):
         return f"{fault}: choose another network of timm than {backbone.spec.timm}"
-    if min(strides) < PYRAMID_STRIDES[0]:
+    if max(strides) < PYRAMID_STRIDES[-1]:
         return f"{fault}: train the classifier with the imagenet stem"
     # Cells that read h_{i-1} alone pass a cell by, and its map with it.
     missing = " and ".join(str(stride) for stride in PYRAMID_STRIDES if stride not in strides)
@@ -77,7 +77,7 @@ class TorchvisionFpn(Engine):
         std: Sequence[float],
     ):
         super().__init__()
-        infos = backbone.feature_info
+        infos = [info for info in backbone.feature_info if info.stride in PYRAMID_STRIDES]
         strides = tuple(info.stride for info in infos)
         if strides != PYRAMID_STRIDES:
             raise ValueError(_wrong_strides(backbone))

@@ -9,7 +9,7 @@ import timm
 import torch
 from calibration import calibrate
 
-from backbones import create, load, profile, save
+from backbones import create, load, profile, save, timm_backbone
 from backbones.build import TimmSpec, read_spec
 from backbones.zoo import BackboneConfig, resolve_spec
 
@@ -73,6 +73,29 @@ def test_preprocessing_is_what_timm_says_of_the_network():
     assert grey(images(40, channels=1)).shape == (2, 2)
 
 
+def test_what_timm_does_otherwise_in_evaluation_is_said_once(caplog, monkeypatch):
+    config = timm.get_pretrained_cfg("test_resnet")
+    monkeypatch.setattr(timm_backbone, "resolve_model_data_config", lambda body: data)
+    timm_backbone._warn.cache_clear()
+    data = {"input_size": (3, 64, 64), "mean": config.mean, "std": config.std, "crop_pct": 0.9}
+    data |= {"interpolation": "hamming", "crop_mode": "squash"}
+    for _ in range(2):
+        assert create("timm/test_resnet", 2).preprocessing.interpolation == "bilinear"
+    assert [record.getMessage() for record in caplog.records] == [
+        "timm/test_resnet: timm resizes by 'hamming', which is not known here; bilinear is used",
+        "timm/test_resnet: timm evaluates it by crop_mode = 'squash', which is not known here; the central "
+        "square is used",
+    ]
+
+
+def test_a_network_without_its_classifier_is_not_stored(tmp_path):
+    net = network()
+    net.remove_classifier()
+    with pytest.raises(ValueError, match=r"net\.safetensors: the network is no longer .* missing body\."):
+        save(net, tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_alone_gives_the_network_back(tmp_path):
     net = network(stem_type="deep", batch_norm_momentum=0.2)
     net.classes = list("abcde")
@@ -112,6 +135,16 @@ def test_paths_are_dropped_as_the_training_proceeds(caplog):
         ("timm/resnet18", {"batch_norm_momentum": 2}, r"batch_norm_momentum = 2, must be in \(0, 1\]"),
         ("timm/resnet18", {"num_classes": 0}, "num_classes = 0, must be at least 1"),
         ("timm/resnet18", {"drop_path_keep": 0.0}, r"drop_path_keep = 0.0, must be in \(0, 1\]"),
+        ("timm/resnet18", {"in_chans": 1}, "in_chans = 1 is not taken .* give in_channels"),
+        ("timm/resnet18", {"img_size": 64}, "img_size = 64 is not taken .* give image_size"),
+        ("timm/resnet18", {"bn_momentum": 0.1}, "bn_momentum = 0.1 is not .* give batch_norm_momentum"),
+        ("timm/resnet18", {"drop_rate": 0.5}, "drop_rate = 0.5 is not taken .* give dropout"),
+        ("timm/resnet18", {"drop_path_rate": 0.5}, "drop_path_rate = 0.5 is .* give drop_path_keep, 1 minus"),
+        ("timm/resnet18", {"pretrained": True}, "pretrained = True is not taken .* into net.body"),
+        ("timm/resnet18", {"checkpoint_path": "a"}, "checkpoint_path = 'a' is not taken .* into net.body"),
+        ("timm/resnet18", {"features_only": True}, "features_only = True is not .* net.features gives"),
+        ("timm/resnet18", {"out_indices": [1]}, r"out_indices = \[1\] is not .* net.features gives"),
+        (TimmSpec("resnet18"), {"arguments": {"num_classes": 5}}, "num_classes = 5 .* of create, not of the"),
     ],
 )
 def test_mistakes_are_named(network, arguments, message):

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 import backbones.timm_models  # noqa: F401 (registers the zoo)
-from backbones import create, list_models, save
+from backbones import FeatureInfo, create, list_models, load, save
 from backbones.cell import DropPath
 from backbones.zoo import ZOO
 
@@ -108,6 +109,18 @@ def test_the_average_pools_and_the_largest_pools():
     torch.testing.assert_close(largest(x), maps.amax(dim=(2, 3)))
 
 
+@pytest.mark.parametrize("name", ["nasnet_a_mobile", "nasnet_a_cifar"])
+def test_maps_are_announced_as_those_of_any_backbone(name):
+    net = small(name).eval()
+    maps = net.features(images())
+    assert list(maps) == [info.name for info in net.feature_info]
+    for info, x in zip(net.feature_info, maps.values(), strict=True):
+        assert isinstance(info, FeatureInfo)
+        assert (info.channels, math.ceil(64 / info.stride) - x.shape[2]) in ((x.shape[1], 0), (x.shape[1], 1))
+        assert (info["num_chs"], info["reduction"]) == (info.channels, info.stride)
+    assert [info.stride for info in copy.deepcopy(net).feature_info] == [i.stride for i in net.feature_info]
+
+
 @pytest.mark.parametrize("name", ["nasnet_a_mobile", "nasnet_a_large", "nasnet_a_cifar"])
 @pytest.mark.parametrize("side", [64, 75, 96])
 def test_features_have_the_channels_and_reductions_that_their_information_states(name, side):
@@ -157,8 +170,11 @@ def test_a_network_that_ends_early_stays_a_network(net):
 
 
 def test_indices_and_layouts_that_do_not_exist_are_refused(net):
-    with pytest.raises(ValueError, match=r"indices = \[5\], but there are 5 maps"):
-        net.forward_intermediates(images(), indices=[5])
+    for indices in ([5], [], 0, -1, 6):
+        with pytest.raises(ValueError, match=rf"indices = {re.escape(str(indices))}, but there are 5 maps"):
+            net.forward_intermediates(images(), indices=indices)
+    with pytest.raises(ValueError, match=r"indices = \[\], but there are 5 maps"):
+        net.prune_intermediate_layers([])
     with pytest.raises(ValueError, match="output_fmt = 'NHWC', only NCHW is known"):
         net.forward_intermediates(images(), output_fmt="NHWC")
 
@@ -200,6 +216,34 @@ def test_weights_files_load_through_timm(net, twin, tmp_path):
     torch.testing.assert_close(loaded.eval().forward_features(x), net.forward_features(x))
     features = small(pretrained=True, features_only=True, pretrained_cfg_overlay={"file": str(path)})
     torch.testing.assert_close(features.eval()(x)[-1], net.forward_features(x))
+
+
+def prune(net):
+    net.prune_intermediate_layers([2], prune_head=False)
+    net.reset_classifier(7, "avg")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda net: net.reset_classifier(7, "max"), "global_pool = 'max' instead of 'avg'"),
+        (lambda net: net.reset_classifier(7, "catavgmax"), "global_pool = 'catavgmax' instead of 'avg'"),
+        (lambda net: net.reset_classifier(0), "num_classes = 0, expected a whole number from 1 on"),
+        (lambda net: net.remove_classifier(), "no longer the one .* missing classifier.weight"),
+        (prune, "no longer the one .* missing cells.reduction_0"),
+    ],
+)
+def test_what_a_weights_file_cannot_give_back_is_not_stored(net, tmp_path, change, message):
+    change(net)
+    with pytest.raises(ValueError, match=rf"net\.safetensors: .*{message}"):
+        save(net, tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_of_timms_form_is_stored_as_any(net, twin, tmp_path):
+    net.reset_classifier(3)
+    save(net, tmp_path / "net.safetensors")
+    torch.testing.assert_close(load(tmp_path / "net.safetensors")(images()), net(images()))
 
 
 def test_loaded_weights_fit_other_numbers_of_channels(net, twin, tmp_path):

@@ -120,6 +120,18 @@ def test_a_fused_network_is_not_stored(net, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_could_not_be_built_again_is_not_stored(net, tmp_path):
+    path = tmp_path / "net.safetensors"
+    net.remove_classifier()
+    fault = "the network is no longer the one that its spec describes: missing classifier.weight, classifier"
+    with pytest.raises(ValueError, match=rf"net\.safetensors: {fault}"):
+        save(net, path)
+    net.preprocessing = Preprocessing(48, mean=(0.5,), std=(0.5,))
+    with pytest.raises(ValueError, match=r"net\.safetensors: preprocessing.mean = .*expected 3 values"):
+        save(net, path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_files_of_another_kind_are_refused(tmp_path):
     path = tmp_path / "backbone.safetensors"
     with pytest.raises(FileNotFoundError, match="no such backbone file"):

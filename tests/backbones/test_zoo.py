@@ -5,11 +5,7 @@ import pytest
 from backbones.__main__ import main
 from backbones.profile import profile
 from backbones.published import PAPER_ROWS
-from backbones.zoo import ZOO
-
-
-def costs(name):
-    return profile(ZOO[name], num_classes=10 if ZOO[name].stem == "cifar" else 1000)
+from backbones.zoo import ZOO, create, resolve_spec
 
 
 def test_every_row_of_nasnet_a_in_the_papers_tables_has_a_network():
@@ -38,7 +34,7 @@ def test_a_network_is_built_as_its_row_says(name):
 
 @pytest.mark.parametrize("name", ["nasnet_a_cifar", "nasnet_a_large", "nasnet_a_mobile"])
 def test_costs_round_to_the_papers(name):
-    counted, row = costs(name), PAPER_ROWS[name]
+    counted, row = profile(ZOO[name]), PAPER_ROWS[name]
     # Its 88.9 M counts batch norm's running statistics; the smaller ones round to the paper's without them.
     parameters = counted.parameters + (counted.buffers if name == "nasnet_a_large" else 0)
     assert round(parameters / 1e6, 1) == row.parameters
@@ -47,11 +43,20 @@ def test_costs_round_to_the_papers(name):
 
 
 def test_the_other_rows_are_off_by_what_their_mark_says():
-    excess = {name: costs(name).parameters / 1e6 / row.parameters for name, row in PAPER_ROWS.items()}
+    excess = {name: profile(ZOO[name]).parameters / 1e6 / row.parameters for name, row in PAPER_ROWS.items()}
     assert excess["nasnet_a_cifar_large"] == pytest.approx(1.02, abs=0.005)
     off = {name for name, ratio in excess.items() if ratio > 1.05}
     assert off == {name for name, row in PAPER_ROWS.items() if not row.reproduced}
     assert off == {"nasnet_a_5x1536", "nasnet_a_7x1920"}
+
+
+def test_without_a_number_the_classes_are_those_of_the_data_set_of_the_stem():
+    size = {"cells_per_stage": 1, "filters": 8}
+    for name, classes in (("nasnet_a_cifar", 10), ("nasnet_a_mobile", 1000)):
+        spec = resolve_spec(name, **size)
+        assert create(spec).num_classes == classes
+        assert profile(spec).parts[-1].shape == (classes,)
+        assert profile(spec) == profile(spec, num_classes=classes)
 
 
 def test_list_shows_ours_beside_the_papers(capsys, monkeypatch):

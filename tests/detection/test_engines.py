@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from backbones.zoo import create
+from backbones.timm_models import TimmNASNet
+from backbones.zoo import create, resolve_spec
 from detection.engines.base import Engine, Target
 from detection.engines.torchvision import TorchvisionFpnConfig
 from detection.heads import BoxHeadConfig
@@ -179,6 +180,17 @@ class TestTorchvisionFpn(EngineContract):
             ValueError, match="this backbone has 1, 2, 4: train the classifier with the imagenet"
         ):
             config.build(cifar, NUM_CLASSES, [0.5] * 3, [0.5] * 3)
+
+    def test_a_network_in_timms_form_gives_the_same_detector(self, config):
+        size = {"cells_per_stage": 1, "filters": 8, "stem_filters": 4, "image_size": 64}
+        network = TimmNASNet(resolve_spec("nasnet_a_mobile", **size))
+        network.remove_classifier()
+        network.load_state_dict(backbone().state_dict())
+        torch.manual_seed(0)
+        one, two = (config.build(net, NUM_CLASSES, [0.5] * 3, [0.25] * 3) for net in (network, backbone()))
+        two.load_state_dict(one.state_dict())
+        with torch.inference_mode():
+            assert same(one.eval().predict(images()), two.eval().predict(images()))
 
     def test_a_backbone_that_is_normalised_for_grey_is_refused(self, config):
         with pytest.raises(ValueError, match=r"preprocessing\.mean has 1 values, expected 3"):

@@ -1,0 +1,157 @@
+"""timm's networks as ours: `TimmBackbone` is what `create("timm/resnet18")` gives.
+
+The other way, our networks as timm's, is `timm_models.py`. Letters as in `network.py`.
+"""
+
+import difflib
+import functools
+import logging
+from typing import Any
+
+from torch import Tensor, nn
+
+from backbones.base import Backbone, FeatureInfo
+from backbones.build import TIMM, TimmSpec, without_timm
+from backbones.spec import INTERPOLATIONS, Preprocessing
+
+try:
+    import timm
+    from timm.data import resolve_model_data_config
+    from timm.layers import DropPath
+except ImportError as error:
+    raise without_timm(error) from None
+
+log = logging.getLogger(__name__)
+
+
+def pretrained_state_dict(name: str) -> dict[str, Tensor]:
+    """The released weights of a network of timm, from timm's cache or over the network.
+
+    Raises OSError that says that there is no copy to be had.
+    """
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # each of timm's ways to a file has errors of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
+        raise OSError(
+            f"the weights of timm's {name} could not be downloaded ({reason}): give them by --checkpoint FILE"
+        ) from error
+
+
+class TimmBackbone(Backbone):
+    """A network of timm. Its maps are those of its own `feature_info`, the last of each stride from 4 to 32.
+
+    body: the network itself. There is no auxiliary head; what timm calls drop path follows `set_progress`.
+    """
+
+    spec: TimmSpec
+    body: Any
+
+    def __init__(
+        self,
+        spec: TimmSpec,
+        num_classes: int = 1000,
+        *,
+        drop_path_keep: float = 1.0,
+        dropout: float = 0.0,
+        auxiliary: bool = False,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes = {num_classes}, must be at least 1")
+        if not 0.0 < drop_path_keep <= 1.0:
+            raise ValueError(f"drop_path_keep = {drop_path_keep}, must be in (0, 1]")
+        self.spec, self.num_classes, self.drop_path_keep = spec, num_classes, drop_path_keep
+        self.classes, self.auxiliary = None, None
+        training = {"drop_path_rate": 1 - drop_path_keep, "drop_rate": dropout}
+        self.body = _body(spec, num_classes, {key: rate for key, rate in training.items() if rate})
+        self.preprocessing = _preprocessing(self.body, spec)
+        if auxiliary:
+            log.info("No auxiliary head: networks of timm have none")
+        infos = self.body.feature_info if hasattr(self.body, "forward_intermediates") else []
+        last = {info["reduction"]: index for index, info in enumerate(infos)}
+        strides = {f"c{log2}": 2**log2 for log2 in range(2, 6) if 2**log2 in last}
+        self._levels = [last[stride] for stride in strides.values()]
+        self.feature_info = [
+            FeatureInfo(name, infos[last[stride]]["num_chs"], stride) for name, stride in strides.items()
+        ]
+        self._drop_rates = {
+            name: module.drop_prob
+            for name, module in self.body.named_modules()
+            if isinstance(module, DropPath)
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+    def forward_with_aux(self, x: Tensor) -> tuple[Tensor, None]:
+        return self(x), None
+
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        maps = self.body.forward_intermediates(
+            x, indices=self._levels, stop_early=True, intermediates_only=True
+        )
+        return {info.name: x for info, x in zip(self.feature_info, maps, strict=True)}
+
+    def set_progress(self, progress: float) -> None:
+        for name, module in self.body.named_modules():
+            if name in self._drop_rates:
+                module.drop_prob = self._drop_rates[name] * min(1.0, max(0.0, progress))
+
+    def remove_classifier(self) -> None:
+        if hasattr(self.body, "prune_intermediate_layers"):
+            self.body.prune_intermediate_layers(self._levels, prune_norm=True, prune_head=True)
+        else:
+            self.body.reset_classifier(0)
+
+
+def _body(spec: TimmSpec, num_classes: int, training: dict[str, float]) -> nn.Module:
+    if not timm.is_model(spec.timm):
+        near = difflib.get_close_matches(spec.timm, timm.list_models(), n=3, cutoff=0.3)
+        raise ValueError(f"timm knows no network {spec.timm!r}: did you mean {', '.join(near) or 'another'}?")
+    arguments = {**spec.arguments, **training, "in_chans": spec.in_channels}
+    if spec.image_size is not None and timm.get_pretrained_cfg_value(spec.timm, "fixed_input_size"):
+        arguments["img_size"] = spec.image_size
+    try:
+        body = timm.create_model(spec.timm, num_classes=num_classes, **arguments)
+    except TypeError as error:  # an argument that this network does not know
+        raise ValueError(f"{TIMM}{spec.timm}: {error}") from error
+    if spec.batch_norm_momentum is not None:
+        for module in body.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = spec.batch_norm_momentum
+    return body
+
+
+def _preprocessing(body: nn.Module, spec: TimmSpec) -> Preprocessing:
+    data = resolve_model_data_config(body)
+    mean, std = (
+        tuple(data[key])
+        if len(data[key]) == spec.in_channels
+        else (sum(data[key]) / len(data[key]),) * spec.in_channels
+        for key in ("mean", "std")
+    )
+    interpolation = data["interpolation"]
+    if interpolation not in INTERPOLATIONS:
+        _warn(
+            f"{TIMM}{spec.timm}: timm resizes by {interpolation!r}, which is not known here; bilinear is used"
+        )
+        interpolation = "bilinear"
+    if data["crop_mode"] != "center":
+        _warn(
+            f"{TIMM}{spec.timm}: timm evaluates it by crop_mode = {data['crop_mode']!r}, which is not known "
+            "here; the central square is used"
+        )
+    return Preprocessing(
+        spec.image_size or data["input_size"][-1],
+        mean=mean,
+        std=std,
+        crop=min(1.0, data["crop_pct"]),
+        interpolation=interpolation,
+    )
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Once, however often the network is built: a weights file is checked by building its network."""
+    log.warning(message)
