@@ -1,7 +1,9 @@
-"""One cell as a module. The wiring is read from the genotype here and nowhere else."""
+"""One cell as a module, wired as the genotype says.
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+`fused.FusedCell` and `profile` read the same wiring for inference and for costs; tests hold them against it.
+"""
+
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -25,18 +27,18 @@ class MapShape:
 class State:
     """A hidden state: a map, and what several readers want of it, computed on first use and once.
 
-    in_place: nobody reads the map itself, so that its ReLU may take its place.
+    activated: the map is its own ReLU already; nobody reads it as it was before.
     """
 
-    def __init__(self, raw: Tensor, in_place: bool = False) -> None:
-        self.raw, self._in_place = raw, in_place
-        self._relu: Tensor | None = None
+    def __init__(self, raw: Tensor, activated: bool = False) -> None:
+        self.raw = raw
+        self._relu = raw if activated else None
         self._pooled: dict[tuple[str, int, int], Tensor] = {}
 
     @property
     def relu(self) -> Tensor:
         if self._relu is None:
-            self._relu = F.relu(self.raw, inplace=self._in_place)
+            self._relu = F.relu(self.raw)
         return self._relu
 
     def read_by(self, layers: nn.Module) -> Tensor:
@@ -110,6 +112,7 @@ class CellModule(nn.Module):
     shape, prev_shape: of h_i and h_{i-1}; None for h_{i-1} means that there is no such cell and the raw h_i
     stands in (docs/nasnet.md, T6). reduction: halves H and W. Only what the output depends on is built.
     checkpoint: keep the inputs alone for the backward pass, and compute the rest again.
+    What a cell is given and what it returns stays as it is, so hooks may keep it.
     Source of the fitting rules: TF-slim `nasnet_utils.py`.
     """
 
@@ -154,25 +157,27 @@ class CellModule(nn.Module):
             }
         )
 
-    def forward(self, h: State | None, h_prev: State | None) -> Tensor:
-        """An input that no state depends on may be None."""
-        inputs = {
-            index: state.read_by(fit)
-            for index, fit, state in ((0, self.fit, h), (1, self.fit_prev, h_prev))
-            if state is not None
-        }
-        if not (self.checkpoint and self.training and torch.is_grad_enabled()):
-            return self._combine(inputs)
-        return checkpoint(
-            self._combine,
-            inputs,
-            use_reentrant=False,
-            context_fn=lambda: (nullcontext(), frozen_statistics(self)),
-        )
+    def forward(self, h: Tensor | None, h_prev: Tensor | None, activate: bool = False) -> Tensor:
+        """h, h_prev: the maps as `fit` and `fit_prev` read them, after the ReLU where those are `Activated`.
 
-    def _combine(self, inputs: dict[int, Tensor]) -> Tensor:
-        """inputs: state to the map, or its ReLU, that `fit` and `fit_prev` read."""
-        states = {index: State((self.fit, self.fit_prev)[index](x)) for index, x in inputs.items()}
+        One that no state depends on may be None. activate: return the output's ReLU, for want of readers of
+        the output itself.
+        """
+        if self.checkpoint and self.training and torch.is_grad_enabled():
+            output = checkpoint(
+                self._combine,
+                h,
+                h_prev,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), FixedStatistics(self)),
+            )
+        else:
+            output = self._combine(h, h_prev)
+        return output.relu_() if activate else output
+
+    def _combine(self, h: Tensor | None, h_prev: Tensor | None) -> Tensor:
+        given = ((0, h, self.fit), (1, h_prev, self.fit_prev))
+        states = {index: State(fit(x)) for index, x, fit in given if x is not None}
         for b, block in enumerate(self.cell.blocks):
             if str(b) in self.blocks:
                 states[2 + b] = State(self.blocks[str(b)](states[block.left], states[block.right]))
@@ -181,22 +186,25 @@ class CellModule(nn.Module):
         return torch.cat([states[state].raw for state in self.cell.concat], dim=1)
 
 
-@contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
+class FixedStatistics:
     """Within, batch norm in training normalises as ever and leaves its running statistics as they are.
 
     It still reads and writes them, with no effect: the recomputation must save what the first pass saved.
+    It can be entered again, as a second backward pass does.
     """
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    try:
-        for norm in norms:
+
+    def __init__(self, module: nn.Module) -> None:
+        self.norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+    def __enter__(self) -> None:
+        self._kept = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
+        for norm in self.norms:
             norm.momentum = 0.0
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)
-        yield
-    finally:
-        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+
+    def __exit__(self, *_: object) -> None:
+        for norm, (momentum, batches) in zip(self.norms, self._kept, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, batches
 
 

@@ -40,11 +40,18 @@ def filled(values: Tensor, n: int, height: int, width: int) -> Tensor:
 
 
 def fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution that does what both do in evaluation mode."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
+    """Weight and bias of the convolution that does what both do in evaluation mode.
+
+    norm: batch norm of any kind, `FrozenBatchNorm2d` too. Raises ValueError for one without running
+    statistics.
+    """
+    mean, variance = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
+    if mean is None or variance is None:
+        raise ValueError(
+            f"fuse folds batch norm with running statistics, which {type(norm).__name__} here does not have"
+        )
     weight, bias = fuse_conv_bn_weights(
-        convolution.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        convolution.weight, None, mean, variance, norm.eps, norm.weight, norm.bias
     )
     return weight.detach(), bias.detach()
 
@@ -74,16 +81,18 @@ class Pointwise(nn.Module):
         n, _, height, width = x.shape
         if n * height * width >= CONVOLVE_FROM_ROWS:
             return F.conv2d(x, self.weight.t()[:, :, None, None], self.bias)
-        return torch.addmm(self.bias, rows(x), self.weight).view(n, height, width, -1).permute(0, 3, 1, 2)
+        product = torch.addmm(self.bias, rows(x), self.weight)
+        return product.unflatten(0, (n, height, width)).permute(0, 3, 1, 2)
 
 
 class Reduction(nn.Module):
-    """`operations.FactorizedReduction`, `[N, K, H, W]` to `[N, C, ceil(H/2), ceil(W/2)]`."""
+    """`layers.FactorizedReduction`, `[N, K, H, W]` to `[N, C, ceil(H/2), ceil(W/2)]`."""
 
     def __init__(self, reduction: FactorizedReduction) -> None:
         super().__init__()
-        both = nn.Conv2d(reduction.path.in_channels, reduction.norm.num_features, 1, bias=False)
-        both.weight = nn.Parameter(torch.cat([reduction.path.weight, reduction.shifted_path.weight]))
+        paths = torch.cat([reduction.path.weight, reduction.shifted_path.weight])
+        both = nn.Conv2d(paths.shape[1], paths.shape[0], 1, bias=False)
+        both.weight = nn.Parameter(paths)
         weight, bias = fold(both, reduction.norm)
         self.split = reduction.path.out_channels
         self.weight = nn.Parameter(weight.flatten(1).t().contiguous())
@@ -180,24 +189,23 @@ class MergedSeparables(nn.Module):
         self.widths = [operation.depthwise.in_channels for operation in operations]
         self.depthwise = _side_by_side([operation.depthwise for operation in operations])
         self.depthwise_2 = _side_by_side([operation.depthwise_2 for operation in operations])
-        # Tuples of what belongs to the blocks: attributes of modules are slow to look up.
-        self.products = tuple((op.pointwise.bias, op.pointwise.weight) for op in operations)
-        self.last = tuple((op, op.pointwise_2.weight) for op in operations)
+        # A tuple, as these modules belong to the blocks. Their tensors are looked up in each call: loading
+        # weights by assignment, for one, replaces them.
+        self.members = tuple((op, op.pointwise, op.pointwise_2) for op in operations)
 
     def terms(self, states: dict[int, State]) -> dict[nn.Module, Term]:
         x = self.depthwise(torch.cat([states[state].relu for state in self.states], dim=1))
         n, _, height, width = x.shape
         parts = rows(x).split_with_sizes(self.widths, dim=1)
-        middle = x.new_empty(n * height * width, len(parts) * self.products[0][1].shape[1])
-        for (bias, weight), part, slot in zip(
-            self.products, parts, middle.chunk(len(parts), dim=1), strict=True
-        ):
-            torch.addmm(bias, part, weight, out=slot)
-        activated = middle.relu_().view(n, height, width, -1).permute(0, 3, 1, 2)
+        middle = x.new_empty(n * height * width, self.depthwise_2.in_channels)
+        slots = middle.chunk(len(parts), dim=1)
+        for (_, pointwise, _), part, slot in zip(self.members, parts, slots, strict=True):
+            torch.addmm(pointwise.bias, part, pointwise.weight, out=slot)
+        activated = middle.relu_().unflatten(0, (n, height, width)).permute(0, 3, 1, 2)
         outputs = rows(self.depthwise_2(activated)).chunk(len(parts), dim=1)
         return {
-            operation: Term(output, weight)
-            for (operation, weight), output in zip(self.last, outputs, strict=True)
+            operation: Term(output, last.weight)
+            for (operation, _, last), output in zip(self.members, outputs, strict=True)
         }
 
 
@@ -285,9 +293,10 @@ class FusedCell(nn.Module):
         biases = {2 + int(b): block.bias for b, block in self.blocks.items()}
         self.bias = nn.Parameter(torch.cat([biases.get(state, zeros) for state in self.cell.concat]))
 
-    def forward(self, h: State | None, h_prev: State | None) -> Tensor:
+    def forward(self, h: Tensor | None, h_prev: Tensor | None, activate: bool = False) -> Tensor:
+        """As `CellModule.forward`."""
         given = ((0, h, self.fit), (1, h_prev, self.fit_prev))
-        states = {index: State(state.through(fit)) for index, state, fit in given if state is not None}
+        states = {index: State(fit(x)) for index, x, fit in given if x is not None}
         n, _, height, width = next(iter(states.values())).raw.shape
         size = (n, -(-height // self.stride), -(-width // self.stride))
         output = filled(self.bias, *size)
@@ -305,7 +314,7 @@ class FusedCell(nn.Module):
         for state in self.inputs:
             x = states[state].raw
             slots[state].copy_(rows(self.fit_output[str(state)](x) if str(state) in self.fit_output else x))
-        return output
+        return output.relu_() if activate else output
 
 
 def _fused_fit(layers: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.norm import NARROW, NarrowBatchNorm2d
+from backbones.norm import NARROW, NarrowBatchNorm2d, is_transformed
 
 PADDINGS = ("same", "symmetric")
 
@@ -19,11 +19,15 @@ PRODUCT_UP_TO_PIXELS = 2048
 
 
 def is_channels_last_on_cpu(x: Tensor) -> bool:
-    """Whether pixels lie one after the other; never while a graph is traced, which would fix the answer."""
+    """Whether pixels lie one after the other.
+
+    Never while a graph is traced, which would fix the answer, nor under vmap, where PyTorch cannot tell.
+    """
     return (
         x.device.type == "cpu"
-        and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.compiler.is_compiling()
+        and not is_transformed(x)
+        and x.is_contiguous(memory_format=torch.channels_last)
     )
 
 

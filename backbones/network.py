@@ -105,6 +105,9 @@ class AuxiliaryHead(nn.Module):
 class NASNet(Backbone):
     """`[N, in_channels, H, W]` normalised images to `[N, K]` logits. Only what the logits need is built.
 
+    Hooks on cells see maps that nothing changes afterwards: the ReLU of the output, but in `endpoints`, and
+    where another cell reads the output itself.
+
     drop_path_keep: probability that a path of the last cell survives at the end of training, in (0, 1].
     dropout: probability before the classifier. auxiliary: build the auxiliary head; it is left out, and
     logged, where its map is below 5x5, and `self.auxiliary` is None then. fused: made by `fuse`.
@@ -127,7 +130,8 @@ class NASNet(Backbone):
         if num_classes < 1:
             raise ValueError(f"num_classes = {num_classes}, must be at least 1")
         self.spec, self.num_classes, self.drop_path_keep = spec, num_classes, drop_path_keep
-        self.preprocessing = Preprocessing(spec.image_size)
+        half = (0.5,) * spec.in_channels
+        self.preprocessing = Preprocessing(spec.image_size, half, half)
         self.classes: list[str] | None = None
         layers = Layers(
             spec.padding,
@@ -205,8 +209,10 @@ class NASNet(Backbone):
     def set_activation_memory(self, mode: str) -> None:
         """What training keeps for the backward pass; gradients and batch norm's statistics do not change.
 
-        mode: `keep`, everything; `lean`, separable convolutions compute half of theirs again; `checkpoint`,
-        cells keep their inputs alone. The figures are in docs/performance.md. Raises ValueError.
+        mode: `keep`, everything; `lean`, separable convolutions compute half of theirs again, and do not call
+        their layers, nor the hooks on those; `checkpoint`, cells keep their inputs alone, and hooks within
+        them are called again in the backward pass. `torch.compile` and the gradients of `torch.func` cannot
+        take `checkpoint`. The figures are in docs/performance.md. Raises ValueError.
         """
         if mode not in ACTIVATION_MEMORY:
             known = ", ".join(ACTIVATION_MEMORY)
@@ -222,7 +228,11 @@ class NASNet(Backbone):
 
         Batch norm is folded, 1x1 convolutions are matrix products (`backbones.fused`); the auxiliary head is
         left out. Maps and, best, images are in channels_last. It refuses autocast; another precision is
-        a matter of `net.fuse().to(torch.bfloat16)`.
+        a matter of `net.fuse().to(torch.bfloat16)`. It is for eager use: compile or export this network
+        instead of its fused copy.
+
+        Raises ValueError for norms that are not batch norm with running statistics. The copy raises it where
+        gradients are asked of it.
         """
         if self.fused:
             return copy.deepcopy(self)
@@ -236,18 +246,19 @@ class NASNet(Backbone):
     def _run(self, x: Tensor, taps: Collection[int] = (), raw: bool = False) -> dict[int, State]:
         """Outputs of the last cell and in `taps`; others go when nothing needs them. raw: keep them so."""
         self._check_size(x)
-        if self.fused and torch.is_autocast_enabled(x.device.type):
-            raise ValueError(
-                "a fused network does not run under autocast: leave it, or convert the network, "
-                "as in net.fuse().to(torch.bfloat16)"
-            )
+        if self.fused:
+            self._check_fused(x)
         outputs = {0: State(self.stem(x))}
         for index, plan in enumerate(self.plans, start=1):
             if plan.name in self.cells:
+                cell: Any = self.cells[plan.name]
                 h = outputs.get(plan.h)
                 h_prev = h if plan.h_prev is None else outputs.get(plan.h_prev)
-                in_place = not raw and index not in self._read_raw
-                outputs[index] = State(self.cells[plan.name](h, h_prev), in_place)
+                activate = not raw and index not in self._read_raw
+                outputs[index] = State(
+                    cell(h and h.read_by(cell.fit), h_prev and h_prev.read_by(cell.fit_prev), activate),
+                    activate,
+                )
             # The skip flag reaches back furthest: from the next cell, three outputs.
             for old in [old for old in outputs if old < index - 2 and old not in taps]:
                 del outputs[old]
@@ -258,6 +269,18 @@ class NASNet(Backbone):
         if min(x.shape[-2:]) < smallest:
             raise ValueError(
                 f"images of {x.shape[-2]}x{x.shape[-1]} px, the network needs at least {smallest}"
+            )
+
+    def _check_fused(self, x: Tensor) -> None:
+        if torch.is_autocast_enabled(x.device.type):
+            raise ValueError(
+                "a fused network does not run under autocast: leave it, or convert the network, "
+                "as in net.fuse().to(torch.bfloat16)"
+            )
+        if torch.is_grad_enabled() and (x.requires_grad or next(self.parameters()).requires_grad):
+            raise ValueError(
+                "a fused network computes no gradients, but its images or weights require them: "
+                "use the network that it was made of, or torch.no_grad()"
             )
 
     def _classify(self, output: State) -> Tensor:

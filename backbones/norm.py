@@ -5,11 +5,12 @@ Such a map is seen as fewer pixels with more channels, `[M / G, G * C]`; the G s
 Letters: N images, C channels, H W pixels, M = N * H * W, G pixels in a group. Figures: docs/performance.md.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 NARROW = 16
 """Channels below which the grouped form is the faster one."""
@@ -128,25 +129,59 @@ def _grouped(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).view(-1, groups * channels)
 
 
+def is_transformed(*tensors: Tensor | None) -> bool:
+    """Whether a transformation of `torch.func`, such as vmap, hides one of the tensors."""
+    if torch.compiler.is_compiling():
+        return False
+    return any(x is not None and torch.func.debug_unwrap(x) is not x for x in tensors)
+
+
+def differentiable_gradients(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], grad: Tensor
+) -> list[Tensor | None]:
+    """Gradients of `function`'s inputs, computed by PyTorch, so that they can be differentiated in turn."""
+    wanted = [x for x in inputs if x.requires_grad]
+    found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=True))
+    return [next(found) if x.requires_grad else None for x in inputs]
+
+
 class _Normalise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-        output, mean, inverse_std = normalise(x, norm)
-        ctx.save_for_backward(x, weight, mean, inverse_std)
-        ctx.eps = norm.eps
-        return output
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d):
+        return tuple(normalise(x, norm))
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        x, weight, mean, inverse_std = ctx.saved_tensors
+    def setup_context(ctx, inputs, output):
+        x, weight, bias, norm = inputs
+        _, mean, inverse_std = output
+        ctx.mark_non_differentiable(mean, inverse_std)
+        ctx.save_for_backward(x, weight, bias, mean, inverse_std)
+        ctx.eps = norm.eps
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, *_):
+        x, weight, bias, mean, inverse_std = ctx.saved_tensors
+        if torch.is_grad_enabled():  # asked for by create_graph=True
+
+            def plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+                return F.batch_norm(x, None, None, weight, bias, training=True, eps=ctx.eps)
+
+            return *differentiable_gradients(plain, (x, weight, bias), grad), None
         return *normalise_backward(grad, x, weight, mean, inverse_std, ctx.eps), None
 
 
 class NarrowBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` that trains faster on the CPU where channels are few and maps in channels_last."""
+    """`nn.BatchNorm2d` that trains faster on the CPU where channels are few and maps in channels_last.
+
+    Under `torch.compile` and the transformations of `torch.func` it is the plain one.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and is_narrow(x) and not torch.compiler.is_compiling():
-            return _Normalise.apply(x, self.weight, self.bias, self)
+        if (
+            self.training
+            and not torch.compiler.is_compiling()
+            and not is_transformed(x, self.weight, self.running_mean)
+            and is_narrow(x)
+        ):
+            return _Normalise.apply(x, self.weight, self.bias, self)[0]
         return super().forward(x)

@@ -7,20 +7,27 @@ Figures: docs/performance.md.
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from backbones.layers import Activated, SameConv2d
-from backbones.norm import normalise, normalise_backward, scale_and_shift
+from backbones.norm import (
+    differentiable_gradients,
+    is_transformed,
+    normalise,
+    normalise_backward,
+    scale_and_shift,
+)
 
 
 class SeparableConv(Activated):
     """Depthwise, 1x1, norm, ReLU, depthwise, 1x1, norm: seven layers. lean: see above; it acts in training.
 
+    Gradients that are to be differentiated in turn are computed from the plain form, in its memory.
     Raises ValueError where lean meets norms other than batch norm, such as those synchronised over processes.
     """
 
@@ -29,7 +36,8 @@ class SeparableConv(Activated):
     def forward(self, x: Tensor) -> Tensor:
         layers: Iterable[Any] = self
         depthwise, pointwise, norm, _, depthwise_2, pointwise_2, norm_2 = layers
-        if not (self.lean and norm.training and norm_2.training and torch.is_grad_enabled()):
+        lean = self.lean and norm.training and norm_2.training and torch.is_grad_enabled()
+        if not lean or is_transformed(x, norm.weight, norm.running_mean):
             return super().forward(x)
         for module in (norm, norm_2):
             if not isinstance(module, nn.BatchNorm2d):
@@ -61,9 +69,11 @@ class _Lean(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor):
         x, middle, last, mean, inverse_std, mean_2, inverse_std_2, *weights = ctx.saved_tensors
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # asked for by create_graph=True
+            plain = partial(_plain, ctx.layers)
+            return *differentiable_gradients(plain, (x, *weights), grad), None
         depthwise, pointwise, depthwise_2, pointwise_2, scale, shift, scale_2, _ = weights
         first, _, norm, _, second, _, norm_2 = ctx.layers
 
@@ -87,6 +97,16 @@ class _Lean(torch.autograd.Function):
             *(scale_grad, shift_grad, scale_2_grad, shift_2_grad),
             None,
         )
+
+
+def _plain(layers: Iterable[Any], x: Tensor, *weights: Tensor) -> Tensor:
+    """What `_Lean` computes, as PyTorch's own operations; running statistics stay as they are."""
+    depthwise, pointwise, depthwise_2, pointwise_2, scale, shift, scale_2, shift_2 = weights
+    first, _, norm, _, second, _, norm_2 = layers
+    middle = F.conv2d(_convolved(x, depthwise, first), pointwise)
+    activated = F.batch_norm(middle, None, None, scale, shift, training=True, eps=norm.eps).relu()
+    last = F.conv2d(_convolved(activated, depthwise_2, second), pointwise_2)
+    return F.batch_norm(last, None, None, scale_2, shift_2, training=True, eps=norm_2.eps)
 
 
 def _convolved(x: Tensor, weight: Tensor, layer: nn.Conv2d) -> Tensor:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from steps import answers, assert_same
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from backbones import create
 from backbones.fused import CONVOLVE_FROM_ROWS, MERGE_UP_TO_ROWS
@@ -139,3 +140,71 @@ def test_another_precision_is_a_conversion_and_autocast_is_refused():
     low = copy.deepcopy(fused).to(torch.bfloat16)
     # bfloat16 keeps 8 bits, an error of 1/256 in each of some ten layers.
     assert_same(answers(low, images.to(torch.bfloat16)), answers(net, images), 0.05)
+
+
+def test_weights_that_are_assigned_take_effect_in_merged_convolutions_too():
+    fused, other = small_net().double().fuse(), calibrate(small_net(), seed=1, size=32).double().fuse()
+    images = draw(1, 32)
+    assert images.shape[0] * 32 * 32 <= MERGE_UP_TO_ROWS
+    assert all(list(cell.merged) for cell in fused.cells.values())
+    expected = answers(other, images)
+    fused.load_state_dict(other.state_dict(), assign=True)
+    assert_same(answers(fused, images), expected)
+
+
+@pytest.mark.parametrize("where", ["images", "weights"])
+def test_gradients_are_refused_where_they_are_asked_for(where):
+    fused, images = small_net().fuse(), draw(1, 32, torch.float32)
+    (images if where == "images" else fused).requires_grad_()
+    with pytest.raises(ValueError, match="a fused network computes no gradients"):
+        fused(images)
+    with torch.no_grad():
+        assert fused(images).shape == (1, 10)
+
+
+@pytest.mark.parametrize("combine", ["add", "concat"])
+def test_no_images_have_no_logits(combine):
+    cell = Cell.with_unused_concat(
+        [Block(0, 1, "sep_conv_3x3", "sep_conv_3x3", combine), Block(0, 2, "identity", "max_pool_3x3")]
+    )
+    spec = NetworkSpec(Genotype(cell, cell), 1, 8, stem="cifar", stem_filters=6, image_size=16)
+    net = NASNet(spec, 5).eval()
+    for each in (net, net.fuse()):
+        found = answers(each, draw(0, 16, torch.float32))
+        assert found["logits"].shape == (0, 5)
+        assert found["end point cell_0"].shape == (0, 8, 16, 16)
+
+
+def with_norms(net: NASNet, make) -> NASNet:
+    """make: from batch norm to what takes its place."""
+    for module in list(net.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, make(child))
+    return net
+
+
+def frozen(norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
+    result = FrozenBatchNorm2d(norm.num_features, norm.eps)
+    result.load_state_dict(norm.state_dict())
+    return result
+
+
+def test_frozen_batch_norm_is_folded_too():
+    net, images = small_net(), draw(2, 32)
+    expected = answers(copy.deepcopy(net).double(), images)
+    fused = with_norms(net, frozen).double().fuse()
+    assert not any(isinstance(module, FrozenBatchNorm2d) for module in fused.modules())
+    assert_same(answers(fused, images), expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda norm: nn.GroupNorm(1, norm.num_features), "GroupNorm"),
+        (lambda norm: nn.BatchNorm2d(norm.num_features, track_running_stats=False), "BatchNorm2d"),
+    ],
+)
+def test_norms_without_running_statistics_are_refused(make, name):
+    with pytest.raises(ValueError, match=f"batch norm with running statistics, which {name} here does not"):
+        with_norms(small_net(), make).fuse()

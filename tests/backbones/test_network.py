@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from backbones import NASNet, NetworkSpec, create, list_models, profile
+from backbones import NASNet, NetworkSpec, create, list_models, load, profile, save
 from backbones.cell import DropPath, drop_path_keep
 from backbones.genotype import OPERATION_NAMES, Block, Cell, Genotype
 from backbones.layers import FactorizedReduction, Layers, Pool, SameConv2d
@@ -302,3 +302,15 @@ def test_a_genotype_file_becomes_a_network_of_the_size_asked_for(tmp_path):
     assert parameters(net) == 3_346_538
     with pytest.raises(ValueError, match="a genotype has no size, filters must be given"):
         create(tmp_path / "genotype.json", cells_per_stage=2)
+
+
+@pytest.mark.parametrize("in_channels", [1, 4])
+def test_images_may_have_any_number_of_channels(tmp_path, in_channels):
+    size = {"cells_per_stage": 1, "filters": 8, "image_size": 32}
+    net = create("nasnet_a_mobile", 3, in_channels=in_channels, **size).eval()
+    assert len(net.preprocessing.mean) == len(net.preprocessing.std) == in_channels
+    save(net, tmp_path / "backbone.safetensors")
+    again = load(tmp_path / "backbone.safetensors")
+    assert again.preprocessing == net.preprocessing
+    images = torch.randn(2, in_channels, 32, 32)
+    assert torch.equal(again(images), net(images))
