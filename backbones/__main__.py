@@ -52,13 +52,17 @@ def list_networks(args: argparse.Namespace) -> None:
 
 
 def profile_network(args: argparse.Namespace) -> None:
+    sizes = {key: getattr(args, key) for key in ("cells_per_stage", "filters", "stem")}
+    given = {key: value for key, value in sizes.items() if value is not None}
     if args.network.endswith(".safetensors"):
-        counted = profile(load(args.network))
+        fixed = given if args.num_classes is None else {**given, "num_classes": args.num_classes}
+        if fixed:
+            options = ", ".join(f"--{key.replace('_', '-')}" for key in fixed)
+            raise ValueError(f"{args.network}: the weights fit one network, so {options} cannot be given")
+        counted = profile(load(args.network), args.image_size)
     else:
-        sizes = {"cells_per_stage": args.cells_per_stage, "filters": args.filters, "stem": args.stem}
-        sizes["image_size"] = args.image_size
-        given = {key: value for key, value in sizes.items() if value is not None}
-        counted = profile(resolve_spec(args.network, **given), num_classes=args.num_classes)
+        spec = resolve_spec(args.network, **given)
+        counted = profile(spec, args.image_size, args.num_classes)
     side = counted.image_size
     table = Table("part", "output", title=f"{args.network}: costs of one image of {side}x{side} px")
     for heading in ("parameters", "running statistics", "multiply-adds", "activations"):
@@ -81,6 +85,8 @@ def _costs(counted: Profile | PartProfile) -> tuple[str, ...]:
 
 def draw_genotype(args: argparse.Namespace) -> None:
     genotype = ZOO[args.genotype].genotype if args.genotype in ZOO else Genotype.load(args.genotype)
+    if args.output.suffix != ".svg" or args.output.is_dir():
+        raise ValueError(f"{args.output}: expected the name of an .svg file to write")
     write_atomically(args.output, draw(genotype))
     print(args.output)
 
@@ -112,36 +118,40 @@ def main() -> None:
     commands.add_parser("list", help="the zoo with its costs").set_defaults(run=list_networks)
 
     command = commands.add_parser("profile", help="parameters, multiply-adds and activations of one network")
-    command.add_argument("network", help="a zoo name, a genotype.json or a backbone.safetensors")
-    command.add_argument("--cells-per-stage", type=int, help="normal cells in each of the three stages")
-    command.add_argument("--filters", type=int, help="channels of one hidden state in the first stage")
-    command.add_argument("--stem", help="imagenet or cifar")
-    command.add_argument("--image-size", type=int, help="side in pixels")
-    command.add_argument("--num-classes", type=int, default=1000)
-    command.add_argument("--parts", action="store_true", help="also a row per cell, stem and classifier")
+    add = command.add_argument
+    add("network", help="a zoo name, a genotype.json, a backbone.safetensors, or timm/<name>")
+    add("--cells-per-stage", type=int, help="normal cells in each of the three stages (default: the zoo's)")
+    add("--filters", type=int, help="channels of one state in the first stage (default: the zoo's)")
+    add("--stem", help="imagenet or cifar (default: the zoo's, imagenet for a genotype)")
+    add("--image-size", type=int, help="side in pixels (default: what the network is meant for)")
+    add("--num-classes", type=int, help="(default: 10 with the cifar stem, else 1000)")
+    add("--parts", action="store_true", help="also a row per cell, stem and classifier (default: the total)")
     command.set_defaults(run=profile_network)
 
     command = commands.add_parser("draw", help="draw the two cells as SVG")
-    command.add_argument("genotype", help="a genotype.json or a zoo name")
-    command.add_argument("--output", type=Path, default=Path("cells.svg"))
+    add = command.add_argument
+    add("genotype", help="a genotype.json or a zoo name")
+    add("--output", type=Path, default=Path("cells.svg"), help="the .svg to write (default: cells.svg)")
     command.set_defaults(run=draw_genotype)
 
     command = commands.add_parser("convert", help="make a backbone.safetensors of another package's weights")
-    command.add_argument("--source", choices=list(FOREIGN_NETWORKS), required=True, help="whose weights")
-    command.add_argument(
-        "--checkpoint", type=Path, help="state dict, .pth or .safetensors; else timm downloads"
-    )
-    command.add_argument("--output", type=Path, required=True, help="the backbone.safetensors to write")
+    add = command.add_argument
+    add("--source", choices=list(FOREIGN_NETWORKS), required=True, help="whose weights")
+    add("--checkpoint", type=Path, help="state dict, .pth or .safetensors (default: timm downloads its own)")
+    add("--output", type=Path, required=True, help="the backbone.safetensors to write")
     command.set_defaults(run=convert_weights)
 
     command = commands.add_parser("export", help="write a network for ONNX Runtime, OpenVINO or torch.export")
-    command.add_argument("weights", type=Path, help="a backbone.safetensors")
-    command.add_argument("--format", choices=list(SUFFIXES), required=True)
-    command.add_argument(
-        "--output", type=Path, help="by default beside the weights: .onnx, .xml and .bin, .pt2"
+    add = command.add_argument
+    add("weights", type=Path, help="a backbone.safetensors")
+    add("--format", choices=list(SUFFIXES), required=True, help="whose; torch is torch.export")
+    add(
+        "--output",
+        type=Path,
+        help=".onnx, .xml (and .bin), .pt2 (default: beside the weights, by their name)",
     )
-    command.add_argument("--image-size", type=int, help="side in pixels; by default that of the weights file")
-    command.add_argument("--features", action="store_true", help="give the maps c2 to c5, not the logits")
+    add("--image-size", type=int, help="side in pixels (default: that of the weights file)")
+    add("--features", action="store_true", help="give the maps c2 to c5 (default: the logits)")
     command.set_defaults(run=export_weights)
 
     args = parser.parse_args()

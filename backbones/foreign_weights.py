@@ -156,9 +156,11 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         if str(path).endswith(".safetensors"):
             return load_file(path)
         value = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError) as error:
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise ValueError(f"{path}: not a state dict in PyTorch's or safetensors format ({reason})") from None
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError):
+        raise ValueError(
+            f"{path}: not a state dict in PyTorch's or safetensors format, which holds tensors by name and "
+            "nothing else"
+        ) from None
     if isinstance(value, Mapping) and isinstance(value.get("state_dict"), Mapping):
         value = value["state_dict"]
     if not isinstance(value, Mapping) or not all(isinstance(tensor, Tensor) for tensor in value.values()):

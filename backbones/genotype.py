@@ -6,6 +6,7 @@ Letters: B blocks per cell. States of a cell: 0 is h_i (the output of the previo
 
 import hashlib
 import json
+import math
 import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,10 @@ from typing import Any
 from backbones.files import read_json, write_json
 
 FORMAT = 1
+MOST_BLOCKS = 64
+"""Blocks of a cell; the paper's has 5."""
+MOST_STEPS = 1_000_000
+"""Orders that the canonical form tries times the blocks squared: seconds. 10 blocks have up to 504,000."""
 COMBINATIONS = ("add", "concat")
 OPERATION_NAMES = (
     "identity",
@@ -124,7 +129,8 @@ def _orders(blocks: Mapping[int, Block], renamed: dict[int, int]) -> Iterator[di
         for state, block in blocks.items()
         if state not in renamed and block.left in renamed and block.right in renamed
     }
-    smallest = [state for state, order in ready.items() if order == min(ready.values())]
+    first = min(ready.values())
+    smallest = [state for state, order in ready.items() if order == first]
     used = {state for block in blocks.values() for state in (block.left, block.right)}
     idle = [state for state in smallest if state not in used]
     for state in [state for state in smallest if state in used] + idle[:1]:
@@ -200,6 +206,8 @@ class Genotype:
 def _check_cell(cell: Cell, name: str) -> None:
     if not cell.blocks:
         raise GenotypeError(f"{name}.blocks is empty, expected at least one block")
+    if len(cell.blocks) > MOST_BLOCKS:
+        raise GenotypeError(f"{name}.blocks has {len(cell.blocks)} blocks, expected at most {MOST_BLOCKS}")
     for b, block in enumerate(cell.blocks):
         where = f"{name}.blocks[{b}]"
         for side in ("left", "right"):
@@ -226,6 +234,23 @@ def _check_cell(cell: Cell, name: str) -> None:
             raise GenotypeError(f"{name}.concat holds {_shown(state)}, expected states out of 0..{last}")
     if len(set(cell.concat)) != len(cell.concat):
         raise GenotypeError(f"{name}.concat = {_shown(list(cell.concat))} names a state twice")
+    orders, allowed = _count_orders(cell), MOST_STEPS // len(cell.blocks) ** 2
+    if orders > allowed:
+        raise GenotypeError(
+            f"{name}.blocks has {orders:.3g} orders of equal blocks, expected at most {allowed} among "
+            f"{len(cell.blocks)} blocks"
+        )
+
+
+def _count_orders(cell: Cell) -> int:
+    """How many orders `_orders` yields: renumbering keeps states apart, so equal blocks are equal already."""
+    live = cell.live_states()
+    blocks = {state: block for state, block in enumerate(cell.blocks, start=2) if state in live}
+    used = {state for block in blocks.values() for state in (block.left, block.right)}
+    groups: dict[Block, list[bool]] = {}
+    for state, block in blocks.items():
+        groups.setdefault(min(block, block.swapped(), key=_order), []).append(state in used)
+    return math.prod(math.perm(len(group), sum(group)) for group in groups.values())
 
 
 def _cell_to_dict(cell: Cell) -> dict[str, Any]:

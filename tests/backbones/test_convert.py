@@ -12,6 +12,7 @@ from torch import nn
 
 from backbones import load
 from backbones.__main__ import main
+from backbones.foreign_weights import read_state_dict
 from backbones.layers import Layers
 from backbones.operations import OPERATIONS
 from backbones.weights import convert
@@ -113,13 +114,20 @@ def test_conversion_reads_sizes_and_preprocessing(timm_net, mobile):
     assert (small.crop, small.interpolation) == (0.875, "bilinear")  # pretrainedmodels.utils.TransformImage
 
 
-@pytest.mark.parametrize("name", ["theirs.pth", "theirs.safetensors"])
-def test_converted_weights_travel_in_our_file(timm_net, tmp_path, monkeypatch, name):
-    checkpoint, output = tmp_path / name, tmp_path / "ours.safetensors"
-    if name.endswith("pth"):
-        torch.save({"state_dict": timm_net.state_dict(), "epoch": 3}, checkpoint)
-    else:
-        save_file(timm_net.state_dict(), checkpoint)
+def test_both_forms_of_a_state_dict_are_read(tmp_path):
+    tensors = {"a.weight": torch.randn(2, 3), "b": torch.tensor(3)}
+    save_file(tensors, tmp_path / "theirs.safetensors")
+    torch.save(tensors, tmp_path / "plain.pth")
+    torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "theirs.pth")
+    for path in tmp_path.iterdir():
+        read = read_state_dict(path)
+        assert read.keys() == tensors.keys(), path
+        assert all(torch.equal(read[name], tensors[name]) for name in tensors), path
+
+
+def test_converted_weights_travel_in_our_file(timm_net, tmp_path, monkeypatch):
+    checkpoint, output = tmp_path / "theirs.pth", tmp_path / "ours.safetensors"
+    torch.save({"state_dict": timm_net.state_dict(), "epoch": 3}, checkpoint)
     arguments = ["--source", "timm", "--checkpoint", str(checkpoint), "--output", str(output)]
     monkeypatch.setattr("sys.argv", ["backbones", "convert", *arguments])
     main()
@@ -134,8 +142,14 @@ def test_converted_weights_travel_in_our_file(timm_net, tmp_path, monkeypatch, n
     [
         (["--source", "pretrainedmodels"], "--source pretrainedmodels downloads nothing.*--checkpoint FILE"),
         (["--source", "timm", "--checkpoint", "none.pth"], "none.pth: no such state dict file"),
-        (["--source", "timm", "--checkpoint", "junk.pth"], "junk.pth: not a state dict in PyTorch's or"),
-        (["--source", "timm", "--checkpoint", "junk.safetensors"], "junk.safetensors: not a state dict in"),
+        *(
+            (
+                ["--source", "timm", "--checkpoint", name],
+                f"^{name}: not a state dict in PyTorch's or safetensors format, which holds tensors by name "
+                "and nothing else$",
+            )
+            for name in ("junk.pth", "junk.safetensors", "objects.pth")
+        ),
         (["--source", "timm", "--checkpoint", "list.pth"], "list.pth: holds list, expected names with"),
     ],
 )
@@ -144,6 +158,7 @@ def test_a_file_that_cannot_be_converted_is_one_sentence(tmp_path, monkeypatch, 
     for name in ("junk.pth", "junk.safetensors"):
         Path(name).write_bytes(b"junk" * 100)
     torch.save([torch.zeros(1)], "list.pth")
+    torch.save({"state_dict": {"w": torch.zeros(1)}, "epoch": Path("x")}, "objects.pth")
     monkeypatch.setattr("sys.argv", ["backbones", "convert", "--output", "out.safetensors", *arguments])
     with pytest.raises(SystemExit, match=message):
         main()

@@ -10,6 +10,7 @@ from genotypes import cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backbones.__main__ import main
 from backbones.draw import draw, draw_cell
 from backbones.genotype import OPERATION_NAMES, Block, Cell, Genotype
 from backbones.zoo import NASNET_A
@@ -180,3 +181,19 @@ def test_nothing_outside_is_requested_and_the_ground_is_its_own():
 def test_a_title_is_text():
     svg = draw_cell(NASNET_A.normal, "<script>")
     assert next(ET.fromstring(svg).iter(f"{NS}text")).text == "<script>"
+
+
+def test_the_command_writes_svg_and_nothing_else(tmp_path, monkeypatch, capsys):
+    (tmp_path / "folder.svg").mkdir()
+    for name in ("cells.png", "folder.svg", "cells"):
+        monkeypatch.setattr(
+            "sys.argv", ["backbones", "draw", "nasnet_a_cifar", "--output", f"{tmp_path / name}"]
+        )
+        with pytest.raises(SystemExit, match=f"{name}: expected the name of an .svg file to write"):
+            main()
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.svg"]
+    monkeypatch.setattr(
+        "sys.argv", ["backbones", "draw", "nasnet_a_cifar", "--output", f"{tmp_path / 'a.svg'}"]
+    )
+    main()
+    assert (tmp_path / "a.svg").read_text() == draw(NASNET_A)

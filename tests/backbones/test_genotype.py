@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 from genotypes import cells, genotypes
@@ -80,6 +81,25 @@ def test_the_papers_rule_concatenates_unused_states():
     assert Cell.with_unused_concat(NASNET_A.reduction.blocks).concat == (4, 5, 6)
 
 
+TWIN = Block(0, 1, "identity", "conv_3x3")
+
+
+def symmetric(twins):
+    """The blocks of a cell of equal blocks, each of which another one reads."""
+    readers = [Block(2 + b, 3 + b, "identity", "max_pool_3x3") for b in range(twins)]
+    return {"blocks": [dict(vars(block)) for block in [TWIN] * (twins + 1) + readers]}
+
+
+def test_the_largest_cell_that_is_read_has_its_key_soon():
+    chain = Cell(tuple(Block(1 + b, b, "identity", "conv_3x3") for b in range(64)), (65,))
+    seven = Cell(
+        (*(TWIN,) * 7, *(Block(a, a + 1, "identity", "identity") for a in (2, 4, 6))), (8, 9, 10, 11)
+    )
+    start = time.process_time()
+    assert len(Genotype(chain, seven).key) == 16
+    assert time.process_time() - start < 20
+
+
 def nested(depth):
     return [] if depth == 0 else [nested(depth - 1)]
 
@@ -104,6 +124,14 @@ def nasnet_a_with(change):
         (lambda v: v["normal"].update(blocks=[]), "normal.blocks is empty"),
         (lambda v: v["normal"].update(blocks="abc"), "normal.blocks is str, expected a list"),
         (lambda v: v["normal"].update(concat=[]), "normal.concat is empty"),
+        (
+            lambda v: v["normal"].update(blocks=[vars(TWIN)] * 1500),
+            "normal.blocks has 1500 blocks, expected at most 64",
+        ),
+        (
+            lambda v: v["reduction"].update(symmetric(9), concat=list(range(12, 21))),
+            "reduction.blocks has 3.63e+06 orders of equal blocks, expected at most 2770 among 19 blocks",
+        ),
         (lambda v: v["normal"].update(concat=[2, 9]), "normal.concat holds 9, expected states out of 0..6"),
         (lambda v: v["normal"].update(concat=[2, 2]), "names a state twice"),
         (

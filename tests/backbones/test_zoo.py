@@ -5,6 +5,7 @@ import pytest
 from backbones.__main__ import main
 from backbones.profile import profile
 from backbones.published import PAPER_ROWS
+from backbones.weights import save
 from backbones.zoo import ZOO, create, resolve_spec
 
 
@@ -57,6 +58,23 @@ def test_without_a_number_the_classes_are_those_of_the_data_set_of_the_stem():
         assert create(spec).num_classes == classes
         assert profile(spec).parts[-1].shape == (classes,)
         assert profile(spec) == profile(spec, num_classes=classes)
+
+
+def test_a_weights_file_is_profiled_as_it_is(tmp_path, monkeypatch, capsys):
+    net = create("nasnet_a_cifar", 3, cells_per_stage=1, filters=4)
+    path = str(tmp_path / "backbone.safetensors")
+    save(net, path)
+    monkeypatch.setattr("sys.argv", ["backbones", "profile", path, "--image-size", "64"])
+    main()
+    printed = capsys.readouterr().out
+    counted = profile(net, 64)
+    assert f"{counted.parameters:,}" in printed
+    assert f"{counted.multiply_adds / 1e6:,.1f} M" in printed
+    sizes = ["--stem", "cifar", "--filters", "8", "--cells-per-stage", "2", "--num-classes", "3"]
+    for option, value in zip(sizes[::2], sizes[1::2], strict=True):
+        monkeypatch.setattr("sys.argv", ["backbones", "profile", path, option, value])
+        with pytest.raises(SystemExit, match=f"the weights fit one network, so {option} cannot be given"):
+            main()
 
 
 def test_list_shows_ours_beside_the_papers(capsys, monkeypatch):
