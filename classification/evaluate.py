@@ -1,13 +1,17 @@
-"""Metrics of a network on labelled images: `python -m classification.evaluate weights=FILE data=... `."""
+"""Metrics and mistakes of a network on labelled images.
+
+python -m classification.evaluate weights=backbone.safetensors data=cifar10 data.root=…
+"""
 
 import json
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from backbones import weights
 from backbones.base import Backbone
@@ -18,13 +22,20 @@ from backbones.transforms import normalise
 from classification.data import ImageDataConfig, ImageSet, open_images
 from classification.decoded_images import DecodedImages, stack
 from classification.device_images import DeviceBatches, DeviceImages
-from classification.metrics import ClassificationSums
+from classification.mistakes import find_mistakes, log_mistakes, write_mistakes
+from classification.predictions import Predictions
+from runtime import tracking
 from runtime.device import resolve_device
 from runtime.finite import NonFiniteError
+from runtime.folder import plain
 from runtime.loading import ResumableLoader
 from runtime.progress import track
+from runtime.tracking import LoggerConfig
 
 log = logging.getLogger(__name__)
+
+BATCH_SIZE = 256
+"""Images per forward pass where nothing says otherwise."""
 
 
 @dataclass(kw_only=True)
@@ -36,14 +47,18 @@ class EvaluateConfig:
     data: ImageDataConfig
     split: str = "test"
     """`test` or `train`."""
-    batch_size: int = 256
-    """Images per forward pass."""
+    batch_size: int | None = None
+    """Images per forward pass; None: as in the evaluation that the file's metrics are of, 256 where there was
+    none. Another size may change the loss in its seventh digit."""
     device: str = "auto"
     """`auto` (cuda where there is one, else cpu), `cpu`, `cuda` or `cuda:<number>`."""
     threads: int | None = None
     """Threads of PyTorch on CPU; None: PyTorch's choice."""
     output: str | None = None
-    """Where to write the metrics as JSON; None: only printed."""
+    """Folder for metrics.json and mistakes.json, of which `python -m pipeline.report` makes a page; None: the
+    metrics are only printed."""
+    logger: LoggerConfig = field(default_factory=lambda: LoggerConfig(name="none"))
+    """Where the figures, the confusion matrix and the worst images go besides; needs `output`."""
 
     def __post_init__(self) -> None:
         resolve_device(self.device)
@@ -52,6 +67,8 @@ class EvaluateConfig:
                 raise ValueError(f"{key} = {value}, must be at least 1")
         if self.split not in ("test", "train"):
             raise ValueError(f"split = {self.split!r}, must be train or test")
+        if self.logger.name != "none" and self.output is None:
+            raise ValueError(f"logger = {self.logger.name}, but there is no output folder; set output=DIR")
 
 
 def run(config: EvaluateConfig) -> dict[str, Any]:
@@ -60,25 +77,57 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         torch.set_num_threads(config.threads)
     network = weights.load(config.weights)
     images = open_images(config.data, config.split)
-    if images.classes != network.classes:
-        raise ValueError(
-            f"{config.weights} was trained on the classes {_shown(network.classes)}, "
-            f"but {images.source} has {_shown(images.classes)}"
-        )
+    check_classes(config.weights, network, images)
     device = resolve_device(config.device)
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loader = evaluation_loader(images, config.data, network.preprocessing, device, config.batch_size)
-    sums = evaluate(network, loader, device)
+    batch_size = config.batch_size or stored_batch_size(config.weights)
+    loader = evaluation_loader(images, config.data, network.preprocessing, device, batch_size)
+    predictions = evaluate(network, loader, device)
+    metrics, per_class = predictions.metrics(), predictions.per_class()
     content = {
         "stage": "classification",
         "split": config.split,
-        "metrics": sums.metrics(),
-        "per_class": dict(zip(images.classes, sums.per_class(), strict=True)),
+        "metrics": metrics,
+        "per_class": dict(zip(images.classes, per_class, strict=True)),
     }
     print(json.dumps(content, indent=2))
     if config.output is not None:
-        write_json(config.output, content)
+        folder = Path(config.output)
+        mistakes = find_mistakes(predictions, images)
+        write_json(folder / "metrics.json", content)
+        write_mistakes(folder, mistakes)
+        loggers = config.logger.build(folder, "evaluation", plain(config))
+        for logger in loggers:
+            logger.log_metrics({f"{config.split}/{key}": value for key, value in metrics.items()}, 0)
+        log_mistakes(loggers, mistakes, per_class, config.split)
+        tracking.finish(loggers)
     return content
+
+
+def stored_batch_size(path: str) -> int:
+    """Images per forward pass of the evaluation that a weights file's metrics are of."""
+    evaluation = weights.read_safetensors(path, "backbone")[1].get("evaluation") or {}
+    return int(evaluation.get("batch_size", BATCH_SIZE))
+
+
+def check_classes(path: str, network: Backbone, images: ImageSet) -> None:
+    """Raises ValueError that names the first class in which the weights and the data differ.
+
+    Weights without names, such as those of another package, need as many classes as the data have."""
+    ours, theirs = network.classes, images.classes
+    if ours is None and network.num_classes == len(theirs):
+        log.warning("%s names no classes: they are taken to be those of %s, in order", path, images.source)
+        return
+    if ours is None:
+        raise ValueError(
+            f"{path} has {network.num_classes} classes without names, {images.source} has {len(theirs)}"
+        )
+    if ours != theirs:
+        place = next(i for i, pair in enumerate(zip_longest(ours, theirs)) if pair[0] != pair[1])
+        first, second = (repr(names[place]) if place < len(names) else "none" for names in (ours, theirs))
+        raise ValueError(
+            f"{path} was trained on {len(ours)} classes, {images.source} has {len(theirs)}; the first that "
+            f"differs is class {place}: {first} there, {second} here"
+        )
 
 
 def evaluation_loader(
@@ -106,32 +155,27 @@ def evaluation_loader(
 
 
 @torch.inference_mode()
-def evaluate(network: Backbone, batches: ResumableLoader, device: torch.device) -> ClassificationSums:
-    """Cross entropy (without smoothing) and accuracy of a network, which is left in evaluation mode.
+def evaluate(network: Backbone, batches: ResumableLoader, device: torch.device) -> Predictions:
+    """A network, which is left on `device` in evaluation mode and channels_last, on all images of a loader.
 
     Raises NonFiniteError where the loss is not finite.
     """
-    network.eval()
-    sums = ClassificationSums(network.num_classes)
-    with track(len(batches), "evaluation") as progress:
+    # In whatever layout it was trained: another one rounds otherwise.
+    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    found = []
+    with track(len(batches.dataset), "evaluation", images_per_unit=1) as progress:
         for images, labels in batches:
-            labels = labels.to(device)
             logits = network(normalise(images.to(device), network.preprocessing))
-            sums.add(logits, labels, functional.cross_entropy(logits, labels))
-            progress.advance()
-    if not math.isfinite(loss := sums.metrics()["loss"]):
+            found.append(Predictions.of_batch(logits, labels.to(device)))
+            progress.advance(len(labels))
+    predictions = Predictions.join(network.num_classes, found)
+    if not math.isfinite(loss := predictions.metrics()["loss"]):
         raise NonFiniteError(
             f"the loss in evaluation is {loss}: the outputs overflow, most likely because the batch-norm "
             "statistics, which only evaluation uses, are far from the activations'; the training was too "
             f"short for backbone.batch_norm_momentum = {batch_norm_momentum(network):g}"
         )
-    return sums
-
-
-def _shown(classes: list[str] | None) -> str:
-    if classes is None:
-        return "(none recorded)"
-    return f"[{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}] ({len(classes)})"
+    return predictions
 
 
 if __name__ == "__main__":

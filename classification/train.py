@@ -20,11 +20,12 @@ from backbones.zoo import BackboneConfig
 from classification.data import ImageDataConfig, ImageSet, open_images
 from classification.decoded_images import DecodedImages, stack
 from classification.device_images import DeviceBatches, DeviceImages
-from classification.evaluate import evaluate, evaluation_loader
-from classification.metrics import ClassificationSums
+from classification.evaluate import BATCH_SIZE, evaluate, evaluation_loader
+from classification.mistakes import Mistakes, find_mistakes, log_mistakes, write_mistakes
 from classification.mixing import Mixing
 from classification.module import ClassificationModule, DropPathSchedule, classification_loss
 from classification.optimizers import ExponentialAverage, L2Gradient, RecipeConfig
+from classification.predictions import Predictions
 from classification.rand_augment import RandAugment
 from runtime import tracking
 from runtime.distributed import launched_rank
@@ -56,7 +57,7 @@ class ClassificationConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     validate_every_epochs: int | None = 1
     """Epochs between two evaluations during training; None: only at the end."""
-    eval_batch_size: int = 256
+    eval_batch_size: int = BATCH_SIZE
     """Images per forward pass in evaluation."""
 
     def __post_init__(self) -> None:
@@ -132,19 +133,27 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
     if averaging:
         log.info("The saved weights and batch-norm statistics are exponential averages over the steps")
     try:
-        sums = evaluate(network.to(device), test_loader, device)
+        predictions = evaluate(network, test_loader, device)
     except NonFiniteError as error:
         kept = last_checkpoint(folder)
         raise NonFiniteError(f"{error}. The training itself is complete, its weights are in {kept}") from None
-    return _finish(folder, network, sums, trainer.loggers)
+    mistakes = find_mistakes(predictions, test_images)
+    return _finish(folder, network, predictions, mistakes, trainer.loggers, config.eval_batch_size)
 
 
 def _finish(
-    folder: RunFolder, network: Backbone, sums: ClassificationSums, loggers: Sequence[Logger]
+    folder: RunFolder,
+    network: Backbone,
+    predictions: Predictions,
+    mistakes: Mistakes,
+    loggers: Sequence[Logger],
+    batch_size: int,
 ) -> dict[str, Any]:
-    metrics = sums.metrics()
+    metrics, per_class = predictions.metrics(), predictions.per_class()
     path = folder.path / "backbone.safetensors"
-    weights.save(network, path, metrics=metrics)
+    weights.save(network, path, metrics=metrics, evaluation={"split": "test", "batch_size": batch_size})
+    write_mistakes(folder.path, mistakes)
+    log_mistakes(loggers, mistakes, per_class, "test")
     tracking.log_artifact(loggers, path, "backbone")
     tracking.finish(loggers)
     costs = profile(network)
@@ -152,7 +161,7 @@ def _finish(
         STAGE,
         "test",
         {**metrics, "parameters": costs.parameters, "multiply_adds": costs.multiply_adds},
-        dict(zip(network.classes or [], sums.per_class(), strict=True)),
+        dict(zip(mistakes.classes, per_class, strict=True)),
     )
 
 

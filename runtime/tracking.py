@@ -4,12 +4,13 @@ import importlib.util
 import logging
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from PIL.Image import Image
 
 from backbones.files import write_atomically
 from runtime.csv_logger import CsvLogger
@@ -111,16 +112,61 @@ def _wandb_id(folder: Path) -> str:
 
 def log_artifact(loggers: Sequence[Logger], path: Path, kind: str) -> None:
     """Hands a file to wandb where it is used. kind: `genotype`, `backbone` or `detector`."""
-    import wandb
 
+    def log_file(run: Any, wandb: Any) -> None:
+        artifact = wandb.Artifact(f"{kind}-{run.id}", type=kind)
+        artifact.add_file(str(path))
+        run.log_artifact(artifact)
+
+    _in_wandb(loggers, str(path), log_file)
+
+
+def log_table(
+    loggers: Sequence[Logger], name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
+    """Hands a table to wandb where it is used."""
+    _in_wandb(
+        loggers, name, lambda run, wandb: run.log({name: wandb.Table(list(columns), [*map(list, rows)])})
+    )
+
+
+def log_images(loggers: Sequence[Logger], name: str, images: Sequence[tuple[Image, str]]) -> None:
+    """Hands pictures with their captions to wandb where it is used."""
+
+    def log_them(run: Any, wandb: Any) -> None:
+        run.log({name: [wandb.Image(image, caption=caption) for image, caption in images]})
+
+    _in_wandb(loggers, name, log_them)
+
+
+def log_confusion(
+    loggers: Sequence[Logger], name: str, classes: Sequence[str], matrix: Sequence[Sequence[int]]
+) -> None:
+    """Hands a confusion matrix to wandb where it is used. matrix: `[K][K]`, by true, then predicted class."""
+
+    def log_matrix(run: Any, wandb: Any) -> None:
+        columns = ["Actual", "Predicted", "nPredictions"]  # what wandb's chart asks for
+        rows = [
+            [a, b, n]
+            for a, row in zip(classes, matrix, strict=True)
+            for b, n in zip(classes, row, strict=True)
+        ]
+        table = wandb.Table(columns, rows)
+        run.log({name: wandb.plot_table("wandb/confusion_matrix/v1", table, {c: c for c in columns})})
+
+    _in_wandb(loggers, name, log_matrix)
+
+
+def _in_wandb(loggers: Sequence[Logger], what: str, log_it: Callable[[Any, Any], None]) -> None:
+    """Calls `log_it` with each run of wandb and with its package."""
     for logger in loggers:
         if isinstance(logger, ForgivingWandbLogger) and not logger.failed:
+            import wandb
+
             try:
-                artifact = wandb.Artifact(f"{kind}-{logger.experiment.id}", type=kind)
-                artifact.add_file(str(path))
-                logger.experiment.log_artifact(artifact)
+                log_it(logger.experiment, wandb)
             except Exception as error:  # as above
-                log.warning("wandb did not take %s: %s", path, error)
+                log.warning("wandb did not take %s: %s", what, error)
 
 
 def finish(loggers: Sequence[Logger]) -> None:

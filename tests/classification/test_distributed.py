@@ -14,6 +14,7 @@ import torch
 
 from backbones.zoo import BackboneConfig
 from classification.data import ImageDataConfig
+from classification.mistakes import read_mistakes
 from classification.module import ClassificationModule
 from classification.optimizers import RecipeConfig
 from classification.train import ClassificationConfig, run
@@ -135,6 +136,9 @@ def test_two_processes_equal_one_at_the_same_global_batch(tmp_path, digit_folder
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert two["per_class"] == one["per_class"]
     assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-5)
+    one, two = (read_mistakes(tmp_path / name / "mistakes.json") for name in ("one", "two"))
+    assert two.confusion == one.confusion
+    assert sum(images for _, _, images in two.confusion) == 12
     one, two = ((tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("one", "two"))
     assert two[0] == one[0]
     assert [line.split(",")[0] for line in two] == [line.split(",")[0] for line in one]

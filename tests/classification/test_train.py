@@ -191,15 +191,6 @@ def test_the_backbone_file_describes_itself(straight):
     assert metrics["parameters"] == sum(p.numel() for p in net.parameters())
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_reproduces_the_metrics_of_the_file(digit_folders, straight, workers):
-    path = straight(workers) / "backbone.safetensors"
-    data = config("unused", digit_folders, workers=workers).data
-    content = evaluate.run(EvaluateConfig(weights=str(path), data=data, device="cpu", threads=1))
-    assert content["metrics"] == weights.read_safetensors(path, "backbone")[1]["metrics"]
-    assert content["per_class"] == json.loads((path.parent / "metrics.json").read_text())["per_class"]
-
-
 def test_the_network_learns_the_digits(tmp_path, digit_folders):
     # Without what holds a small network back, 30 digits are learnt in a few seconds; chance is 1/3.
     calm = {"epochs": 20, "lr": 0.03, "drop_path_keep": 1.0, "dropout": 0.0, "ema_decay": None, **AS_THEY_ARE}
@@ -229,31 +220,6 @@ def test_drop_path_follows_the_optimiser_steps(tmp_path, digit_folders, monkeypa
     run(config(tmp_path, digit_folders, recipe={"epochs": 1, "batch_size": 8, "accumulate": 2}))
     # 30 images give 6 batches of 4, two for each step; the first call is the constructor's.
     assert seen[1:7] == pytest.approx([0, 0, 1 / 3, 1 / 3, 2 / 3, 2 / 3])
-
-
-def test_evaluation_refuses_other_classes(tmp_path, digit_folders, straight):
-    path = straight(0) / "backbone.safetensors"
-    with pytest.raises(ValueError) as error:
-        evaluate.run(EvaluateConfig(weights=str(path), data=ImageDataConfig(name="digits")))
-    assert str(error.value) == (
-        f"{path} was trained on the classes [nought, one, two] (3), "
-        "but digits has [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] (10)"
-    )
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"device": "foo"}, "device = 'foo', expected auto, cpu, cuda or cuda:<number>"),
-        ({"threads": 0}, "threads = 0, must be at least 1"),
-        ({"batch_size": 0}, "batch_size = 0, must be at least 1"),
-        ({"split": "val"}, "split = 'val', must be train or test"),
-    ],
-)
-def test_bad_values_of_an_evaluation_are_refused_by_name(values, message):
-    with pytest.raises(ValueError) as error:
-        EvaluateConfig(weights="absent", data=ImageDataConfig(), **values)
-    assert str(error.value) == message
 
 
 def test_splits_with_different_classes_are_refused_and_leave_nothing(tmp_path, digit_folders):
