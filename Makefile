@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 SITE = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
-PACKAGES := backbones runtime classification search detection pipeline conf
+PACKAGES := backbones runtime classification search detection pipeline conf benchmarks
 
 .PHONY: demo test test-slow gpu-check lint install detectron2 clean
 

@@ -14,7 +14,6 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-from calibration import calibrate
 from genotypes import small_specs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,6 +25,7 @@ from backbones.export import SUFFIXES, export
 from backbones.genotype import OPERATION_NAMES
 from backbones.network import NASNet
 from backbones.spec import Preprocessing
+from benchmarks.calibration import calibrate
 
 # Depthwise, dense and pooling operators, with stride and without, and a factorized reduction.
 BORDERS = Genotype(

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from calibration import calibrate
 from genotypes import small_specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from backbones.fused import CONVOLVE_FROM_ROWS, MERGE_UP_TO_ROWS
 from backbones.genotype import OPERATION_NAMES, Block, Cell, Genotype
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec
+from benchmarks.calibration import calibrate
 
 
 def draw(images: int, size: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from calibration import calibrate
 from genotypes import small_specs
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from backbones.layers import Pool
 from backbones.network import ACTIVATION_MEMORY, NASNet
 from backbones.published import NASNET_A
 from backbones.spec import NetworkSpec
+from benchmarks.calibration import calibrate
 
 
 @torch.no_grad()

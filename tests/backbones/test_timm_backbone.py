@@ -7,11 +7,11 @@ import sys
 import pytest
 import timm
 import torch
-from calibration import calibrate
 
 from backbones import create, load, profile, save, timm_backbone
 from backbones.build import TimmSpec, read_spec
 from backbones.zoo import BackboneConfig, resolve_spec
+from benchmarks.calibration import calibrate
 
 NETWORKS = ["test_resnet", "test_efficientnet", "test_convnext", "resnet18", "mobilenetv3_small_050"]
 

@@ -9,7 +9,6 @@ import sys
 import pytest
 import timm
 import torch
-from calibration import calibrate
 from timm.optim import create_optimizer_v2
 from torch import nn
 
@@ -17,6 +16,7 @@ import backbones.timm_models  # noqa: F401 (registers the zoo)
 from backbones import FeatureInfo, create, list_models, load, save
 from backbones.cell import DropPath
 from backbones.zoo import ZOO
+from benchmarks.calibration import calibrate
 
 SMALL = {"cells_per_stage": 1, "filters": 8, "stem_filters": 4}
 

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from calibration import calibrate
 from genotypes import small_specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +15,8 @@ from backbones.layers import PRODUCT_UP_TO_PIXELS, PointwiseConv2d
 from backbones.network import ACTIVATION_MEMORY, NASNet
 from backbones.norm import NARROW, NarrowBatchNorm2d
 from backbones.zoo import resolve_spec
+from benchmarks.calibration import calibrate
+from benchmarks.memory import saved_bytes
 
 CHANNELS_LAST = torch.channels_last
 LEANER = ("lean", "checkpoint")
@@ -84,22 +85,6 @@ def test_the_next_step_and_the_evaluation_after_it_keep_to_it(mode):
         trained_step(each, images + 1)
     assert_same(trained_step(leaner, images), trained_step(net, images))
     torch.testing.assert_close(leaner.eval()(images), net.eval()(images))
-
-
-def saved_bytes(net: nn.Module, images: torch.Tensor) -> int:
-    """Of maps that a step keeps for its backward pass; parameters are there anyway."""
-    kept = {}
-    parameters = {parameter.data_ptr() for parameter in net.parameters()}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.data_ptr() not in parameters:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = net.train()(images)
-    del output
-    return sum(kept.values())
 
 
 def test_lean_and_checkpoint_keep_less_and_keep_is_the_way_back():

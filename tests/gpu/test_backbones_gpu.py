@@ -12,7 +12,6 @@ from collections.abc import Iterable
 
 import pytest
 import torch
-from calibration import calibrate
 from steps import EXACT, answers, assert_same, mean_cosine, trained_step
 from torch import Tensor, distributed, nn
 
@@ -20,6 +19,7 @@ from backbones import create
 from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Block, Cell, Genotype
 from backbones.network import ACTIVATION_MEMORY, NASNet
 from backbones.spec import NetworkSpec
+from benchmarks.calibration import calibrate
 
 # float32 rounds to 6e-8, of which fifty layers make 1e-5 of an answer. Gradients differ more: a value next to
 # 0 before a ReLU, or to another before a max pool, falls on the other side, and these maps are small.
