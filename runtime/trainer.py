@@ -49,7 +49,7 @@ class TrainerConfig:
     """Keep images and weights in channels-last order, which convolutions prefer; False: NCHW."""
     activation_memory: str = "keep"
     """What is kept for the backward pass: `keep`, everything; `lean` and `checkpoint` need less memory and
-    more time (docs/performance.md)."""
+    more time (docs/performance.md). `checkpoint` does not go with `compile`."""
     compile: bool = False
     """Compile the training step's network with `torch.compile`; evaluation stays as it is."""
     compile_backend: str = "inductor"
@@ -86,6 +86,10 @@ class TrainerConfig:
         ):
             raise ValueError(
                 f"trainer.compile_backend = {self.compile_backend!r}, known here are {', '.join(known)}"
+            )
+        if self.compile and self.activation_memory == "checkpoint":
+            raise ValueError(
+                "trainer.compile = true does not go with activation_memory = checkpoint; use keep or lean"
             )
         for key in ("devices", "num_nodes", "threads", "checkpoint_steps", "log_every_steps"):
             if (value := getattr(self, key)) is not None and value < 1:

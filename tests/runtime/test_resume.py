@@ -192,6 +192,10 @@ def test_an_end_is_asked_for(tmp_path):
             {"activation_memory": "none"},
             "trainer.activation_memory = 'none', expected one of keep, lean, checkpoint",
         ),
+        (
+            {"activation_memory": "checkpoint", "compile": True},
+            "trainer.compile = true does not go with activation_memory = checkpoint; use keep or lean",
+        ),
         ({"threads": 0}, "trainer.threads = 0, must be at least 1"),
         ({"checkpoint_seconds": -1.0}, "trainer.checkpoint_seconds = -1.0, must not be negative"),
     ],
