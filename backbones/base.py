@@ -45,6 +45,17 @@ class Backbone(nn.Module, ABC):
     drop_path_keep: float
     auxiliary: nn.Module | None
 
+    def __init__(self, spec: BackboneSpec, num_classes: int | None, drop_path_keep: float) -> None:
+        """num_classes: `spec.default_classes` where None. Raises ValueError for numbers out of range."""
+        super().__init__()
+        num_classes = spec.default_classes if num_classes is None else num_classes
+        if num_classes < 1:
+            raise ValueError(f"num_classes = {num_classes}, must be at least 1")
+        if not 0.0 < drop_path_keep <= 1.0:
+            raise ValueError(f"drop_path_keep = {drop_path_keep}, must be in (0, 1]")
+        self.spec, self.num_classes, self.drop_path_keep = spec, num_classes, drop_path_keep
+        self.classes = None
+
     @property
     def unstorable(self) -> str | None:
         """What keeps its tensors and its spec from giving it again where their shapes do not show it."""

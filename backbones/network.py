@@ -108,6 +108,7 @@ class NASNet(Backbone):
     Hooks on cells see maps that nothing changes afterwards: the ReLU of the output, but in `endpoints`, and
     where another cell reads the output itself.
 
+    num_classes: K; `spec.default_classes` where None.
     drop_path_keep: probability that a path of the last cell survives at the end of training, in (0, 1].
     dropout: probability before the classifier. auxiliary: build the auxiliary head; it is left out, and
     logged, where its map is below 5x5, and `self.auxiliary` is None then. fused: made by `fuse`.
@@ -120,19 +121,15 @@ class NASNet(Backbone):
     def __init__(
         self,
         spec: NetworkSpec,
-        num_classes: int = 1000,
+        num_classes: int | None = None,
         *,
         drop_path_keep: float = 1.0,
         dropout: float = 0.0,
         auxiliary: bool = False,
     ) -> None:
-        super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes = {num_classes}, must be at least 1")
-        self.spec, self.num_classes, self.drop_path_keep = spec, num_classes, drop_path_keep
+        super().__init__(spec, num_classes, drop_path_keep)
         half = (0.5,) * spec.in_channels
         self.preprocessing = Preprocessing(spec.image_size, half, half)
-        self.classes: list[str] | None = None
         layers = Layers(
             spec.padding,
             spec.batch_norm_eps,
@@ -173,7 +170,7 @@ class NASNet(Backbone):
         self._auxiliary_tap = max(index for index in live if index <= second_reduction)
         self.auxiliary = self._auxiliary_head(layers, shapes) if auxiliary else None
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(shapes[-1].channels, num_classes)
+        self.classifier = nn.Linear(shapes[-1].channels, self.num_classes)
         self.reset_parameters()
         self.set_progress(1.0)
 
@@ -185,6 +182,11 @@ class NASNet(Backbone):
             log.info("No auxiliary head: its map is %dx%d at %d px, it needs 5x5", side, side, size)
             return None
         return AuxiliaryHead(layers, shape.channels, side, self.num_classes)
+
+    @property
+    def unstorable(self) -> str | None:
+        made = "a fused network cannot be stored; store the one it was made of, and fuse that"
+        return made if self.fused else None
 
     def reset_parameters(self) -> None:
         """TF's variance scaling: factor 2, fan out, truncated normal (docs/nasnet.md, section 4.7)."""

@@ -50,21 +50,16 @@ class TimmBackbone(Backbone):
     def __init__(
         self,
         spec: TimmSpec,
-        num_classes: int = 1000,
+        num_classes: int | None = None,
         *,
         drop_path_keep: float = 1.0,
         dropout: float = 0.0,
         auxiliary: bool = False,
     ) -> None:
-        super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes = {num_classes}, must be at least 1")
-        if not 0.0 < drop_path_keep <= 1.0:
-            raise ValueError(f"drop_path_keep = {drop_path_keep}, must be in (0, 1]")
-        self.spec, self.num_classes, self.drop_path_keep = spec, num_classes, drop_path_keep
-        self.classes, self.auxiliary = None, None
+        super().__init__(spec, num_classes, drop_path_keep)
+        self.auxiliary = None
         training = {"drop_path_rate": 1 - drop_path_keep, "drop_rate": dropout}
-        self.body = _body(spec, num_classes, {key: rate for key, rate in training.items() if rate})
+        self.body = _body(spec, self.num_classes, {key: rate for key, rate in training.items() if rate})
         self.preprocessing = _preprocessing(self.body, spec)
         if auxiliary:
             log.info("No auxiliary head: networks of timm have none")

@@ -45,7 +45,7 @@ class TimmNASNet(NASNet):
     def __init__(
         self,
         spec: NetworkSpec,
-        num_classes: int = 1000,
+        num_classes: int | None = None,
         in_chans: int = 3,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
@@ -58,7 +58,7 @@ class TimmNASNet(NASNet):
         with contextlib.nullcontext() if device is None else torch.device(device):
             super().__init__(
                 dataclasses.replace(spec, in_channels=in_chans),
-                max(num_classes, 1),
+                num_classes or None,  # 0 is for reset_classifier below
                 drop_path_keep=1 - drop_path_rate,
                 dropout=drop_rate,
             )
@@ -74,12 +74,13 @@ class TimmNASNet(NASNet):
         ]
         self.num_features = self.classifier.in_features
         self.to(dtype=dtype)
-        self.reset_classifier(num_classes, global_pool)
+        self.reset_classifier(self.num_classes if num_classes is None else num_classes, global_pool)
 
     @property
     def unstorable(self) -> str | None:
-        pool = self.global_pool.pool_type
-        return None if pool == "avg" else f"the network has global_pool = {pool!r} instead of 'avg'"
+        if (pool := self.global_pool.pool_type) != "avg":
+            return f"a network of global_pool = {pool!r} cannot be stored; only 'avg' can"
+        return super().unstorable
 
     def get_classifier(self) -> nn.Module:
         return self.classifier

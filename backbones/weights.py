@@ -85,12 +85,8 @@ def save(
     Raises ValueError for a network that `load` could not build again: fused, without its classifier, pruned,
     pooled or changed otherwise since it was built from its spec.
     """
-    if isinstance(net, NASNet) and net.fused:
-        raise ValueError(
-            f"{path}: a fused network cannot be stored; store the one it was made of, and fuse that"
-        )
     if net.unstorable is not None:
-        raise ValueError(f"{path}: {net.unstorable}, which a weights file cannot say")
+        raise ValueError(f"{path}: {net.unstorable}")
     metadata = {**describe(net, classes, metrics), "evaluation": dict(evaluation or {})}
     tensors = {name: value for name, value in net.state_dict().items() if not name.startswith("auxiliary.")}
     with torch.device("meta"):
