@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from backbones import load
 from backbones.__main__ import main
@@ -16,6 +15,7 @@ from backbones.foreign_weights import read_state_dict
 from backbones.layers import Layers
 from backbones.operations import OPERATIONS
 from backbones.weights import convert
+from benchmarks.calibration import calibrate
 
 timm = pytest.importorskip("timm")
 pretrainedmodels = pytest.importorskip("pretrainedmodels")
@@ -23,22 +23,9 @@ from timm.layers import create_pool2d  # noqa: E402  (behind the skip)
 from timm.models.nasnet import NASNetALarge  # noqa: E402
 
 
-def randomised(net: nn.Module, features, size: int, batch: int) -> nn.Module:
-    """Random weights whose running statistics belong to them, so that activations stay of order 1."""
-    torch.manual_seed(0)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            module.momentum = 1.0
-    with torch.no_grad():
-        features(torch.randn(batch, 3, size, size))
-    return net.eval()
-
-
 def narrow_timm(num_classes=10):
     net = NASNetALarge(num_classes=num_classes, stem_size=16, num_features=192)
-    return randomised(net, net.forward_features, 224, 4)
+    return calibrate(net, size=224).eval()
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +36,7 @@ def timm_net():
 @pytest.fixture(scope="module")
 def mobile():
     net = pretrainedmodels.nasnetamobile(num_classes=1000, pretrained=None)
-    return randomised(net, net.features, 224, 2)
+    return calibrate(net, images=2, size=224).eval()
 
 
 def assert_equal_to(ours, theirs):
@@ -82,7 +69,7 @@ def test_a_narrow_network_of_timm_gives_its_features_and_logits(timm_net, size):
 @pytest.mark.parametrize("size", [331, 299, 320])
 def test_nasnetalarge_of_timm_gives_its_features_and_logits(size):
     net = timm.create_model("nasnetalarge")
-    assert_answers_of_timm(randomised(net, net.forward_features, 160, 4), size)
+    assert_answers_of_timm(calibrate(net, size=160).eval(), size)
 
 
 @pytest.mark.parametrize("size", [224, 256, 288])

@@ -93,7 +93,7 @@ def test_lean_and_checkpoint_keep_less_and_keep_is_the_way_back():
     keep, lean, checkpoint = (saved_bytes(in_mode(net, mode), images) for mode in ACTIVATION_MEMORY)
     assert lean < 0.7 * keep
     with torch.no_grad():
-        maps = {name: output.numel() * output.element_size() for name, output in net.endpoints(images).items()}
+        maps = {name: output.nbytes for name, output in net.endpoints(images).items()}
     # Every cell's output once; of the stem the convolution's output, the normalised map and its ReLU.
     assert checkpoint == pytest.approx(sum(maps.values()) + 2 * maps["stem"], rel=1e-3)
     assert saved_bytes(in_mode(in_mode(net, "checkpoint"), "keep"), images) == keep
