@@ -1,7 +1,8 @@
 """What a network costs, worked out from its spec: nothing is built, nothing runs (but networks of timm).
 
-COSTS follows `operations.OPERATIONS` entry by entry, `_cell` follows `cell.CellModule`; the tests hold both
-against a count of real networks. Letters: C channels, H W pixels, K classes.
+COSTS follows `operations.OPERATIONS` entry by entry, `_cell` follows `cell.CellModule` and reads the wiring
+from the genotype, too; the tests hold both against a count of real networks.
+Letters: C channels, H W pixels, K classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,12 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones.base import Backbone
 from backbones.build import TimmSpec, build
 from backbones.genotype import Block, Cell
-from backbones.network import CellPlan, live_outputs, plan_cells
+from backbones.network import CellPlan, NASNet, live_outputs, plan_cells
 from backbones.spec import NetworkSpec
 
 
@@ -61,8 +63,11 @@ class Profile:
 
     @property
     def activation_bytes(self) -> int:
-        """float32 outputs of every convolution, batch norm and pooling and of every cell: a bound on what
-        plain training keeps for its backward pass, but for the ReLUs."""
+        """float32 outputs of every convolution, batch norm and pooling and of every cell.
+
+        Near what plain training keeps for its backward pass, and not a bound of it: that leaves out outputs
+        which nothing differentiates again, and has ReLUs of its own.
+        """
         return sum(part.activation_bytes for part in self.parts)
 
 
@@ -72,17 +77,46 @@ def profile(
     """Counts a network's costs in well under 50 ms. Nothing is built or run.
 
     image_size: side in pixels; None is the spec's own. num_classes counts for a spec only; None is the
-    spec's `default_classes`.
-    Raises ValueError where the network could not be built, or not run at that size.
+    spec's `default_classes`. A network is counted with its own classifier, or none, and with the cells that
+    it has left.
+    Raises ValueError where the network could not be built, or not run at that size, is fused, or has been
+    changed otherwise since it was built from its spec.
     """
     if isinstance(network, Backbone):
-        spec, num_classes = network.spec, network.num_classes
+        return _of_network(network, image_size)
+    classes = network.default_classes if num_classes is None else num_classes
+    if isinstance(network, TimmSpec):
+        return _measure(network, image_size, classes)
+    return _of_spec(network, image_size, classes)
+
+
+def _of_network(network: Backbone, image_size: int | None) -> Profile:
+    spec = network.spec
+    if isinstance(network, NASNet):
+        if network.fused:
+            raise ValueError("a fused network has no profile: take that of the network that it was made of")
+        counted = _of_spec(network.spec, image_size, 1)
+        parts = [part for part in counted.parts if part.name == "stem" or part.name in network.cells]
+        if isinstance(network.classifier, nn.Linear):
+            parts.append(_classifier(network.classifier.in_features, network.classifier.out_features))
+        counted = Profile(counted.image_size, tuple(parts))
     else:
-        spec = network
-    classes = spec.default_classes if num_classes is None else num_classes
-    if isinstance(spec, TimmSpec):
-        return _measure(spec, image_size, classes)
-    assert isinstance(spec, NetworkSpec)
+        assert isinstance(spec, TimmSpec)
+        counted = _measure(spec, image_size, network.num_classes)
+    parameters = (p for name, p in network.named_parameters() if not name.startswith("auxiliary."))
+    if (found := sum(parameter.numel() for parameter in parameters)) != counted.parameters:
+        raise ValueError(
+            f"the network has {found:,} parameters, and {counted.parameters:,} as its spec describes it: "
+            "it was changed since, so take the profile of the spec"
+        )
+    return counted
+
+
+def _classifier(features: int, classes: int) -> PartProfile:
+    return PartProfile("classifier", (classes,), (features + 1) * classes, 0, features * classes, 0)
+
+
+def _of_spec(spec: NetworkSpec, image_size: int | None, classes: int) -> Profile:
     size = spec.image_size if image_size is None else image_size
     if size < spec.smallest_image:
         raise ValueError(f"image_size = {size}, the network needs at least {spec.smallest_image}")
@@ -104,8 +138,7 @@ def profile(
         inputs = _fitted_inputs(tally, cell, plan, outputs, strides)
         outputs[index] = _cell(tally, cell, plan, inputs)
         parts.append(tally.part(plan.name, outputs[index]))
-    features = outputs[len(plans)].channels
-    parts.append(PartProfile("classifier", (classes,), (features + 1) * classes, 0, features * classes, 0))
+    parts.append(_classifier(outputs[len(plans)].channels, classes))
     return Profile(size, tuple(parts))
 
 

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from backbones import NASNet, NetworkSpec, profile
+from backbones import NASNet, NetworkSpec, create, profile
 from backbones.__main__ import main
 from backbones.cell import CellModule
 from backbones.genotype import Block, Cell, Genotype
 from backbones.layers import Pool
 from backbones.profile import PartProfile
-from backbones.zoo import ZOO
+from backbones.zoo import NASNET_A, ZOO
 
 
 def counted_parts(spec, size, num_classes, device="meta"):
@@ -52,7 +52,7 @@ def part_profile(name, part, seen):
 
 
 @given(small_specs(st.integers(3, 90)), st.integers(3, 90), st.integers(1, 7))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_every_part_costs_what_hooks_count_in_a_real_network(spec, size, num_classes):
     counted = profile(spec, size, num_classes)
     assert counted.image_size == size
@@ -107,6 +107,67 @@ def test_a_network_is_counted_with_its_own_classes_and_without_its_auxiliary_hea
         net = NASNet(spec, 10, auxiliary=True)
     assert net.auxiliary is not None
     assert profile(net) == profile(spec, num_classes=10)
+
+
+def small_net():
+    with torch.device("meta"):
+        return NASNet(NetworkSpec(NASNET_A, 1, 8, stem_filters=8, image_size=32), 5)
+
+
+def test_a_network_without_its_classifier_is_counted_without_it():
+    net = small_net()
+    whole = profile(net)
+    assert [part.name for part in whole.parts] == ["stem", *net.cells, "classifier"]
+    net.remove_classifier()
+    assert profile(net).parts == whole.parts[:-1]
+    assert profile(net).parameters == sum(parameter.numel() for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(("classes", "pool"), [(0, "avg"), (4, "catavgmax"), (4, "avg")])
+def test_networks_made_by_timm_are_counted_with_the_classifier_that_they_have(classes, pool):
+    timm = pytest.importorskip("timm")
+    import backbones.timm_models  # noqa: F401
+
+    size = {"cells_per_stage": 1, "filters": 8, "image_size": 32}
+    net = timm.create_model("nasnet_a_mobile", num_classes=classes, global_pool=pool, **size)
+    assert profile(net).parameters == sum(parameter.numel() for parameter in net.parameters())
+    assert (profile(net).parts[-1].name == "classifier") == bool(classes)
+
+
+def test_a_pruned_network_is_counted_by_the_cells_that_are_left():
+    timm = pytest.importorskip("timm")
+    import backbones.timm_models  # noqa: F401
+
+    net = timm.create_model("nasnet_a_mobile", cells_per_stage=2, filters=8, image_size=32)
+    whole = profile(net)
+    net.prune_intermediate_layers([1, 2])
+    assert list(net.cells) == ["stem_0", "stem_1", "cell_0", "cell_1"]
+    assert profile(net).parts == whole.parts[:5]
+    assert profile(net).parameters == sum(parameter.numel() for parameter in net.parameters())
+
+
+def test_networks_that_are_no_longer_those_of_their_specs_are_refused():
+    with pytest.raises(ValueError, match="a fused network has no profile"):
+        profile(NASNet(NetworkSpec(NASNET_A, 1, 8, stem_filters=8, image_size=32), 5).fuse())
+    changed = small_net()
+    changed.classifier = nn.Sequential(changed.classifier, nn.Linear(5, 5))
+    with pytest.raises(ValueError, match=r"as its spec describes it: it was changed since"):
+        profile(changed)
+    pytest.importorskip("timm")
+    headless = create("timm/test_resnet", 5)
+    assert profile(headless).parameters == sum(parameter.numel() for parameter in headless.parameters())
+    headless.remove_classifier()
+    with pytest.raises(ValueError, match=r"as its spec describes it: it was changed since"):
+        profile(headless)
+
+
+def test_the_largest_network_is_counted_without_being_built_or_run(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a module was built or called")
+
+    monkeypatch.setattr(nn.Module, "__init__", refuse)
+    monkeypatch.setattr(nn.Module, "__call__", refuse)
+    assert profile(ZOO["nasnet_a_large"]).parameters == 88_753_150  # docs/nasnet.md, section 4.4
 
 
 @pytest.mark.parametrize(
