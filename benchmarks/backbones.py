@@ -1,8 +1,8 @@
 """How fast and how large the networks are against the public ones: ratios in one process, as a table.
 
-    python -m benchmarks.backbones --markdown FILE     all but the levers, about MINUTES minutes on 2 cores
+    python -m benchmarks.backbones --markdown FILE     all but the levers, about 18 minutes on 2 cores
     python -m benchmarks.backbones --only training --rounds 21
-    python -m benchmarks.backbones --only switches     what single levers are worth, about MINUTES2 minutes
+    python -m benchmarks.backbones --only switches     what single levers are worth, about 4 minutes
 
 Peers: `nasnetalarge` of timm, `nasnetamobile` of pretrainedmodels, as they come. Ours holds the peer's
 weights, converted, and gives the peer's answers, and in training its loss and gradients, before anything is
