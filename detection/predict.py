@@ -7,7 +7,7 @@ import argparse
 import io
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,28 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from backbones.files import write_atomically
-from classification.data import IMAGE_SUFFIXES, decode
+from classification.data import decode
+from classification.image_files import find_images
 from detection.detector import Detection, Detector
 from detection.draw import draw_detection
 from detection.evaluate import Result, to_results
-
-
-def find_images(paths: Iterable[str]) -> list[Path]:
-    """The files among `paths` and the images of the folders among them, in order.
-
-    Raises FileNotFoundError for a path that does not exist, ValueError for a folder without images."""
-    found: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-            if not images:
-                raise ValueError(f"{path}: no images in this folder")
-            found += images
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise FileNotFoundError(f"{path}: no such image or folder")
-    return found
 
 
 class NamedResult(Result):
@@ -104,7 +87,7 @@ def _print_table(found: Sequence[tuple[Path, Detection]]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m detection.predict", description=__doc__.split("\n")[0])
     parser.add_argument("weights", help="a detector.safetensors")
-    parser.add_argument("images", nargs="+", help="image files, or folders of them")
+    parser.add_argument("images", nargs="+", help="image files, folders or patterns of them")
     parser.add_argument("--output", type=Path, required=True, help="folder for drawings and detections.json")
     parser.add_argument(
         "--min-score", type=float, default=0.3, help="leave out detections below (default 0.3)"

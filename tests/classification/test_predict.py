@@ -1,0 +1,169 @@
+"""The command that names what is in image files: what it prints, for which files, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from backbones import weights
+from backbones.genotype import Block, Cell, Genotype
+from backbones.network import NASNet
+from backbones.spec import NetworkSpec
+from backbones.transforms import normalise
+from classification import predict
+from classification.data import ImageDataConfig, open_images
+from classification.evaluate import evaluation_loader
+from classification.image_files import find_images
+
+NAMES = ["ant", "[bold]bee", "cat", "dog", "eel", "fly", "gnu"]
+CELL = Cell.with_unused_concat(
+    [Block(0, 1, "sep_conv_3x3", "identity"), Block(0, 0, "avg_pool_3x3", "conv_1x1")]
+)
+
+
+def network():
+    """Of 7 classes that it tells apart, on 16 px; its statistics are those of noise."""
+    torch.manual_seed(0)
+    net = NASNet(NetworkSpec(Genotype(CELL, CELL), 1, 8, stem="cifar", stem_filters=8, image_size=16), 7)
+    net.classes = NAMES
+    net.train()
+    for _ in range(100):
+        net(torch.randn(8, 3, 16, 16))
+    torch.nn.init.normal_(net.classifier.weight, std=3.0)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "backbone.safetensors"
+    weights.save(network(), path)
+    return str(path)
+
+
+def write_pictures(folder):
+    """One picture in every form that needs care, and a plain one."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    smooth = Image.fromarray(generator.integers(0, 256, (5, 4, 3), dtype=np.uint8)).resize((40, 50))
+    smooth.save(folder / "plain.png")
+    smooth.quantize(16).save(folder / "palette.png")
+    smooth.convert("CMYK").save(folder / "cmyk.jpg")
+    smooth.convert("L").save(folder / "grey.png")
+    Image.fromarray(generator.integers(0, 2**16, (40, 30), dtype=np.uint16)).save(folder / "sixteen.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lying on its side
+    smooth.save(folder / "rotated.jpg", exif=exif)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("data") / "test" / "all")
+
+
+def as_json(capsys, *arguments):
+    code = predict.main([*map(str, arguments), "--json", "--device", "cpu"])
+    output = capsys.readouterr()
+    return code, [json.loads(line) for line in output.out.splitlines()], output.err
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_every_kind_of_image_is_seen_as_in_evaluation(weights_file, pictures, capsys, batch_size):
+    code, lines, error = as_json(capsys, weights_file, pictures, "--batch-size", batch_size)
+    assert (code, error) == (0, "")
+    config = ImageDataConfig(name="imagefolder", root=str(pictures.parent.parent))
+    images, net = open_images(config, "test"), weights.load(weights_file)
+    (batch, _), *_ = evaluation_loader(images, config, net.preprocessing, torch.device("cpu"), batch_size=6)
+    with torch.inference_mode():
+        probabilities = net(normalise(batch, net.preprocessing)).softmax(dim=1)
+    assert [line["image"] for line in lines] == [path.decode() for path in images.images]
+    for line, row in zip(lines, probabilities, strict=True):
+        best = row.topk(5)
+        assert [guess["label"] for guess in line["top"]] == best.indices.tolist()
+        assert [guess["class"] for guess in line["top"]] == [NAMES[k] for k in best.indices.tolist()]
+        assert [guess["probability"] for guess in line["top"]] == pytest.approx(
+            best.values.tolist(), abs=1e-6
+        )
+    assert len({tuple(guess["label"] for guess in line["top"]) for line in lines}) > 1  # so it can tell
+
+
+def test_the_table_shows_names_as_they_are_and_probabilities(weights_file, pictures, capsys):
+    assert predict.main([weights_file, str(pictures / "plain.png"), "--top", "9", "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    (line,) = as_json(capsys, weights_file, pictures / "plain.png", "--top", 9)[1]
+    assert len(line["top"]) == 7
+    for guess in line["top"]:
+        assert any(
+            guess["class"] in row and f"{guess['probability']:.1%}" in row for row in shown.splitlines()
+        )
+
+
+def test_unreadable_files_are_named_and_the_others_go_on(weights_file, pictures, tmp_path, capsys):
+    (tmp_path / "cut.png").write_bytes((pictures / "plain.png").read_bytes()[:300])
+    (tmp_path / "text.jpg").write_text("no image")
+    names = [tmp_path / "cut.png", pictures / "plain.png", tmp_path / "text.jpg", pictures / "grey.png"]
+    code, lines, error = as_json(capsys, weights_file, *names, "--batch-size", 2)
+    assert code == 1
+    assert [line["image"] for line in lines] == [str(names[1]), str(names[3])]
+    assert [line.partition(":")[0] for line in error.splitlines()] == [str(names[0]), str(names[2])]
+    assert lines == as_json(capsys, weights_file, names[1], names[3], "--batch-size", 1)[1]
+
+
+def test_a_batch_without_any_readable_file_is_passed_over(weights_file, pictures, tmp_path, capsys):
+    (tmp_path / "text.jpg").write_text("no image")
+    arguments = [tmp_path / "text.jpg", pictures / "plain.png", "--batch-size", 1]
+    code, lines, _ = as_json(capsys, weights_file, *arguments)
+    assert (code, len(lines)) == (1, 1)
+
+
+def test_a_fused_network_says_the_same(weights_file, pictures, capsys, monkeypatch):
+    plain = as_json(capsys, weights_file, pictures)[1]
+    monkeypatch.setattr(predict, "FUSE_FROM", 1)
+    assert predict.load(weights_file, "cpu", 1).fused
+    fused = as_json(capsys, weights_file, pictures)[1]
+    for one, other in zip(plain, fused, strict=True):
+        assert [guess["class"] for guess in other["top"]] == [guess["class"] for guess in one["top"]]
+        probabilities = [[guess["probability"] for guess in line["top"]] for line in (one, other)]
+        assert probabilities[1] == pytest.approx(probabilities[0], abs=1e-5)
+
+
+def test_weights_without_names_number_their_classes(tmp_path, pictures, capsys):
+    net = network()
+    net.classes = None
+    weights.save(net, tmp_path / "backbone.safetensors")
+    (line,) = as_json(capsys, tmp_path / "backbone.safetensors", pictures / "grey.png", "--top", 1)[1]
+    assert line["top"][0]["class"] == f"class {line['top'][0]['label']}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.png"], "none.png: no such image or folder"),
+        (["{pictures}", "--top", "0"], "--top = 0, must be at least 1"),
+        (["{pictures}", "--batch-size", "0"], "--batch-size = 0, must be at least 1"),
+        (["{pictures}", "--device", "foo"], "device = 'foo', expected auto, cpu, cuda or cuda:<number>"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_line(weights_file, pictures, capsys, arguments, message):
+    words = [word.format(pictures=pictures) for word in arguments]
+    assert predict.main([weights_file, *words]) == 1
+    assert capsys.readouterr().err == f"{message}\n"
+
+
+def test_files_folders_and_patterns_are_found_in_order(pictures, tmp_path, monkeypatch):
+    (tmp_path / "[x].png").write_bytes(b"")
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "a.JPG").write_bytes(b"")
+    (tmp_path / "deep" / "note.txt").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert find_images(["[x].png", "deep"]) == [Path("[x].png"), Path("deep/er/a.JPG")]
+    assert find_images(["**/*.JPG"]) == [Path("deep/er/a.JPG")]
+    assert find_images([f"{pictures}/*.jpg"]) == [pictures / "cmyk.jpg", pictures / "rotated.jpg"]
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(ValueError, match="bare: no images in this folder"):
+        find_images(["bare"])
+    with pytest.raises(FileNotFoundError, match=r"\*\.webp: no such image or folder"):
+        find_images(["*.webp"])
