@@ -161,6 +161,8 @@ def test_a_mistake_ends_with_one_message_and_leaves_nothing(words, message, tmp_
     module, *overrides = (word.format(bad=bad, here=tmp_path) for word in words)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [module, *overrides])
+    # Hydra closes all handlers there are; absl's, which an exporter made, would close the stream of pytest.
+    monkeypatch.setattr(logging, "shutdown", lambda *_: None)
     handlers = logging.getLogger().handlers[:]
     with pytest.raises(
         SystemExit
