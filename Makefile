@@ -11,7 +11,7 @@ demo: install  ## search, classify and detect on the embedded digits; about 3 mi
 	$(BIN)/python -m pipeline experiment=demo
 
 test: $(VENV)/.test detectron2 lint  ## the suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.test detectron2  ## what takes minutes: kill loops, chains on real data
 	$(BIN)/python -m pytest -m 'slow and not gpu'
