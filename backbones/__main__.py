@@ -7,12 +7,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from backbones.costs import PartProfile, Profile, profile
 from backbones.draw import draw
 from backbones.export import SUFFIXES, export
 from backbones.files import write_atomically
 from backbones.foreign_weights import FOREIGN_NETWORKS, read_state_dict
 from backbones.genotype import Genotype
-from backbones.profile import PartProfile, Profile, profile
 from backbones.published import PAPER_ROWS
 from backbones.weights import convert, load, save
 from backbones.zoo import ZOO, resolve_spec

@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from backbones.image_transforms import normalise
 from backbones.spec import Preprocessing
-from backbones.transforms import normalise
 from benchmarks.ratios import Row, compare, cpu, interleaved, parser, report
 from classification.data import ImageDataConfig, open_images
 from classification.decoded_images import DecodedImages, stack

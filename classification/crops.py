@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from backbones.image_transforms import as_picture
 from backbones.spec import Preprocessing
-from backbones.transforms import as_picture
 from runtime.loading import counter_hash
 
 ATTEMPTS = 10

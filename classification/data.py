@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from backbones.transforms import as_picture
+from backbones.image_transforms import as_picture
 from classification import archives
 from runtime.loading import counter_hash
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from backbones.image_transforms import central_square
 from backbones.spec import Preprocessing
-from backbones.transforms import central_square
 from classification.crops import training_pixels
 from classification.data import ImageSet
 from classification.rand_augment import RandAugment

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from backbones.image_transforms import central_square
 from backbones.spec import Preprocessing
-from backbones.transforms import central_square
 from classification.data import ImageDataConfig, ImageSet
 from classification.rand_augment import RandAugment
 from runtime.loading import Sample, counter_hash

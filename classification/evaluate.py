@@ -16,9 +16,9 @@ import torch
 from backbones import weights
 from backbones.base import Backbone
 from backbones.files import write_json
+from backbones.image_transforms import normalise
 from backbones.spec import Preprocessing
 from backbones.statistics import batch_norm_momentum
-from backbones.transforms import normalise
 from classification.data import ImageDataConfig, ImageSet, open_images
 from classification.decoded_images import DecodedImages, stack
 from classification.device_images import DeviceBatches, DeviceImages

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from backbones.transforms import as_picture
+from backbones.image_transforms import as_picture
 from classification.class_folders import FilePlace
 
 CHUNK = 64

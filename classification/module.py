@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler
 
 from backbones.base import Backbone
-from backbones.transforms import normalise
+from backbones.image_transforms import normalise
 from classification.metrics import ClassificationSums
 from classification.mixing import Mixing
 from runtime.distributed import broadcast_buffers, gather, world

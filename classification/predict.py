@@ -21,8 +21,8 @@ from torch import Tensor
 
 from backbones import weights
 from backbones.base import Backbone
+from backbones.image_transforms import transforms
 from backbones.network import NASNet
-from backbones.transforms import transforms
 from classification.data import read
 from classification.image_files import find_images
 from runtime.device import resolve_device

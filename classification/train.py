@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 
 from backbones import weights
 from backbones.base import Backbone
-from backbones.profile import profile
+from backbones.costs import profile
 from backbones.spec import Preprocessing
 from backbones.statistics import warn_of_slow_statistics
 from backbones.zoo import BackboneConfig

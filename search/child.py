@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
+from backbones.costs import profile
 from backbones.genotype import Genotype
 from backbones.network import NASNet
-from backbones.profile import profile
 from backbones.spec import NetworkSpec
 from classification.data import ImageDataConfig, ImageSet, open_images, stratified
 from classification.device_images import DeviceImages

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+import backbones
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
     "backbones": set(),
@@ -73,3 +75,8 @@ def test_optional_dependencies_are_imported_in_the_files_named():
             name = str(path.relative_to(REPOSITORY))
             for dependency in imported(path) & set(OPTIONAL):
                 assert name in OPTIONAL[dependency], f"{name} imports {dependency}"
+
+
+def test_no_public_name_of_the_backbones_hides_a_module():
+    modules = {path.stem for path in files("backbones")}
+    assert not modules & set(backbones.__all__)

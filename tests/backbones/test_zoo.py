@@ -3,8 +3,8 @@ import re
 import pytest
 
 from backbones.__main__ import main
+from backbones.costs import profile
 from backbones.network import NASNet
-from backbones.profile import profile
 from backbones.published import PAPER_ROWS
 from backbones.weights import save
 from backbones.zoo import ZOO, create, resolve_spec

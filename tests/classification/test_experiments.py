@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import conf
-from backbones.profile import profile
+from backbones.costs import profile
 from backbones.published import PAPER_ROWS
 from backbones.zoo import ZOO, create
 from classification.optimizers import RecipeConfig

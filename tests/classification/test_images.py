@@ -9,8 +9,8 @@ from PIL import Image
 from torch.nn import functional
 from torchvision.transforms import RandomResizedCrop
 
+from backbones.image_transforms import central_square, normalise
 from backbones.spec import Preprocessing
-from backbones.transforms import central_square, normalise
 from classification.crops import draw_crop, training_pixels
 from classification.data import ImageDataConfig, ImageSet, open_images
 from classification.decoded_images import (

@@ -10,9 +10,9 @@ from PIL import Image
 
 from backbones import weights
 from backbones.genotype import Block, Cell, Genotype
+from backbones.image_transforms import normalise
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec
-from backbones.transforms import normalise
 from classification import predict
 from classification.data import ImageDataConfig, open_images
 from classification.evaluate import evaluation_loader

@@ -10,9 +10,9 @@ from torch import nn
 from backbones import NASNet, NetworkSpec, create, profile
 from backbones.__main__ import main
 from backbones.cell import CellModule
+from backbones.costs import PartProfile
 from backbones.genotype import Block, Cell, Genotype
 from backbones.layers import Pool
-from backbones.profile import PartProfile
 from backbones.zoo import NASNET_A, ZOO
 
 
