@@ -11,9 +11,10 @@ from steps import assert_same, mean_cosine, trained_step
 from torch import nn
 
 from backbones import create
-from backbones.layers import PRODUCT_UP_TO_PIXELS, PointwiseConv2d
+from backbones.layers import PRODUCT_UP_TO_PIXELS, Layers, PointwiseConv2d
 from backbones.network import ACTIVATION_MEMORY, NASNet
 from backbones.norm import NARROW, NarrowBatchNorm2d
+from backbones.operations import OPERATIONS
 from backbones.zoo import resolve_spec
 from benchmarks.calibration import calibrate
 from benchmarks.memory import saved_bytes
@@ -37,7 +38,7 @@ def in_mode(net: NASNet, mode: str) -> NASNet:
     return net
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     spec=small_specs(st.sampled_from([32, 33]), max_cells_per_stage=1),
     mode=st.sampled_from(LEANER),
@@ -100,6 +101,42 @@ def test_lean_and_checkpoint_keep_less_and_keep_is_the_way_back():
     assert saved_bytes(in_mode(in_mode(net, "lean"), "keep"), images) == keep
 
 
+def saved_maps(run, *inputs) -> list[tuple[bool, tuple[int, ...]]]:
+    """Of every map that is kept for the backward pass, whether it is one of the inputs, and its shape."""
+    kept = {}
+
+    def pack(tensor):
+        if tensor.ndim == 4 and not isinstance(tensor, nn.Parameter):
+            kept[tensor.data_ptr()] = (any(tensor is x for x in inputs), tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run(*inputs)
+    return sorted(kept.values())
+
+
+def test_a_lean_separable_convolution_keeps_three_maps_instead_of_six():
+    layers = OPERATIONS["sep_conv_3x3"](Layers("same", 1e-3, 0.1), 8, 16, 2).to(memory_format=CHANNELS_LAST)
+    images = torch.randn(2, 8, 65, 65).contiguous(memory_format=CHANNELS_LAST).requires_grad_()
+    assert PRODUCT_UP_TO_PIXELS < 2 * 33 * 33  # matrix products keep matrices
+    given, narrow, wide = (True, (2, 8, 65, 65)), (False, (2, 8, 33, 33)), (False, (2, 16, 33, 33))
+    assert saved_maps(layers, images) == [narrow, *[wide] * 4, given]
+    layers.lean = True
+    assert saved_maps(layers, images) == [wide, wide, given]
+
+
+def test_a_checkpointed_cell_keeps_its_inputs_alone():
+    net = in_mode(small_net(), "checkpoint").train()
+    name = "reduction_0"
+    given = {}
+    net.cells[name].register_forward_pre_hook(lambda cell, inputs: given.update({name: inputs}))
+    net(draw(2, 32))
+    inputs = [x.detach().requires_grad_() for x in given[name][:2]]
+    assert saved_maps(net.cells[name], *inputs) == sorted((True, tuple(x.shape)) for x in inputs)
+    net.set_activation_memory("keep")
+    assert len(saved_maps(net.cells[name], *inputs)) > 20
+
+
 def test_an_unknown_activation_memory_names_the_known():
     with pytest.raises(ValueError, match="'little', expected one of keep, lean, checkpoint"):
         create("nasnet_a_cifar", cells_per_stage=1, filters=8).set_activation_memory("little")
@@ -131,6 +168,60 @@ def test_a_step_in_bfloat16_stays_near_the_exact_one_and_the_same_in_every_activ
     assert mean_cosine(keep, exact) > 0.9
     for step in leaner:
         assert_same(step, keep, 0.1)
+
+
+def test_a_second_backward_pass_through_checkpointed_cells_adds_the_same_gradients_again():
+    net = in_mode(small_net(), "checkpoint").train()
+    loss = net(draw(2, 32)).square().sum()
+    loss.backward(retain_graph=True)
+    once = [parameter.grad.clone() for parameter in net.parameters()]
+    buffers = [buffer.clone() for buffer in net.buffers()]
+    loss.backward()
+    torch.testing.assert_close([parameter.grad for parameter in net.parameters()], [2 * g for g in once])
+    torch.testing.assert_close(list(net.buffers()), buffers)
+
+
+@pytest.mark.parametrize("mode", ACTIVATION_MEMORY)
+def test_gradients_can_be_differentiated_in_turn(mode):
+    """As gradient penalties do; the plain layout trains by PyTorch's own batch norm alone."""
+
+    def penalty(net: NASNet, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        images = images.clone(memory_format=torch.preserve_format).requires_grad_()
+        (slope,) = torch.autograd.grad(net.train()(images).square().sum(), images, create_graph=True)
+        slope.square().sum().backward()
+        # The classifier's shift has none: it stays out of the slope where the last map decides alone.
+        return {f"gradient of {name}": p.grad for name, p in net.named_parameters() if p.grad is not None}
+
+    plain, images = small_net(), draw(2, 32)
+    other = in_mode(plain, mode).to(memory_format=CHANNELS_LAST)
+    expected = penalty(plain, images.contiguous())
+    assert any(gradient.any() for gradient in expected.values())
+    assert_same(penalty(other, images), expected)
+
+
+@pytest.mark.parametrize("mode", ["keep", "lean"])
+def test_functions_of_torch_func_get_the_same_gradients(mode):
+    net, images = in_mode(small_net(), mode).train().to(memory_format=CHANNELS_LAST), draw(2, 32)
+    weights, buffers = dict(net.named_parameters()), dict(net.named_buffers())
+
+    def loss(weights):
+        copies = {name: value.clone() for name, value in buffers.items()}
+        return torch.func.functional_call(net, (weights, copies), (images,)).square().sum()
+
+    found = torch.func.grad(loss)(weights)
+    net(images).square().sum().backward()
+    expected = {f"gradient of {name}": value.grad for name, value in weights.items()}
+    assert_same({f"gradient of {name}": value for name, value in found.items()}, expected)
+
+
+def test_an_ensemble_trains_under_vmap():
+    nets = [calibrate(small_net(), seed, size=32).train().to(memory_format=CHANNELS_LAST) for seed in (0, 1)]
+    weights, buffers = torch.func.stack_module_state(nets)
+    one, images = copy.deepcopy(nets[0]), draw(2, 32)
+    together = torch.func.vmap(
+        lambda weights, buffers: torch.func.functional_call(one, (weights, buffers), (images,))
+    )(weights, buffers)
+    torch.testing.assert_close(together, torch.stack([net(images) for net in nets]))
 
 
 NARROW_SHAPES = [(2, 3, 8, 8), (4, 11, 14, 14), (1, 15, 6, 7), (3, 11, 5, 5), (2, 1, 4, 4), (2, 5, 1, 1)]

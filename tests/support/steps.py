@@ -19,7 +19,7 @@ def trained_step(
     """Outputs, gradients and buffers of one training step, by name, on the CPU.
 
     forward: of the network, where it is not its call. frozen: batch norm in evaluation mode. Parameters that
-    require no gradient have none; every other one must get its own.
+    require no gradient have none; every other one must get its own, and most of them must not be 0.
     """
     net.train()
     for module in net.modules() if frozen else ():
@@ -32,6 +32,8 @@ def trained_step(
     sum((output * weight).sum() for output, weight in zip(outputs, weights, strict=True)).backward()
     gradients = {f"gradient of {name}": p.grad for name, p in net.named_parameters() if p.requires_grad}
     assert not [name for name, gradient in gradients.items() if gradient is None]
+    zero = [name for name, gradient in gradients.items() if not gradient.any()]
+    assert len(zero) < len(gradients) / 2, zero
     found = {f"output {i}": output.detach() for i, output in enumerate(outputs)}
     found |= {**gradients, **dict(net.named_buffers())}
     return {name: value.cpu().clone() for name, value in found.items()}
