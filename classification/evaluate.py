@@ -75,6 +75,10 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     """Prints and returns the content of a `metrics.json`; with the training's data, that of the training."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if config.output is not None and (Path(config.output) / "config.yaml").exists():
+        raise ValueError(
+            f"output = {config.output} holds a run with figures of its own; choose another folder"
+        )
     network = weights.load(config.weights)
     images = open_images(config.data, config.split)
     check_classes(config.weights, network, images)

@@ -1,4 +1,4 @@
-"""The report's drawings as inline SVG: the chain of stages, and charts. The page's CSS gives the colours."""
+"""The report's drawings as inline SVG: the chain of stages, charts, confusion. CSS gives the colours."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,10 @@ Points = Sequence[tuple[float, float]]
 
 NODE_WIDTH, NODE_HEIGHT = 220, 138
 ARROW_LENGTH = {"across": 170, "down": 58}
+LONGEST_NAME = 18
+"""Letters of a class at a confusion matrix; the tooltips have the whole name."""
+NUMBERED_FIELD = 26
+"""Pixels of a field from which three digits fit."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,59 @@ def nice_ticks(low: float, high: float, count: int, *, inside: bool = False) -> 
     if start == end and not inside:
         end += 1
     return [round(i * step, 12) for i in range(start, end + 1)]
+
+
+def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+    """A confusion matrix, `[K][K]` images by true, then by predicted class; each row is shaded by its shares.
+
+    Numbers stand in the fields where K is small enough for them, else in the tooltips alone."""
+    size = len(classes)
+    field = max(16, min(40, 560 // size))
+    shown = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…" for name in classes]
+    longest = max(map(len, shown))
+    slanted = longest * 7 > field  # names beside each other would touch
+    left, top = 34 + 7 * longest, (26 + 5 * longest) if slanted else 40
+    right = 5 * longest if slanted else 0
+    parts = []
+    for row, name in enumerate(shown):
+        y = top + row * field
+        parts.append(_text(left - 8, y + field / 2 + 4, name, "end"))
+        x = left + (row + 0.5) * field
+        turned = f' transform="rotate(-45 {x:.1f} {top - 8})"' if slanted else ""
+        anchor = "start" if slanted else "middle"
+        parts.append(f'<text x="{x:.1f}" y="{top - 8}" text-anchor="{anchor}"{turned}>{escape(name)}</text>')
+        for column, images in enumerate(counts[row]):
+            if images:
+                what = (
+                    f"{classes[row]} taken for {classes[column]}" if row != column else f"{name} recognised"
+                )
+                title = f"{what}: {images} of {sum(counts[row])}"
+                place = (left + column * field, y, field)
+                parts.append(_field(*place, images, images / sum(counts[row]), row == column, title))
+    side = size * field
+    parts.append(f'<rect class="frame" x="{left}" y="{top}" width="{side}" height="{side}"/>')
+    parts.append(_text(left + side / 2, top + side + 18, "predicted"))
+    middle = top + side / 2
+    parts.append(f'<text text-anchor="middle" transform="translate(12 {middle:.1f}) rotate(-90)">true</text>')
+    width = left + side + right + 2
+    return (
+        f'<svg class="confusion" role="img" aria-label="Confusion matrix of {size} classes" '
+        f'width="{width}" viewBox="0 0 {width} {top + side + 24}">{"".join(parts)}</svg>'
+    )
+
+
+def _field(x: float, y: float, side: float, images: int, share: float, right: bool, title: str) -> str:
+    kind = "right" if right else "wrong"
+    opacity = f"{0.15 + 0.85 * share:.2f}"
+    number = ""
+    if side >= NUMBERED_FIELD:
+        strong = ' class="strong"' if share > 0.5 else ""
+        place = f'x="{x + side / 2:.1f}" y="{y + side / 2 + 4:.1f}"'
+        number = f'<text{strong} {place} text-anchor="middle">{images}</text>'
+    return (
+        f'<g><title>{escape(title)}</title><rect class="{kind}" x="{x}" y="{y}" width="{side}" '
+        f'height="{side}" opacity="{opacity}"/>{number}</g>'
+    )
 
 
 def reward_series(rewards: Mapping[int, float | None]) -> tuple[list[Series], int]:

@@ -3,8 +3,6 @@
 Boxes are x, y, width, height in pixels of the stored image, as COCO has them.
 """
 
-import base64
-import io
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -13,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from classification.data import decode
+from classification.mistakes import data_uri
 from detection.coco import CocoAnnotations
 from detection.evaluate import Result
 from detection.xywh import intersection, iou, share_inside
@@ -32,7 +30,6 @@ MOST_BOXES = 15
 """Boxes in one image up to which a person sees what is what."""
 LONGEST_SIDE = 420
 """Pixels of an embedded image: sharp at the size shown, small in the file."""
-JPEG_QUALITY = 80
 PANEL_WIDTH, LABEL_HEIGHT, LETTER_WIDTH = 250, 15, 6.2
 """CSS pixels, assumed where labels are placed; on a narrower page they lie closer."""
 
@@ -209,7 +206,7 @@ def _pair(
         str(coco.file_names[index]),
         width,
         height,
-        data_uri(folder / str(coco.file_names[index])),
+        data_uri(decode(folder / str(coco.file_names[index])), LONGEST_SIDE),
         annotated,
         predicted,
         found=verdicts.count(True),
@@ -246,12 +243,3 @@ def place_labels(boxes: Sequence[DrawnBox], bboxes: Sequence[Xywh], width: int, 
                 taken.append(label)
                 box.label, box.corner = text, f"{corner} right" if right else corner
                 break
-
-
-def data_uri(path: Path) -> str:
-    """The image as a JPEG data URI, its long side at most LONGEST_SIDE pixels."""
-    image = decode(path)
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "jpeg", quality=JPEG_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,7 @@
-"""One self-contained `report.html` from the files of a pipeline run: `python -m pipeline.report DIR`."""
+"""One self-contained `report.html` from the files of a run: `python -m pipeline.report DIR`.
+
+DIR: a chain's folder, or that of one training or evaluation of a classifier.
+"""
 
 import argparse
 import os
@@ -15,10 +18,11 @@ from markupsafe import Markup
 
 from backbones.draw import draw_cell
 from backbones.files import write_atomically
+from classification.mistakes import MATRIX_CLASSES, Mistakes
 from detection.data import CocoDataConfig
 from detection.evaluate import read_results
 from detection.scenes import ScenesDataConfig
-from pipeline.figures import ChainNode, Points, Series, chain, chart, reward_series
+from pipeline.figures import ChainNode, Points, Series, chain, chart, confusion, reward_series
 from pipeline.gallery import FOUND_IOU, Gallery, gallery
 from pipeline.results import Results, Stage, percent, short
 
@@ -26,13 +30,15 @@ CHART_SIZES = ((1030, 300), (360, 250))
 """Each chart is drawn for wide and for narrow pages, so that its text is readable on both."""
 BARS = 24
 """Classes shown as bars; of more, the best and the worst half of these."""
+PAIRS = 20
+"""Pairs of confused classes shown where there are any."""
 
 
 def write_report(run_dir: str | os.PathLike[str]) -> Path:
     """Writes `report.html` into the run's folder; a section whose files are absent or broken says so.
 
-    Reads the run's folder and the validation images that it was scored on. Raises FileNotFoundError unless
-    the folder holds a pipeline run.
+    Reads the run's folder and the validation images that a detector was scored on. Raises FileNotFoundError
+    unless the folder holds a chain's run or a classifier's.
     """
     results = Results.read(run_dir)
     environment = jinja2.Environment(
@@ -74,6 +80,8 @@ def _context(results: Results) -> dict[str, Any]:
         "accuracy": _charts(accuracy, "Accuracy over the training steps", "step", percent=True),
         "loss": _charts(loss, "Training loss of the detector", "step", percent=False),
         "class_bars": _bars(results.classification.per_class),
+        "confusion": _confusion(results.classification.mistakes),
+        "pairs_shown": PAIRS,
         "detection_bars": _bars(results.detection.per_class),
         "gallery": shown,
         "iou": FOUND_IOU,
@@ -140,6 +148,13 @@ def _bars(per_class: Mapping[str, float | None]) -> list[tuple[str, float | None
     return [*ranked[:half], (f"… {len(ranked) - 2 * half} more …", None), *ranked[-half:]]
 
 
+def _confusion(mistakes: Mistakes | None) -> Markup | None:
+    """The matrix where it can be read as a picture."""
+    if mistakes is None or len(mistakes.classes) > MATRIX_CLASSES:
+        return None
+    return Markup(confusion(mistakes.classes, mistakes.matrix()))
+
+
 def _data(detection: Stage) -> CocoDataConfig | None:
     """The data that the run was scored on; None where its configuration is absent or not understood."""
     if not detection.data:
@@ -164,7 +179,9 @@ def _versions(results: Results) -> dict[str, str]:
 
 def _commands(results: Results, data: CocoDataConfig | None) -> list[tuple[str, str]]:
     """What each command does, and the command."""
-    commands = [("The whole chain again", results.command)] if results.command else []
+    again = "The training again" if results.lone else "The whole chain again"
+    commands = [(again, results.command)] if results.command else []
+    commands += _classifier_commands(results.classification)
     detector = results.detection.folder / "detector.safetensors"
     predictions = results.detection.folder / "predictions.json"
     evaluate = ["python", "-m", "detection.evaluate"]
@@ -181,6 +198,25 @@ def _commands(results: Results, data: CocoDataConfig | None) -> list[tuple[str, 
     return [*commands, ("Write this page again", write)]
 
 
+def _classifier_commands(stage: Stage) -> list[tuple[str, str]]:
+    weights = stage.folder / "backbone.safetensors"
+    if not weights.exists():
+        return []
+    keys = ("root", "test_folder", "test_limit", "resident")
+    values = [f"data.{key}={stage.data[key]}" for key in keys if stage.data.get(key) is not None]
+    words = [
+        "python",
+        "-m",
+        "classification.evaluate",
+        f"weights={weights}",
+        f"data={stage.data.get('name')}",
+        *values,
+    ]
+    look = f"python -m classification.predict {shlex.quote(str(weights))} IMAGES…"
+    score = [("Score the classifier again", shlex.join(words))] if stage.data else []
+    return [*score, ("Name what is in pictures of your own", look)]
+
+
 def _choice(data: CocoDataConfig) -> list[str]:
     """Command-line arguments that choose this data: the group and every value that is not its default."""
     default = type(data)()
@@ -194,9 +230,11 @@ def _choice(data: CocoDataConfig) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline.report", description="Write report.html from the files of a pipeline run."
+        prog="python -m pipeline.report", description="Write report.html from the files of a run."
     )
-    parser.add_argument("run_dir", type=Path, help="folder with search/, classification/ and detection/")
+    parser.add_argument(
+        "run_dir", type=Path, help="folder of a chain, or of a classifier's training or evaluation"
+    )
     try:
         print(write_report(parser.parse_args(arguments).run_dir))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What the folder of a pipeline run holds, stage by stage. Read only; what is absent or broken is noted."""
+"""What the folder of a run holds, stage by stage. Read only; what is absent or broken is noted."""
 
 import csv
 import os
@@ -13,6 +13,8 @@ import yaml
 from backbones.files import read_json
 from backbones.genotype import Genotype
 from backbones.weights import read_safetensors
+from classification.mistakes import FILE as MISTAKES
+from classification.mistakes import Mistakes, read_mistakes
 from search.ledger import ChildRow, read_children
 
 T = TypeVar("T")
@@ -38,20 +40,25 @@ class Stage:
     versions: Mapping[str, str] = field(default_factory=dict)
     curve: list[dict[str, str]] = field(default_factory=list)
     """Rows of metrics.csv."""
+    mistakes: Mistakes | None = None
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def read(cls, folder: Path) -> "Stage":
+    def read(cls, folder: Path, configured: bool = True) -> "Stage":
+        """configured: a missing configuration is noted."""
         stage = cls(folder)
         if not folder.is_dir():
             stage.notes.append(f"{folder.name}/ is not there: this stage has not run.")
             return stage
         stage.results = stage.attempt("metrics.json", _read_metrics) or Metrics()
-        stage.config = stage.attempt("config.yaml", _read_yaml) or {}
+        if configured or (folder / "config.yaml").exists():
+            stage.config = stage.attempt("config.yaml", _read_yaml) or {}
         if (folder / "versions.json").exists():
             stage.versions = stage.attempt("versions.json", lambda path: read_json(path, "versions")) or {}
         if (folder / "metrics.csv").exists():
             stage.curve = stage.attempt("metrics.csv", _read_csv) or []
+        if (folder / MISTAKES).exists():
+            stage.mistakes = stage.attempt(MISTAKES, read_mistakes)
         return stage
 
     def attempt(self, name: str, read: Callable[[Path], T]) -> T | None:
@@ -84,7 +91,9 @@ class Stage:
 
 @dataclass
 class Results:
-    """A run's three stages and what they handed on."""
+    """A run's three stages and what they handed on.
+
+    lone: the folder is not a chain's but that of one training or evaluation of a classifier."""
 
     run_dir: Path
     search: Stage
@@ -98,15 +107,20 @@ class Results:
     """Description in `backbone.safetensors`."""
     detector: Mapping[str, Any] | None
     """Description in `detector.safetensors`."""
+    lone: bool = False
 
     @classmethod
     def read(cls, run_dir: str | os.PathLike[str]) -> "Results":
-        """Raises FileNotFoundError unless the folder holds at least one stage."""
+        """Raises FileNotFoundError unless the folder holds at least one stage, or a classifier's figures."""
         run_dir = Path(run_dir)
         command = run_dir / "command.txt"
         names = ("search", "classification", "detection")
         if not any((run_dir / name).is_dir() for name in names):
-            raise FileNotFoundError(f"{run_dir}: no pipeline run, expected {', '.join(names)} in it")
+            if (run_dir / MISTAKES).exists():
+                return cls._read_lone(run_dir)
+            raise FileNotFoundError(
+                f"{run_dir}: no pipeline run, expected {', '.join(names)} in it, or a classifier's {MISTAKES}"
+            )
         search, classification, detection = (Stage.read(run_dir / name) for name in names)
         return cls(
             run_dir,
@@ -118,6 +132,29 @@ class Results:
             children=search.attempt("search.sqlite", read_children) or [],
             backbone=classification.attempt("backbone.safetensors", _description("backbone")),
             detector=detection.attempt("detector.safetensors", _description("detector")),
+        )
+
+    @classmethod
+    def _read_lone(cls, run_dir: Path) -> "Results":
+        stage, command = Stage.read(run_dir, configured=False), run_dir / "command.txt"
+        backbone, genotype = None, None
+        if (run_dir / "backbone.safetensors").exists():
+            backbone = stage.attempt("backbone.safetensors", _description("backbone"))
+        if backbone and "genotype" in (network := backbone.get("network", {})):
+            genotype = stage.attempt(
+                "backbone.safetensors", lambda _: Genotype.from_dict(network["genotype"])
+            )
+        return cls(
+            run_dir,
+            Stage(run_dir / "search"),
+            stage,
+            Stage(run_dir / "detection"),
+            command=command.read_text().strip() if command.is_file() else None,
+            genotype=genotype,
+            children=[],
+            backbone=backbone,
+            detector=None,
+            lone=True,
         )
 
     def files(self) -> dict[str, Path]:

@@ -255,6 +255,11 @@ def test_weights_without_names_need_as_many_classes(caplog):
         check_classes("w", create("nasnet_a_cifar", num_classes=9), images)
 
 
+def test_the_folder_of_a_training_is_not_written_over(digits_file):
+    with pytest.raises(ValueError, match="holds a run with figures of its own; choose another folder"):
+        run(EvaluateConfig(weights=str(digits_file), data=DIGITS, output=str(digits_file.parent)))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.figures import NODE_WIDTH, ChainNode, Series, chain, chart, nice_ticks, reward_series
+from pipeline.figures import NODE_WIDTH, ChainNode, Series, chain, chart, confusion, nice_ticks, reward_series
 
 SVG = "{http://www.w3.org/2000/svg}"
 NODES = [
@@ -101,3 +101,40 @@ def test_chain_labels_fit_their_boxes_and_the_picture(direction):
         "node",
         "node absent",
     ]
+
+
+def test_confusion_has_a_field_where_there_are_images_true_classes_downwards():
+    root = ET.fromstring(confusion(["a", "b", "c"], [[8, 2, 0], [0, 5, 0], [0, 0, 0]]))
+    fields = [(g.find("title").text, g.find("rect").attrib) for g in root.findall("g")]
+    assert [title for title, _ in fields] == [
+        "a recognised: 8 of 10",
+        "a taken for b: 2 of 10",
+        "b recognised: 5 of 5",
+    ]
+    (right, wrong, lower) = (rect for _, rect in fields)
+    assert (right["class"], wrong["class"], lower["class"]) == ("right", "wrong", "right")
+    side = float(right["width"])
+    assert float(wrong["x"]) == float(right["x"]) + side
+    assert (wrong["y"], lower["x"]) == (right["y"], wrong["x"])
+    assert float(lower["y"]) == float(right["y"]) + side
+    assert [float(rect["opacity"]) for _, rect in fields] == pytest.approx([0.83, 0.32, 1.0])
+    assert [g.find("text").text for g in root.findall("g")] == ["8", "2", "5"]
+
+
+@pytest.mark.parametrize("size", [2, 10, 32])
+def test_confusion_of_long_names_stays_within_its_picture(size):
+    names = [f"{i} <a very long name of a class>" for i in range(size)]
+    root = ET.fromstring(confusion(names, [[1] * size] * size))
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    for text in root.findall("text"):
+        length = 0.6 * 12 * len(text.text)
+        if "translate" in text.attrib.get("transform", ""):
+            continue
+        x, y = float(text.attrib["x"]), float(text.attrib["y"])
+        if text.attrib["text-anchor"] == "end":
+            assert x - length >= 0
+        if "rotate" in text.attrib.get("transform", ""):
+            assert x + length * 0.71 <= width
+            assert y - length * 0.71 >= 0
+        assert 0 < y < height
+    assert len(root.findall("g/text")) == (0 if size == 32 else size**2)

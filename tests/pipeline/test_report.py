@@ -19,6 +19,7 @@ from backbones.files import write_json
 from backbones.genotype import Block, Cell, Genotype
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec
+from classification.mistakes import Mistakes, WorstImage, data_uri, write_mistakes
 from detection.data import CocoDataConfig
 from detection.evaluate import METRICS
 from pipeline.report import main, write_report
@@ -36,6 +37,14 @@ CELL = Cell.with_unused_concat(
 )
 GENOTYPE = Genotype(CELL, CELL, {"search": "<i>s1</i>", "child": 2, "reward": 0.75})
 VERSIONS = {"python": "3.11.9", "torch": "2.14.1"}
+
+
+CONFUSION = [(0, 0, 40), (0, 1, 7), (1, 1, 53)]
+
+
+def worst(label, predicted):
+    uri = data_uri(Image.new("RGB", (8, 8)), 160)
+    return WorstImage("a <i>b</i>.png", label, predicted, 0.875, 0.125, 2.5, uri)
 
 
 def write_search(folder):
@@ -80,6 +89,7 @@ def write_classification(folder):
             "per_class": dict(zip(CLASSES, (0.94, None), strict=True)),
         },
     )
+    write_mistakes(folder, Mistakes("digits", CLASSES, CONFUSION, [worst(0, 1), worst(1, 1)]))
     (folder / "metrics.csv").write_text("step,loss,test/top1\n10,0.7,\n10,,0.5\n20,,0.96\n")
     write_config(folder, {"data": {"name": "digits"}})
 
@@ -216,8 +226,8 @@ def test_drawings_are_well_formed(run_dir):
     drawings = re.findall(r"<svg.*?</svg>", write_report(run_dir).read_text(), re.DOTALL)
     for drawing in drawings:
         ET.fromstring(drawing)
-    # chain across and down, two cells, rewards and accuracy each wide and narrow
-    assert len(drawings) == 2 + 2 + 2 + 2
+    # chain across and down, two cells, rewards and accuracy each wide and narrow, confusion
+    assert len(drawings) == 2 + 2 + 2 + 2 + 1
 
 
 def test_every_figure_is_shown_with_its_unit(run_dir):
@@ -264,6 +274,59 @@ def test_detections_lie_beside_the_ground_truth(run_dir):
         "at least 0.80, where precision and recall balance best over all validation images (F1 50.0 %)"
         in text
     )
+
+
+def test_mistakes_are_a_matrix_pairs_and_pictures(run_dir):
+    page = read(run_dir)
+    text = page.sections["mistakes"]
+    assert f"{CLASSES[0]} taken for {CLASSES[1]}: 7 of 47" in text  # a tooltip of the matrix
+    assert f"of the class {CLASSES[0]} {CLASSES[1]} 7 14.9 %" in text
+    assert f"{CLASSES[0]} 12.5 % {CLASSES[1]} 87.5 %" in text
+    assert f"{CLASSES[1]} 12.5 % ✓" in text
+    pictures = [attrs for tag, attrs in page.elements if tag == "img"]
+    assert [attrs["title"] for attrs in pictures] == ["a <i>b</i>.png, loss 2.50"] * 2
+
+
+def test_a_thousand_classes_are_pairs_without_a_matrix(run_dir):
+    names = [f"n{i:08d}" for i in range(1000)]
+    confusion = [(i, i + 1, 999 - i) for i in range(999)]
+    write_mistakes(run_dir / "classification", Mistakes("imagenet", names, confusion, [worst(3, 4)]))
+    page = read(run_dir)
+    assert not page.having("confusion")
+    text = page.sections["mistakes"]
+    assert "Most confused classes, the first 20" in text
+    assert "n00000000 n00000001 999 100.0 %" in text
+    assert text.count("100.0 %") == 20
+
+
+def test_a_run_without_mistakes_has_no_section_of_them(run_dir):
+    (run_dir / "classification" / "mistakes.json").unlink()
+    page = read(run_dir)
+    assert "mistakes" not in page.sections
+    assert [attrs["href"] for tag, attrs in page.elements if tag == "a"] == [
+        f"#{key}" for key in page.sections
+    ]
+
+
+def test_a_classifier_alone_has_a_page_of_its_own(run_dir):
+    page = read(run_dir / "classification")
+    assert list(page.sections) == ["cells", "classifier", "mistakes", "again"]
+    assert [attrs["href"] for tag, attrs in page.elements if tag == "a"] == [
+        f"#{key}" for key in page.sections
+    ]
+    assert not page.having("note")
+    assert "python -m classification.evaluate" in page.sections["again"]
+    assert f"predict {run_dir / 'classification' / 'backbone.safetensors'} IMAGES…" in page.sections["again"]
+
+
+def test_an_evaluation_alone_has_a_page_of_its_own(run_dir):
+    folder = run_dir / "classification"
+    for path in folder.iterdir():
+        if path.name not in ("metrics.json", "mistakes.json"):
+            path.unlink()
+    page = read(folder)
+    assert list(page.sections) == ["classifier", "mistakes", "again"]
+    assert not page.having("note")
 
 
 def test_boxes_lie_where_the_annotation_says(run_dir):
@@ -315,6 +378,7 @@ def test_section_says_what_is_missing(run_dir, missing, section, says):
         "classification/metrics.json",
         "classification/metrics.csv",
         "classification/backbone.safetensors",
+        "classification/mistakes.json",
         "detection/config.yaml",
         "detection/predictions.json",
     ],
