@@ -9,12 +9,14 @@ OpenVINO's runtime information under `celltransfer`, and in a .pt2 as the extra 
 
 import copy
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -163,6 +165,18 @@ def _write_onnx(
     return {name: torch.from_numpy(answer) for name, answer in zip(names, answers, strict=True)}
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """The one `openvino.Core` of this process.
+
+    A core's CPU plugin puts a stack for signal handlers in the place of Python's and takes it away at its
+    end, so that two cores may leave freed memory there, and the next signal kills the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def _write_openvino(
     traced: ExportedProgram, names: list[str], path: Path, metadata: Mapping[str, str], images: Tensor
 ) -> dict[str, Tensor]:
@@ -174,7 +188,7 @@ def _write_openvino(
     for key, text in metadata.items():
         model.set_rt_info(text, ["celltransfer", key])
     openvino.save_model(model, path, compress_to_fp16=False)
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     source.unlink()
     answers = compiled([images.numpy()])
     return {name: torch.from_numpy(answers[name].copy()) for name in names}

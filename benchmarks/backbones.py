@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones.export import export
+from backbones.export import export, openvino_core
 from backbones.network import ACTIVATION_MEMORY
 from benchmarks import memory, switches
 from benchmarks.peers import IN_FLOAT64, check_equal, gradients, pair, training_step
@@ -89,7 +89,6 @@ def _bfloat16(net: nn.Module, images: Tensor) -> Tensor:
 def exported(name: str, rounds: Mapping[int, int], threads: int) -> Iterator[Row]:
     """ONNX Runtime and OpenVINO on the files that `python -m backbones export` writes. rounds: by batch."""
     import onnxruntime
-    import openvino
 
     peer, own, size = pair(name)
     with tempfile.TemporaryDirectory() as folder:
@@ -102,14 +101,14 @@ def exported(name: str, rounds: Mapping[int, int], threads: int) -> Iterator[Row
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = onnxruntime.InferenceSession(onnx, options)
         for batch, count in rounds.items():
-            model = openvino.Core().read_model(xml)
+            model = openvino_core().read_model(xml)
             model.reshape([batch, 3, size, size])
             settings = {
                 "INFERENCE_NUM_THREADS": threads,
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_PRECISION_HINT": "f32",
             }
-            compiled = openvino.Core().compile_model(model, "CPU", settings)
+            compiled = openvino_core().compile_model(model, "CPU", settings)
             images = torch.randn(batch, 3, size, size)
             yield from _exported(f"{name} {size}, batch {batch}", peer, images, session, compiled, count)
 

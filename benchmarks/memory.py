@@ -7,12 +7,12 @@ import argparse
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -25,11 +25,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 class _Made(TorchDispatchMode):
-    """Every storage that an operator returns, by its address, without keeping it alive."""
+    """Every storage that an operator returned and that lives, by its address.
+
+    A storage keeps its Python object alive for as long as it lives itself, so weak references will do.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.storages: weakref.WeakValueDictionary[int, torch.UntypedStorage] = weakref.WeakValueDictionary()
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -38,7 +41,7 @@ class _Made(TorchDispatchMode):
         for value in tree_leaves(results):
             if isinstance(value, Tensor):
                 storage = value.untyped_storage()
-                self.storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+                self.storages[storage._cdata] = storage
         return results
 
 
@@ -51,9 +54,9 @@ def saved_bytes(net: nn.Module, images: Tensor) -> int:
     there = {value.untyped_storage()._cdata for value in (*net.parameters(), *net.buffers(), images)}
     with _Made() as made:
         logits = net(images)
-    alive = {key: size for key, (storage, size) in made.storages.items() if not storage.expired()}
+    saved = sum(storage.nbytes() for key, storage in made.storages.items() if key not in there)
     del logits
-    return sum(size for key, size in alive.items() if key not in there)
+    return saved
 
 
 def resident_bytes(way: str, batch: int, threads: int) -> int:
