@@ -5,6 +5,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +28,11 @@ class MapShape:
 class State:
     """A hidden state: a map, and what several readers want of it, computed on first use and once.
 
-    activated: the map is its own ReLU already; nobody reads it as it was before.
+    relu: the map's ReLU where it is at hand; the map itself where nobody reads it as it was before.
     """
 
-    def __init__(self, raw: Tensor, activated: bool = False) -> None:
-        self.raw = raw
-        self._relu = raw if activated else None
+    def __init__(self, raw: Tensor, relu: Tensor | None = None) -> None:
+        self.raw, self._relu = raw, relu
         self._pooled: dict[tuple[str, int, int], Tensor] = {}
 
     @property
@@ -128,6 +128,7 @@ class CellModule(nn.Module):
         super().__init__()
         self.checkpoint = False
         self.cell, self.channels, self.stride = cell, channels, 2 if reduction else 1
+        self.first = prev_shape is None
         live = cell.live_states()
         prev_channels, fit_prev = _fit_prev(layers, shape, prev_shape, channels)
         self.fit = layers.conv_norm(shape.channels, channels) if 0 in live else nn.Identity()
@@ -176,14 +177,24 @@ class CellModule(nn.Module):
         return output.relu_() if activate else output
 
     def _combine(self, h: Tensor | None, h_prev: Tensor | None) -> Tensor:
-        given = ((0, h, self.fit), (1, h_prev, self.fit_prev))
-        states = {index: State(fit(x)) for index, x, fit in given if x is not None}
+        states = input_states(self, h, h_prev)
         for b, block in enumerate(self.cell.blocks):
             if str(b) in self.blocks:
                 states[2 + b] = State(self.blocks[str(b)](states[block.left], states[block.right]))
         for name, module in self.fit_output.items():
             states[int(name)] = State(module(states[int(name)].raw))
         return torch.cat([states[state].raw for state in self.cell.concat], dim=1)
+
+
+def input_states(cell: Any, h: Tensor | None, h_prev: Tensor | None) -> dict[int, State]:
+    """States 0 and 1 of a `CellModule` or a `FusedCell` from what its `forward` is given."""
+    states = {}
+    if h is not None:
+        states[0] = State(cell.fit(h))
+    if h_prev is not None:
+        # The first cell's h_{i-1} is h_i as it was before the ReLU that `fit` reads.
+        states[1] = State(cell.fit_prev(h_prev), h if cell.first else None)
+    return states
 
 
 class FixedStatistics:

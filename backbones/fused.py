@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from backbones.cell import BlockModule, CellModule, State
+from backbones.cell import BlockModule, CellModule, State, input_states
 from backbones.genotype import Block
 from backbones.layers import Activated, FactorizedReduction
 
@@ -258,7 +258,7 @@ class FusedCell(nn.Module):
 
     def __init__(self, module: CellModule, like: Tensor) -> None:
         super().__init__()
-        self.cell, self.stride = module.cell, module.stride
+        self.cell, self.stride, self.first = module.cell, module.stride, module.first
         self.fit, self.fit_prev = _fused_fit(module.fit), _fused_fit(module.fit_prev)
         self.fit_output = nn.ModuleDict(
             {
@@ -295,8 +295,7 @@ class FusedCell(nn.Module):
 
     def forward(self, h: Tensor | None, h_prev: Tensor | None, activate: bool = False) -> Tensor:
         """As `CellModule.forward`."""
-        given = ((0, h, self.fit), (1, h_prev, self.fit_prev))
-        states = {index: State(fit(x)) for index, x, fit in given if x is not None}
+        states = input_states(self, h, h_prev)
         n, _, height, width = next(iter(states.values())).raw.shape
         size = (n, -(-height // self.stride), -(-width // self.stride))
         output = filled(self.bias, *size)

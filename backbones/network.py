@@ -257,10 +257,8 @@ class NASNet(Backbone):
                 h = outputs.get(plan.h)
                 h_prev = h if plan.h_prev is None else outputs.get(plan.h_prev)
                 activate = not raw and index not in self._read_raw
-                outputs[index] = State(
-                    cell(h and h.read_by(cell.fit), h_prev and h_prev.read_by(cell.fit_prev), activate),
-                    activate,
-                )
+                output = cell(h and h.read_by(cell.fit), h_prev and h_prev.read_by(cell.fit_prev), activate)
+                outputs[index] = State(output, output if activate else None)
             # The skip flag reaches back furthest: from the next cell, three outputs.
             for old in [old for old in outputs if old < index - 2 and old not in taps]:
                 del outputs[old]
