@@ -292,7 +292,7 @@ CALM = {**AS_THEY_ARE, "drop_path_keep": 1.0, "dropout": 0.0, "ema_decay": None,
 def trained(folder, root, *, epochs=1, backbone=None, recipe=None, **trainer):
     """Weights and statistics as they are after `2 * epochs` calm steps of one kind of trainer.
 
-    With batch norm in training, rounding grows: after 10 steps two layouts were 0.006 apart on one machine."""
+    With batch norm in training, rounding grows: after 10 steps two layouts were once 0.006 apart."""
     values = {**CALM, "epochs": epochs, "batch_size": 12, **(recipe or {})}
     asked = config(folder, root, recipe=values, validate_every_epochs=None)
     asked.backbone = backbone or asked.backbone
