@@ -44,7 +44,7 @@ def _choices() -> Mapping[str, Mapping[str, Any]]:
     from classification.data import ImageDataConfig
     from classification.optimizers import RecipeConfig
     from detection.data import CocoDataConfig
-    from detection.engines.torchvision import TorchvisionFpnConfig
+    from detection.engines.registry import ENGINES
     from detection.module import DetectionRecipe
     from detection.scenes import ScenesDataConfig
     from runtime.tracking import KINDS, LoggerConfig
@@ -61,7 +61,7 @@ def _choices() -> Mapping[str, Mapping[str, Any]]:
             **{name: BackboneConfig(name=name) for name in ZOO},
         },
         "recipe": {"schema": RecipeConfig, "nasnet_cifar": RecipeConfig, "detectron2_1x": DetectionRecipe},
-        "detector": {"torchvision_fpn": TorchvisionFpnConfig},
+        "detector": ENGINES,
         "trainer": {"default": TrainerConfig},
         "logger": {name: LoggerConfig(name=name) for name in KINDS},
     }

@@ -84,19 +84,32 @@ def match(overlaps: Tensor, low: float, high: float, *, keep_best: bool) -> tupl
     return indices, kinds
 
 
-def sample(positive: Tensor, negative: Tensor, count: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
+def generator(seed: int | None, stage: int) -> torch.Generator | None:
+    """What `sample` draws from for one image; None: torch's global one. stage: 0 anchors, 1 proposals."""
+    return None if seed is None else torch.Generator().manual_seed(seed ^ stage)
+
+
+def sample(
+    positive: Tensor,
+    negative: Tensor,
+    count: int,
+    positive_fraction: float,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
     """Random indices of at most `count` candidates, at most `positive_fraction` of them positive.
 
     positive, negative: masks `[R]`. Missing positives are filled up with negatives. Draws one
-    permutation of the positives, then one of the negatives from torch's global generator, in this
-    order, as Detectron2 does, so that equal seeds give equal samples in both engines."""
+    permutation of the positives, then one of the negatives, in this order, as Detectron2 does, so that
+    equal seeds give equal samples in both engines. generator: on the CPU, so that a GPU draws the same;
+    None: torch's global one of the device."""
     positives = positive.nonzero().squeeze(1)
     negatives = negative.nonzero().squeeze(1)
     num_positive = min(len(positives), int(count * positive_fraction))
     num_negative = min(len(negatives), count - num_positive)
-    chosen = torch.randperm(len(positives), device=positives.device)[:num_positive]
-    rest = torch.randperm(len(negatives), device=negatives.device)[:num_negative]
-    return positives[chosen], negatives[rest]
+    device = positives.device if generator is None else "cpu"
+    chosen = torch.randperm(len(positives), device=device, generator=generator)[:num_positive]
+    rest = torch.randperm(len(negatives), device=device, generator=generator)[:num_negative]
+    return positives[chosen.to(positives.device)], negatives[rest.to(negatives.device)]
 
 
 def pyramid_levels(boxes: Tensor, first_level: int, last_level: int) -> Tensor:

@@ -164,7 +164,7 @@ class DetectionImages:
         epoch, index = sample
         image = self.read(index)
         boxes, labels = self.coco.targets(index)
-        draws = counter_hash(self.seed, epoch, index, np.arange(2))
+        draws = counter_hash(self.seed, epoch, index, np.arange(3))
         if self.flip and int(draws[0]) % 2:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             boxes = np.stack(
@@ -177,6 +177,7 @@ class DetectionImages:
             "target": {
                 "boxes": torch.from_numpy(boxes * np.tile(scale, 2)),
                 "labels": torch.from_numpy(labels),
+                "seed": int(draws[2] >> np.uint64(1)),
             },
             "index": index,
         }

@@ -19,14 +19,11 @@ from detection import boxes as box_ops
 from detection.coco import CocoAnnotations
 from detection.coco_file import CategoryEntry
 from detection.data import DetectionImages, check_side, resize, to_tensor
-from detection.engines.base import Engine, Prediction
-from detection.engines.torchvision import TorchvisionFpnConfig
+from detection.engines.base import Engine, EngineConfig, Prediction
+from detection.engines.registry import ENGINES
 from runtime.device import resolve_device
 
 T = TypeVar("T")
-
-ENGINES: Mapping[str, type[TorchvisionFpnConfig]] = {"torchvision_fpn": TorchvisionFpnConfig}
-"""Configuration of each engine, by the name that a weights file records."""
 
 
 class Detection(TypedDict):
@@ -59,7 +56,7 @@ class Detector:
     def __init__(
         self,
         engine: Engine,
-        config: TorchvisionFpnConfig,
+        config: EngineConfig,
         spec: BackboneSpec,
         preprocessing: Preprocessing,
         categories: list[CategoryEntry],

@@ -127,7 +127,11 @@ class BoxHead(nn.Module):
                 keep_best=False,
             )
             positive, negative = box_ops.sample(
-                kinds == 1, kinds == 0, self.config.batch_size_per_image, self.config.positive_fraction
+                kinds == 1,
+                kinds == 0,
+                self.config.batch_size_per_image,
+                self.config.positive_fraction,
+                box_ops.generator(target.get("seed"), 1),
             )
             background = torch.full_like(negative, self.num_classes)
             chosen = torch.cat([positive, negative])

@@ -129,7 +129,11 @@ class RegionProposals(nn.Module):
                 box_iou(target["boxes"], anchors), self.config.iou_low, self.config.iou_high, keep_best=True
             )
             positive, negative = box_ops.sample(
-                kinds == 1, kinds == 0, self.config.batch_size_per_image, self.config.positive_fraction
+                kinds == 1,
+                kinds == 0,
+                self.config.batch_size_per_image,
+                self.config.positive_fraction,
+                box_ops.generator(target.get("seed"), 0),
             )
             chosen = logits[torch.cat([positive, negative])]
             wanted = torch.cat([torch.ones_like(positive), torch.zeros_like(negative)]).to(chosen.dtype)

@@ -12,7 +12,7 @@ from detection.backbone import BackboneSource, FrozenStatistics, freeze_statisti
 from detection.coco_file import CategoryEntry
 from detection.data import CocoDataConfig, DetectionImages
 from detection.detector import Detector, InputSize, check_categories
-from detection.engines.torchvision import TorchvisionFpnConfig
+from detection.engines.base import EngineConfig
 from detection.evaluate import evaluate, predict_all, write_results
 from detection.module import DetectionModule, DetectionRecipe
 from runtime.folder import RunFolder, plain
@@ -36,7 +36,7 @@ class DetectionConfig:
     """What the detector is built on."""
     data: CocoDataConfig
     """Group `data`: `coco` or `scenes`."""
-    detector: TorchvisionFpnConfig
+    detector: EngineConfig
     """Group `detector`."""
     recipe: DetectionRecipe = field(default_factory=DetectionRecipe)
     """Group `recipe`."""

@@ -9,12 +9,16 @@ Images    list of N tensors `[3, H, W]`, float32, RGB, in 0..1, each already at 
 Boxes     `[R, 4]` float32 xyxy in pixels of the image as given, 0 <= x1 < x2 <= W, 0 <= y1 < y2 <= H.
 Labels    `[R]` int64 in 0..K-1; there is no label for the background.
 Targets   one `Target` per image. R = 0 is a picture without objects and trains the background.
+Sampling  anchors and proposals for the losses are drawn by `detection.boxes.sample` from generators that
+          `detection.boxes.generator` makes of the target's seed: the same ones in every engine.
 Losses    `loss_rpn_cls`, `loss_rpn_loc`, `loss_cls`, `loss_box_reg`, scalars; their sum is minimised.
           The names and the divisors are Detectron2's.
 """
 
 from abc import ABC, abstractmethod
-from typing import TypedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NotRequired, TypedDict
 
 from torch import Tensor, nn
 
@@ -22,10 +26,14 @@ from backbones.base import Backbone
 
 
 class Target(TypedDict):
-    """Ground truth of one image, without crowd regions."""
+    """Ground truth of one image, without crowd regions.
+
+    seed: of the anchors and proposals that are sampled, 0..2^63 - 1; without it torch's global generator
+    draws them, as in Detectron2."""
 
     boxes: Tensor
     labels: Tensor
+    seed: NotRequired[int]
 
 
 class Prediction(TypedDict):
@@ -52,3 +60,27 @@ class Engine(nn.Module, ABC):
     @abstractmethod
     def predict(self, images: list[Tensor]) -> list[Prediction]:
         """Detections in pixels of the images as given."""
+
+
+@dataclass(kw_only=True)
+class EngineConfig(ABC):
+    """Group `detector`: an engine and the numbers of its detector. Subclasses add the keys of their parts."""
+
+    head: ClassVar[str]
+    """Kind of detector, `fpn` or `c4`: engines of one kind have the same keys, and their weights convert."""
+    engine: ClassVar[str]
+    """What `name` must be."""
+    name: str
+    """Name of the engine, recorded with the weights."""
+
+    def __post_init__(self) -> None:
+        if self.name != self.engine:
+            raise ValueError(f"detector.name = {self.name!r}, but these are the keys of {self.engine!r}")
+
+    @abstractmethod
+    def build(
+        self, backbone: Backbone, num_classes: int, mean: Sequence[float], std: Sequence[float]
+    ) -> Engine:
+        """A fresh detector over `backbone`, whose images are normalised by `mean` and `std` (of 0..1).
+
+        Raises ValueError unless the backbone reads RGB and has the maps that the detector needs."""

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -12,57 +12,23 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from backbones.base import Backbone
-from backbones.build import TimmSpec
 from detection.engines.base import Engine, Prediction, Target
-from detection.heads import BoxHead, BoxHeadConfig
-from detection.rpn import RegionProposals, RpnConfig
-
-PYRAMID_STRIDES = (4, 8, 16, 32)
+from detection.fpn import PYRAMID_STRIDES, FpnConfig, wrong_strides
+from detection.heads import BoxHead
+from detection.rpn import RegionProposals
 
 
 @dataclass(kw_only=True)
-class TorchvisionFpnConfig:
-    """Group `detector`: `torchvision_fpn`. Defaults are those of Detectron2's Base-RCNN-FPN."""
+class TorchvisionFpnConfig(FpnConfig):
+    """Group `detector`: `torchvision_fpn`."""
 
-    head: ClassVar[str] = "fpn"
-    """Kind of detector, which engines share; recorded with the weights."""
+    engine: ClassVar[str] = "torchvision_fpn"
     name: str = "torchvision_fpn"
-    """Name of the engine, recorded with the weights."""
-    fpn_channels: int = 256
-    """Channels of the pyramid and of the proposal network."""
-    rpn: RpnConfig = field(default_factory=RpnConfig)
-    """First stage."""
-    box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
-    """Second stage."""
-
-    def __post_init__(self) -> None:
-        if self.name != "torchvision_fpn":
-            raise ValueError(f"detector.name = {self.name!r}, but these are the keys of 'torchvision_fpn'")
-        if self.fpn_channels < 1:
-            raise ValueError(f"detector.fpn_channels = {self.fpn_channels}, must be at least 1")
 
     def build(
         self, backbone: Backbone, num_classes: int, mean: Sequence[float], std: Sequence[float]
     ) -> "TorchvisionFpn":
-        """A fresh detector over `backbone`, whose images are normalised by `mean` and `std` (of 0..1).
-
-        Raises ValueError unless the backbone reads RGB and has maps at strides 4, 8, 16 and 32."""
         return TorchvisionFpn(self, backbone, num_classes, mean, std)
-
-
-def _wrong_strides(backbone: Backbone) -> str:
-    strides = [info.stride for info in backbone.feature_info]
-    has = ", ".join(map(str, strides)) or "none"
-    fault = f"detection needs maps at strides 4, 8, 16 and 32; this backbone has {has}"
-    if isinstance(backbone.spec, TimmSpec):
-        return f"{fault}: choose another network of timm than {backbone.spec.timm}"
-    if max(strides) < PYRAMID_STRIDES[-1]:
-        return f"{fault}: train the classifier with the imagenet stem"
-    # Cells that read h_{i-1} alone pass a cell by, and its map with it.
-    missing = " and ".join(str(stride) for stride in PYRAMID_STRIDES if stride not in strides)
-    return (
-        f"{fault}: this genotype's cells leave no map at stride {missing}; choose another child of the search"
-    )
 
 
 class TorchvisionFpn(Engine):
@@ -70,7 +36,7 @@ class TorchvisionFpn(Engine):
 
     def __init__(
         self,
-        config: TorchvisionFpnConfig,
+        config: FpnConfig,
         backbone: Backbone,
         num_classes: int,
         mean: Sequence[float],
@@ -80,7 +46,7 @@ class TorchvisionFpn(Engine):
         infos = [info for info in backbone.feature_info if info.stride in PYRAMID_STRIDES]
         strides = tuple(info.stride for info in infos)
         if strides != PYRAMID_STRIDES:
-            raise ValueError(_wrong_strides(backbone))
+            raise ValueError(wrong_strides(backbone))
         for key, values in (("mean", mean), ("std", std)):
             if len(values) != 3:
                 raise ValueError(

@@ -1,0 +1,45 @@
+"""What a detector on a feature pyramid is, whichever engine computes it."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from backbones.base import Backbone
+from backbones.build import TimmSpec
+from detection.engines.base import EngineConfig
+from detection.heads import BoxHeadConfig
+from detection.rpn import RpnConfig
+
+PYRAMID_STRIDES = (4, 8, 16, 32)
+
+
+@dataclass(kw_only=True)
+class FpnConfig(EngineConfig):
+    """Keys of the engines with a pyramid. The defaults are those of Detectron2's Base-RCNN-FPN."""
+
+    head: ClassVar[str] = "fpn"
+    fpn_channels: int = 256
+    """Channels of the pyramid and of the proposal network."""
+    rpn: RpnConfig = field(default_factory=RpnConfig)
+    """First stage."""
+    box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
+    """Second stage."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fpn_channels < 1:
+            raise ValueError(f"detector.fpn_channels = {self.fpn_channels}, must be at least 1")
+
+
+def wrong_strides(backbone: Backbone) -> str:
+    strides = [info.stride for info in backbone.feature_info]
+    has = ", ".join(map(str, strides)) or "none"
+    fault = f"detection needs maps at strides 4, 8, 16 and 32; this backbone has {has}"
+    if isinstance(backbone.spec, TimmSpec):
+        return f"{fault}: choose another network of timm than {backbone.spec.timm}"
+    if max(strides) < PYRAMID_STRIDES[-1]:
+        return f"{fault}: train the classifier with the imagenet stem"
+    # Cells that read h_{i-1} alone pass a cell by, and its map with it.
+    missing = " and ".join(str(stride) for stride in PYRAMID_STRIDES if stride not in strides)
+    return (
+        f"{fault}: this genotype's cells leave no map at stride {missing}; choose another child of the search"
+    )
