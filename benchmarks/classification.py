@@ -1,15 +1,16 @@
-"""How fast classification reads images: ratios in one process, as a table.
+"""How fast classification reads images and trains: ratios in one process, as a table.
 
     python -m benchmarks.classification --data DIR
 
-DIR holds `imagenet-sample.zip` (docs/development.md, Tests). Both sides are timed in seconds of a core, so
-other processes on the machine matter little. Ratios, quartiles and verdicts: `benchmarks.ratios`.
+DIR holds `imagenet-sample.zip` (docs/development.md, Tests). Ratios, quartiles and verdicts:
+`benchmarks.ratios`.
 
 jpeg: files to normalised float batches, by torchvision's ImageFolder, RandomResizedCrop, flip, ToTensor and
-Normalize with PIL, and by ours; as shipped, and upscaled until the longer side has 1,000 px.
-Batches of 32.
-
-Not here yet: an epoch on images in memory against a plain PyTorch script, and the overhead of a step.
+Normalize with PIL, and by ours; as shipped, and upscaled until the longer side has 1,000 px. Batches of 32,
+one thread, timed in seconds of a core, so that other processes on the machine matter little.
+resident: an epoch on images in memory, by a plain PyTorch script (DataLoader of PIL images with torchvision's
+transforms, plain layout) and by ours, with the same network; once for each number of the script's workers.
+overhead: a training step in a bare loop and in ours, with the same module and batches.
 """
 
 import os
@@ -27,6 +28,7 @@ from torchvision.datasets import ImageFolder
 
 from backbones.image_transforms import normalise
 from backbones.spec import Preprocessing
+from benchmarks import small_images
 from benchmarks.ratios import Row, compare, cpu, interleaved, parser, report
 from classification.data import ImageDataConfig, open_images
 from classification.decoded_images import DecodedImages, stack
@@ -94,19 +96,34 @@ def _jpeg(work: str, folder: Path, rounds: int) -> Iterator[Row]:
     yield from compare(work, seconds, GOALS, lambda value: f"{len(images) / value:.1f} images/s")
 
 
+SECTIONS = ("jpeg", "resident", "overhead")
+
+
 def main() -> None:
     options = parser(__doc__, rounds=7)
-    options.set_defaults(threads=1)
     options.add_argument(
         "--data", type=Path, default=os.environ.get("CELL_DATA"), help="default: environment CELL_DATA"
     )
     options.add_argument("--images", type=int, default=320, help="files per round")
+    options.add_argument("--only", choices=SECTIONS, help="one section")
     args = options.parse_args()
-    if args.data is None:
+    if args.data is None and args.only in (None, "jpeg"):
         options.error("--data is not given and CELL_DATA is not set")
-    torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    report([lambda: jpeg(args.data, args.rounds, args.images)], args, cpu())
+
+    def single_threaded() -> Iterator[Row]:
+        torch.set_num_threads(1)
+        yield from jpeg(args.data, args.rounds, args.images)
+        torch.set_num_threads(args.threads)
+
+    torch.set_num_threads(args.threads)
+    sections = {
+        "jpeg": single_threaded,
+        "resident": lambda: small_images.resident(args.rounds, batches=20),
+        "overhead": lambda: small_images.overhead(args.rounds, steps=20),
+    }
+    chosen = [args.only] if args.only else SECTIONS
+    report([sections[name] for name in chosen], args, cpu())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from backbones.export import export as backbones_export
 from backbones.network import ACTIVATION_MEMORY, NASNet
 from backbones.zoo import ZOO
-from benchmarks import backbones, classification, memory, peers, switches
+from benchmarks import backbones, classification, memory, peers, small_images, switches
 from benchmarks.calibration import calibrate
 from benchmarks.ratios import Row, compare, interleaved, markdown, report
 
@@ -150,6 +150,14 @@ def test_classification(tmp_path):
     rows = list(classification.jpeg(tmp_path, rounds=1, limit=4))
     assert_rows(rows[:1], classification.AS_SHIPPED, ["ours"])
     assert_rows(rows[1:], classification.LARGE, ["ours"])
+
+
+def test_training_on_small_images(monkeypatch):
+    monkeypatch.setattr(small_images, "BATCH", 4)
+    monkeypatch.setattr(small_images, "WORKERS", (0,))
+    rows = small_images.resident(rounds=1, batches=2)
+    assert_rows(rows, small_images.RESIDENT.format(0), ["ours"])
+    assert_rows(small_images.overhead(rounds=1, steps=2), small_images.OVERHEAD, ["ours"])
 
 
 def test_every_goal_belongs_to_a_row_that_its_benchmark_makes():
