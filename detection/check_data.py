@@ -1,85 +1,143 @@
 """Checks a COCO-format data set before anything is trained on it.
 
-    python -m detection.check_data ANNOTATIONS.json IMAGES_DIR [--json]
+    python -m detection.check_data ANNOTATIONS.json IMAGES_DIR [--decode] [--json]
 
-Exit code 0 when nothing is wrong, 1 when anything is: lines that start with `error` stop a training, those
-that start with `left out` are boxes that a training leaves out. Fatal are: an unreadable file, missing or
-mistyped keys, no images, boxes or categories, ids or category names given twice, ids that point nowhere,
-`iscrowd` other than 0 or 1, impossible image sizes, file names that leave the folder, missing images.
+Exit code 0 when nothing is wrong, 1 when anything is: a line that starts with `error` stops or falsifies a
+training, one that starts with `left out` counts boxes that a training leaves out. A line that starts with
+`warning` changes nothing, the exit code neither. Of every image the header is read, for its size; with
+--decode all of it, which finds what is cut off or damaged further on.
 """
 
 import argparse
 import json
+import os
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from detection.coco_file import Problem, find_problems, missing_images, parse
+import numpy as np
+
+from classification.check_data import Report as FolderReport
+from detection.coco_file import CocoFile, parse, places
+from detection.coco_rules import find_problems, leaves
+from detection.image_check import Fault, check_images, links_that_leave
+from runtime.progress import track
 
 
 @dataclass
-class Report:
-    """What a data set holds and which rules it breaks. `per_category`: boxes by category name."""
+class Report(FolderReport):
+    """What a data set holds and which rules it breaks. per_category: boxes by the category's name."""
 
-    annotations: str
-    images: str
-    counts: dict[str, int] = field(default_factory=dict)
+    annotations: str = ""
     per_category: dict[str, int] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, object]:
+        """Keys `annotations images counts per_category problems`."""
+        return {
+            "annotations": self.annotations,
+            "images": self.folder,
+            "counts": self.counts,
+            "per_category": self.per_category,
+            "problems": [asdict(problem) for problem in self.problems],
+        }
 
 
-def check(annotations: Path, images: Path) -> Report:
-    """Looks at the annotations' keys, ids and boxes and at the names of the images; decodes no image."""
-    report = Report(str(annotations), str(images))
+def check(
+    annotations: Path, images: Path, *, decode: bool = False, names: int = 5, workers: int = 0
+) -> Report:
+    """Looks at keys, ids and boxes of the annotations, then at the image files.
+
+    decode: read all pixels of every image. names: shown of each problem. workers: processes that look at
+    images; 0: this one."""
+    report = Report(str(images), names=names, annotations=str(annotations))
     try:
         file = parse(annotations)
     except (ValueError, FileNotFoundError) as error:
-        report.problems = [Problem(str(error), 1, [str(annotations)])]
+        report.add(str(error), str(annotations))
         return report
-    boxes = file.annotations or []
-    report.problems = find_problems(file)
-    if not boxes:
-        report.problems.append(Problem("annotations: empty, nothing to train on", 1, ["annotations"]))
-    try:
-        missing = missing_images([image.file_name for image in file.images], images)
-        if missing:
-            report.problems.append(Problem(f"images: no such file in {images}", len(missing), missing[:5]))
-    except FileNotFoundError as error:
-        report.problems.append(Problem(str(error), 1, [str(images)]))
-    used = {box.image_id for box in boxes}
-    report.counts = {
-        "images": len(file.images),
-        "images without boxes": sum(image.id not in used for image in file.images),
-        "boxes": len(boxes),
-        "crowd regions": sum(box.iscrowd for box in boxes),
-        "categories": len(file.categories),
-    }
-    per_category = Counter(box.category_id for box in boxes)
-    report.per_category = {category.name: per_category[category.id] for category in file.categories}
+    report.problems = find_problems(file, names)
+    if not len(file.annotation_ids):
+        report.add("annotations: none, nothing to train on", str(annotations))
+    _count(report, file)
+    if not images.is_dir():
+        report.add("no such image folder", str(images))
+        return report
+    for fault in _image_faults(images, file, decode, workers):
+        report.add(*fault)
     return report
+
+
+def _count(report: Report, file: CocoFile) -> None:
+    boxes = np.bincount(file.places[file.places >= 0], minlength=len(file.image_ids))
+    ids = np.array([category.id for category in file.categories], np.int64)
+    labels = places(file.category_ids, ids)
+    per_category = np.bincount(labels[labels >= 0], minlength=len(ids)).tolist()
+    report.per_category = {c.name: count for c, count in zip(file.categories, per_category, strict=True)}
+    report.counts = {
+        "images": len(file.image_ids),
+        "images without boxes": int((boxes == 0).sum()),
+        "boxes": len(file.annotation_ids),
+        "crowd regions": int((file.iscrowd == 1).sum()),
+        "categories": len(ids),
+        "categories without boxes": per_category.count(0),
+    }
+
+
+def _image_faults(folder: Path, file: CocoFile, decode: bool, workers: int) -> Iterator[Fault]:
+    """Of the images whose names stay in the folder; those that do not are told of by the rules."""
+    inside = [row for row, name in enumerate(file.file_names) if not leaves(name)]
+    names = [file.file_names[row] for row in inside]
+    for name in links_that_leave(names, folder):
+        yield Fault("image is a symbolic link that leaves the folder, or lies below one", name)
+    with track(len(names), "check", images_per_unit=1) as progress:
+        for faults in check_images(
+            folder, names, file.sizes[inside].tolist(), decode=decode, workers=workers
+        ):
+            yield from faults
+            progress.advance()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m detection.check_data", description=__doc__.split("\n")[0]
+        prog="python -m detection.check_data",
+        description=(__doc__ or "").split("\n")[0],
+        epilog="Exit code 0: nothing is wrong, warnings aside; 1: something is.",
     )
     parser.add_argument("annotations", type=Path, help="annotation file in COCO format")
     parser.add_argument("images", type=Path, help="folder of its images")
+    parser.add_argument("--decode", action="store_true", help="read all of every image, not its header only")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument("--names", type=int, default=5, help="shown of each problem; default: 5")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes; 0: this one; default: one per core"
+    )
     options = parser.parse_args(arguments)
-    report = check(options.annotations, options.images)
+    if options.names < 1 or options.workers < 0:
+        parser.error("--names must be at least 1, --workers at least 0")
+    report = check(
+        options.annotations.expanduser(),
+        options.images.expanduser(),
+        decode=options.decode,
+        names=options.names,
+        workers=options.workers,
+    )
     if options.json:
-        print(json.dumps(asdict(report)))
+        print(json.dumps(report.to_dict(), indent=2))
     else:
-        for counts in (report.counts, report.per_category):
-            print("  ".join(f"{name}: {count}" for name, count in counts.items()))
-        for problem in report.problems:
-            print(f"{'error' if problem.fatal else 'left out'}: {problem}")
-        fatal = sum(problem.fatal for problem in report.problems)
-        print(f"{len(report.problems)} problems, {fatal} fatal" if report.problems else "no problems")
-    return 1 if report.problems else 0
+        _print(report)
+    return 1 if any(problem.level != "warning" for problem in report.problems) else 0
+
+
+def _print(report: Report) -> None:
+    for name, count in report.counts.items():
+        print(f"{name}: {count}")
+    if report.per_category:
+        print("boxes by category:")
+        width = max(map(len, report.per_category))
+        for name, count in sorted(report.per_category.items(), key=lambda item: -item[1]):
+            print(f"  {name:{width}}  {count}")
+    print("\n".join(map(str, report.problems)) or "nothing is wrong")
 
 
 if __name__ == "__main__":

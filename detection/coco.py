@@ -3,7 +3,6 @@
 Legend: `N` images, `R` annotated boxes over all images, `K` categories.
 """
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detection.coco_file import CocoFile, Problem, find_problems, parse
+from classification.check_data import Problem
+from detection.coco_file import CocoFile, parse
+from detection.coco_rules import find_problems
 
 
 @dataclass(frozen=True)
@@ -78,41 +79,36 @@ class CocoAnnotations:
 
 
 def read_coco(path: str | os.PathLike[str]) -> tuple[CocoAnnotations, list[Problem]]:
-    """Reads an annotation file, and lists what training leaves out.
+    """Reads an annotation file, and lists what training leaves out or should be told.
 
     Raises FileNotFoundError or ValueError that names the file, the key, how many break the rule and
     which come first."""
     path = Path(path)
     file = parse(path)
     problems = find_problems(file)
-    fatal = [problem for problem in problems if problem.fatal]
-    if fatal:
-        raise ValueError(f"{path}: {fatal[0]}")
+    for problem in problems:
+        if problem.level == "error":
+            raise ValueError(f"{path}: {str(problem).removeprefix('error: ')}")
     return _compact(path, file), problems
 
 
 def _compact(path: Path, file: CocoFile) -> CocoAnnotations:
-    annotations = file.annotations or []
     categories = sorted(file.categories, key=lambda category: category.id)
-    label_of = {category.id: label for label, category in enumerate(categories)}
-    place_of = {image.id: index for index, image in enumerate(file.images)}
-    places = np.array([place_of[a.image_id] for a in annotations], dtype=np.int64)
-    order = np.argsort(places, kind="stable")
-    bboxes = np.array([a.bbox for a in annotations], dtype=np.float64).reshape(-1, 4)
-    areas = np.array([math.nan if a.area is None else a.area for a in annotations], dtype=np.float64)
-    areas = np.where(np.isnan(areas), bboxes[:, 2] * bboxes[:, 3], areas)
+    ids = np.array([category.id for category in categories], np.int64)
+    order = np.argsort(file.places, kind="stable")
+    bboxes, areas = file.bboxes[order], file.areas[order]
     return CocoAnnotations(
         path=path,
-        image_ids=np.array([image.id for image in file.images], dtype=np.int64),
-        sizes=np.array([(image.height, image.width) for image in file.images], dtype=np.int32).reshape(-1, 2),
-        file_names=np.array([image.file_name for image in file.images], dtype=np.str_),
-        first=np.searchsorted(places[order], np.arange(len(file.images) + 1)),
-        annotation_ids=np.array([a.id for a in annotations], dtype=np.int64)[order],
-        bboxes=bboxes[order],
-        areas=areas[order],
-        labels=np.array([label_of[a.category_id] for a in annotations], dtype=np.int64)[order],
-        crowd=np.array([a.iscrowd for a in annotations], dtype=np.bool_)[order],
-        category_ids=[category.id for category in categories],
+        image_ids=file.image_ids,
+        sizes=file.sizes.astype(np.int32),
+        file_names=np.array(file.file_names, dtype=np.str_),
+        first=np.searchsorted(file.places[order], np.arange(len(file.image_ids) + 1)),
+        annotation_ids=file.annotation_ids[order],
+        bboxes=bboxes,
+        areas=np.where(np.isnan(areas), bboxes[:, 2] * bboxes[:, 3], areas),
+        labels=np.searchsorted(ids, file.category_ids[order]),
+        crowd=file.iscrowd[order].astype(np.bool_),
+        category_ids=ids.tolist(),
         category_names=[category.name for category in categories],
-        annotated=file.annotations is not None,
+        annotated=file.annotated,
     )

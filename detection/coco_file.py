@@ -1,37 +1,49 @@
-"""An annotation file in COCO's format as it stands: its keys and types, and the rules that it may break."""
+"""An annotation file in COCO's format as it stands: its keys and types, read into columns.
 
+A file of COCO's train2017 has 450 MB, most of it polygons. Elements are first found as slices of the text,
+then decoded some thousands at a time into arrays: beside the text hardly more than these lies in memory.
+
+Letters: `N` images, `R` annotated boxes.
+"""
+
+import json
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-LARGEST_SIDE = 2**31 - 1
-"""Pixels; sizes are kept in 32 bits."""
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Number = float | None
+"""null stands for a number that JSON cannot say."""
+
+CHUNK = 8192
+"""Elements that are objects of Python at one time."""
 
 
-class ImageEntry(msgspec.Struct):
+class ImageEntry(msgspec.Struct, gc=False):
     """One element of `images`. Sizes in pixels."""
 
     id: Id
     file_name: str
-    width: int
-    height: int
+    width: Int64
+    height: Int64
 
 
-class AnnotationEntry(msgspec.Struct):
+class AnnotationEntry(msgspec.Struct, gc=False):
     """One element of `annotations`. bbox: x, y, width, height in pixels of the image."""
 
     id: Id
     image_id: Id
     category_id: Id
-    bbox: tuple[float, float, float, float]
-    area: float | None = None
-    iscrowd: int = 0
+    bbox: tuple[Number, Number, Number, Number]
+    area: Number = None
+    iscrowd: Int64 = 0
 
 
 class CategoryEntry(msgspec.Struct):
@@ -41,154 +53,207 @@ class CategoryEntry(msgspec.Struct):
     name: str
 
 
-class CocoFile(msgspec.Struct):
-    """An annotation file. Without `annotations` (COCO's test-dev) only predictions can be made."""
-
-    images: list[ImageEntry]
-    categories: list[CategoryEntry]
-    annotations: list[AnnotationEntry] | None = None
+class _RunLengths(msgspec.Struct):
+    counts: str | list[int]
 
 
-ENTRIES = {"images": ImageEntry, "categories": CategoryEntry, "annotations": AnnotationEntry}
+class _Masked(msgspec.Struct):
+    segmentation: list[Any] | _RunLengths | None = None
+
+
+class _Top(msgspec.Struct):
+    images: list[msgspec.Raw]
+    categories: list[msgspec.Raw]
+    annotations: list[msgspec.Raw] | None = None
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A broken rule. `fatal`: the file cannot be used; else the annotations at fault are left out."""
+class CocoFile:
+    """Columns of an annotation file, in its order; nothing is checked but the types."""
 
-    rule: str
-    """Key and what is wrong with it."""
-    count: int
-    examples: list[str]
-    """The first offenders, at most five."""
-    fatal: bool = True
-
-    def __str__(self) -> str:
-        more = ", …" if self.count > len(self.examples) else ""
-        return f"{self.rule}: {self.count} ({', '.join(self.examples)}{more})"
+    image_ids: NDArray[np.int64]
+    """`[N]`."""
+    sizes: NDArray[np.int64]
+    """`[N, 2]`, height and width in pixels."""
+    file_names: list[str]
+    """N."""
+    annotation_ids: NDArray[np.int64]
+    """`[R]`."""
+    places: NDArray[np.int64]
+    """`[R]`, place of the annotation's image among the N; -1 where its id is not among theirs."""
+    annotation_image_ids: NDArray[np.int64]
+    """`[R]`."""
+    category_ids: NDArray[np.int64]
+    """`[R]`."""
+    bboxes: NDArray[np.float64]
+    """`[R, 4]`, x, y, width, height in pixels; NaN for a number that is none."""
+    areas: NDArray[np.float64]
+    """`[R]`, square pixels; NaN where the file gives none."""
+    iscrowd: NDArray[np.int64]
+    """`[R]`."""
+    maskless_crowds: NDArray[np.int64]
+    """Rows of the crowd regions without a segmentation."""
+    categories: list[CategoryEntry]
+    annotated: bool
+    """False where the file has no `annotations` at all, as COCO's test-dev: only predictions can be made."""
 
 
 def parse(path: str | os.PathLike[str]) -> CocoFile:
-    """Reads a file's keys and types, nothing more.
+    """Reads a file's keys and types, nothing more. NaN and Infinity, which Python writes, are read as null.
 
     Raises FileNotFoundError; ValueError that names the file and the key where it is not JSON, lacks a
     key or has a value of another type."""
-    return decode_json(path, CocoFile, "annotation", _locate)
+    path = _existing(path, "annotation")
+    data = path.read_bytes()
+    try:
+        try:
+            return _columns(_split(data))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            strict = _strict(data)
+            if strict is None:
+                raise ValueError(_unreadable(error)) from None
+            return _columns(_split(strict))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _split(data: bytes) -> _Top:
+    """Finds the elements. Raises msgspec.DecodeError for what is not JSON, ValueError for another form."""
+    try:
+        return msgspec.json.decode(data, type=_Top)
+    except msgspec.ValidationError as error:
+        mismatch = str(error)
+    # A wrong value is met before a later mistake in the text, which matters more and is raised here.
+    msgspec.json.decode(data, type=msgspec.Raw)
+    try:
+        keys = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError as error:
+        raise ValueError(f"expected an object with images, annotations and categories: {error}") from None
+    for key in ("images", "categories", "annotations"):
+        if (value := bytes(keys.get(key, b"null")).strip()) == b"null" and key != "annotations":
+            raise ValueError(f"the key {key!r} is missing, expected images, annotations and categories")
+        if value != b"null" and not value.startswith(b"["):
+            raise ValueError(f"{key} is {type(msgspec.json.decode(value)).__name__}, expected a list")
+    raise ValueError(mismatch)
+
+
+def _strict(data: bytes) -> bytes | None:
+    """The same in JSON proper, where Python can read it: json.dump writes NaN unless told not to."""
+    try:
+        return msgspec.json.encode(json.loads(data))  # which writes null for what is not finite
+    except (ValueError, RecursionError, OverflowError):
+        return None
+
+
+def _columns(top: _Top) -> CocoFile:
+    image_ids, sizes = _empty(top.images), np.empty((len(top.images), 2), np.int64)
+    file_names: list[str] = []
+    for rows, images in _decoded("images", top.images, ImageEntry):
+        image_ids[rows] = [image.id for image in images]
+        sizes[rows] = [(image.height, image.width) for image in images]
+        file_names += [image.file_name for image in images]
+    found = top.annotations or []
+    ids, of_image, of_category, iscrowd = (_empty(found) for _ in range(4))
+    bboxes, areas = np.empty((len(found), 4)), np.empty(len(found))
+    for rows, annotations in _decoded("annotations", found, AnnotationEntry):
+        ids[rows] = [a.id for a in annotations]
+        of_image[rows] = [a.image_id for a in annotations]
+        of_category[rows] = [a.category_id for a in annotations]
+        iscrowd[rows] = [a.iscrowd for a in annotations]
+        bboxes[rows] = np.array([a.bbox for a in annotations], np.float64)  # where None becomes NaN
+        areas[rows] = np.array([a.area for a in annotations], np.float64)
+    crowds = np.flatnonzero(iscrowd)
+    maskless = [row for row in crowds.tolist() if not _has_mask(found[row])]
+    return CocoFile(
+        image_ids=image_ids,
+        sizes=sizes,
+        file_names=file_names,
+        annotation_ids=ids,
+        places=places(of_image, image_ids),
+        annotation_image_ids=of_image,
+        category_ids=of_category,
+        bboxes=bboxes,
+        areas=areas,
+        iscrowd=iscrowd,
+        maskless_crowds=np.array(maskless, np.int64),
+        categories=[c for _, some in _decoded("categories", top.categories, CategoryEntry) for c in some],
+        annotated=top.annotations is not None,
+    )
+
+
+def _empty(elements: Sequence[object]) -> NDArray[np.int64]:
+    return np.empty(len(elements), np.int64)
 
 
 T = TypeVar("T")
 
 
-def decode_json(
-    path: str | os.PathLike[str], form: type[T], what: str, locate: Callable[[Any], str | None] | None = None
-) -> T:
-    """Reads a JSON file into `form`. locate: names the place of a wrong value better than msgspec does.
+def _decoded(key: str, elements: Sequence[msgspec.Raw], form: type[T]) -> Iterator[tuple[slice, list[T]]]:
+    """Rows and their elements, some thousands at a time. Raises ValueError for those of another form."""
+    decoder = msgspec.json.Decoder(list[form])  # type: ignore[valid-type]
+    for start in range(0, len(elements), CHUNK):
+        rows = slice(start, min(start + CHUNK, len(elements)))
+        try:
+            yield rows, decoder.decode(b"[" + b",".join(elements[rows]) + b"]")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise ValueError(_wrong(key, elements, form)) from None
 
-    Raises FileNotFoundError, or ValueError that names the file."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such {what} file")
+
+def _wrong(key: str, elements: Sequence[msgspec.Raw], form: type[T]) -> str:
+    """The first element of another form, and how many there are."""
+    decoder = msgspec.json.Decoder(form)
+    faults: list[str] = []
+    for index, element in enumerate(elements):
+        try:
+            decoder.decode(element)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            faults.append(f"{key}[{index}]: {error}" if not faults else f"{key}[{index}]")
+    more = f"; {len(faults)} such elements, next {', '.join(faults[1:5])}" if len(faults) > 1 else ""
+    return f"{faults[0]}{more}"
+
+
+def _has_mask(annotation: msgspec.Raw) -> bool:
+    try:
+        mask = msgspec.json.decode(annotation, type=_Masked).segmentation
+    except msgspec.ValidationError:
+        return False
+    return bool(mask.counts if isinstance(mask, _RunLengths) else mask)
+
+
+def places(values: NDArray[np.int64], among: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Place of each value in `among`, the first one where there are several; -1 where there is none."""
+    if not len(among):
+        return np.full(len(values), -1)
+    order = np.argsort(among, kind="stable")
+    found = order[np.searchsorted(among[order], values).clip(max=len(among) - 1)]
+    return np.where(among[found] == values, found, -1)
+
+
+def decode_json(path: str | os.PathLike[str], form: type[T], what: str) -> T:
+    """Reads a JSON file into `form`. Raises FileNotFoundError, or ValueError that names the file."""
+    path = _existing(path, what)
     data = path.read_bytes()
     try:
         return msgspec.json.decode(data, type=form)
     except msgspec.ValidationError as error:
         mismatch = str(error)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(_unreadable(path, error)) from None
+        raise ValueError(f"{path}: {_unreadable(error)}") from None
     try:  # a wrong value is met before a later mistake in the text, which matters more
-        value = msgspec.json.decode(data)
+        msgspec.json.decode(data, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(_unreadable(path, error)) from None
-    raise ValueError(f"{path}: {(locate and locate(value)) or mismatch}")
+        raise ValueError(f"{path}: {_unreadable(error)}") from None
+    raise ValueError(f"{path}: {mismatch}")
 
 
-def _unreadable(path: Path, error: Exception) -> str:
+def _existing(path: str | os.PathLike[str], what: str) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such {what} file")
+    return path
+
+
+def _unreadable(error: Exception) -> str:
     if "out of range" in str(error):  # such as 1e400: JSON's grammar allows what no float holds
-        return f"{path}: a number is too large to be read: {error}"
-    return f"{path}: not JSON: {error}"
-
-
-def _locate(top: Any) -> str | None:
-    """The first element that has a wrong form, with its index, which msgspec leaves out."""
-    if not isinstance(top, dict):
-        return f"expected an object with images, annotations and categories, got {type(top).__name__}"
-    for key, entry in ENTRIES.items():
-        values = top.get(key)
-        if values is None and key != "annotations":
-            return f"the key {key!r} is missing, expected images, annotations and categories"
-        if values is not None and not isinstance(values, list):
-            return f"{key} is {type(values).__name__}, expected a list"
-        for index, value in enumerate(values or []):
-            try:
-                msgspec.convert(value, entry)
-            except msgspec.ValidationError as error:
-                return f"{key}[{index}]: {error}"
-    return None
-
-
-def find_problems(file: CocoFile) -> list[Problem]:
-    """Every broken rule of the ids, names and boxes, with counts; looks at no image."""
-    annotations = file.annotations or []
-    images = {image.id: image for image in file.images}
-    categories = {category.id for category in file.categories}
-    fatal: dict[str, Iterable[object]] = {
-        "images: empty, expected at least one": [] if images else ["none"],
-        "categories: empty, expected at least one": [] if categories else ["none"],
-        "images: id given more than once": _repeated(image.id for image in file.images),
-        "annotations: id given more than once": _repeated(a.id for a in annotations),
-        "categories: id given more than once": _repeated(category.id for category in file.categories),
-        "categories: name given more than once": _repeated(category.name for category in file.categories),
-        "images: width or height is not in 1..2147483647, id": (
-            i.id for i in file.images if not (1 <= i.width <= LARGEST_SIDE and 1 <= i.height <= LARGEST_SIDE)
-        ),
-        "images: file_name leaves the folder": (i.file_name for i in file.images if _leaves(i.file_name)),
-        "annotations: image_id is not among images, annotation": (
-            f"{a.id} of image {a.image_id}" for a in annotations if a.image_id not in images
-        ),
-        "annotations: category_id is not among categories, annotation": (
-            f"{a.id} with category {a.category_id}" for a in annotations if a.category_id not in categories
-        ),
-        "annotations: iscrowd is neither 0 nor 1, annotation": (
-            a.id for a in annotations if a.iscrowd not in (0, 1)
-        ),
-    }
-    left_out: dict[str, Iterable[object]] = {
-        "annotations: bbox has no area, annotation": (
-            f"{a.id} bbox {list(a.bbox)}" for a in annotations if min(a.bbox[2:]) <= 0
-        ),
-        "annotations: bbox lies outside its image, annotation": (
-            f"{a.id} bbox {list(a.bbox)}"
-            for a in annotations
-            if a.image_id in images and min(a.bbox[2:]) > 0 and _outside(a.bbox, images[a.image_id])
-        ),
-    }
-    problems = []
-    for rules, is_fatal in ((fatal, True), (left_out, False)):
-        for rule, offenders in rules.items():
-            if found := [str(offender) for offender in offenders]:
-                problems.append(Problem(rule, len(found), found[:5], is_fatal))
-    return problems
-
-
-def _repeated(values: Iterable[object]) -> list[object]:
-    return [value for value, count in Counter(values).items() if count > 1]
-
-
-def _leaves(file_name: str) -> bool:
-    path = PurePosixPath(file_name.replace("\\", "/"))
-    return not file_name or path.is_absolute() or ".." in path.parts
-
-
-def _outside(bbox: tuple[float, float, float, float], image: ImageEntry) -> bool:
-    x, y, width, height = bbox
-    return x >= image.width or y >= image.height or x + width <= 0 or y + height <= 0
-
-
-def missing_images(file_names: Iterable[str], folder: Path) -> list[str]:
-    """File names that are not in the folder. Raises FileNotFoundError when the folder is missing."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such image folder")
-    present = {entry.name for entry in os.scandir(folder)}
-    return [
-        name for name in file_names if name not in present and not ("/" in name and (folder / name).is_file())
-    ]
+        return f"a number is too large to be read: {error}"
+    return f"not JSON: {error}"

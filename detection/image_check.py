@@ -1,0 +1,134 @@
+"""The image files of a data set held against their annotations, by their headers or by decoding them."""
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+
+from classification.file_check import check_file
+
+CHUNK = 256
+"""Files per task of a worker."""
+ORIENTATION = 0x0112
+"""Key in EXIF; 5 to 8 are stored lying on their side."""
+
+
+class Fault(NamedTuple):
+    """What is wrong with a file."""
+
+    rule: str
+    name: str
+    level: str = "error"
+
+
+def missing_images(file_names: Iterable[str], folder: Path) -> list[str]:
+    """File names that are not in the folder. Raises FileNotFoundError when the folder is missing."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such image folder")
+    present: dict[str, set[str]] = {}
+    missing = []
+    for name in file_names:
+        parent, _, last = name.rpartition("/")
+        if parent not in present:
+            inside = folder / parent
+            present[parent] = {entry.name for entry in os.scandir(inside)} if inside.is_dir() else set()
+        if last not in present[parent]:
+            missing.append(name)
+    return missing
+
+
+def links_that_leave(file_names: Iterable[str], folder: Path) -> Iterator[str]:
+    """File names that are, or lie below, a symbolic link to somewhere outside the folder."""
+    root = os.path.realpath(folder)
+    parents: dict[str, tuple[bool, set[str]]] = {}
+    for name in file_names:
+        parent, _, last = name.rpartition("/")
+        if parent not in parents:
+            inside = folder / parent
+            links = {e.name for e in os.scandir(inside) if e.is_symlink()} if inside.is_dir() else set()
+            parents[parent] = (_within(inside, root), links)
+        stays, links = parents[parent]
+        if not stays or (last in links and not _within(folder / name, root)):
+            yield name
+
+
+def _within(path: Path, root: str) -> bool:
+    return os.path.commonpath([os.path.realpath(path), root]) == root
+
+
+def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height in pixels as `classification.data.decode` gives the picture, EXIF's rotation applied.
+
+    Reads the header only. Raises FileNotFoundError, or ValueError for a file that is no image or so large
+    that Pillow refuses it (`Image.MAX_IMAGE_PIXELS` twice)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of images that are large, but can be read
+            with Image.open(path) as image:
+                lying = "exif" in image.info and image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+                return image.size[::-1] if lying else image.size
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{os.fspath(path)}: no such image file") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{os.fspath(path)}: is no image") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{os.fspath(path)}: cannot be read as an image: {error}") from None
+
+
+def check_images(
+    folder: Path, names: Sequence[str], sizes: Sequence[Sequence[int]], *, decode: bool, workers: int
+) -> Iterator[list[Fault]]:
+    """What is wrong with each file, in order; a file that is in order has no fault.
+
+    sizes: height and width in pixels, as annotated. decode: read all pixels, which finds what is cut off.
+    workers: processes; 0: this one."""
+    tasks = [
+        (names[start : start + CHUNK], sizes[start : start + CHUNK]) for start in range(0, len(names), CHUNK)
+    ]
+    check = partial(_check_some, folder, decode)
+    if not workers:
+        for task in tasks:
+            yield from check(task)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        try:
+            for faults in pool.map(check, tasks):
+                yield from faults
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _check_some(
+    folder: Path, decode: bool, task: tuple[Sequence[str], Sequence[Sequence[int]]]
+) -> list[list[Fault]]:
+    return [list(_check(folder / name, name, size, decode)) for name, size in zip(*task, strict=True)]
+
+
+def _check(path: Path, name: str, annotated: Sequence[int], decode: bool) -> Iterator[Fault]:
+    try:
+        width, height = upright_size(path)
+    except FileNotFoundError:
+        yield Fault("image file is missing", name)
+        return
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        bomb = "decompression bomb" in reason
+        yield Fault("image is too large to be decoded" if bomb else "file is no image", f"{name}: {reason}")
+        return
+    if (height, width) != tuple(annotated):
+        yield Fault(
+            "image has another size than annotated",
+            f"{name}: {width}x{height}, annotated {annotated[1]}x{annotated[0]}",
+        )
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        yield Fault(
+            f"image has more than {limit / 1e6:.0f} million pixels", f"{name}: {width}x{height}", "warning"
+        )
+    if decode and (problem := check_file(path).problem) is not None:
+        yield Fault(problem, name)
