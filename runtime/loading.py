@@ -42,7 +42,9 @@ class ResumableLoader:
     (epoch + 1, 0), because trainers that know the length never ask for the end.
 
     dataset: has `__len__` and either `__getitems__(list of (epoch, index))`, which returns the whole batch,
-        or `__getitem__((epoch, index))`, whose samples `collate` (default: PyTorch's) joins.
+        or `__getitem__((epoch, index))`, whose samples `collate` (default: PyTorch's) joins. Where it has
+        `groups` (`[N]` integers; None: none), shuffled batches hold samples of one group each, but for what
+        is left of the groups when an epoch ends.
     seed: of the order. shuffle: False gives 0, 1, 2, ... in every epoch.
     workers: processes that read ahead; 0 reads in the caller's.
     drop_last: leave out the samples that do not fill `step` batches, which make one optimiser step.
@@ -112,6 +114,8 @@ class ResumableLoader:
         order = np.arange(count)
         if self.shuffle:
             order = np.argsort(counter_hash(self.seed, epoch, order), kind="stable")
+            if (groups := getattr(self.dataset, "groups", None)) is not None:
+                order = _in_groups(order, groups[order], self.batch_size * self.world)
         if self._fill:
             order = np.resize(order, -(-count // self.world) * self.world)
         return order[self.rank :: self.world]
@@ -159,6 +163,21 @@ class ResumableLoader:
                 generator=torch.Generator().manual_seed(self.seed),
             )
         )
+
+
+def _in_groups(order: NDArray[np.int64], groups: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """`order` in such a way that every `size` of it are of one group; what fills no batch comes last.
+
+    A batch comes when it is full, as if the samples were dealt to one pile per group. groups: of each sample
+    in `order`."""
+    places = np.argsort(groups, kind="stable")
+    grouped = groups[places]
+    first, end = np.searchsorted(grouped, grouped), np.searchsorted(grouped, grouped, side="right")
+    last = (
+        first + ((np.arange(len(order)) - first) // size + 1) * size - 1
+    )  # of the batch that a sample is in
+    full = np.where(last < end, places[np.minimum(last, len(order) - 1)], len(order))
+    return order[places[np.argsort(full, kind="stable")]]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,14 @@ def loader(count=10, batch_size=3, **options):
     return ResumableLoader(Numbers(count), batch_size, **{"seed": 1, "shuffle": True, **options})
 
 
+class Grouped(Numbers):
+    """Every third sample is of another group."""
+
+    @property
+    def groups(self):
+        return (np.arange(self.count) % 3 == 0).astype(int)
+
+
 def read(batches):
     return [[tuple(sample) for sample in batch.tolist()] for batch in batches]
 
@@ -105,6 +113,38 @@ def test_ranks_share_the_common_order():
     common = loader().order(0)
     assert np.stack(parts, axis=1).reshape(-1).tolist() == [*common, *common[:2]]
     assert [len(loader(rank=rank, world=3)) for rank in range(3)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_batches_of_groups_are_mixed_only_where_an_epoch_ends(world):
+    ranks = [
+        ResumableLoader(Grouped(50), 4, seed=1, shuffle=True, drop_last=True, rank=rank, world=world)
+        for rank in range(world)
+    ]
+    orders = np.stack([one.order(3) for one in ranks], axis=1).reshape(-1)
+    assert len(set(orders.tolist())) == 50
+    batches = orders[: 50 // (4 * world) * 4 * world].reshape(-1, 4 * world) % 3 == 0
+    # 17 samples of one group, 33 of the other: so many batches can be full of one.
+    assert [len(set(batch)) for batch in batches.tolist()[: 17 // (4 * world) + 33 // (4 * world)]] == [1] * (
+        17 // (4 * world) + 33 // (4 * world)
+    )
+    assert ranks[0].order(3).tolist() != ranks[0].order(4).tolist()
+
+
+def test_batches_of_groups_come_as_their_samples_come():
+    plain, grouped = (ResumableLoader(kind(50), 4, seed=1, shuffle=True) for kind in (Numbers, Grouped))
+    piles, expected = {0: [], 1: []}, []
+    for sample in plain.order(0).tolist():
+        pile = piles[int(sample % 3 == 0)]
+        pile.append(sample)
+        if len(pile) == 4:
+            expected += pile
+            pile.clear()
+    assert grouped.order(0).tolist() == expected + piles[0] + piles[1]
+
+
+def test_groups_change_nothing_where_nothing_is_shuffled():
+    assert ResumableLoader(Grouped(9), 2, seed=1, shuffle=False).order(0).tolist() == list(range(9))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
