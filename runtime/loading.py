@@ -173,9 +173,7 @@ def _in_groups(order: NDArray[np.int64], groups: NDArray[np.int64], size: int) -
     places = np.argsort(groups, kind="stable")
     grouped = groups[places]
     first, end = np.searchsorted(grouped, grouped), np.searchsorted(grouped, grouped, side="right")
-    last = (
-        first + ((np.arange(len(order)) - first) // size + 1) * size - 1
-    )  # of the batch that a sample is in
+    last = first + ((np.arange(len(order)) - first) // size + 1) * size - 1  # of a sample's batch
     full = np.where(last < end, places[np.minimum(last, len(order) - 1)], len(order))
     return order[places[np.argsort(full, kind="stable")]]
 
