@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from backbones.spec import Preprocessing
+from backbones.split import Split
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,13 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def features(self, x: Tensor) -> dict[str, Tensor]:
         """The last map of each stride, after its activation: `{"c2": [N, C, H/4, W/4], …}`."""
+
+    @abstractmethod
+    def split(self, stride: int = 16) -> Split:
+        """The network in two, cut after its last maps of that stride.
+
+        Raises ValueError where it cannot be cut there.
+        """
 
     @abstractmethod
     def set_progress(self, progress: float) -> None:

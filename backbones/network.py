@@ -19,6 +19,7 @@ from backbones.fused import FusedCell, folded
 from backbones.layers import Layers
 from backbones.separable import SeparableConv
 from backbones.spec import NetworkSpec, Preprocessing
+from backbones.split import CellSplit, Split
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ class NASNet(Backbone):
     drop_path_keep: probability that a path of the last cell survives at the end of training, in (0, 1].
     dropout: probability before the classifier. auxiliary: build the auxiliary head; it is left out, and
     logged, where its map is below 5x5, and `self.auxiliary` is None then. fused: made by `fuse`.
+    shapes: of the outputs, the stem's first.
     """
 
     spec: NetworkSpec
@@ -144,7 +146,7 @@ class NASNet(Backbone):
             else layers.conv(spec.in_channels, spec.stem_filters, 3),
             layers.norm(spec.stem_filters),
         )
-        shapes = [MapShape(spec.stem_filters, 2 if imagenet else 1)]
+        self.shapes = shapes = [MapShape(spec.stem_filters, 2 if imagenet else 1)]
         live = live_outputs(self.plans)
         self.cells = nn.ModuleDict()
         for index, plan in enumerate(self.plans, start=1):
@@ -245,24 +247,41 @@ class NASNet(Backbone):
         net.cells = nn.ModuleDict({name: FusedCell(cell, convolution.weight) for name, cell in cells.items()})
         return net.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
-    def _run(self, x: Tensor, taps: Collection[int] = (), raw: bool = False) -> dict[int, State]:
-        """Outputs of the last cell and in `taps`; others go when nothing needs them. raw: keep them so."""
+    def _run(self, x: Tensor, taps: Collection[int] = (), raw: Collection[int] = ()) -> dict[int, State]:
+        """Outputs of the last cell and in `taps`; see `run_cells`."""
+        outputs = self.run_stem(x)
+        self.run_cells(outputs, taps=taps, raw=raw)
+        return outputs
+
+    def run_stem(self, x: Tensor) -> dict[int, State]:
         self._check_size(x)
-        if self.fused:
-            self._check_fused(x)
-        outputs = {0: State(self.stem(x))}
-        for index, plan in enumerate(self.plans, start=1):
+        self.check_fused(x)
+        return {0: State(self.stem(x))}
+
+    def run_cells(
+        self,
+        outputs: dict[int, State],
+        *,
+        first: int = 0,
+        last: int | None = None,
+        taps: Collection[int] = (),
+        raw: Collection[int] = (),
+    ) -> None:
+        """Adds what the cells `plans[first:last]` give; outputs not in `taps` go when nothing needs them.
+
+        raw: outputs to keep as they are before the ReLU; others may be kept after it alone.
+        """
+        for index, plan in enumerate(self.plans[first:last], start=first + 1):
             if plan.name in self.cells:
                 cell: Any = self.cells[plan.name]
                 h = outputs.get(plan.h)
                 h_prev = h if plan.h_prev is None else outputs.get(plan.h_prev)
-                activate = not raw and index not in self._read_raw
+                activate = index not in raw and index not in self._read_raw
                 output = cell(h and h.read_by(cell.fit), h_prev and h_prev.read_by(cell.fit_prev), activate)
                 outputs[index] = State(output, output if activate else None)
             # The skip flag reaches back furthest: from the next cell, three outputs.
             for old in [old for old in outputs if old < index - 2 and old not in taps]:
                 del outputs[old]
-        return outputs
 
     def _check_size(self, x: Tensor) -> None:
         smallest = self.spec.smallest_image
@@ -271,7 +290,10 @@ class NASNet(Backbone):
                 f"images of {x.shape[-2]}x{x.shape[-1]} px, the network needs at least {smallest}"
             )
 
-    def _check_fused(self, x: Tensor) -> None:
+    def check_fused(self, x: Tensor) -> None:
+        """Raises ValueError where a fused network is asked for what it cannot do with the maps `x`."""
+        if not self.fused:
+            return
         if torch.is_autocast_enabled(x.device.type):
             raise ValueError(
                 "a fused network does not run under autocast: leave it, or convert the network, "
@@ -301,11 +323,14 @@ class NASNet(Backbone):
         outputs = self._run(x, self._taps)
         return {name: outputs[index].relu for index, name in self._taps.items()}
 
+    def split(self, stride: int = 16) -> Split:
+        return CellSplit(self, stride)
+
     def remove_classifier(self) -> None:
         self.classifier = nn.Identity()  # type: ignore[assignment]
         self.auxiliary = None
 
     def endpoints(self, x: Tensor) -> dict[str, Tensor]:
         """Outputs (pre-activation) of the stem and of every cell by name, in order of execution."""
-        outputs = self._run(x, range(len(self.plans)), raw=True)
+        outputs = self._run(x, range(len(self.plans)), raw=range(len(self.plans) + 1))
         return {("stem", *(plan.name for plan in self.plans))[index]: outputs[index].raw for index in outputs}

@@ -3,16 +3,19 @@
 The other way, our networks as timm's, is `timm_models.py`. Letters as in `network.py`.
 """
 
+import copy
 import difflib
 import functools
 import logging
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone, FeatureInfo
 from backbones.build import TIMM, TimmSpec, without_timm
 from backbones.spec import INTERPOLATIONS, Preprocessing
+from backbones.split import Split, StageSplit
 
 try:
     import timm
@@ -20,6 +23,8 @@ try:
     from timm.layers import DropPath
 except ImportError as error:
     raise without_timm(error) from None
+
+import backbones.timm_resnet_cifar  # noqa: F401 - registers it
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +75,7 @@ class TimmBackbone(Backbone):
         self.feature_info = [
             FeatureInfo(name, infos[last[stride]]["num_chs"], stride) for name, stride in strides.items()
         ]
+        self._tails: dict[int, tuple[str, ...]] = {}
         self._drop_rates = {
             name: module.drop_prob
             for name, module in self.body.named_modules()
@@ -87,6 +93,57 @@ class TimmBackbone(Backbone):
             x, indices=self._levels, stop_early=True, intermediates_only=True
         )
         return {info.name: x for info, x in zip(self.feature_info, maps, strict=True)}
+
+    def split(self, stride: int = 16) -> Split:
+        if stride not in self._tails:
+            self._tails[stride] = self._stages_after(stride)
+        stages = {name: self.get_submodule(name) for name in self._tails[stride]}
+        at = next(index for index, info in enumerate(self.feature_info) if info.stride == stride)
+        take = functools.partial(self._map, self._levels[at])
+        return StageSplit(take, stages, *self.feature_info[at:])
+
+    def _map(self, level: int, images: Tensor) -> Tensor:
+        (found,) = self.body.forward_intermediates(
+            images, indices=[level], stop_early=True, intermediates_only=True
+        )
+        return found
+
+    def _stages_after(self, stride: int) -> tuple[str, ...]:
+        """Names of the modules between the last map of that stride and the last map of all.
+
+        Raises ValueError unless they give that map on their own, which is tried.
+        """
+        fault = f"{TIMM}{self.spec.timm} cannot be split at stride {stride}: "
+        infos = {info["reduction"]: info for info in self.body.feature_info} if self.feature_info else {}
+        if [info.stride for info in self.feature_info[-2:]] != [stride, 2 * stride]:
+            strides = ", ".join(str(info.stride) for info in self.feature_info) or "none"
+            raise ValueError(
+                f"{fault}its last two maps must have strides {stride} and {2 * stride}, not {strides}"
+            )
+        parent, _, first = infos[stride]["module"].rpartition(".")
+        last_parent, _, last = infos[2 * stride]["module"].rpartition(".")
+        names = [name for name, _ in self.body.get_submodule(parent).named_children()]
+        if parent != last_parent or first not in names or last not in names:
+            raise ValueError(f"{fault}timm does not name the stages of its last two maps")
+        between = names[names.index(first) + 1 : names.index(last) + 1]
+        stages = tuple(".".join(filter(None, ("body", parent, name))) for name in between)
+        if not self._gives_last_map(stages):
+            raise ValueError(f"{fault}more than {', '.join(stages)} lies between its last two maps")
+        return stages
+
+    @torch.no_grad()
+    def _gives_last_map(self, stages: tuple[str, ...]) -> bool:
+        net = copy.deepcopy(self).eval()
+        side, like = 64, next(net.parameters())
+        channels = self.spec.in_channels
+        image = torch.linspace(-1, 1, channels * side**2, device=like.device, dtype=like.dtype)
+        try:
+            *_, x, last = net.features(image.view(1, channels, side, side)).values()
+            for name in stages:
+                x = net.get_submodule(name)(x)
+        except Exception:  # each network has its own way to say that it was called wrongly
+            return False
+        return x.shape == last.shape and (x.is_meta or torch.allclose(x, last, rtol=1e-4, atol=1e-4))
 
     def set_progress(self, progress: float) -> None:
         for name, module in self.body.named_modules():

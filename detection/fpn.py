@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from backbones.base import Backbone
+from backbones.base import Backbone, FeatureInfo
 from backbones.build import TimmSpec
 from detection.engines.base import EngineConfig
 from detection.heads import BoxHeadConfig
@@ -30,7 +30,15 @@ class FpnConfig(EngineConfig):
             raise ValueError(f"detector.fpn_channels = {self.fpn_channels}, must be at least 1")
 
 
-def wrong_strides(backbone: Backbone) -> str:
+def pyramid_maps(backbone: Backbone) -> list[FeatureInfo]:
+    """The maps that the pyramid is built on, at PYRAMID_STRIDES. Raises ValueError where one is missing."""
+    infos = [info for info in backbone.feature_info if info.stride in PYRAMID_STRIDES]
+    if tuple(info.stride for info in infos) != PYRAMID_STRIDES:
+        raise ValueError(_wrong_strides(backbone))
+    return infos
+
+
+def _wrong_strides(backbone: Backbone) -> str:
     strides = [info.stride for info in backbone.feature_info]
     has = ", ".join(map(str, strides)) or "none"
     fault = f"detection needs maps at strides 4, 8, 16 and 32; this backbone has {has}"

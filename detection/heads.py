@@ -19,13 +19,9 @@ from detection.engines.base import Prediction, Target
 
 
 @dataclass(kw_only=True)
-class BoxHeadConfig:
-    """Second stage; the defaults are Detectron2's Base-RCNN-FPN."""
+class SecondStageConfig:
+    """What every second stage has; the defaults are Detectron2's Base-RCNN-FPN."""
 
-    width: int = 1024
-    """Channels of the two fully connected layers."""
-    pooled_size: int = 7
-    """Side of the RoIAlign grid."""
     batch_size_per_image: int = 512
     """Proposals sampled per image for the losses."""
     positive_fraction: float = 0.25
@@ -38,14 +34,35 @@ class BoxHeadConfig:
     """IoU above which the worse of two detections of one class is dropped."""
     detections_per_image: int = 100
     """Detections kept per image; COCO counts 100."""
+    box_loss_weight: float = 1.0
+    """Factor of `loss_box_reg`."""
 
     def __post_init__(self) -> None:
         for name in ("positive_fraction", "iou_threshold", "score_threshold", "nms_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"detector.box_head.{name} = {getattr(self, name)}, must be in 0..1")
-        for name in ("width", "pooled_size", "batch_size_per_image", "detections_per_image"):
+        self._check_counts("batch_size_per_image", "detections_per_image")
+        if not self.box_loss_weight > 0:
+            raise ValueError(f"detector.box_head.box_loss_weight = {self.box_loss_weight}, must be above 0")
+
+    def _check_counts(self, *names: str) -> None:
+        for name in names:
             if getattr(self, name) < 1:
                 raise ValueError(f"detector.box_head.{name} = {getattr(self, name)}, must be at least 1")
+
+
+@dataclass(kw_only=True)
+class BoxHeadConfig(SecondStageConfig):
+    """Second stage on a feature pyramid."""
+
+    width: int = 1024
+    """Channels of the two fully connected layers."""
+    pooled_size: int = 7
+    """Side of the RoIAlign grid."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_counts("width", "pooled_size")
 
 
 class Sampled(NamedTuple):
@@ -87,31 +104,24 @@ class RoIAlignPyramid(nn.Module):
         return pooled
 
 
-class BoxHead(nn.Module):
-    """Classifies proposals and moves them, each class with deltas of its own."""
+class SecondStage(nn.Module):
+    """Classifies proposals and moves them, each class with deltas of its own, from C numbers about each."""
 
     WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
-    def __init__(self, config: BoxHeadConfig, channels: int, strides: Sequence[int], num_classes: int):
+    def __init__(self, config: SecondStageConfig, channels: int, num_classes: int):
         super().__init__()
         self.config = config
         self.num_classes = num_classes
-        self.pool = RoIAlignPyramid(config.pooled_size, strides)
-        self.fc1 = nn.Linear(channels * config.pooled_size**2, config.width)
-        self.fc2 = nn.Linear(config.width, config.width)
-        self.class_logits = nn.Linear(config.width, num_classes + 1)
-        self.box_deltas = nn.Linear(config.width, num_classes * 4)
-        for layer in (self.fc1, self.fc2):
-            nn.init.kaiming_uniform_(layer.weight, a=1)
+        self.class_logits = nn.Linear(channels, num_classes + 1)
+        self.box_deltas = nn.Linear(channels, num_classes * 4)
         nn.init.normal_(self.class_logits.weight, std=0.01)
         nn.init.normal_(self.box_deltas.weight, std=0.001)
-        for layer in (self.fc1, self.fc2, self.class_logits, self.box_deltas):
+        for layer in (self.class_logits, self.box_deltas):
             nn.init.zeros_(layer.bias)
 
-    def forward(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Class logits `[sum R, K + 1]`, background last, and deltas `[sum R, K, 4]`, float32."""
-        hidden = F.relu(self.fc1(self.pool(maps, boxes).flatten(1)))
-        hidden = F.relu(self.fc2(hidden))
+    def score(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden: `[R, C]`. Class logits `[R, K + 1]`, background last, and deltas `[R, K, 4]`, float32."""
         return self.class_logits(hidden).float(), self.box_deltas(hidden).float().unflatten(1, (-1, 4))
 
     @torch.no_grad()
@@ -157,7 +167,7 @@ class BoxHead(nn.Module):
         count = max(len(labels), 1)
         return {
             "loss_cls": F.cross_entropy(logits, labels, reduction="sum") / count,
-            "loss_box_reg": error / count,
+            "loss_box_reg": self.config.box_loss_weight * error / count,
         }
 
     def detect(
@@ -182,3 +192,21 @@ class BoxHead(nn.Module):
             keep = keep[box_ops.has_area(boxes[keep])]
             predictions.append({"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep]})
         return predictions
+
+
+class BoxHead(SecondStage):
+    """The second stage on a feature pyramid: RoIAlign and two fully connected layers before the scores."""
+
+    def __init__(self, config: BoxHeadConfig, channels: int, strides: Sequence[int], num_classes: int):
+        super().__init__(config, config.width, num_classes)
+        self.pool = RoIAlignPyramid(config.pooled_size, strides)
+        self.fc1 = nn.Linear(channels * config.pooled_size**2, config.width)
+        self.fc2 = nn.Linear(config.width, config.width)
+        for layer in (self.fc1, self.fc2):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """As `score`, of all boxes: `[sum R, K + 1]` and `[sum R, K, 4]`."""
+        hidden = F.relu(self.fc1(self.pool(maps, boxes).flatten(1)))
+        return self.score(F.relu(self.fc2(hidden)))

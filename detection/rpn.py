@@ -1,8 +1,9 @@
-"""The first stage: anchors of a feature pyramid become proposals, in Detectron2's semantics.
+"""The first stage: anchors on the maps of the backbone become proposals, in Detectron2's semantics.
 
 Legend: `N` images, `L` levels, `A` anchors over all levels, `R` boxes, `C` channels.
-The head is torchvision's, which agrees with Detectron2's. Its `RegionProposalNetwork` is not used:
-anchors, divisors, loss and filters all differ. Sources: Detectron2 `rpn.py`, `proposal_utils.py`.
+The head is torchvision's, which agrees with Detectron2's, with a width of its own where one is asked for.
+torchvision's `RegionProposalNetwork` is not used: anchors, divisors, loss and filters all differ.
+Sources: Detectron2 `rpn.py`, `proposal_utils.py`.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ class RpnConfig:
     """Region proposal network; the defaults are Detectron2's Base-RCNN-FPN."""
 
     anchor_sizes: list[int] = field(default_factory=lambda: [32, 64, 128, 256, 512])
-    """Square root of the anchor area in pixels, one per level p2..p6."""
+    """Square root of the anchor area in pixels: one per level p2..p6 of a pyramid, or all on one map."""
     aspect_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
     """Height / width."""
     batch_size_per_image: int = 256
@@ -45,6 +46,8 @@ class RpnConfig:
     """Proposals per image kept after NMS in training, all levels together."""
     post_nms_test: int = 1000
     """The same in evaluation."""
+    box_loss_weight: float = 1.0
+    """Factor of `loss_rpn_loc`."""
 
     def __post_init__(self) -> None:
         if not self.anchor_sizes or min(self.anchor_sizes) <= 0:
@@ -69,6 +72,17 @@ class RpnConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"detector.rpn.{name} = {getattr(self, name)}, must be at least 1")
+        if not self.box_loss_weight > 0:
+            raise ValueError(f"detector.rpn.box_loss_weight = {self.box_loss_weight}, must be above 0")
+
+    def sizes_by_level(self, strides: Sequence[int]) -> list[list[int]]:
+        """Anchor sizes on each level of a pyramid. Raises ValueError unless there is one for each."""
+        if len(self.anchor_sizes) != len(strides):
+            raise ValueError(
+                f"detector.rpn.anchor_sizes = {self.anchor_sizes}, expected {len(strides)} sizes, "
+                f"one per level of the pyramid (strides {', '.join(map(str, strides))})"
+            )
+        return [[size] for size in self.anchor_sizes]
 
 
 class Proposals(NamedTuple):
@@ -84,28 +98,46 @@ class Proposals(NamedTuple):
     """Anchors per level; their sum is A."""
 
 
+class ProposalHead(RPNHead):
+    """torchvision's head with a 3x3 convolution that changes the width from `channels` to `hidden`."""
+
+    def __init__(self, channels: int, anchors: int, hidden: int):
+        super().__init__(hidden, anchors)
+        if hidden != channels:
+            convolution = nn.Conv2d(channels, hidden, 3, padding=1)
+            nn.init.normal_(convolution.weight, std=0.01)
+            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+            self.conv[0][0] = convolution
+
+
 class RegionProposals(nn.Module):
-    """Scores and moves anchors; one 3x3 and two 1x1 convolutions shared by all levels."""
+    """Scores and moves anchors; one 3x3 and two 1x1 convolutions shared by all levels.
+
+    channels: of every map. strides: of the maps. sizes: of the anchors on each map, as many on all of them.
+    hidden: width of the 3x3 convolution."""
 
     WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
-    def __init__(self, config: RpnConfig, channels: int, strides: Sequence[int]):
+    def __init__(
+        self,
+        config: RpnConfig,
+        channels: int,
+        strides: Sequence[int],
+        sizes: Sequence[Sequence[int]],
+        hidden: int,
+    ):
         super().__init__()
-        if len(config.anchor_sizes) != len(strides):
-            raise ValueError(
-                f"detector.rpn.anchor_sizes = {config.anchor_sizes}, expected {len(strides)} sizes, "
-                f"one per level of the pyramid (strides {', '.join(map(str, strides))})"
-            )
         self.config = config
         self.strides = tuple(strides)
-        self.head = RPNHead(channels, len(config.aspect_ratios))
+        self.sizes = tuple(tuple(level) for level in sizes)
+        self.head = ProposalHead(channels, len(sizes[0]) * len(config.aspect_ratios), hidden)
 
     def forward(self, maps: list[Tensor]) -> Proposals:
         """maps: L tensors `[N, C, H, W]`, one per stride."""
         logits, deltas = self.head(maps)
         anchors = []
-        for level, stride, size in zip(maps, self.strides, self.config.anchor_sizes, strict=True):
-            cells = box_ops.cell_anchors([size], self.config.aspect_ratios).to(level.device)
+        for level, stride, sizes in zip(maps, self.strides, self.sizes, strict=True):
+            cells = box_ops.cell_anchors(sizes, self.config.aspect_ratios).to(level.device)
             anchors.append(box_ops.grid_anchors(cells, level.shape[2], level.shape[3], stride))
         # [N, anchors per place, H, W] -> [N, H * W * anchors per place], the order of grid_anchors
         logits = [level.permute(0, 2, 3, 1).flatten(1) for level in logits]
@@ -144,7 +176,10 @@ class RegionProposals(nn.Module):
                 goal = box_ops.encode(anchors[positive], target["boxes"][indices[positive]], self.WEIGHTS)
                 localisation = localisation + (deltas[positive] - goal).abs().sum()
         divisor = self.config.batch_size_per_image * len(targets)
-        return {"loss_rpn_cls": classification / divisor, "loss_rpn_loc": localisation / divisor}
+        return {
+            "loss_rpn_cls": classification / divisor,
+            "loss_rpn_loc": self.config.box_loss_weight * localisation / divisor,
+        }
 
     @torch.no_grad()
     def select(self, proposals: Proposals, image_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:

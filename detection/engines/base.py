@@ -5,7 +5,8 @@ Letters: `N` images, `H W` pixels, `R` boxes of one image, `K` classes.
 Images    list of N tensors `[3, H, W]`, float32, RGB, in 0..1, each already at the size at which the
           detector looks at it (`detection.data.resize` does that as Detectron2 does, with Pillow's
           antialiased bilinear filter on 8-bit pixels). Sizes may differ; the engine normalises with
-          the backbone's mean and deviation and pads with zeros to a multiple of 32.
+          the backbone's mean and deviation and pads with zeros: to the largest image of the batch, and with
+          a pyramid to a multiple of 32.
 Boxes     `[R, 4]` float32 xyxy in pixels of the image as given, 0 <= x1 < x2 <= W, 0 <= y1 < y2 <= H.
 Labels    `[R]` int64 in 0..K-1; there is no label for the background.
 Targets   one `Target` per image. R = 0 is a picture without objects and trains the background.
@@ -84,3 +85,10 @@ class EngineConfig(ABC):
         """A fresh detector over `backbone`, whose images are normalised by `mean` and `std` (of 0..1).
 
         Raises ValueError unless the backbone reads RGB and has the maps that the detector needs."""
+
+
+def check_rgb(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raises ValueError unless images are normalised channel by channel of RGB."""
+    for key, values in (("mean", mean), ("std", std)):
+        if len(values) != 3:
+            raise ValueError(f"preprocessing.{key} has {len(values)} values, expected 3: detection reads RGB")

@@ -5,8 +5,10 @@ import torch
 
 from backbones.timm_models import TimmNASNet
 from backbones.zoo import create, resolve_spec
+from detection.c4 import C4HeadConfig
 from detection.engines.base import Engine, Target
 from detection.engines.torchvision import TorchvisionFpnConfig
+from detection.engines.torchvision_c4 import TorchvisionC4Config
 from detection.heads import BoxHeadConfig
 from detection.rpn import RpnConfig
 
@@ -49,11 +51,16 @@ def same(one, other) -> bool:
 
 
 class EngineContract:
-    """A subclass gives the fixture `config`, whose `build` makes the engine; its score threshold is 0."""
+    """A subclass gives the fixture `config`, whose `build` makes the engine; its score threshold is 0.
+
+    `network` makes what it is built on."""
+
+    def network(self):
+        return backbone()
 
     @pytest.fixture
     def engine(self, config) -> Engine:
-        network = backbone()
+        network = self.network()
         torch.manual_seed(0)
         engine = config.build(network, NUM_CLASSES, [0.5] * 3, [0.25] * 3)
         assert isinstance(engine, Engine)
@@ -152,7 +159,7 @@ class EngineContract:
             torch.testing.assert_close(alone[key], together[key], rtol=1e-3, atol=1e-3)
 
     def test_weights_carry_over_to_a_new_engine(self, engine, config):
-        other = config.build(backbone(), NUM_CLASSES, [0.5] * 3, [0.25] * 3)
+        other = config.build(self.network(), NUM_CLASSES, [0.5] * 3, [0.25] * 3)
         other.load_state_dict(engine.state_dict())
         with torch.inference_mode():
             assert same(engine.eval().predict(images()), other.eval().predict(images()))
@@ -205,3 +212,28 @@ class TestTorchvisionFpn(EngineContract):
         with torch.inference_mode():
             (one,), (two,) = engine.eval().predict([picture]), other.eval().predict([2 * picture])
         torch.testing.assert_close(one["scores"], two["scores"])
+
+
+class TestTorchvisionC4(EngineContract):
+    @pytest.fixture
+    def config(self):
+        return TorchvisionC4Config(
+            rpn_channels=8,
+            rpn=RpnConfig(
+                anchor_sizes=[16, 48],
+                batch_size_per_image=64,
+                pre_nms_train=50,
+                pre_nms_test=50,
+                post_nms_train=40,
+                post_nms_test=20,
+            ),
+            box_head=C4HeadConfig(batch_size_per_image=16, crop_size=5),
+        )
+
+
+class TestTorchvisionC4OnTimm(TestTorchvisionC4):
+    def network(self):
+        torch.manual_seed(0)
+        network = create("timm/test_resnet")
+        network.remove_classifier()
+        return network

@@ -1,0 +1,64 @@
+"""The paper's detector, made of torchvision's operations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from backbones.base import Backbone
+from detection.c4 import C4_STRIDE, C4Config, crop
+from detection.engines.torchvision import TorchvisionEngine
+from detection.heads import SecondStage
+from detection.rpn import RegionProposals
+
+
+@dataclass(kw_only=True)
+class TorchvisionC4Config(C4Config):
+    """Group `detector`: `torchvision_c4`."""
+
+    engine: ClassVar[str] = "torchvision_c4"
+    name: str = "torchvision_c4"
+
+    def build(
+        self, backbone: Backbone, num_classes: int, mean: Sequence[float], std: Sequence[float]
+    ) -> "TorchvisionC4":
+        return TorchvisionC4(self, backbone, num_classes, mean, std)
+
+
+class TorchvisionC4(TorchvisionEngine):
+    """Trunk, proposals, and for each of them a crop, the tail, the mean of its map, class and box."""
+
+    def __init__(
+        self,
+        config: C4Config,
+        backbone: Backbone,
+        num_classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ):
+        super().__init__(backbone, num_classes, mean, std)
+        split = backbone.split(C4_STRIDE)
+        sizes = [config.rpn.anchor_sizes]
+        self.rpn = RegionProposals(config.rpn, split.channels, [C4_STRIDE], sizes, config.rpn_channels)
+        self.box_head = SecondStage(config.box_head, split.tail_channels, num_classes)
+        self.crop_size = config.box_head.crop_size
+        self.roi_chunk = config.roi_chunk
+
+    def _pyramid(self, images: list[Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
+        """One map, at stride 16. The batch is as large as its largest image, as with Detectron2's C4."""
+        batch, sizes = self._batch(images, 1)
+        return [self.backbone.split(C4_STRIDE).trunk(batch)], sizes
+
+    def _score(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+        (feature_map,) = maps
+        tail = self.backbone.split(C4_STRIDE).tail
+        image = torch.cat([torch.full((len(b), 1), float(i), device=b.device) for i, b in enumerate(boxes)])
+        rois = torch.cat([image, torch.cat(boxes)], dim=1)
+        # In training, batch normalisation sees all regions at once.
+        chunks = rois.split(len(rois) if self.training else self.roi_chunk)
+        hidden = [
+            tail(crop(feature_map, chunk, self.crop_size, C4_STRIDE)).mean(dim=(2, 3)) for chunk in chunks
+        ]
+        return self.box_head.score(torch.cat(hidden))
