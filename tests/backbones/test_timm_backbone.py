@@ -57,6 +57,17 @@ def test_without_the_classifier_every_parameter_gets_a_gradient_from_the_maps(na
     assert [name for name, parameter in net.named_parameters() if parameter.grad is None] == []
 
 
+def test_the_resnet_for_32_px_keeps_them_and_comes_back_from_its_file(tmp_path):
+    net = calibrate(create("timm/resnet18_cifar", 10, channels=[4, 6, 8, 10])).eval()
+    assert net.preprocessing.size == 32
+    maps = net.features(images(32))
+    assert {key: tuple(x.shape[1:]) for key, x in maps.items()} == {"c2": (8, 8, 8), "c3": (10, 4, 4)}
+    save(net, tmp_path / "net.safetensors")
+    assert torch.equal(load(tmp_path / "net.safetensors").eval()(images(32)), net(images(32)))
+    with pytest.raises((ValueError, RuntimeError), match="pretrained"):
+        timm.create_model("resnet18_cifar", pretrained=True)
+
+
 def test_a_transformer_classifies_and_has_the_one_map_it_has():
     net = network("test_vit")
     assert net(images()).shape == (2, 5)

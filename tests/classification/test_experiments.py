@@ -27,6 +27,7 @@ ROWS = {
     "table2_nasnet_a_6x4032": ("nasnet_a_large", 6, ("88.9M", "23.8B", "82.7 %", "96.2 %")),
     "table3_nasnet_a_4x1056": ("nasnet_a_mobile", 4, ("5.3M", "564M", "74.0 %", "91.6 %")),
 }
+SMALL = ("cifar10_small_nasnet", "cifar10_small_resnet")
 # Docs, section 4.4: how far our counts lie from the paper's, which no variant of these networks meets.
 KNOWN_EXCESS = {"nasnet_a_cifar_large": 1.022, "nasnet_a_5x1536": 1.125, "nasnet_a_7x1920": 1.089}
 
@@ -66,6 +67,14 @@ def test_a_file_starts_with_its_command_and_row_and_builds_its_network(experimen
     parameters = counted.parameters + (counted.buffers if name == "nasnet_a_large" else 0)  # T18
     expected = PAPER_ROWS[name].parameters * KNOWN_EXCESS.get(name, 1.0)
     assert parameters / 1e6 == pytest.approx(expected, rel=0.015 if name == "nasnet_a_cifar" else 0.005)
+
+
+def test_the_small_comparison_differs_in_the_network_alone_and_its_sides_cost_the_same():
+    nasnet, resnet = (composed(f"experiment={name}", "data.root=DIR") for name in SMALL)
+    costs = [profile(config.backbone.build(10)) for config in (nasnet, resnet)]
+    assert costs[0].multiply_adds == pytest.approx(costs[1].multiply_adds, rel=0.01)
+    assert vars(nasnet) | {"backbone": None} == vars(resnet) | {"backbone": None}
+    assert (nasnet.recipe.drop_path_keep, nasnet.recipe.auxiliary_weight) == (1, 0)  # timm's has neither
 
 
 @pytest.mark.parametrize("experiment", [name for name in ROWS if not name.startswith("table1")])
@@ -190,7 +199,7 @@ def test_a_pipeline_experiment_is_refused_by_classification_in_one_line(capsys):
     assert message.startswith(
         "experiment=demo is one of python -m pipeline; those of python -m classification are: "
     )
-    assert message.endswith(f"{', '.join(sorted(ROWS))}\n")
+    assert message.endswith(f"{', '.join(sorted({*ROWS, *SMALL}))}\n")
 
 
 def test_a_row_of_the_tables_is_refused_by_the_other_commands(capsys):
