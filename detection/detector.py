@@ -12,13 +12,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from backbones.base import BackboneSpec
-from backbones.build import build, read_spec
-from backbones.spec import Preprocessing
+from backbones.build import TimmSpec, build, read_spec
+from backbones.spec import NetworkSpec, Preprocessing
 from backbones.weights import load_tensors, read_safetensors, write_safetensors
 from detection import boxes as box_ops
 from detection.coco import CocoAnnotations
 from detection.coco_file import CategoryEntry
-from detection.data import DetectionImages, check_side, resize, to_tensor
+from detection.data import DetectionImages, InputSize, resize, to_tensor
 from detection.engines.base import Engine, EngineConfig, Prediction
 from detection.engines.registry import ENGINES
 from runtime.device import resolve_device
@@ -39,15 +39,40 @@ class Detection(TypedDict):
 
 
 @dataclass(frozen=True)
-class InputSize:
-    """How large a picture is looked at: short side `min_size`, long side at most `max_size` pixels."""
+class Description:
+    """What a `detector.safetensors` says of its tensors."""
 
-    min_size: int
-    max_size: int
+    config: EngineConfig
+    spec: NetworkSpec | TimmSpec
+    preprocessing: Preprocessing
+    categories: list[CategoryEntry]
+    input_size: InputSize
 
-    def __post_init__(self) -> None:
-        for key in ("min_size", "max_size"):
-            check_side(f"input.{key}", getattr(self, key))
+    @classmethod
+    def read(cls, metadata: Mapping[str, Any], path: str | os.PathLike[str]) -> "Description":
+        """From the metadata of `path`. Raises ValueError that names the file, the key and the rule."""
+        name = str(metadata.get("engine"))
+        if name not in ENGINES:
+            raise ValueError(f"{path}: engine = {name}, expected one of {', '.join(ENGINES)}")
+        return cls(
+            spec=read_spec(metadata.get("network"), f"{path}: network"),
+            config=_read(metadata, "detector", ENGINES[name], path),
+            preprocessing=_read(metadata, "preprocessing", Preprocessing, path),
+            categories=_read(metadata, "categories", list[CategoryEntry], path),
+            input_size=_read(metadata, "input", InputSize, path),
+        )
+
+    def build(self, path: str | os.PathLike[str]) -> Engine:
+        """The engine with fresh weights. path: the file, for the message. Raises ValueError, and ImportError
+        where the engine's package is not installed."""
+        try:
+            backbone = build(self.spec, num_classes=1)
+            backbone.remove_classifier()
+            return self.config.build(
+                backbone, len(self.categories), self.preprocessing.mean, self.preprocessing.std
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
 
 class Detector:
@@ -80,25 +105,15 @@ class Detector:
     def load(cls, path: str | os.PathLike[str], device: str = "auto") -> "Detector":
         """Reads a `detector.safetensors`. device: see `resolve_device`.
 
-        Raises FileNotFoundError or ValueError that names the file, the key and what was expected."""
+        Raises FileNotFoundError or ValueError that names the file, the key and what was expected, and
+        ImportError where the engine's package is not installed."""
         target = resolve_device(device)
         tensors, metadata = read_safetensors(path, "detector")
-        name = str(metadata.get("engine"))
-        if name not in ENGINES:
-            raise ValueError(f"{path}: engine = {name}, expected one of {', '.join(ENGINES)}")
-        spec = read_spec(metadata.get("network"), f"{path}: network")
-        config = _read(metadata, "detector", ENGINES[name], path)
-        preprocessing = _read(metadata, "preprocessing", Preprocessing, path)
-        categories = _read(metadata, "categories", list[CategoryEntry], path)
-        input_size = _read(metadata, "input", InputSize, path)
-        try:
-            backbone = build(spec, num_classes=1)
-            backbone.remove_classifier()
-            engine = config.build(backbone, len(categories), preprocessing.mean, preprocessing.std)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        description = Description.read(metadata, path)
+        engine = description.build(path)
         load_tensors(engine, tensors, str(path))
-        return cls(engine, config, spec, preprocessing, categories, input_size).to(target)
+        parts = {field.name: getattr(description, field.name) for field in dataclasses.fields(description)}
+        return cls(engine, **parts).to(target)
 
     def save(self, path: str | os.PathLike[str], metrics: Mapping[str, float]) -> None:
         """Writes a `detector.safetensors`, which needs no other file."""
@@ -118,7 +133,7 @@ class Detector:
         """Finds objects in images of any sizes: PIL images, or `[3, H, W]` RGB, uint8 or float in 0..1."""
         detections: list[Detection] = []
         for picture in map(_as_picture, images):
-            resized = resize(picture, self.input_size.min_size, self.input_size.max_size)
+            resized = resize(picture, **dataclasses.asdict(self.input_size))
             prediction = self.predict(to_tensor(resized), (picture.height, picture.width))
             names = [self.categories[label].name for label in prediction["labels"].tolist()]
             detections.append({**prediction, "names": names})
@@ -146,8 +161,9 @@ class Detector:
 
         Raises ValueError unless the data's categories are the detector's."""
         check_categories(images.coco, self.categories)
+        size = self.input_size
         return DetectionImages(
-            images.coco, images.folder, [self.input_size.min_size], self.input_size.max_size
+            images.coco, images.folder, [size.min_size], size.max_size, keep_aspect=size.keep_aspect
         )
 
 
