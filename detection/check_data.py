@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from classification.check_data import Report as FolderReport
+from classification.problems import Report as FolderReport
 from detection.coco_file import CocoFile, parse, places
 from detection.coco_rules import find_problems, leaves
 from detection.image_check import Fault, check_images, links_that_leave

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from classification.check_data import Problem
+from classification.problems import Problem
 from detection.coco_file import CocoFile, parse
 from detection.coco_rules import find_problems
 

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from classification.check_data import Problem
+from classification.problems import Problem
 from detection.coco_file import CocoFile
 
 LARGEST_SIDE = 2**31 - 1
