@@ -14,7 +14,9 @@ from runtime.loading import counter_hash
 
 FLIP, SIZE, SCALE, TOP, LEFT, COLORS = 0, 1, 2, 3, 4, 5
 """Words of the hash; the colours' are 8, four factors and their order."""
-WORDS = COLORS + 8
+SAMPLING = COLORS + 8
+"""What the anchors and proposals for the losses are drawn from."""
+WORDS = SAMPLING + 1
 PADDING = (128, 128, 128)
 """Beside a picture that is smaller than its window, as in Detectron2."""
 

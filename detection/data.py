@@ -227,6 +227,10 @@ class DetectionImages:
     def __len__(self) -> int:
         return len(self.coco)
 
+    def sample_name(self, index: int) -> str:
+        """What a message calls an image."""
+        return f"image {self.coco.image_ids[index]} ({self.coco.file_names[index]})"
+
     def read(self, index: int) -> Image.Image:
         """The image as it is stored. Raises ValueError when its size is not the annotated one."""
         path = self.folder / str(self.coco.file_names[index])
@@ -250,7 +254,11 @@ class DetectionImages:
             picture = self.color_jitter.image(picture, words)
         return {
             "image": to_tensor(picture),
-            "target": {"boxes": torch.from_numpy(boxes[seen]), "labels": torch.from_numpy(labels[seen])},
+            "target": {
+                "boxes": torch.from_numpy(boxes[seen]),
+                "labels": torch.from_numpy(labels[seen]),
+                "seed": int(words[augment.SAMPLING] >> np.uint64(1)),
+            },
             "index": index,
         }
 
