@@ -35,8 +35,10 @@ class Backbone(nn.Module, ABC):
     num_classes: K. classes: their names in the order of the logits, where known. preprocessing: travels with
     the weights. feature_info: of what `features` returns, ascending in stride. drop_path_keep: probability
     that a path of the last block survives at the end of training; below 1, `set_progress` is called.
-    auxiliary: a second classifier for training, where there is one.
+    auxiliary: a second classifier for training, where there is one. fused: made by `fuse`.
     """
+
+    fused = False
 
     spec: BackboneSpec
     num_classes: int
@@ -60,7 +62,16 @@ class Backbone(nn.Module, ABC):
     @property
     def unstorable(self) -> str | None:
         """What keeps its tensors and its spec from giving it again where their shapes do not show it."""
-        return None
+        made = "a fused network cannot be stored; store the one it was made of, and fuse that"
+        return made if self.fused else None
+
+    @abstractmethod
+    def fuse(self) -> "Backbone":
+        """A copy for inference: the same logits and maps, with batch norm folded into the convolutions.
+
+        Its weights are in channels_last, so images best are, too. Raises ValueError for batch norm without
+        running statistics.
+        """
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor: ...

@@ -112,13 +112,12 @@ class NASNet(Backbone):
     num_classes: K; `spec.default_classes` where None.
     drop_path_keep: probability that a path of the last cell survives at the end of training, in (0, 1].
     dropout: probability before the classifier. auxiliary: build the auxiliary head; it is left out, and
-    logged, where its map is below 5x5, and `self.auxiliary` is None then. fused: made by `fuse`.
+    logged, where its map is below 5x5, and `self.auxiliary` is None then.
     shapes: of the outputs, the stem's first.
     """
 
     spec: NetworkSpec
     stem: nn.Module
-    fused = False
 
     def __init__(
         self,
@@ -185,11 +184,6 @@ class NASNet(Backbone):
             return None
         return AuxiliaryHead(layers, shape.channels, side, self.num_classes)
 
-    @property
-    def unstorable(self) -> str | None:
-        made = "a fused network cannot be stored; store the one it was made of, and fuse that"
-        return made if self.fused else None
-
     def reset_parameters(self) -> None:
         """TF's variance scaling: factor 2, fan out, truncated normal (docs/nasnet.md, section 4.7)."""
         for module in self.modules():
@@ -208,6 +202,7 @@ class NASNet(Backbone):
             keep = drop_path_keep(index, len(self.plans), progress, self.drop_path_keep)
             for module in self.cells[plan.name].modules() if plan.name in self.cells else ():
                 if isinstance(module, DropPath):
+                    module.active = self.drop_path_keep < 1.0
                     module.keep = keep
 
     def set_activation_memory(self, mode: str) -> None:

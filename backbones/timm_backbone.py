@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone, FeatureInfo
 from backbones.build import TIMM, TimmSpec, without_timm
+from backbones.folding import fold_batch_norms
 from backbones.spec import INTERPOLATIONS, Preprocessing
 from backbones.split import Split, StageSplit
 
@@ -144,6 +145,13 @@ class TimmBackbone(Backbone):
         except Exception:  # each network has its own way to say that it was called wrongly
             return False
         return x.shape == last.shape and (x.is_meta or torch.allclose(x, last, rtol=1e-4, atol=1e-4))
+
+    def fuse(self) -> "TimmBackbone":
+        """As ours; where torch.fx cannot follow the network, its batch norm stays, and the log says so."""
+        net = copy.deepcopy(self).eval()
+        fold_batch_norms(net.body)
+        net.fused = True
+        return net.to(memory_format=torch.channels_last).requires_grad_(False)
 
     def set_progress(self, progress: float) -> None:
         for name, module in self.body.named_modules():

@@ -16,14 +16,19 @@ Losses    `loss_rpn_cls`, `loss_rpn_loc`, `loss_cls`, `loss_box_reg`, scalars; t
           The names and the divisors are Detectron2's.
 """
 
+import copy
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NotRequired, TypedDict
 
+import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone
+
+log = logging.getLogger(__name__)
 
 
 class Target(TypedDict):
@@ -61,6 +66,19 @@ class Engine(nn.Module, ABC):
     @abstractmethod
     def predict(self, images: list[Tensor]) -> list[Prediction]:
         """Detections in pixels of the images as given."""
+
+    def for_inference(self) -> "Engine":
+        """A copy with the same detections, found faster: batch norm folded, maps in channels_last memory.
+
+        It can be neither trained nor stored; the engine itself stays as it is. Where the backbone's norms
+        cannot be folded, the log says why, and they stay."""
+        try:
+            backbone = self.backbone.fuse()
+        except ValueError as error:
+            log.info("The backbone is not fused for inference: %s", error)
+            backbone = copy.deepcopy(self.backbone)
+        twin = copy.deepcopy(self, {id(self.backbone): backbone})
+        return twin.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 @dataclass(kw_only=True)

@@ -81,7 +81,7 @@ class TorchvisionEngine(Engine):
                 for image in images
             ]
         )
-        return batch, sizes
+        return (batch.contiguous(memory_format=torch.channels_last) if self.backbone.fused else batch), sizes
 
 
 class TorchvisionFpn(TorchvisionEngine):

@@ -58,7 +58,9 @@ class TorchvisionC4(TorchvisionEngine):
         rois = torch.cat([image, torch.cat(boxes)], dim=1)
         # In training, batch normalisation sees all regions at once.
         chunks = rois.split(len(rois) if self.training else self.roi_chunk)
-        hidden = [
-            tail(crop(feature_map, chunk, self.crop_size, C4_STRIDE)).mean(dim=(2, 3)) for chunk in chunks
-        ]
+        # RoIAlign gives the plain layout, whatever the map's is; the tail is faster in the weights' own.
+        like_map = feature_map.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if like_map else torch.contiguous_format
+        crops = (crop(feature_map, chunk, self.crop_size, C4_STRIDE) for chunk in chunks)
+        hidden = [tail(chunk.contiguous(memory_format=layout)).mean(dim=(2, 3)) for chunk in crops]
         return self.box_head.score(torch.cat(hidden))

@@ -39,7 +39,7 @@ def spec(cells: Genotype, **changes) -> NetworkSpec:
 @pytest.mark.parametrize(
     ("name", "channels", "sides"),
     [
-        ("nasnet_a_large", 4032, {299: 19, 224: 14, 112: 7, 800: 50, 1200: 75}),
+        ("nasnet_a_large", 4032, {299: 19, 224: 14, 112: 7}),
         ("nasnet_a_mobile", 1056, {600: 38}),
     ],
 )
@@ -167,3 +167,23 @@ def test_a_network_of_timm_without_stages_says_so():
         ValueError, match=r"timm/test_vit cannot be split at stride 16: its last two maps must"
     ):
         create("timm/test_vit", 10).split(16)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_resnet", "test_efficientnet"])
+def test_timms_batch_norm_is_folded_for_inference(name):
+    net = small(f"timm/{name}").train()  # whatever the mode, the copy is for evaluation
+    fused = net.fuse()
+    x = torch.randn(1, 3, 96, 70)
+    net.eval()
+    with torch.no_grad():
+        for output, expected in zip(
+            (fused(x), *fused.features(x).values()), (net(x), *net.features(x).values()), strict=True
+        ):
+            tolerance = 1e-5 * expected.abs().max().item()
+            torch.testing.assert_close(output, expected, rtol=1e-4, atol=tolerance)
+        torch.testing.assert_close(fused.split().trunk(x), fused.features(x)["c4"])
+    kept = [module for module in fused.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert len(kept) == 0
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in net.modules())
+    assert not any(parameter.requires_grad for parameter in fused.parameters())
+    assert "cannot be stored" in fused.unstorable

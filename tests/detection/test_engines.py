@@ -24,6 +24,16 @@ def backbone(**changes):
     return network
 
 
+def calibrated(network):
+    """With statistics of some images, without which the maps of an untrained network are huge."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network.train().features(torch.rand(2, 3, 64, 96))
+    return network
+
+
 def target(*boxes, labels=()) -> Target:
     return {
         "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
@@ -163,6 +173,20 @@ class EngineContract:
         other.load_state_dict(engine.state_dict())
         with torch.inference_mode():
             assert same(engine.eval().predict(images()), other.eval().predict(images()))
+
+    def test_a_copy_for_inference_finds_the_same_and_leaves_the_engine_alone(self, engine, config):
+        engine = config.build(calibrated(self.network()), NUM_CLASSES, [0.5] * 3, [0.25] * 3)
+        before = {name: value.clone() for name, value in engine.state_dict().items()}
+        fast = engine.train().for_inference()
+        assert engine.training
+        assert all(torch.equal(value, before[name]) for name, value in engine.state_dict().items())
+        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fast.modules())
+        with torch.inference_mode():
+            for one, other in zip(fast.predict(images()), engine.eval().predict(images()), strict=True):
+                assert len(one["boxes"]) > 0
+                for key in ("boxes", "scores"):
+                    torch.testing.assert_close(one[key], other[key], rtol=1e-3, atol=1e-3)
+                assert torch.equal(one["labels"], other["labels"])
 
 
 class TestTorchvisionFpn(EngineContract):
