@@ -22,8 +22,7 @@ OPTIONAL = {
     "onnx": ("backbones/onnx_graph.py",),
     "onnxruntime": ("backbones/export.py",),
     "openvino": ("backbones/export.py",),
-    "detectron2": ("detection/engines/detectron2.py",),
-    "fvcore": ("detection/engines/detectron2.py",),
+    "detectron2": ("detection/engines/detectron2_parts.py",),
 }
 
 

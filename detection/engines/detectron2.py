@@ -5,30 +5,26 @@
     cfg.MODEL.BACKBONE.NAME = "build_nasnet_fpn_backbone"
     cfg.MODEL.NASNET.NAME = "backbone.safetensors"
 
-Detectron2's compiled extension is not needed. `torchvision_state` translates the weights of a
-`GeneralizedRCNN` with a pyramid into those of our torchvision engine, which computes the same.
+docs/detectron2.md shows it, a LazyConfig and a training. Detectron2's compiled extension is not needed.
 """
 
-import re
-import warnings
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
 from backbones.base import Backbone as Network
 from backbones.zoo import create
-from detection.backbone import freeze_statistics
-
-with warnings.catch_warnings():
-    # torch.jit.script and pkg_resources, both deprecated, both used while Detectron2 is imported
-    warnings.simplefilter("ignore")
-    try:
-        from detectron2.config import CfgNode
-        from detectron2.layers import ShapeSpec
-        from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-        from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
-    except ImportError as error:
-        raise ImportError(f"Detectron2 is not installed ({error}): run make detectron2") from error
+from detection.backbone import freeze_statistics as freeze
+from detection.engines.detectron2_parts import (
+    BACKBONE_REGISTRY,
+    FPN,
+    Backbone,
+    CfgNode,
+    LastLevelMaxPool,
+    ShapeSpec,
+)
+from detection.engines.renaming import ENGINE_AND_PLAIN, rename, reverse
 
 
 def add_config(cfg: CfgNode) -> None:
@@ -63,20 +59,28 @@ class FeatureBackbone(Backbone):
         return self._shapes
 
 
+def feature_backbone(name: str, *, freeze_statistics: bool, **overrides: Any) -> FeatureBackbone:
+    """Maps c2..c5 of a network: what a LazyConfig calls.
+
+    name, overrides: as of `backbones.create`. freeze_statistics: batch normalisation uses the stored ones;
+    right for loaded weights only."""
+    network = create(name, **overrides)
+    network.remove_classifier()
+    return FeatureBackbone(freeze(network) if freeze_statistics else network)  # type: ignore[arg-type]
+
+
 @BACKBONE_REGISTRY.register()
 def build_nasnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeatureBackbone:
     """Maps c2..c5 of the network that `cfg.MODEL.NASNET` names."""
     settings = cfg.MODEL.NASNET
     overrides = {"cells_per_stage": settings.CELLS_PER_STAGE, "filters": settings.FILTERS}
-    network = create(
+    if not settings.NAME.endswith(".safetensors"):  # which has its own
+        overrides["in_channels"] = input_shape.channels
+    return feature_backbone(
         settings.NAME,
-        in_channels=input_shape.channels,
+        freeze_statistics=settings.FREEZE_STATISTICS,
         **{name: value for name, value in overrides.items() if value},
     )
-    network.remove_classifier()
-    if settings.FREEZE_STATISTICS:
-        freeze_statistics(network)
-    return FeatureBackbone(network)
 
 
 @BACKBONE_REGISTRY.register()
@@ -92,31 +96,13 @@ def build_nasnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     )
 
 
-_RENAMES = (
-    (r"backbone\.bottom_up\.network\.(.*)", r"backbone.\1"),
-    (r"backbone\.fpn_lateral(\d)\.(.*)", lambda m: f"fpn.inner_blocks.{int(m[1]) - 2}.0.{m[2]}"),
-    (r"backbone\.fpn_output(\d)\.(.*)", lambda m: f"fpn.layer_blocks.{int(m[1]) - 2}.0.{m[2]}"),
-    (r"proposal_generator\.rpn_head\.conv\.(.*)", r"rpn.head.conv.0.0.\1"),
-    (r"proposal_generator\.rpn_head\.objectness_logits\.(.*)", r"rpn.head.cls_logits.\1"),
-    (r"proposal_generator\.rpn_head\.anchor_deltas\.(.*)", r"rpn.head.bbox_pred.\1"),
-    (r"roi_heads\.box_head\.(fc[12])\.(.*)", r"box_head.\1.\2"),
-    (r"roi_heads\.box_predictor\.cls_score\.(.*)", r"box_head.class_logits.\1"),
-    (r"roi_heads\.box_predictor\.bbox_pred\.(.*)", r"box_head.box_deltas.\1"),
-)
+def plain_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of `detector=detectron2_fpn` under the names of a `GeneralizedRCNN` over our backbone.
+
+    Raises ValueError for an unknown name."""
+    return rename(tensors, ENGINE_AND_PLAIN)
 
 
-def torchvision_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a Detectron2 `GeneralizedRCNN` over `build_nasnet_fpn_backbone` under our names.
-
-    The anchors, which are computed, are left out. Raises ValueError for any other unknown name."""
-    renamed = {}
-    for name, tensor in state.items():
-        if name.startswith("proposal_generator.anchor_generator."):
-            continue
-        for pattern, replacement in _RENAMES:
-            if match := re.fullmatch(pattern, name):
-                renamed[replacement(match) if callable(replacement) else match.expand(replacement)] = tensor
-                break
-        else:
-            raise ValueError(f"unknown weight {name!r}: not a Faster R-CNN with a pyramid over our backbone")
-    return renamed
+def engine_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The way back from `plain_state`."""
+    return rename(tensors, reverse(ENGINE_AND_PLAIN))

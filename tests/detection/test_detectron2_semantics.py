@@ -6,6 +6,7 @@ import torch
 from backbones.zoo import create
 from detection import boxes as box_ops
 from detection.backbone import freeze_statistics
+from detection.engines.renaming import TORCHVISION_AND_DETECTRON2, rename, reverse
 from detection.engines.torchvision import TorchvisionFpnConfig
 from detection.heads import BoxHeadConfig, RoIAlignPyramid
 from detection.rpn import RpnConfig
@@ -77,7 +78,8 @@ def pair():
     network = create("nasnet_a_mobile", cells_per_stage=1, filters=8)
     network.remove_classifier()
     ours = config.build(freeze_statistics(network), NUM_CLASSES, [0.5] * 3, [0.5] * 3)
-    ours.load_state_dict(nasnet.torchvision_state(theirs.state_dict()))
+    names = reverse(TORCHVISION_AND_DETECTRON2["fpn"])
+    ours.load_state_dict(rename(nasnet.engine_state(theirs.state_dict()), names))
     return theirs, ours
 
 
