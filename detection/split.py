@@ -1,0 +1,220 @@
+"""Makes the paper's split: COCO's train and val images together, less a mini-val set to evaluate on.
+
+    python -m detection.split annotations/instances_train2014.json annotations/instances_val2014.json
+        --minival 8000 --output DIR
+
+DIR then holds `train.json` and `minival.json`. The paper names 8,000 images and no list. TensorFlow's
+detection model zoo, where its NASNet detector is published, evaluates on 8,059 images of val2014, listed in
+`object_detection/data/mscoco_minival_ids.txt` of tensorflow/models: `--minival-ids FILE` takes such a list. A
+number draws from the images of val2014, which their names tell; files of COCO 2017 hold the same images but
+do not say which are val2014's, so there it draws from all, and says so. Several files get their folder into
+`file_name` (`instances_val2014.json`: `val2014/…`), so that `data.train_images=.` finds the images of all.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from backbones.files import write_atomically
+from detection.coco_file import CategoryEntry, Id
+from runtime.loading import counter_hash
+
+PREFIX = "instances_"
+SOURCE = "val2014"
+
+
+class _Ids(msgspec.Struct, gc=False):
+    id: Id
+    image_id: Id
+
+
+class _File(msgspec.Struct):
+    images: list[dict[str, Any]]
+    annotations: list[msgspec.Raw]
+    categories: list[dict[str, Any]]
+    licenses: list[Any] = []
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Several annotation files as one. annotations: their text as it stands, masks included."""
+
+    images: list[dict[str, Any]]
+    annotations: list[msgspec.Raw]
+    annotation_image_ids: NDArray[np.int64]
+    categories: list[dict[str, Any]]
+    licenses: list[Any]
+    sources: list[str]
+
+    @property
+    def image_ids(self) -> NDArray[np.int64]:
+        return np.array([image["id"] for image in self.images], np.int64)
+
+
+def merge(paths: Sequence[Path]) -> Merged:
+    """Raises FileNotFoundError; ValueError for other categories or an id that two files have."""
+    files = [_read(path) for path in paths]
+    known: dict[str, dict[int, Path]] = {"image": {}, "annotation": {}}
+    images: list[dict[str, Any]] = []
+    of_image: list[int] = []
+    for path, file in zip(paths, files, strict=True):
+        if _categories(file) != _categories(files[0]):
+            raise ValueError(f"{path} has other categories than {paths[0]}")
+        folder = path.stem.removeprefix(PREFIX)
+        for image in file.images:
+            if len(paths) > 1 and path.stem.startswith(PREFIX):
+                image = {**image, "file_name": f"{folder}/{image['file_name']}"}
+            images.append(image)
+        ids = _annotation_ids(path, file.annotations)
+        own = {image["id"] for image in file.images}
+        if astray := [entry for entry in ids if entry.image_id not in own]:
+            raise ValueError(
+                f"{path}: annotation {astray[0].id} is of image {astray[0].image_id}, which is not among "
+                f"its images ({len(astray)} such)"
+            )
+        of_image += [entry.image_id for entry in ids]
+        _claim(known["image"], path, "image", [image["id"] for image in file.images])
+        _claim(known["annotation"], path, "annotation", [entry.id for entry in ids])
+    return Merged(
+        images,
+        [annotation for file in files for annotation in file.annotations],
+        np.array(of_image, np.int64),
+        files[0].categories,
+        files[0].licenses,
+        [path.name for path in paths],
+    )
+
+
+def _read(path: Path) -> _File:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such annotation file")
+    try:
+        file = msgspec.json.decode(path.read_bytes(), type=_File)
+        for kind, form in (("images", _Named), ("categories", CategoryEntry)):
+            msgspec.convert(getattr(file, kind), list[form])  # type: ignore[valid-type]
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}; see python -m detection.check_data") from None
+    return file
+
+
+class _Named(msgspec.Struct):
+    id: Id
+    file_name: str
+    coco_url: str = ""
+
+
+def _categories(file: _File) -> list[tuple[int, str]]:
+    return sorted((category["id"], category["name"]) for category in file.categories)
+
+
+def _annotation_ids(path: Path, annotations: Sequence[msgspec.Raw]) -> list[_Ids]:
+    decoder = msgspec.json.Decoder(_Ids)
+    try:
+        return [decoder.decode(annotation) for annotation in annotations]
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path}: annotations: {error}; see python -m detection.check_data") from None
+
+
+def _claim(known: dict[int, Path], path: Path, kind: str, ids: Sequence[int]) -> None:
+    taken = [i for i in ids if i in known]
+    if taken:
+        raise ValueError(
+            f"{path} and {known[taken[0]]} overlap: both have {kind} id {taken[0]} ({len(taken)} such ids)"
+        )
+    known.update(dict.fromkeys(ids, path))
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{path}: {len(ids) - len(set(ids))} {kind} ids are given more than once")
+
+
+def draw(merged: Merged, count: int, seed: int) -> tuple[NDArray[np.bool_], str]:
+    """Which images are the mini-val, and where it was drawn from; a function of the ids and the seed alone.
+
+    Raises ValueError when there are not more than `count` images."""
+    ids = merged.image_ids
+    place = [f"{image['file_name']} {image.get('coco_url', '')}" for image in merged.images]
+    candidates = np.array([SOURCE in text for text in place], bool)
+    origin = f"the {int(candidates.sum())} images of {SOURCE}"
+    if not candidates.any():
+        candidates[:] = True
+        origin = f"all {len(ids)} images, whose names do not tell which are of {SOURCE}"
+    if count >= candidates.sum():
+        raise ValueError(f"--minival {count}: must be less than {origin}")
+    ranks = counter_hash(seed, ids)
+    ranks[~candidates] = np.iinfo(np.uint64).max
+    chosen = np.zeros(len(ids), bool)
+    chosen[np.argsort(ranks, kind="stable")[:count]] = True
+    return chosen, f"{count} drawn from {origin}, seed {seed}"
+
+
+def chosen_by_list(merged: Merged, path: Path) -> tuple[NDArray[np.bool_], str]:
+    """The images whose ids stand in a file, one a line. Raises ValueError for an id that no image has."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such list of image ids")
+    words = path.read_text(encoding="utf-8").split()
+    if wrong := [word for word in words if not word.isdecimal()]:
+        raise ValueError(f"{path}: {wrong[0]!r} is no image id")
+    wanted = np.unique(np.array(words, np.int64))
+    ids = merged.image_ids
+    if len(absent := np.setdiff1d(wanted, ids)):
+        raise ValueError(f"{path}: {len(absent)} of {len(wanted)} ids are of no image, first {absent[0]}")
+    return np.isin(ids, wanted), f"{len(wanted)} listed in {path.name}"
+
+
+def write(merged: Merged, chosen: NDArray[np.bool_], path: Path, description: str) -> tuple[int, int]:
+    """Writes the chosen images and their annotations; returns how many there are of both."""
+    images = [image for image, keep in zip(merged.images, chosen.tolist(), strict=True) if keep]
+    keep = np.isin(merged.annotation_image_ids, merged.image_ids[chosen]).tolist()
+    annotations = [text for text, wanted in zip(merged.annotations, keep, strict=True) if wanted]
+    content = {
+        "info": {"description": description},
+        "licenses": merged.licenses,
+        "categories": merged.categories,
+        "images": images,
+        "annotations": annotations,
+    }
+    write_atomically(path, msgspec.json.encode(content))
+    return len(images), len(annotations)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m detection.split", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument("annotations", type=Path, nargs="+", help="annotation files in COCO format")
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument("--minival", type=int, help="images to draw; the paper has 8000")
+    size.add_argument(
+        "--minival-ids", type=Path, metavar="FILE", help="list of image ids, one a line, instead"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the drawing; default: 0")
+    parser.add_argument("--output", type=Path, required=True, help="folder for train.json and minival.json")
+    options = parser.parse_args(arguments)
+    if options.minival is not None and options.minival < 1:
+        parser.error("--minival must be at least 1")
+    try:
+        merged = merge(options.annotations)
+        if options.minival_ids is None:
+            chosen, how = draw(merged, options.minival, options.seed)
+        else:
+            chosen, how = chosen_by_list(merged, options.minival_ids)
+        text = f"{' + '.join(merged.sources)}: mini-val = {how}"
+        for name, part in (("train", ~chosen), ("minival", chosen)):
+            path = options.output / f"{name}.json"
+            images, boxes = write(merged, part, path, f"{name} of {text}")
+            print(f"{path}: {images} images, {boxes} annotations")
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
