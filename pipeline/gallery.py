@@ -4,18 +4,16 @@ Boxes are x, y, width, height in pixels of the stored image, as COCO has them.
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from classification.data import decode
 from classification.mistakes import data_uri
 from detection.coco import CocoAnnotations
-from detection.evaluate import Result
+from detection.examples import varied
+from detection.results_file import Result
 from detection.xywh import intersection, iou, share_inside
 
 Xywh = tuple[float, float, float, float]
@@ -26,8 +24,6 @@ FOUND_IOU = 0.5
 """Overlap from which a detection finds an object of its class."""
 SCORE_OF_NOTHING_RIGHT = 0.5
 """From which detections are shown where none is right."""
-MOST_BOXES = 15
-"""Boxes in one image up to which a person sees what is what."""
 LONGEST_SIDE = 420
 """Pixels of an embedded image: sharp at the size shown, small in the file."""
 PANEL_WIDTH, LABEL_HEIGHT, LETTER_WIDTH = 250, 15, 6.2
@@ -88,8 +84,8 @@ class Gallery:
     f1: float
 
 
-def gallery(coco: CocoAnnotations, results: Sequence[Result], folder: Path, count: int = 12) -> Gallery:
-    """The `count` most different validation images as pairs, wide ones first so that rows have one height.
+def gallery(coco: CocoAnnotations, results: Sequence[Result], folder: Path) -> Gallery:
+    """The example images as pairs, wide ones first so that rows have one height.
 
     Raises FileNotFoundError or ValueError for an image that cannot be read."""
     detections: list[list[Result]] = [[] for _ in range(len(coco))]
@@ -97,7 +93,7 @@ def gallery(coco: CocoAnnotations, results: Sequence[Result], folder: Path, coun
     for result in sorted(results, key=lambda result: -result.score):
         detections[place[result.image_id]].append(result)
     score, f1 = balanced_score(coco, detections)
-    pairs = [_pair(coco, index, detections[index], score, folder) for index in varied(coco, count)]
+    pairs = [_pair(coco, index, detections[index], score, folder) for index in varied(coco)]
     return Gallery(sorted(pairs, key=lambda pair: pair.height / pair.width), score, f1)
 
 
@@ -119,36 +115,6 @@ def balanced_score(coco: CocoAnnotations, detections: Sequence[Sequence[Result]]
         if complete and (f1 := 2 * rights / (shown + objects)) > best_f1:
             best_f1, best_score = f1, score
     return math.floor(best_score * 100) / 100, best_f1
-
-
-def varied(coco: CocoAnnotations, count: int) -> list[int]:
-    """Places of `count` images chosen so that together they show much: classes, sizes, crowds, none at all.
-
-    Chosen by the annotations alone, not by what was found. Greedy: a feature is worth half as much each time
-    it was shown, and many features in one image count by their root. Images with more than MOST_BOXES come
-    only where there are no others."""
-    boxes = np.diff(coco.first)
-    calm_first = sorted(range(len(coco)), key=lambda index: boxes[index] > MOST_BOXES)
-    rest = calm_first[: max(count, int((boxes <= MOST_BOXES).sum()))]
-    features = {index: _features(coco, index) for index in rest}
-    shown: Counter[str] = Counter()
-    chosen: list[int] = []
-    while rest and len(chosen) < count:
-        best = max(rest, key=lambda i: sum(0.5 ** shown[f] for f in features[i]) / len(features[i]) ** 0.5)
-        rest.remove(best)
-        chosen.append(best)
-        shown.update(features[best])
-    return sorted(chosen)
-
-
-def _features(coco: CocoAnnotations, index: int) -> set[str]:
-    rows = slice(coco.first[index], coco.first[index + 1])
-    labels, areas, crowd = coco.labels[rows].tolist(), coco.areas[rows], coco.crowd[rows]
-    if not labels:
-        return {"empty"}
-    sizes = {"small" if area < 32**2 else "medium" if area < 96**2 else "large" for area in areas.tolist()}
-    number = {f"about {len(labels).bit_length()} bits of boxes"}
-    return {f"class {label}" for label in labels} | sizes | number | ({"crowd"} if crowd.any() else set())
 
 
 def _truth(coco: CocoAnnotations, index: int) -> list[Annotated]:

@@ -20,7 +20,7 @@ from backbones.draw import draw_cell
 from backbones.files import write_atomically
 from classification.mistakes import MATRIX_CLASSES, Mistakes
 from detection.data import CocoDataConfig
-from detection.evaluate import read_results
+from detection.results_file import read_results
 from detection.scenes import ScenesDataConfig
 from pipeline.figures import ChainNode, Points, Series, chain, chart, confusion, reward_series
 from pipeline.gallery import FOUND_IOU, Gallery, gallery

@@ -4,10 +4,10 @@ import importlib.util
 import logging
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL.Image import Image
@@ -135,6 +135,76 @@ def log_images(loggers: Sequence[Logger], name: str, images: Sequence[tuple[Imag
 
     def log_them(run: Any, wandb: Any) -> None:
         run.log({name: [wandb.Image(image, caption=caption) for image, caption in images]})
+
+    _in_wandb(loggers, name, log_them)
+
+
+class Box(NamedTuple):
+    """A box on a picture. corners: x1, y1, x2, y2 in pixels. label: of a class. score: if it has one."""
+
+    corners: tuple[float, float, float, float]
+    label: int
+    score: float | None
+
+
+@dataclass(frozen=True)
+class BoxedImage:
+    """A picture with groups of boxes, such as what is in it and what was found."""
+
+    image: Image
+    caption: str
+    boxes: Mapping[str, Sequence[Box]]
+
+
+def log_boxes(
+    loggers: Sequence[Logger], name: str, images: Sequence[BoxedImage], class_names: Mapping[int, str]
+) -> None:
+    """Hands pictures to wandb where it is used; there, groups, classes and scores choose the boxes shown.
+
+    class_names: of every label."""
+
+    def entry(box: Box) -> dict[str, Any]:
+        position = dict(zip(("minX", "minY", "maxX", "maxY"), box.corners, strict=True))
+        score = "" if box.score is None else f" {box.score:.2f}"
+        scores = {} if box.score is None else {"scores": {"score": box.score}}
+        caption = f"{class_names[box.label]}{score}"
+        return {
+            "position": position,
+            "domain": "pixel",
+            "class_id": box.label,
+            "box_caption": caption,
+        } | scores
+
+    def log_them(run: Any, wandb: Any) -> None:
+        names = dict(class_names)
+        pictures = [
+            wandb.Image(
+                one.image,
+                caption=one.caption,
+                boxes={
+                    group: {"box_data": [entry(box) for box in boxes], "class_labels": names}
+                    for group, boxes in one.boxes.items()
+                },
+            )
+            for one in images
+        ]
+        run.log({name: pictures})
+
+    _in_wandb(loggers, name, log_them)
+
+
+def log_lines(
+    loggers: Sequence[Logger],
+    name: str,
+    x_name: str,
+    xs: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+) -> None:
+    """Hands a chart of lines over common `xs` to wandb where it is used."""
+
+    def log_them(run: Any, wandb: Any) -> None:
+        ys = [list(line) for line in lines.values()]
+        run.log({name: wandb.plot.line_series(list(xs), ys, keys=list(lines), title=name, xname=x_name)})
 
     _in_wandb(loggers, name, log_them)
 

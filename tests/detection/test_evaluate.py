@@ -1,134 +1,26 @@
-import contextlib
-import io
-import json
-import logging
+"""Detections in COCO's format and what `python -m detection.evaluate` makes of them."""
 
-import numpy as np
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from small_detectors import small_detector
 
 from detection.coco import read_coco
+from detection.coco_file import CategoryEntry
+from detection.curves import read_curves
 from detection.data import CocoDataConfig
 from detection.engines.base import Prediction
-from detection.evaluate import (
-    METRICS,
-    EvaluateConfig,
-    Result,
-    evaluate,
-    read_results,
-    run,
-    to_results,
-    write_results,
-)
-
-
-def random_data(seed: int, folder):
-    """Annotations with id gaps, crowds, negatives and ties, and detections near and far from them."""
-    generator = np.random.default_rng(seed)
-    category_ids = [1, 3, 90, 100]
-    ids = [5 * i + 1 for i in range(12)]
-    images = [{"id": i, "file_name": f"{i}.png", "width": 300, "height": 200} for i in ids]
-    annotations: list[dict] = []
-    results: list[Result] = []
-    for image_id in ids:
-        for _ in range(generator.integers(0, 6)):
-            size = float(generator.choice([12, 50, 150])) * generator.uniform(0.8, 1.2)
-            bbox = [*generator.uniform(0, 100, 2).round(1).tolist(), round(size, 2), round(size * 0.7, 2)]
-            category = int(generator.choice(category_ids[:3]))  # 100 has no annotation
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": category,
-                    "bbox": bbox,
-                    "area": bbox[2] * bbox[3] * 0.9,
-                    "iscrowd": int(generator.random() < 0.15),
-                }
-            )
-            for _ in range(generator.integers(0, 4)):
-                shifted = (np.array(bbox) + generator.normal(0, size / 12, 4)).clip(1).round(3).tolist()
-                score = float(generator.choice([0.5, generator.random()]).round(6))
-                kind = category if generator.random() < 0.8 else int(generator.choice(category_ids))
-                results.append(Result(image_id, kind, tuple(shifted), score))
-    categories = [{"id": category, "name": f"thing {category}"} for category in category_ids]
-    path = folder / f"{seed}.json"
-    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    return path, results
-
-
-def stock_stats(annotations, predictions) -> list[float]:
-    """What pycocotools prints for two files."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(annotations))
-        scorer = COCOeval(truth, truth.loadRes(str(predictions)), "bbox")
-        scorer.evaluate()
-        scorer.accumulate()
-        scorer.summarize()
-    return scorer.stats.tolist()
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_the_numbers_are_those_of_stock_pycocotools_on_the_written_file(tmp_path, seed):
-    annotations, results = random_data(seed, tmp_path)
-    write_results(tmp_path / "predictions.json", results)
-    coco, _ = read_coco(annotations)
-    metrics = evaluate(coco, results).metrics
-    expected = stock_stats(annotations, tmp_path / "predictions.json")
-    assert list(metrics) == list(METRICS)
-    assert list(metrics.values()) == [max(value, 0.0) for value in expected]
-    assert evaluate(coco, read_results(tmp_path / "predictions.json", coco)).metrics == metrics
-
-
-def test_perfect_detections_score_one(tmp_path):
-    coco, _ = read_coco(random_data(1, tmp_path)[0])
-    rows = np.repeat(np.arange(len(coco)), np.diff(coco.first))
-    results = [
-        Result(int(coco.image_ids[i]), coco.category_ids[label], tuple(bbox), 0.9)
-        for i, label, bbox in zip(rows, coco.labels, coco.bboxes.tolist(), strict=True)
-    ]
-    evaluation = evaluate(coco, results)
-    assert evaluation.metrics["AP"] == pytest.approx(1.0)
-    assert evaluation.per_class["thing 90"] == pytest.approx({"AP": 1.0, "AP50": 1.0, "AR100": 1.0})
-
-
-def test_per_class_figures_average_to_the_whole(tmp_path):
-    annotations, results = random_data(2, tmp_path)
-    evaluation = evaluate(read_coco(annotations)[0], results)
-    for key in ("AP", "AP50", "AR100"):
-        annotated = [evaluation.per_class[f"thing {category}"][key] or 0.0 for category in (1, 3, 90)]
-        assert np.mean(annotated) == pytest.approx(evaluation.metrics[key], abs=1e-12)
-
-
-def test_a_class_without_boxes_has_no_figures_where_one_without_detections_has_zero(tmp_path):
-    annotations, _ = random_data(2, tmp_path)
-    per_class = evaluate(read_coco(annotations)[0], []).per_class
-    assert per_class["thing 100"] == {"AP": None, "AP50": None, "AR100": None}
-    assert per_class["thing 90"] == {"AP": 0.0, "AP50": 0.0, "AR100": 0.0}
-
-
-def test_no_detections_give_zeros_and_a_warning(tmp_path, caplog):
-    coco, _ = read_coco(random_data(0, tmp_path)[0])
-    with caplog.at_level(logging.WARNING):
-        evaluation = evaluate(coco, [])
-    assert set(evaluation.metrics.values()) == {0.0}
-    assert "no detections at all" in caplog.text
-
-
-def test_no_annotations_give_zeros_and_say_so(coco_file, caplog):
-    coco, _ = read_coco(coco_file(annotations=[]))
-    with caplog.at_level(logging.WARNING):
-        evaluation = evaluate(coco, [Result(7, 1, (1, 2, 3, 4), 0.5)])
-    assert set(evaluation.metrics.values()) == {0.0}
-    assert evaluation.undefined == list(METRICS)
-    assert "no annotated boxes for AP, AP50" in caplog.text
-
-
-def test_nothing_is_printed(tmp_path, capsys):
-    annotations, results = random_data(0, tmp_path)
-    evaluate(read_coco(annotations)[0], results)
-    assert capsys.readouterr().out == ""
+from detection.evaluate import EvaluateConfig, predict_all, run
+from detection.results_file import Result, read_results, to_results, write_results
+from detection.scoring import METRICS, evaluate
+from runtime.tracking import LoggerConfig
 
 
 def test_boxes_become_x_y_width_height_with_the_category_id():
@@ -156,6 +48,7 @@ def test_a_score_that_is_not_a_number_is_refused():
         ("{", "not JSON"),
         ('{"a": 1}', "Expected `array`, got `object`"),
         ('[{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}]', "missing required field `score`"),
+        ('[{"image_id": 7, "category_id": 1, "bbox": [1, 2, NaN, 4], "score": 0.5}]', "not JSON"),
         ('[{"image_id": 8, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]', "image_id 8 is not in"),
         (
             '[{"image_id": 7, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}]',
@@ -171,23 +64,160 @@ def test_a_bad_predictions_file_is_refused_with_its_name(coco_file, tmp_path, co
     assert str(refusal.value).startswith(f"{path}: ")
 
 
-def test_predictions_are_scored_without_model_and_images(coco_file, tmp_path, capsys):
+@pytest.mark.parametrize("evaluator", ["pycocotools", "fast"])
+def test_predictions_are_scored_without_model_and_images(coco_file, tmp_path, capsys, evaluator):
     annotations = coco_file()
     results = [Result(3, 90, (1, 2, 10, 20), 0.9), Result(7, 1, (35, 5, 10.5, 8), 0.8)]
     write_results(tmp_path / "predictions.json", results)
-    data = CocoDataConfig(root=str(tmp_path), val_annotations=annotations.name)
     config = EvaluateConfig(
-        predictions=str(tmp_path / "predictions.json"), data=data, output=str(tmp_path / "out")
+        predictions=str(tmp_path / "predictions.json"),
+        data=CocoDataConfig(root=str(tmp_path), val_annotations=annotations.name),
+        evaluator=evaluator,
+        output=str(tmp_path / "out"),
     )
     content = run(config)
     assert content["metrics"]["AP"] == pytest.approx(1.0)
+    assert content["evaluator"] == evaluator
     assert json.loads(capsys.readouterr().out) == content
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == content
+    curves = read_curves(tmp_path / "out" / "curves.json")
+    assert set(curves.per_class) == {"person", "toothbrush"}
+    assert set(curves.mean["0.50"]) == {1.0}
+
+
+@pytest.fixture
+def detector():
+    """Of the two categories of `coco_file`."""
+    return small_detector([CategoryEntry(1, "person"), CategoryEntry(90, "toothbrush")], side=32)
+
+
+def test_a_set_without_annotations_gives_predictions_and_no_ap(
+    coco_folder, detector, tmp_path, capsys, caplog
+):
+    path = coco_folder / "annotations/instances_val2017.json"
+    content = json.loads(path.read_text())
+    del content["annotations"]
+    path.write_text(json.dumps(content))
+    detector.save(tmp_path / "detector.safetensors", {})
+    weights, data = str(tmp_path / "detector.safetensors"), CocoDataConfig(root=str(coco_folder), workers=0)
+    with pytest.raises(ValueError, match=r"no annotations, so predictions.json is all .* set output=DIR"):
+        run(EvaluateConfig(weights=weights, data=data, device="cpu"))
+
+    printed = run(EvaluateConfig(weights=weights, data=data, device="cpu", output=str(tmp_path / "out")))
+    assert printed["metrics"] == printed["per_class"] == {}
+    assert json.loads(capsys.readouterr().out) == printed
+    assert "has no annotations: no metrics, predictions only" in caplog.text
+    coco, _ = data.read("val")
+    assert read_results(tmp_path / "out" / "predictions.json", coco)
+    assert not (tmp_path / "out" / "curves.json").exists()
+
+
+def test_what_was_written_is_scored_again_without_the_model(coco_folder, detector, tmp_path):
+    detector.save(tmp_path / "detector.safetensors", {})
+    data = CocoDataConfig(root=str(coco_folder), workers=0)
+    weights = EvaluateConfig(
+        weights=str(tmp_path / "detector.safetensors"),
+        data=data,
+        device="cpu",
+        output=str(tmp_path / "out"),
+        logger=LoggerConfig(name="csv"),
+    )
+    content = run(weights)
+    predictions = EvaluateConfig(predictions=str(tmp_path / "out" / "predictions.json"), data=data)
+    assert run(predictions) == content
+    figures = (tmp_path / "out" / "metrics.csv").read_text().splitlines()
+    assert figures[0].split(",")[1:] == [f"val/{name}" for name in METRICS]
+
+
+class Forgetful(torch.utils.data.Dataset):
+    """The first image in place of the last."""
+
+    def __init__(self, images):
+        self.images, self.coco = images, images.coco
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, sample):
+        return self.images[(sample[0], 0 if sample[1] == len(self) - 1 else sample[1])]
+
+
+def test_every_image_must_be_looked_at(scenes, tmp_path):
+    coco = scenes.read("val")[0]
+    entries = [CategoryEntry(*pair) for pair in zip(coco.category_ids, coco.category_names, strict=True)]
+    detector = small_detector(entries)
+    images = detector.prepare(scenes.open("val"))
+    with pytest.raises(RuntimeError, match=r"5 of the 6 images .* were looked at, 6 times in all"):
+        predict_all(detector, Forgetful(images), 0)
+
+
+def as_rank(rank: int, port: int, weights: str, scenes, folder: Path) -> None:
+    """What torchrun does for one of two processes."""
+    torch.set_num_threads(1)  # a forked process must not use the pool of threads that it lost
+    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
+    os.environ.update(own | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    content = run(EvaluateConfig(weights=weights, data=scenes, device="cpu", output=str(folder)))
+    os._exit(0 if bool(content) == (rank == 0) else 1)  # without pytest's own farewells
+
+
+def test_two_processes_find_what_one_finds(scenes, tmp_path):
+    coco = scenes.read("val")[0]
+    entries = [CategoryEntry(*pair) for pair in zip(coco.category_ids, coco.category_names, strict=True)]
+    weights = str(tmp_path / "detector.safetensors")
+    small_detector(entries).save(weights, {})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    processes = [
+        fork.Process(target=as_rank, args=(rank, port, weights, scenes, tmp_path / "two")) for rank in (0, 1)
+    ]
+    for process in processes:
+        process.start()
+    run(EvaluateConfig(weights=weights, data=scenes, device="cpu", output=str(tmp_path / "one")))
+    for process in processes:
+        process.join(timeout=120)
+        if process.is_alive():
+            process.kill()
+    assert [process.exitcode for process in processes] == [0, 0]
+    for name in ("predictions.json", "metrics.json", "curves.json"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    results = read_results(tmp_path / "one" / "predictions.json", coco)
+    assert len({result.image_id for result in results}) == len(coco)
+
+
+@pytest.mark.slow
+def test_torchrun_evaluates_with_two_processes(scenes, tmp_path):
+    coco = scenes.read("val")[0]
+    entries = [CategoryEntry(*pair) for pair in zip(coco.category_ids, coco.category_names, strict=True)]
+    small_detector(entries).save(tmp_path / "detector.safetensors", {})
+    keys = ("root", "train_scenes", "val_scenes", "min_sizes", "test_min_size")
+    data = ["data=scenes", *(f"data.{key}={getattr(scenes, key)}" for key in keys)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
+    words = [*torchrun, "detection.evaluate", f"weights={tmp_path / 'detector.safetensors'}", *data]
+    done = subprocess.run(
+        [*words, "device=cpu", "threads=1"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    content = json.loads(done.stdout)
+    detector = small_detector(entries)
+    images = detector.prepare(scenes.open("val"))
+    assert content["metrics"] == evaluate(coco, predict_all(detector, images, 0)).metrics
 
 
 def test_no_threads_at_all_are_refused():
     with pytest.raises(ValueError, match="threads = 0, must be at least 1"):
         EvaluateConfig(predictions="a", data=CocoDataConfig(), threads=0)
+
+
+def test_an_unknown_evaluator_is_refused():
+    with pytest.raises(ValueError, match="evaluator = 'slow', expected one of pycocotools, fast"):
+        EvaluateConfig(predictions="a", data=CocoDataConfig(), evaluator="slow")
+
+
+def test_a_logger_needs_a_folder():
+    with pytest.raises(ValueError, match="logger = csv, but there is no output folder; set output=DIR"):
+        EvaluateConfig(predictions="a", data=CocoDataConfig(), logger=LoggerConfig(name="csv"))
 
 
 def test_weights_and_predictions_exclude_each_other():

@@ -13,7 +13,7 @@ import pytest
 from backbones import Genotype
 from backbones.weights import read_safetensors
 from backbones.zoo import NASNET_A
-from detection.evaluate import METRICS
+from detection.scoring import METRICS
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
 

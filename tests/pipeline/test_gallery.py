@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detection.coco import read_coco
-from detection.evaluate import Result
-from pipeline.gallery import MOST_BOXES, DrawnBox, balanced_score, judge, place_labels, varied
+from detection.examples import MOST_BOXES, varied
+from detection.results_file import Result
+from pipeline.gallery import DrawnBox, balanced_score, judge, place_labels
 
 
 def coco(tmp_path, *images):

@@ -1,0 +1,85 @@
+"""Precision against recall, as COCO computes both: `curves.json` in a run's folder, and trackers.
+
+K: classes.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from lightning.pytorch.loggers import Logger
+from numpy.typing import NDArray
+
+from backbones.files import write_atomically
+from runtime.tracking import log_lines
+
+FILE = "curves.json"
+RECALLS = [i / 100 for i in range(101)]
+"""Where COCO looks at the precision: 0, 0.01, … 1."""
+MEANS = {"0.50": slice(0, 1), "0.75": slice(5, 6), "0.50:0.95": slice(None)}
+"""Overlaps of the mean curves and their places among COCO's ten thresholds."""
+CURVES_SHOWN = 10
+"""Classes whose curves can be told apart in one chart."""
+
+
+class Curves(msgspec.Struct):
+    """Precision in 0..1 at each of RECALLS: the best at that recall or beyond, 100 detections per image.
+
+    mean: over the annotated classes, by IoU as in MEANS. per_class: at IoU 0.50, by name; classes without
+    annotated boxes have none. The mean of a curve is the AP that it belongs to."""
+
+    mean: dict[str, list[float]]
+    per_class: dict[str, list[float]]
+
+    def best_and_worst(self, count: int = CURVES_SHOWN) -> dict[str, list[float]]:
+        """Classes in their order; where there are more than `count` those with the highest AP50 and the
+        lowest, best first."""
+        if len(self.per_class) <= count:
+            return self.per_class
+        ranked = sorted(self.per_class.items(), key=lambda item: -sum(item[1]))
+        return dict([*ranked[: count // 2], *ranked[-(count - count // 2) :]])
+
+
+def curves_of(precision: NDArray[np.float64], names: Sequence[str]) -> Curves:
+    """precision: `[10, 101, K]` by IoU, recall and class, -1 where a class has no annotated box."""
+    known = [k for k in range(len(names)) if precision[0, 0, k] > -1]
+    mean = {}
+    if known:
+        mean = {iou: _rounded(precision[at][:, :, known].mean(axis=(0, 2))) for iou, at in MEANS.items()}
+    return Curves(mean, {names[k]: _rounded(precision[0, :, k]) for k in known})
+
+
+def _rounded(curve: NDArray[np.float64]) -> list[float]:
+    return curve.round(6).tolist()
+
+
+def write_curves(folder: Path, curves: Curves) -> None:
+    """Writes `curves.json` into `folder`."""
+    write_atomically(folder / FILE, msgspec.json.encode(curves))
+
+
+def read_curves(path: str | os.PathLike[str]) -> Curves:
+    """Raises FileNotFoundError, or ValueError that names the file and the key."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of curves")
+    try:
+        curves = msgspec.json.decode(path.read_bytes(), type=Curves)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    for name, curve in (curves.mean | curves.per_class).items():
+        if len(curve) != len(RECALLS):
+            raise ValueError(f"{path}: {name} has {len(curve)} values, expected {len(RECALLS)}")
+    return curves
+
+
+def log_curves(loggers: Sequence[Logger], curves: Curves, split: str) -> None:
+    """Hands the mean curves, and those of the best and worst classes, to wandb where it is used."""
+    for name, lines in (
+        ("precision_recall", {f"IoU {iou}": curve for iou, curve in curves.mean.items()}),
+        ("precision_recall_of_classes", curves.best_and_worst()),
+    ):
+        if lines:
+            log_lines(loggers, f"{split}/{name}", "recall", RECALLS, lines)

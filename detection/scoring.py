@@ -1,0 +1,178 @@
+"""COCO's numbers of detections: by pycocotools, which are reported, or faster-coco-eval, which are equal."""
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO as FastCOCO
+from faster_coco_eval import COCOeval_faster
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detection.coco import CocoAnnotations
+from detection.curves import Curves, curves_of
+from detection.results_file import Result
+
+log = logging.getLogger(__name__)
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""In the order in which pycocotools gives them."""
+
+_ALL = slice(None)
+_PLACES: Mapping[str, tuple[str, Any, int, int]] = {
+    "AP": ("precision", _ALL, 0, 2),
+    "AP50": ("precision", slice(0, 1), 0, 2),
+    "AP75": ("precision", slice(5, 6), 0, 2),
+    "APs": ("precision", _ALL, 1, 2),
+    "APm": ("precision", _ALL, 2, 2),
+    "APl": ("precision", _ALL, 3, 2),
+    "AR1": ("recall", _ALL, 0, 0),
+    "AR10": ("recall", _ALL, 0, 1),
+    "AR100": ("recall", _ALL, 0, 2),
+    "ARs": ("recall", _ALL, 1, 2),
+    "ARm": ("recall", _ALL, 2, 2),
+    "ARl": ("recall", _ALL, 3, 2),
+}
+"""What each metric is the mean of: an array, its IoU thresholds, area range and number of detections."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """metrics: the keys of METRICS, each in 0..1. per_class: the same by category name.
+
+    A value of per_class is None where the category has no annotated box of that size. undefined: metrics
+    for which there is no annotated box, such as APs without small ones; here 0.0, -1 in pycocotools."""
+
+    metrics: dict[str, float]
+    per_class: dict[str, dict[str, float | None]]
+    undefined: list[str]
+    curves: Curves
+
+    def summary(self) -> str:
+        """All metrics in one line, in percent: `AP 23.2  AP50 41.6  …`; a dash for what is undefined."""
+        values = {name: f"{100 * value:.1f}" for name, value in self.metrics.items()}
+        return "  ".join(f"{n} {'-' if n in self.undefined else text}" for n, text in values.items())
+
+
+def evaluate(coco: CocoAnnotations, results: Sequence[Result], evaluator: str = "pycocotools") -> Evaluation:
+    """COCO's 12 numbers of detections on all images of `coco`. evaluator: one of EVALUATORS.
+
+    No detections, no annotations or none of a size give 0.0 and a warning instead of an exception.
+    Raises ValueError for a box or score that is not finite."""
+    check_finite(results)
+    if not results:
+        log.warning("no detections at all: every metric is 0")
+    with contextlib.redirect_stdout(io.StringIO()):
+        scorer = EVALUATORS[evaluator](*_as_coco(coco, results))
+        scorer.evaluate()
+        scorer.accumulate()
+        scorer.summarize()
+    values = [float(value) for value in scorer.stats[: len(METRICS)]]
+    undefined = [name for name, value in zip(METRICS, values, strict=True) if value < 0]
+    if undefined:
+        log.warning("no annotated boxes for %s: reported as 0", ", ".join(undefined))
+    evaluation = Evaluation(
+        {name: max(value, 0.0) for name, value in zip(METRICS, values, strict=True)},
+        _per_class(scorer.eval, coco.category_names),
+        undefined,
+        curves_of(scorer.eval["precision"][:, :, :, 0, -1], coco.category_names),
+    )
+    log.info("%s", evaluation.summary())
+    return evaluation
+
+
+def check_finite(results: Sequence[Result]) -> None:
+    """Raises ValueError that names the first detection with a box or score that is not finite."""
+    values = np.array([(*result.bbox, result.score) for result in results]).reshape(-1, 5)
+    broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(broken):
+        first = results[broken[0]]
+        raise ValueError(
+            f"{len(broken)} of {len(results)} detections have a box or score that is not finite; first "
+            f"{list(first.bbox)} with score {first.score} in image {first.image_id}"
+        )
+
+
+Annotations = list[dict[str, Any]]
+
+
+def _as_coco(
+    coco: CocoAnnotations, results: Sequence[Result]
+) -> tuple[Annotations, Annotations, Annotations, Annotations]:
+    """Images, categories, annotations and detections as the files hold them."""
+    images = [{"id": image_id} for image_id in coco.image_ids.tolist()]
+    categories = [{"id": i, "name": n} for i, n in zip(coco.category_ids, coco.category_names, strict=True)]
+    rows = np.repeat(np.arange(len(coco)), np.diff(coco.first))
+    columns = (
+        range(1, len(rows) + 1),  # not the file's: pycocotools takes a match with id 0 for none
+        coco.image_ids[rows].tolist(),
+        [coco.category_ids[label] for label in coco.labels.tolist()],
+        coco.bboxes.tolist(),
+        coco.areas.tolist(),
+        coco.crowd.astype(int).tolist(),
+    )
+    keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+    truth = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+    found = [
+        {
+            "id": number,
+            "image_id": result.image_id,
+            "category_id": result.category_id,
+            "bbox": list(result.bbox),
+            "area": result.bbox[2] * result.bbox[3],
+            "iscrowd": 0,
+            "score": result.score,
+        }
+        for number, result in enumerate(results, start=1)
+    ]
+    return images, categories, truth, found
+
+
+def _index(kind: Any, images: Annotations, categories: Annotations, annotations: Annotations) -> Any:
+    """What `COCO.loadRes` and `COCO.__init__` make of files; `loadRes` raises for an empty list."""
+    coco = kind()
+    coco.dataset = {"images": images, "categories": categories, "annotations": annotations}
+    coco.createIndex()
+    return coco
+
+
+def _by_pycocotools(
+    images: Annotations, categories: Annotations, truth: Annotations, found: Annotations
+) -> COCOeval:
+    return COCOeval(_index(COCO, images, categories, truth), _index(COCO, images, categories, found), "bbox")
+
+
+def _by_faster_coco_eval(
+    images: Annotations, categories: Annotations, truth: Annotations, found: Annotations
+) -> COCOeval_faster:
+    indices = (_index(FastCOCO, images, categories, annotations) for annotations in (truth, found))
+    return COCOeval_faster(*indices, "bbox")
+
+
+EVALUATORS: Mapping[str, Callable[..., Any]] = {"pycocotools": _by_pycocotools, "fast": _by_faster_coco_eval}
+"""By the name that a configuration gives them."""
+
+
+def check_evaluator(name: str) -> None:
+    """Raises ValueError unless `name` is one of EVALUATORS."""
+    if name not in EVALUATORS:
+        raise ValueError(f"evaluator = {name!r}, expected one of {', '.join(EVALUATORS)}")
+
+
+def _per_class(
+    arrays: Mapping[str, NDArray[np.float64]], names: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """arrays: precision `[IoU, recall, class, size, detections]` and recall, the same without recalls."""
+
+    def mean(key: str, k: int) -> float | None:
+        array, iou, size, detections = _PLACES[key]
+        values = arrays[array][iou][..., k, size, detections]  # -1 where there is no box
+        known = values[values > -1]
+        return float(known.mean()) if known.size else None
+
+    return {name: {key: mean(key, k) for key in METRICS} for k, name in enumerate(names)}
