@@ -69,17 +69,33 @@ def drop_path_keep(cell: int, num_cells: int, progress: float, final_keep: float
 
 
 class DropPath(nn.Module):
-    """Zeroes whole examples with probability `1 - keep` in training, and scales the others by `1 / keep`."""
+    """Zeroes whole examples with probability `1 - keep` in training, and scales the others by `1 / keep`.
+
+    active: False until `keep` falls below 1; a schedule that will get there may set it before.
+    """
+
+    chance: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.keep = 1.0
+        # A tensor, since a compiled step would be compiled anew for each other number.
+        self.register_buffer("chance", torch.ones(()), persistent=False)
+        self._keep, self.active = 1.0, False
+
+    @property
+    def keep(self) -> float:
+        return self._keep
+
+    @keep.setter
+    def keep(self, keep: float) -> None:
+        self._keep, self.active = keep, self.active or keep < 1.0
+        self.chance.fill_(keep)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.keep == 1.0:
+        if not (self.training and self.active):
             return x
-        mask = torch.empty(x.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device).bernoulli_(self.keep)
-        return x * (mask / self.keep)
+        chance = self.chance.to(x.dtype)
+        return x * (torch.bernoulli(chance.expand(x.shape[0], 1, 1, 1)) / chance)
 
 
 class BlockModule(nn.Module):

@@ -69,11 +69,6 @@ class ClassificationConfig:
                 f"recipe.cutout = {self.recipe.cutout} cuts resident images only; set data.resident=true, "
                 "or recipe.cutout=0"
             )
-        if self.trainer.compile and self.recipe.drop_path_keep < 1:
-            raise ValueError(
-                f"trainer.compile = true with recipe.drop_path_keep = {self.recipe.drop_path_keep} would "
-                "compile anew in each step, which has another one; set drop_path_keep=1, or compile=false"
-            )
         batch, devices, nodes = self.recipe.batch_size, self.trainer.devices, self.trainer.num_nodes
         if batch % (self.recipe.accumulate * devices * nodes):
             raise ValueError(

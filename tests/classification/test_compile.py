@@ -11,7 +11,7 @@ from backbones.genotype import Block, Cell, Genotype
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec
 from benchmarks.calibration import calibrate
-from classification.module import ClassificationModule, classification_loss
+from classification.module import ClassificationModule, DropPathSchedule, classification_loss
 from runtime.folder import RunFolder
 from runtime.trainer import TrainerConfig
 
@@ -23,8 +23,9 @@ STEPS = 3
 
 
 def learned(net: NASNet, folder, **trainer) -> dict[str, torch.Tensor]:
-    """Weights and buffers after some steps on the same batches."""
+    """Weights and buffers after some steps on the same batches; drop path becomes likelier in each."""
     net = copy.deepcopy(net)
+    torch.manual_seed(1)
     config = TrainerConfig(accelerator="cpu", log_every_steps=1, **trainer)
     config.prepare(net)
     module = ClassificationModule(
@@ -39,7 +40,9 @@ def learned(net: NASNet, folder, **trainer) -> dict[str, torch.Tensor]:
         (torch.randn(8, 3, 16, 16, generator=generator).double(), torch.randint(5, (8,), generator=generator))
         for _ in range(STEPS)
     ]
-    fit = config.build(RunFolder(folder), [], [], max_steps=STEPS, validate_every_epochs=None)
+    fit = config.build(
+        RunFolder(folder), [], [DropPathSchedule(net)], max_steps=STEPS, validate_every_epochs=None
+    )
     fit.fit(module, DataLoader(batches, batch_size=None))
     assert fit.global_step == STEPS
     return {name: value.clone() for name, value in net.state_dict().items()}
@@ -50,7 +53,7 @@ def learned(net: NASNet, folder, **trainer) -> dict[str, torch.Tensor]:
 def test_a_compiled_network_learns_what_the_plain_one_learns(tmp_path, memory):
     torch.manual_seed(0)
     spec = NetworkSpec(Genotype(CELL, CELL), 1, 8, stem="cifar", stem_filters=6, image_size=16)
-    net = calibrate(NASNet(spec, 5).double(), size=16)
+    net = calibrate(NASNet(spec, 5, drop_path_keep=0.5).double(), size=16)
     plain = learned(net, tmp_path / "plain")
     assert any(not torch.equal(value, plain[name]) for name, value in net.named_parameters())
     torch.compiler.reset()

@@ -331,14 +331,6 @@ def test_a_compiled_step_trains_the_same_network(tmp_path, digit_folders):
     assert_close(other, plain, 1e-4)
 
 
-def test_compiling_is_refused_with_a_drop_path_that_changes_in_each_step(tmp_path, digit_folders):
-    asked = config(tmp_path, digit_folders)
-    with pytest.raises(
-        ValueError, match=r"compile = true with recipe\.drop_path_keep = 0\.6 would compile anew"
-    ):
-        dataclasses.replace(asked, trainer=dataclasses.replace(asked.trainer, compile=True))
-
-
 def test_bf16_trains_float_weights(tmp_path, digit_folders, plain_weights):
     other = trained(tmp_path, digit_folders, precision="bf16-mixed")
     assert all(other[key].dtype == value.dtype for key, value in plain_weights.items())
