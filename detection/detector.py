@@ -96,9 +96,12 @@ class Detector:
         self.to(next(engine.parameters()).device)
 
     def to(self, device: torch.device | str) -> "Detector":
-        """Moves the engine there and puts it in evaluation mode, which a training leaves."""
+        """Moves the engine there and puts it in evaluation mode, which a training leaves.
+
+        To be called again when the weights have changed: a copy of them predicts (`Engine.for_inference`)."""
         self.device = torch.device(device)
         self.engine.to(self.device).eval()
+        self._predictor: Engine | None = None
         return self
 
     @classmethod
@@ -139,13 +142,15 @@ class Detector:
             detections.append({**prediction, "names": names})
         return detections
 
-    @torch.inference_mode()
     def predict(self, image: Tensor, size: tuple[int, int]) -> Prediction:
         """Detections in pixels of the stored image.
 
         image: `[3, H, W]` uint8, resized. size: (H, W) as stored. One image at a time, as Detectron2
         evaluates: within a batch, what is found in an image depends on the others' padding."""
-        (prediction,) = self.engine.predict([image.to(self.device).float() / 255])
+        if self._predictor is None:
+            self._predictor = self.engine.for_inference()
+        with torch.inference_mode():
+            (prediction,) = self._predictor.predict([image.to(self.device).float() / 255])
         height, width = size
         scale = prediction["boxes"].new_tensor([width / image.shape[2], height / image.shape[1]] * 2)
         boxes = box_ops.clip(prediction["boxes"] * scale, height, width)
