@@ -45,7 +45,7 @@ def _choices() -> Mapping[str, Mapping[str, Any]]:
     from classification.optimizers import RecipeConfig
     from detection.data import CocoDataConfig
     from detection.engines.registry import ENGINES
-    from detection.module import DetectionRecipe
+    from detection.recipe import DetectionRecipe
     from detection.scenes import ScenesDataConfig
     from runtime.tracking import KINDS, LoggerConfig
     from runtime.trainer import TrainerConfig
@@ -60,7 +60,11 @@ def _choices() -> Mapping[str, Mapping[str, Any]]:
             "schema": BackboneConfig,
             **{name: BackboneConfig(name=name) for name in ZOO},
         },
-        "recipe": {"schema": RecipeConfig, "nasnet_cifar": RecipeConfig, "detectron2_1x": DetectionRecipe},
+        "recipe": {
+            "schema": RecipeConfig,
+            "nasnet_cifar": RecipeConfig,
+            "detectron2_1x": DetectionRecipe(reference_batch_size=16),
+        },
         "detector": ENGINES,
         "trainer": {"default": TrainerConfig},
         "logger": {name: LoggerConfig(name=name) for name in KINDS},

@@ -33,6 +33,9 @@ class BackboneSource:
     batch_norm_momentum: float | None = None
     """Weight of the newest batch in the running statistics; goes with `from_scratch`, too, where the momentum
     of a long training on ImageNet would leave the statistics almost at their start."""
+    freeze_at: int = 0
+    """Loaded weights that are not trained: all that the maps up to this one are computed from, with their
+    statistics; 2 is c2, stride 4, Detectron2's FREEZE_AT = 2 of a ResNet, 5 the whole network. 0: none."""
 
     def __post_init__(self) -> None:
         if (self.weights is None) == (self.name is None):
@@ -47,6 +50,17 @@ class BackboneSource:
             raise ValueError(f"backbone.{given[0]} belongs to backbone.name; {self.weights} has its own")
         if self.weights is None and self.from_scratch:
             raise ValueError("backbone.from_scratch needs backbone.weights; a name is always from scratch")
+        if not 0 <= self.freeze_at <= 5:
+            raise ValueError(f"backbone.freeze_at = {self.freeze_at}, must be in 0..5")
+        if self.freeze_at and not self.pretrained:
+            raise ValueError(
+                f"backbone.freeze_at = {self.freeze_at} needs loaded weights; fresh ones would stay as drawn"
+            )
+
+    @property
+    def label(self) -> str:
+        """What a message calls the network."""
+        return str(self.weights or self.name)
 
     @property
     def pretrained(self) -> bool:
@@ -73,7 +87,7 @@ class BackboneSource:
             network = BackboneConfig(name=str(self.name), **size).build(num_classes=1)  # type: ignore[arg-type]
         if isinstance(network.spec, NetworkSpec) and network.spec.stem == "cifar":
             raise ValueError(
-                f"{self.weights or self.name} has the cifar stem, whose maps are too large for detection "
+                f"{self.label} has the cifar stem, whose maps are too large for detection "
                 "(strides 1, 2, 4): train the classifier with the imagenet stem"
             )
         network.remove_classifier()

@@ -1,29 +1,41 @@
 """From a backbone and COCO-format data to a trained, evaluated detector."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
+import torch
 
 from backbones.statistics import warn_of_slow_statistics
-from detection.backbone import BackboneSource, FrozenStatistics, freeze_statistics
-from detection.coco_file import CategoryEntry
-from detection.data import CocoDataConfig, DetectionImages
-from detection.detector import Detector, InputSize, check_categories
+from classification.optimizers import ExponentialAverage
+from detection.backbone import BackboneSource
+from detection.batch_size import keep_batch_size, kept_batch_size
+from detection.build import build_detector, find_batch_size, open_images
+from detection.data import CocoDataConfig, DetectionImages, collate
+from detection.detector import Detector
 from detection.engines.base import EngineConfig
-from detection.evaluate import evaluate, predict_all, write_results
-from detection.module import DetectionModule, DetectionRecipe
+from detection.evaluate import evaluate, predict_all, record, write_results
+from detection.module import DetectionModule
+from detection.recipe import AUTO, DetectionRecipe
+from detection.scoring import check_evaluator
+from detection.validation import Validation
+from runtime.distributed import broadcast_buffers, launched_rank, rank
 from runtime.folder import RunFolder, plain
+from runtime.loading import ResumableLoader, counter_hash
 from runtime.progress import ProgressCallback
 from runtime.tracking import LoggerConfig, finish, log_artifact
 from runtime.trainer import TrainerConfig, last_checkpoint
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = ("trainer", "data.root", "data.workers")
+STAGE = "detection"
+MAY_CHANGE = ("trainer", "data.root", "data.workers", "evaluator")
 """Keys that do not make another run of it."""
+WEIGHTS, BEST = "detector.safetensors", "best.safetensors"
 
 
 @dataclass(kw_only=True)
@@ -44,78 +56,190 @@ class DetectionConfig:
     """Device, precision, checkpoints."""
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     """Where the figures go."""
+    validate_every_epochs: int | None = None
+    """Epochs between two evaluations during training, whose best weights are kept; None: only at the end."""
+    validate_every_steps: int | None = None
+    """The same in optimiser steps; give at most one of the two."""
+    evaluator: str = "pycocotools"
+    """`pycocotools`, whose numbers are the official ones, or `fast`: faster-coco-eval's, which are equal."""
     seed: int = 0
     """Of fresh weights, order, augmentation and sampling."""
 
     def __post_init__(self) -> None:
-        self.trainer.refuse_for("detection")
+        self.trainer.refuse_for(STAGE)
+        check_evaluator(self.evaluator)
+        for key in ("validate_every_epochs", "validate_every_steps"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ValueError(f"{key} = {value}, must be at least 1")
+        if self.validate_every_epochs is not None and self.validate_every_steps is not None:
+            raise ValueError("validate_every_epochs and validate_every_steps are both set, give one of them")
+        if self.recipe.patience is not None and not (self.validate_every_epochs or self.validate_every_steps):
+            raise ValueError(
+                f"recipe.patience = {self.recipe.patience} counts evaluations: set validate_every_epochs or "
+                "validate_every_steps"
+            )
+        if self.recipe.batch_size != AUTO:
+            self.trainer.images_per_pass(self.recipe.images_per_step, self.recipe.accumulate)
+        elif self.trainer.processes > 1:
+            raise ValueError(
+                "recipe.batch_size = auto finds the batch of one device; for more of them give the number"
+            )
 
 
 def run(config: DetectionConfig) -> dict[str, Any]:
     """Trains, evaluates, writes `detector.safetensors`, `predictions.json` and `metrics.json`.
 
     Returns what metrics.json holds. Continues an unfinished run, and returns the figures of a finished one.
+    Of several processes the first one writes and returns that, the others return nothing.
     Raises ValueError or FileNotFoundError for anything wrong with data, backbone or configuration, before
     anything is written."""
-    if (Path(config.run_dir) / "metrics.json").exists():
-        folder = RunFolder.open(config.run_dir, config, stage="detection", may_change=MAY_CHANGE)
-        return folder.finished() or {}
-    detector, train, val = _build(config)
-    steps = config.recipe.total_steps(len(train))
+    if RunFolder(Path(config.run_dir)).finished() is None:
+        return _train(config)
+    if launched_rank():
+        return {}
+    folder = RunFolder.open(config.run_dir, config, stage=STAGE, may_change=MAY_CHANGE)
+    return folder.finished() or _train(config)
 
-    folder = RunFolder.open(config.run_dir, config, stage="detection", may_change=MAY_CHANGE)
-    frozen = any(isinstance(module, FrozenStatistics) for module in detector.engine.modules())
-    log.info(
-        "%d training images, %d categories, %d steps; backbone %s, its batch normalisation uses %s",
-        len(train),
-        len(detector.categories),
-        steps,
-        "pretrained" if config.backbone.pretrained else "from scratch",
-        "the stored statistics" if frozen else "each batch's statistics",
+
+def _train(config: DetectionConfig) -> dict[str, Any]:
+    L.seed_everything(config.seed, verbose=False)
+    train, val, categories = open_images(config.data, config.seed, config.trainer.processes)
+    recipe = config.recipe
+    recipe.total_steps(len(train))
+    detector = build_detector(
+        config.backbone, config.detector, recipe, config.trainer, config.data.input_size, categories
     )
-    if not frozen and not config.backbone.pretrained:
-        warn_of_slow_statistics(detector.engine.backbone, steps)
-    loggers = config.logger.build(folder.path, "detection", plain(config))
+    folder = RunFolder(Path(config.run_dir))
+    if recipe.batch_size == AUTO:
+        found = kept_batch_size(folder.path) or find_batch_size(
+            detector.engine, recipe, config.trainer, config.data, len(train)
+        )
+        recipe = recipe.with_batch_size(found)
+    steps = recipe.steps or _steps_per_epoch(config, recipe, train) * (recipe.epochs or 0)
+    averaging = [ExponentialAverage(recipe.ema_decay)] if recipe.ema_decay is not None else []
+    validation = _validation(config, recipe, detector, train, val, averaging)
     trainer = config.trainer.build(
         folder,
-        loggers,
-        [ProgressCallback("detection", config.recipe.batch_size)],
+        [],
+        [*averaging, ProgressCallback(STAGE, recipe.images_per_step), *validation],
         max_steps=steps,
-        gradient_clip_norm=config.recipe.clip_norm,
+        gradient_clip_norm=recipe.clip_norm,
+        accumulate=recipe.accumulate,
         validate_every_epochs=None,
     )
-    module = DetectionModule(detector.engine, config.recipe, train, config.data.workers, config.seed).train()
-    trainer.fit(module, ckpt_path=last_checkpoint(folder), weights_only=True)
+    loader = _loader(config, recipe, train, trainer.global_rank)
+    if trainer.global_rank:  # weights are of one seed, drop path is each process's own
+        own = counter_hash(config.seed, trainer.global_rank)[0] >> np.uint64(33)
+        L.seed_everything(int(own), verbose=False)
+    else:
+        # All that could be refused has been built, so the folder may be written to.
+        folder = RunFolder.open(config.run_dir, config, stage=STAGE, may_change=MAY_CHANGE)
+        if config.recipe.batch_size == AUTO:
+            keep_batch_size(folder.path, recipe.images_per_step, trainer.strategy.root_device)
+        _tell(config, recipe, detector, train, steps)
+        trainer.loggers = config.logger.build(folder.path, STAGE, plain(config))
+    module = DetectionModule(detector.engine, recipe, steps).train()
+    trainer.fit(module, loader, ckpt_path=last_checkpoint(folder), weights_only=True)
+    return _finish(config, folder, detector, val, trainer, validation)
 
-    results = predict_all(detector.to(trainer.strategy.root_device), val, config.data.workers)
-    evaluation = evaluate(val.coco, results)
+
+def _finish(
+    config: DetectionConfig,
+    folder: RunFolder,
+    detector: Detector,
+    val: DetectionImages,
+    trainer: L.Trainer,
+    validation: list[Validation],
+) -> dict[str, Any]:
+    """Evaluates on all processes; the first one writes."""
+    # As the file will be read: another order in memory is another order of sums, hence other last digits.
+    detector.engine.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    broadcast_buffers(detector.to(trainer.strategy.root_device).engine)
+    results = predict_all(detector, val, config.data.workers)
+    if trainer.global_rank:
+        return {}
+    evaluation = evaluate(val.coco, results, config.evaluator)
     write_results(folder.path / "predictions.json", results)
-    weights = folder.path / "detector.safetensors"
-    detector.save(weights, evaluation.metrics)
-    for logger in loggers:
-        logger.log_metrics({f"val/{name}": value for name, value in evaluation.metrics.items()}, steps)
-    log_artifact(loggers, weights, "detector")
-    finish(loggers)
-    return folder.finish(
-        "detection", "val", evaluation.metrics, evaluation.per_class, undefined=evaluation.undefined
+    detector.save(folder.path / WEIGHTS, evaluation.metrics)
+    more: dict[str, Any] = {"undefined": evaluation.undefined}
+    for callback in validation:
+        callback.offer(trainer.global_step, evaluation.metrics)
+        more |= {"steps": trainer.global_step, "best": {"AP": callback.best, "step": callback.best_step}}
+    for logger in trainer.loggers:
+        values = {f"val/{name}": value for name, value in evaluation.metrics.items()}
+        logger.log_metrics(values, trainer.global_step)
+    record(folder.path, trainer.loggers, val, val.coco, results, evaluation)
+    log_artifact(trainer.loggers, folder.path / WEIGHTS, "detector")
+    finish(trainer.loggers)
+    return folder.finish(STAGE, "val", evaluation.metrics, evaluation.per_class, **more)
+
+
+def _validation(
+    config: DetectionConfig,
+    recipe: DetectionRecipe,
+    detector: Detector,
+    train: DetectionImages,
+    val: DetectionImages,
+    averaging: list[ExponentialAverage],
+) -> list[Validation]:
+    every = config.validate_every_steps
+    if config.validate_every_epochs is not None:
+        every = config.validate_every_epochs * _steps_per_epoch(config, recipe, train)
+    if every is None:
+        return []
+
+    def score() -> Mapping[str, float]:
+        device = next(detector.engine.parameters()).device
+        results = predict_all(detector.to(device), val, config.data.workers)
+        return {} if rank() else evaluate(val.coco, results, config.evaluator).metrics
+
+    def keep(metrics: Mapping[str, float]) -> None:
+        detector.save(Path(config.run_dir) / BEST, metrics)
+
+    average = averaging[0] if averaging else None
+    return [Validation(score, keep, every=every, patience=recipe.patience, averaging=average)]
+
+
+def _loader(
+    config: DetectionConfig, recipe: DetectionRecipe, train: DetectionImages, own_rank: int
+) -> ResumableLoader:
+    """Batches of one backward pass; what does not fill a whole optimiser step of an epoch is left out."""
+    return ResumableLoader(
+        train,
+        config.trainer.images_per_pass(recipe.images_per_step, recipe.accumulate),
+        seed=config.seed,
+        shuffle=True,
+        workers=config.data.workers,
+        drop_last=True,
+        step=recipe.accumulate,
+        collate=collate,
+        rank=own_rank,
+        world=config.trainer.processes,
     )
 
 
-def _build(config: DetectionConfig) -> tuple[Detector, DetectionImages, DetectionImages]:
-    """The untrained detector, the training and the validation images; writes nothing."""
-    L.seed_everything(config.seed, verbose=False)
-    backbone = config.backbone.build()
-    train, val = config.data.open("train", seed=config.seed), config.data.open("val")
-    if not val.coco.annotated:
-        raise ValueError(f"{val.coco.path}: the key 'annotations' is missing, nothing to evaluate with")
-    names = zip(train.coco.category_ids, train.coco.category_names, strict=True)
-    categories = [CategoryEntry(category, name) for category, name in names]
-    check_categories(val.coco, categories)
-    preprocessing = backbone.preprocessing
-    engine = config.detector.build(backbone, len(categories), preprocessing.mean, preprocessing.std)
-    frozen = config.recipe.freeze_statistics
-    if config.backbone.pretrained if frozen is None else frozen:
-        freeze_statistics(engine.backbone)
-    size = InputSize(config.data.test_min_size, config.data.max_size)
-    detector = Detector(engine, config.detector, backbone.spec, preprocessing, categories, size)
-    return detector, train, val
+def _steps_per_epoch(config: DetectionConfig, recipe: DetectionRecipe, train: DetectionImages) -> int:
+    return len(_loader(config, recipe, train, 0)) // recipe.accumulate
+
+
+def _tell(
+    config: DetectionConfig, recipe: DetectionRecipe, detector: Detector, train: DetectionImages, steps: int
+) -> None:
+    frozen = recipe.freezes_statistics(config.backbone.pretrained)
+    own = "all devices' statistics" if config.trainer.sync_batch_norm else "each batch's statistics"
+    log.info(
+        "%d training images, %d categories, %d steps; backbone %s, its batch normalisation uses %s",
+        *(len(train), len(detector.categories), steps),
+        "pretrained" if config.backbone.pretrained else "from scratch",
+        "the stored statistics" if frozen else own,
+    )
+    log.info(
+        "%d images per step: %d devices x %d nodes x %d accumulated batches of %d; learning rate %.4g",
+        *(recipe.images_per_step, config.trainer.devices, config.trainer.num_nodes, recipe.accumulate),
+        config.trainer.images_per_pass(recipe.images_per_step, recipe.accumulate),
+        recipe.scaled_lr,
+    )
+    if still := sum(not p.requires_grad for p in detector.engine.backbone.parameters()):
+        log.info("%d tensors of the backbone, up to c%d, stay as loaded", still, config.backbone.freeze_at)
+    if not frozen and not config.backbone.pretrained:
+        warn_of_slow_statistics(detector.engine.backbone, steps * recipe.accumulate)

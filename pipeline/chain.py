@@ -47,9 +47,9 @@ class PipelineConfig:
     """Of every stage."""
 
     def __post_init__(self) -> None:
-        if self.classification.trainer.processes > 1:
+        if max(self.classification.trainer.processes, self.detection.trainer.processes) > 1:
             raise ValueError(
-                "a chain trains on one device; for more train the classifier alone (docs/distributed.md)"
+                "a chain trains on one device; for more train each stage alone (docs/distributed.md)"
             )
 
 

@@ -26,8 +26,8 @@ class NonFiniteGuard(L.Callback):
     """Stops before the optimiser step that a loss or gradient which is not finite would spoil.
 
     The weights and the last checkpoint stay good. Raises NonFiniteError that names the step, the learning
-    rate, the samples of the batch and the first module whose output is not finite when the batch is run once
-    more; `folder/non_finite.json` lists all samples.
+    rate, the terms of the loss that are not finite, the samples of the batch and the first module whose output
+    is not when the batch is run once more; `folder/non_finite.json` lists all samples.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +50,7 @@ class NonFiniteGuard(L.Callback):
         spoiled = not torch.isfinite(loss)
         if any_rank(spoiled)[0]:
             culprit = self._first_module(module)  # in every rank: synchronised norms need them all
-            what = f"the loss is {loss.item()}; {_told(culprit)}" if spoiled else None
+            what = f"the loss is {loss.item()}{_parts(module)}; {_told(culprit)}" if spoiled else None
             self._stop(trainer, what, culprit)
 
     def on_before_optimizer_step(
@@ -92,6 +92,13 @@ class NonFiniteGuard(L.Callback):
         except OSError as error:
             message += f" ({path} could not be written: {error})"
         raise NonFiniteError(message)
+
+
+def _parts(module: L.LightningModule) -> str:
+    """Which terms of the loss are not finite, where the module keeps them as `loss_parts`."""
+    parts: dict[str, Tensor] = getattr(module, "loss_parts", {})
+    spoiled = [f"{name} {value.item()}" for name, value in parts.items() if not value.isfinite()]
+    return f" ({', '.join(spoiled)})" if spoiled else ""
 
 
 def _told(culprit: str | None) -> str:

@@ -67,8 +67,9 @@ class RandomState(L.Callback):
 class TimedCheckpoint(Checkpoint):
     """Keeps `folder/last.ckpt` fresh: at least every `every_steps` optimiser steps or `every_seconds`.
 
-    Either may be None. It is also written after the last step and, once `interrupts` say that the training is
-    to stop, after the step that was running; then Interrupted is raised.
+    Either may be None. It is also written after the last step, also where a callback ends the training there,
+    and, once `interrupts` say that the training is to stop, after the step that was running; then Interrupted
+    is raised.
 
     The file is written under a temporary name, synced and renamed, so a kill at any moment leaves a whole
     one. It is written after all other callbacks of a batch that ended an optimiser step, but not after an
@@ -95,7 +96,7 @@ class TimedCheckpoint(Checkpoint):
         inside_accumulation, self._step = step == self._step, step
         if inside_accumulation:
             return
-        last = step >= trainer.estimated_stepping_batches
+        last = step >= trainer.estimated_stepping_batches or trainer.should_stop
         if trainer.is_last_batch and trainer.num_training_batches > 1 and not last:
             return
         by_step = self.every_steps is not None and step - self._last_step >= self.every_steps

@@ -23,10 +23,7 @@ from runtime.resume import LAST, RandomState, TimedCheckpoint
 
 ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-_CLASSIFICATION_ONLY = (
-    *("devices", "num_nodes", "sync_batch_norm"),
-    *("channels_last", "activation_memory", "compile"),
-)
+_CLASSIFICATION_ONLY = ("compile",)
 
 
 @dataclass(kw_only=True)
@@ -102,6 +99,21 @@ class TrainerConfig:
         """Of the whole training."""
         return self.devices * self.num_nodes
 
+    @property
+    def device(self) -> torch.device:
+        """Of a training by one process."""
+        return torch.device("cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+    def images_per_pass(self, batch_size: int, accumulate: int) -> int:
+        """Images of one backward pass of one process. Raises ValueError where they do not come out even."""
+        passes = accumulate * self.processes
+        if batch_size % passes:
+            raise ValueError(
+                f"recipe.batch_size = {batch_size}, must be a multiple of recipe.accumulate x "
+                f"trainer.devices x trainer.num_nodes = {accumulate} x {self.devices} x {self.num_nodes}"
+            )
+        return batch_size // passes
+
     def refuse_for(self, stage: str) -> None:
         """Raises ValueError for the first key that only the training of a classifier knows."""
         for key in _CLASSIFICATION_ONLY:
@@ -145,7 +157,7 @@ class TrainerConfig:
             raise ValueError("neither max_epochs nor max_steps says when training ends")
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        on_cuda = self.accelerator != "cpu" and torch.cuda.is_available()
+        on_cuda = self.device.type == "cuda"
         self._check_processes(on_cuda)
         _quieten_lightning()
         interrupts = Interrupts()

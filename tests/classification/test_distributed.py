@@ -212,9 +212,9 @@ def test_detection_refuses_what_only_the_classifier_knows():
 
     with pytest.raises(ValueError) as error:
         DetectionConfig(
-            run_dir="unused", backbone=None, data=None, detector=None, trainer=TrainerConfig(devices=2)
+            run_dir="unused", backbone=None, data=None, detector=None, trainer=TrainerConfig(compile=True)
         )
-    assert str(error.value) == "detection does not support trainer.devices = 2 yet"
+    assert str(error.value) == "detection does not support trainer.compile = True yet"
 
 
 COMMAND = [

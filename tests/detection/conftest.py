@@ -10,7 +10,7 @@ from backbones.zoo import create
 from detection.backbone import BackboneSource
 from detection.engines.torchvision import TorchvisionFpnConfig
 from detection.heads import BoxHeadConfig
-from detection.module import DetectionRecipe
+from detection.recipe import DetectionRecipe
 from detection.rpn import RpnConfig
 from detection.scenes import ScenesDataConfig
 from detection.train import DetectionConfig

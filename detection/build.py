@@ -1,0 +1,99 @@
+"""The detector and the images of a training, built and checked before anything is written."""
+
+from torch import nn
+
+from backbones.base import Backbone
+from backbones.norm import NarrowBatchNorm2d
+from detection.backbone import BackboneSource, FrozenStatistics, freeze_statistics
+from detection.batch_size import largest_batch
+from detection.coco_file import CategoryEntry
+from detection.data import CocoDataConfig, DetectionImages, InputSize
+from detection.detector import Detector, check_categories
+from detection.engines.base import Engine, EngineConfig
+from detection.recipe import DetectionRecipe
+from detection.stages import check_maps, freeze_stages
+from runtime.trainer import TrainerConfig
+
+
+def open_images(
+    data: CocoDataConfig, seed: int, processes: int
+) -> tuple[DetectionImages, DetectionImages, list[CategoryEntry]]:
+    """Training and validation images, and their categories.
+
+    Raises ValueError or FileNotFoundError for what cannot be trained on or evaluated with."""
+    train, val = data.open("train", seed=seed), data.open("val")
+    if not val.coco.annotated:
+        raise ValueError(f"{val.coco.path}: the key 'annotations' is missing, nothing to evaluate with")
+    names = zip(train.coco.category_ids, train.coco.category_names, strict=True)
+    categories = [CategoryEntry(category, name) for category, name in names]
+    check_categories(val.coco, categories)
+    if len(val) < processes:
+        raise ValueError(f"{val.coco.path}: {len(val)} images are fewer than the {processes} processes")
+    return train, val, categories
+
+
+def build_detector(
+    source: BackboneSource,
+    config: EngineConfig,
+    recipe: DetectionRecipe,
+    trainer: TrainerConfig,
+    input_size: InputSize,
+    categories: list[CategoryEntry],
+) -> Detector:
+    """The untrained detector, its backbone checked, frozen and laid out as asked.
+
+    Raises ValueError for a backbone that detection cannot use."""
+    network = source.build()
+    preprocessing = network.preprocessing
+    engine = config.build(network, len(categories), preprocessing.mean, preprocessing.std)
+    check_maps(network, source.label)
+    if recipe.freezes_statistics(source.pretrained):
+        freeze_statistics(engine.backbone)
+    if source.freeze_at:
+        freeze_stages(network, source.freeze_at)
+    if trainer.sync_batch_norm:
+        _check_norms(engine.backbone)
+    trainer.prepare(network)
+    return Detector(engine, config, network.spec, preprocessing, categories, input_size)
+
+
+def _check_norms(network: Backbone) -> None:
+    """Raises ValueError for norms that Lightning would not synchronise, or not as they are."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms or any(isinstance(norm, FrozenStatistics) for norm in norms):
+        raise ValueError(
+            "trainer.sync_batch_norm = true, but the backbone has no batch norm or uses stored statistics; "
+            "leave it false, or set recipe.norm=batch and backbone.freeze_at=0"
+        )
+    for norm in norms:
+        if type(norm) not in (nn.BatchNorm2d, NarrowBatchNorm2d):
+            raise ValueError(
+                f"trainer.sync_batch_norm = true would lose what {type(norm).__name__} does besides "
+                "normalising; leave it false for this network"
+            )
+
+
+def find_batch_size(
+    engine: Engine, recipe: DetectionRecipe, trainer: TrainerConfig, data: CocoDataConfig, images: int
+) -> int:
+    """`recipe.batch_size = auto` as a number: what one device holds, times the accumulated batches."""
+    height, width = largest_image(data)
+    found = largest_batch(
+        engine,
+        trainer.device,
+        most=images // recipe.accumulate,
+        height=height,
+        width=width,
+        average=recipe.ema_decay is not None,
+        precision=trainer.precision,
+    )
+    return found * recipe.accumulate
+
+
+def largest_image(data: CocoDataConfig) -> tuple[int, int]:
+    """Height and width in pixels of the largest training image that the data's keys allow."""
+    if data.fixed_size is not None:
+        return data.fixed_size, data.fixed_size
+    if data.scale_jitter is not None:
+        return data.jitter_size, data.jitter_size
+    return min(max(data.min_sizes), data.max_size), data.max_size
