@@ -162,7 +162,7 @@ def _columns(top: _Top) -> CocoFile:
         iscrowd[rows] = [a.iscrowd for a in annotations]
         bboxes[rows] = np.array([a.bbox for a in annotations], np.float64)  # where None becomes NaN
         areas[rows] = np.array([a.area for a in annotations], np.float64)
-    crowds = np.flatnonzero(iscrowd)
+    crowds = np.flatnonzero(iscrowd == 1)
     maskless = [row for row in crowds.tolist() if not _has_mask(found[row])]
     return CocoFile(
         image_ids=image_ids,
