@@ -191,6 +191,7 @@ def _validation(
     def score() -> Mapping[str, float]:
         device = next(detector.engine.parameters()).device
         results = predict_all(detector.to(device), val, config.data.workers)
+        detector.to(device)  # drops its copy for predictions, whose memory the training needs
         return {} if rank() else evaluate(val.coco, results, config.evaluator).metrics
 
     def keep(metrics: Mapping[str, float]) -> None:

@@ -26,8 +26,8 @@ class NonFiniteGuard(L.Callback):
     """Stops before the optimiser step that a loss or gradient which is not finite would spoil.
 
     The weights and the last checkpoint stay good. Raises NonFiniteError that names the step, the learning
-    rate, the terms of the loss that are not finite, the samples of the batch and the first module whose output
-    is not when the batch is run once more; `folder/non_finite.json` lists all samples.
+    rate, the terms of the loss that are not finite, the samples of the batch and the first module whose
+    output is not when the batch is run once more; `folder/non_finite.json` lists all samples.
     """
 
     def __init__(self, folder: Path) -> None:
