@@ -1,17 +1,21 @@
 """Finds objects in image files.
 
 python -m detection.predict detector.safetensors IMAGES… --output DIR
+python -m detection.predict detector.safetensors IMAGES… --json | jq …
 """
 
 import argparse
+import contextlib
 import io
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from backbones.files import write_atomically
@@ -19,7 +23,11 @@ from classification.data import decode
 from classification.image_files import find_images
 from detection.detector import Detection, Detector
 from detection.draw import draw_detection
-from detection.evaluate import Result, to_results
+from detection.results_file import Result, to_results
+from runtime.progress import track
+
+SHOW_PROGRESS_FROM = 10
+"""Images from which a person wants to know how many are left."""
 
 
 class NamedResult(Result):
@@ -29,39 +37,39 @@ class NamedResult(Result):
     category: str
 
 
-def predict(
-    detector: Detector, paths: Sequence[Path], output: Path, min_score: float = 0.3
-) -> list[tuple[Path, Detection]]:
-    """Writes a drawn copy of each image and `detections.json` to `output`.
+class Found(NamedTuple):
+    """What is found in an image file, best first; error: why the file cannot be read, None where it can."""
 
-    detections.json is COCO's results format, a list of `NamedResult`; image ids count the images from 1. An
-    image without detections is not in it. min_score: detections below it are left out.
-    Raises ValueError for a file that is no image, before anything is written."""
+    path: Path
+    results: list[NamedResult]
+    error: str | None = None
+
+
+def predict(
+    detector: Detector, paths: Sequence[Path], output: Path | None = None, min_score: float = 0.3
+) -> Iterator[Found]:
+    """Looks at one file after the other; image ids count them from 1.
+
+    Boxes are in pixels of the upright picture: EXIF rotation is applied. output: folder for a drawn copy of
+    each, a PNG. min_score: detections below it are left out. Raises ValueError unless it is in 0..1."""
     if not 0 <= min_score <= 1:
         raise ValueError(f"min_score = {min_score}, must be in 0..1")
-    for path in paths:
-        decode(path)
-    output.mkdir(parents=True, exist_ok=True)
-    width = len(str(len(paths)))
     category_ids = [category.id for category in detector.categories]
-    results: list[NamedResult] = []
-    found: list[tuple[Path, Detection]] = []
+    width = len(str(len(paths)))
     for number, path in enumerate(paths, start=1):
-        picture = decode(path)
+        try:
+            picture = decode(path)
+        except (ValueError, OSError) as error:
+            yield Found(path, [], str(error))
+            continue
         detection = _above(detector([picture])[0], min_score)
-        found.append((path, detection))
-        png = io.BytesIO()
-        draw_detection(picture, detection).save(png, "png")
-        # Numbered, since images of two folders may share a name.
-        write_atomically(output / f"{number:0{width}d}_{path.stem}.png", png.getvalue())
-        results += [
-            NamedResult(**msgspec.structs.asdict(result), file_name=str(path), category=name)
-            for result, name in zip(
-                to_results(number, detection, category_ids), detection["names"], strict=True
-            )
-        ]
-    write_atomically(output / "detections.json", msgspec.json.format(msgspec.json.encode(results)))
-    return found
+        if output is not None:
+            png = io.BytesIO()
+            draw_detection(picture, detection).save(png, "png")
+            # Numbered, since images of two folders may share a name.
+            write_atomically(output / f"{number:0{width}d}_{path.stem}.png", png.getvalue())
+        pairs = zip(to_results(number, detection, category_ids), detection["names"], strict=True)
+        yield Found(path, [_named(result, path, name) for result, name in pairs])
 
 
 def _above(detection: Detection, min_score: float) -> Detection:
@@ -74,37 +82,69 @@ def _above(detection: Detection, min_score: float) -> Detection:
     }
 
 
-def _print_table(found: Sequence[tuple[Path, Detection]]) -> None:
-    table = Table("image", "objects", "best", "found")
-    for path, detection in found:
-        names = detection["names"]
-        counts = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
-        best = f"{float(detection['scores'][0]):.2f}" if names else ""
-        table.add_row(path.name, str(len(names)), best, counts)
-    Console().print(table)
+def _named(result: Result, path: Path, category: str) -> NamedResult:
+    return NamedResult(**msgspec.structs.asdict(result), file_name=str(path), category=category)
+
+
+def _row(found: Found) -> tuple[str, ...]:
+    names = [result.category for result in found.results]
+    counts = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
+    best = f"{found.results[0].score:.2f}" if names else ""
+    return escape(str(found.path)), str(len(names)), best, escape(counts)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m detection.predict",
+        description="Find objects in image files. Exit code 1 where one of them cannot be read.",
+        epilog="detections.json and --json hold COCO's results format, a list of detections, with file_name "
+        "and category besides; image ids count the images from 1.",
+    )
+    parser.add_argument("weights", help="a detector.safetensors")
+    parser.add_argument("images", nargs="+", help="image files, folders or patterns of them")
+    parser.add_argument("--output", type=Path, help="folder for drawings and detections.json")
+    parser.add_argument("--json", action="store_true", help="print the detections as JSON and nothing else")
+    parser.add_argument("--min-score", type=float, default=0.3, help="leave out those below (default 0.3)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m detection.predict", description=__doc__.split("\n")[0])
-    parser.add_argument("weights", help="a detector.safetensors")
-    parser.add_argument("images", nargs="+", help="image files, folders or patterns of them")
-    parser.add_argument("--output", type=Path, required=True, help="folder for drawings and detections.json")
-    parser.add_argument(
-        "--min-score", type=float, default=0.3, help="leave out detections below (default 0.3)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser = _parser()
     options = parser.parse_args(arguments)
+    if options.output is None and not options.json:
+        parser.error("give --output DIR, or --json, or both")
+    table = Table("image", "objects", "best", "found")
+    results: list[NamedResult] = []
+    unreadable = 0
     try:
         paths = find_images(options.images)
-        found = predict(
-            Detector.load(options.weights, options.device), paths, options.output, options.min_score
-        )
+        detector = Detector.load(options.weights, options.device)
+        with contextlib.ExitStack() as stack:
+            progress = None
+            if len(paths) >= SHOW_PROGRESS_FROM:
+                progress = stack.enter_context(track(len(paths), "predicting", images_per_unit=1))
+            for found in predict(detector, paths, options.output, options.min_score):
+                if found.error is None:
+                    results += found.results
+                    table.add_row(*_row(found))
+                else:
+                    unreadable += 1
+                    print(found.error, file=sys.stderr)
+                if progress is not None:
+                    progress.advance()
+        content = msgspec.json.format(msgspec.json.encode(results))
+        if options.output is not None:
+            write_atomically(options.output / "detections.json", content)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    _print_table(found)
-    print(f"{options.output / 'detections.json'}")
-    return 0
+    if options.json:
+        print(content.decode())
+    else:
+        Console().print(table)
+        print(options.output / "detections.json")
+    return 1 if unreadable else 0
 
 
 if __name__ == "__main__":

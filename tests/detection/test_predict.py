@@ -1,78 +1,157 @@
-"""`python -m detection.predict` on the digit scenes."""
+"""`python -m detection.predict`: files, folders and patterns in; drawings, JSON and a table out."""
 
 import json
-from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_detectors import small_detector
 
-from detection import predict
-from detection.detector import Detector
-from detection.scenes import CATEGORY_IDS
+from detection.coco_file import CategoryEntry
+from detection.predict import main, predict
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+CATEGORIES = [CategoryEntry(3, "[red] cell"), CategoryEntry(7, "b"), CategoryEntry(90, "c")]
 
 
-def test_predict_draws_lists_and_tabulates(trained, scenes, tmp_path, capsys):
-    images = scenes.prepare() / "val"
-    paths = sorted(str(path) for path in images.iterdir())[:2]
+@pytest.fixture(scope="module")
+def detector():
+    return small_detector(CATEGORIES, side=64)
+
+
+@pytest.fixture(scope="module")
+def weights(detector, tmp_path_factory):
+    path = tmp_path_factory.mktemp("detector") / "detector.safetensors"
+    detector.save(path, {})
+    return str(path)
+
+
+def picture(seed: int, width: int = 90, height: int = 60) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of two, one of them below another folder."""
+    folder = tmp_path / "images"
+    (folder / "more").mkdir(parents=True)
+    picture(1).save(folder / "a.png")
+    picture(2).save(folder / "more" / "a.jpg")
+    return folder
+
+
+def expected(detector, paths, least):
+    """COCO's entries with names, of what the detector finds in the files."""
+    entries = []
+    for number, path in enumerate(paths, start=1):
+        (found,) = detector([Image.open(path)])
+        rows = zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True)
+        for (x, y, right, low), label, score in rows:
+            if score >= least:
+                entries.append(
+                    {
+                        "image_id": number,
+                        "category_id": CATEGORIES[label].id,
+                        "bbox": pytest.approx([x, y, right - x, low - y], abs=1e-3),
+                        "score": pytest.approx(score, abs=1e-6),
+                        "file_name": str(path),
+                        "category": CATEGORIES[label].name,
+                    }
+                )
+    return entries
+
+
+def test_images_are_drawn_listed_and_tabulated(detector, weights, images, tmp_path, capsys):
+    paths = [images / "a.png", images / "more" / "a.jpg"]
     output = tmp_path / "out"
-    weights_file = str(trained[0] / "detector.safetensors")
-    found = Detector.load(weights_file, "cpu")([Image.open(path) for path in paths])
-    least = float(torch.cat([one["scores"] for one in found]).median())
+    scores = torch.cat([one["scores"] for one in detector([Image.open(path) for path in paths])])
+    least = float(scores.median())
     arguments = ["--output", str(output), "--min-score", str(least), "--device", "cpu"]
-    assert predict.main([weights_file, *paths, *arguments]) == 0
+    assert main([weights, str(images), *arguments]) == 0
     content = json.loads((output / "detections.json").read_text())
-    expected = [
-        (
-            number,
-            path,
-            name,
-            pytest.approx(score, abs=1e-6),
-            pytest.approx([x, y, right - x, low - y], abs=1e-3),
-        )
-        for number, (path, one) in enumerate(zip(paths, found, strict=True), start=1)
-        for name, score, (x, y, right, low) in zip(
-            one["names"], one["scores"].tolist(), one["boxes"].tolist(), strict=True
-        )
-        if score >= least
+    assert content == expected(detector, paths, least)
+    assert 0 < len(content) < len(scores)
+    assert sorted(path.name for path in output.iterdir()) == ["1_a.png", "2_a.png", "detections.json"]
+    for number, path in enumerate(paths, start=1):
+        drawn, shown = Image.open(output / f"{number}_a.png"), Image.open(path).convert("RGB")
+        assert drawn.size == shown.size
+        assert drawn.tobytes() != shown.tobytes()
+    printed = "".join(capsys.readouterr().out.split())
+    assert "[red]cell" in printed
+    assert "detections.json" in printed
+
+
+def test_json_is_all_that_stands_on_stdout(detector, weights, images, capsys):
+    assert main([weights, str(images / "**" / "*.*g"), "--json", "--device", "cpu"]) == 0
+    printed = capsys.readouterr()
+    paths = [images / "a.png", images / "more" / "a.jpg"]
+    assert json.loads(printed.out) == expected(detector, paths, 0.3)
+    assert printed.err == ""
+
+
+def test_one_of_drawings_and_json_is_asked_for(weights, images, capsys):
+    with pytest.raises(SystemExit) as refusal:
+        main([weights, str(images)])
+    assert refusal.value.code == 2
+    assert "give --output DIR, or --json, or both" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_rotated_image_is_seen_upright(detector, tmp_path, orientation):
+    """As cameras write them: pixels on their side, and how to turn them."""
+    turn = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = picture(3)
+    upright.save(tmp_path / "upright.png")
+    upright.transpose(turn[orientation]).save(tmp_path / "turned.png", exif=exif)
+    plain, turned = predict(detector, [tmp_path / "upright.png", tmp_path / "turned.png"], tmp_path / "out")
+    assert plain.results
+    keys = ("bbox", "score", "category_id")
+    assert [[getattr(r, key) for key in keys] for r in turned.results] == [
+        [getattr(r, key) for key in keys] for r in plain.results
     ]
-    assert expected
-    keys = ("image_id", "file_name", "category", "score", "bbox")
-    assert [tuple(detection[key] for key in keys) for detection in content] == expected
-    ids = dict(zip((str(digit) for digit in range(10)), CATEGORY_IDS, strict=True))
-    assert all(detection["category_id"] == ids[detection["category"]] for detection in content)
-    assert sorted(path.name for path in output.iterdir()) == [
-        *(f"{i}_{Path(path).stem}.png" for i, path in enumerate(paths, start=1)),
-        "detections.json",
-    ]
-    drawn = Image.open(output / f"1_{Path(paths[0]).stem}.png")
-    assert drawn.size == Image.open(paths[0]).size
-    assert drawn.tobytes() != Image.open(paths[0]).convert("RGB").tobytes()
-    assert Path(paths[0]).name in capsys.readouterr().out
+    assert Image.open(tmp_path / "out" / "2_turned.png").size == upright.size
 
 
-def test_predict_names_an_unreadable_image_before_anything_is_written(trained, scenes, tmp_path, capsys):
-    good = str(next((scenes.prepare() / "val").iterdir()))
-    (tmp_path / "broken.png").write_bytes(Path(good).read_bytes()[:200])
-    arguments = [str(trained[0] / "detector.safetensors"), good, str(tmp_path / "broken.png")]
-    assert predict.main([*arguments, "--output", str(tmp_path / "out")]) == 1
-    assert "broken.png: cannot be read as an image" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+def test_what_cannot_be_read_is_named_and_the_rest_is_looked_at(detector, weights, images, tmp_path, capsys):
+    (images / "broken.png").write_bytes((images / "a.png").read_bytes()[:200])
+    assert main([weights, str(images), "--json", "--device", "cpu"]) == 1
+    printed = capsys.readouterr()
+    assert {entry["image_id"] for entry in json.loads(printed.out)} == {1, 3}
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"{images / 'broken.png'}: cannot be read as an image")
 
 
-def test_predict_names_what_is_not_there(trained, tmp_path, capsys):
-    weights_file = str(trained[0] / "detector.safetensors")
-    assert predict.main([weights_file, "none.png", "--output", str(tmp_path)]) == 1
-    assert predict.main(["none.safetensors", str(REPOSITORY / "README.md"), "--output", str(tmp_path)]) == 1
-    errors = capsys.readouterr().err.splitlines()
-    assert errors == ["none.png: no such image or folder", "none.safetensors: no such detector file"]
+def test_a_decompression_bomb_is_refused_by_name(weights, tmp_path, capsys, monkeypatch):
+    """A limit below the picture's size, in place of a picture above the limit."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    picture(4).save(tmp_path / "huge.png")
+    assert main([weights, str(tmp_path / "huge.png"), "--json", "--device", "cpu"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "[]\n"
+    assert printed.err.startswith(
+        f"{tmp_path / 'huge.png'}: cannot be read as an image: Image size (5400 pixels)"
+    )
 
 
-def test_a_device_that_is_none_is_named_without_a_traceback(trained, scenes, tmp_path, capsys):
-    file = str(trained[0] / "detector.safetensors")
-    arguments = [file, str(scenes.prepare() / "val"), "--output", str(tmp_path / "out"), "--device", "foo"]
-    assert predict.main(arguments) == 1
-    assert capsys.readouterr().err.startswith("device = 'foo', expected auto, cpu, cuda")
-    assert not (tmp_path / "out").exists()
+def test_an_image_of_any_shape_is_looked_at(detector, tmp_path):
+    for number, size in enumerate(((1, 1), (120, 1), (3, 300))):
+        picture(5, *size).save(tmp_path / f"{number}.png")
+    found = list(predict(detector, sorted(tmp_path.glob("*.png")), tmp_path / "out", 0.0))
+    assert [one.error for one in found] == [None, None, None]
+
+
+def test_what_is_not_there_or_out_of_range_is_named(weights, images, capsys):
+    good = str(images / "a.png")
+    assert main([weights, "none.png", "--json"]) == 1
+    assert main(["none.safetensors", good, "--json"]) == 1
+    assert main([weights, good, "--json", "--device", "foo"]) == 1
+    assert main([weights, good, "--json", "--device", "cpu", "--min-score", "2"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert lines[:2] == ["none.png: no such image or folder", "none.safetensors: no such detector file"]
+    assert lines[2].startswith("device = 'foo', expected auto, cpu, cuda")
+    assert lines[3] == "min_score = 2.0, must be in 0..1"
