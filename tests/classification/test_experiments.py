@@ -39,7 +39,7 @@ def composed(*overrides: str):
 
 
 def test_every_nasnet_a_row_of_the_tables_has_a_file():
-    assert {path.stem for path in EXPERIMENT.glob("table*.yaml")} == set(ROWS)
+    assert {path.stem for path in EXPERIMENT.glob("table[123]*.yaml")} == set(ROWS)
     assert {name for name, *_ in ROWS.values()} == set(PAPER_ROWS)
 
 
