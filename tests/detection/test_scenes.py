@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from classification.data import ImageDataConfig, open_images
+from detection.check_data import check
 from detection.scenes import CATEGORY_IDS, ScenesDataConfig
 
 
@@ -79,3 +80,9 @@ def test_without_a_root_scenes_go_to_the_cache(monkeypatch, tmp_path):
     root = ScenesDataConfig(train_scenes=4, val_scenes=4).prepare()
     assert root.parent == tmp_path / "celltransfer"
     assert (root / "train").is_dir()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_scenes_pass_the_check(scenes, split):
+    root = scenes.prepare()
+    assert check(root / "annotations" / f"{split}.json", root / split, decode=True).problems == []
