@@ -278,7 +278,7 @@ def collate(samples: list[Sample]) -> list[Sample]:
 
 
 def resized_size(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
-    """(H, W) with the short side `min_size`, or less so that the long side is at most `max_size`.
+    """(H, W) with the short side `min_size`, or less so that the long side is at most `max_size`; at least 1.
 
     Source: Detectron2 `ResizeShortestEdge.get_output_shape`, its rounding included."""
     scale = min_size / min(height, width)
@@ -286,7 +286,7 @@ def resized_size(height: int, width: int, min_size: int, max_size: int) -> tuple
     if max(size) > max_size:
         shrink = max_size / max(size)
         size = (size[0] * shrink, size[1] * shrink)
-    return int(size[0] + 0.5), int(size[1] + 0.5)
+    return max(1, int(size[0] + 0.5)), max(1, int(size[1] + 0.5))
 
 
 def resize(image: Image.Image, min_size: int, max_size: int, keep_aspect: bool = True) -> Image.Image:

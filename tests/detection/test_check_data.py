@@ -293,6 +293,21 @@ def test_the_text_names_rules_counts_and_classes(data, capsys):
     assert "  cat  2\n" in told
 
 
+def test_every_broken_rule_is_told_at_once(data):
+    faults = ("missing image", "repeated category id", "unknown image", "no area", "crowd without mask")
+
+    def all_of_them(content):
+        content["annotations"].append({"id": 14, "image_id": 7, "category_id": 1, "bbox": [1, 1, 0, 2]})
+        for fault in set(faults) - {"no area"}:
+            ANNOTATION_FAULTS[fault][0](content)
+
+    told = {(level, rule) for level, _, rule, *_ in found(data(all_of_them))}
+    for fault in faults:
+        _, level, _, text, _ = ANNOTATION_FAULTS[fault]
+        assert any(level == found_level and text in rule for found_level, rule in told), fault
+    assert len(told) == len(faults)
+
+
 @pytest.mark.parametrize("fault", ["unknown category", "NaN", "parent folder", "repeated image id"])
 def test_training_refuses_what_the_check_calls_an_error(data, fault):
     path = data(ANNOTATION_FAULTS[fault][0])

@@ -60,6 +60,8 @@ def test_evaluation_neither_mirrors_nor_draws_a_size(coco_folder):
         ((640, 480), (1067, 800)),
         ((100, 1000), (133, 1333)),
         ((500, 500), (800, 800)),
+        ((3, 3000), (1, 1333)),
+        ((2, 9000), (1, 1333)),
     ],
 )
 def test_the_short_side_is_800_and_the_long_one_at_most_1333(size, expected):
