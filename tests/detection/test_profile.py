@@ -1,0 +1,125 @@
+"""`python -m detection.profile`: costs by part, held against `backbones.costs` and built detectors."""
+
+import pytest
+
+from backbones.build import TimmSpec
+from backbones.costs import profile as network_profile
+from backbones.zoo import create, resolve_spec
+from conf.compose import detection_experiment
+from detection.coco_file import CategoryEntry
+from detection.data import InputSize
+from detection.detector import Detector
+from detection.engines.registry import ENGINES
+from detection.engines.torchvision import TorchvisionFpnConfig
+from detection.engines.torchvision_c4 import TorchvisionC4Config
+from detection.profile import main, profile
+
+SMALL = {"cells_per_stage": 1, "filters": 8, "stem_filters": 4, "image_size": 64}
+
+
+@pytest.fixture(scope="module")
+def small():
+    return resolve_spec("nasnet_a_mobile", **SMALL)
+
+
+def test_trunk_and_region_are_the_networks_own_parts(small):
+    """At 272 px the map at stride 16 is 17x17, as a crop is, so the tail is the network's last stage."""
+    trunk, _, region, _ = profile(TorchvisionC4Config(), small, 80, (272, 272))
+    parts = network_profile(small, 272).parts[:-1]  # without the classifier
+    cut = next(index for index, part in enumerate(parts) if part.name == "reduction_1")
+    for ours, theirs in ((trunk, parts[:cut]), (region, parts[cut:])):
+        assert ours.multiply_adds == sum(part.multiply_adds for part in theirs)
+        assert ours.parameters == sum(part.parameters for part in theirs)
+        assert ours.activation_bytes == sum(part.activation_bytes for part in theirs)
+
+
+def test_the_heads_of_the_papers_detector_by_hand(small):
+    _, first, region, scores = profile(TorchvisionC4Config(), small, 80, (600, 400))
+    places, channels = 38 * 25, network_profile(small, 64).parts[-2].shape[0]
+    map_channels = sum(
+        part.shape[0] for part in network_profile(small, 64).parts if part.name in ("reduction_0", "cell_1")
+    )
+    assert first.multiply_adds == places * (9 * map_channels * 512 + 512 * 12 * 5)
+    assert scores.multiply_adds == channels * (81 + 4 * 80)
+    assert (region.times, scores.times) == (300, 300)
+
+
+@pytest.mark.parametrize(
+    ("config", "network"),
+    [(TorchvisionFpnConfig(), "nasnet_a_mobile"), (TorchvisionC4Config(), "timm/test_resnet")],
+)
+def test_the_parts_hold_all_parameters_of_the_detector(config, network):
+    spec = resolve_spec(network, **({} if network.startswith("timm/") else SMALL))
+    backbone = create(spec)
+    backbone.remove_classifier()
+    engine = config.build(backbone, 5, [0.5] * 3, [0.5] * 3)
+    parts = profile(config, spec, 5, (96, 128))
+    assert sum(part.parameters for part in parts) == sum(p.numel() for p in engine.parameters())
+
+
+def test_a_pyramid_is_counted_at_the_padded_size(small):
+    """100x100 is padded to 128x128; fully connected layers run once per proposal."""
+    padded, exact = (profile(TorchvisionFpnConfig(), small, 3, (side, side)) for side in (100, 128))
+    assert padded == exact
+    *_, head = exact
+    assert head.times == 1000
+    assert head.multiply_adds == 256 * 49 * 1024 + 1024 * 1024 + 1024 * (4 + 3 * 4)
+
+
+def test_another_engine_of_the_kind_costs_the_same(small):
+    one, other = (ENGINES[f"{package}_c4"] for package in ("torchvision", "detectron2"))
+    assert profile(one(name=one.engine), small, 3, (64, 96)) == profile(
+        other(name=other.engine), small, 3, (64, 96)
+    )
+
+
+def test_what_a_detector_cannot_see_is_refused(small):
+    with pytest.raises(ValueError, match=r"size = 20, must be in 32\.\.10000"):
+        profile(TorchvisionC4Config(), small, 3, (64, 20))
+    with pytest.raises(ValueError, match="timm/test_vit cannot be split at stride 16"):
+        profile(TorchvisionC4Config(), TimmSpec("test_vit"), 3, (160, 160))
+
+
+def test_a_file_is_profiled_at_its_fixed_size(small, tmp_path, capsys):
+    backbone = create(small)
+    backbone.remove_classifier()
+    config = TorchvisionC4Config(rpn_channels=16)
+    engine = config.build(backbone, 2, [0.5] * 3, [0.5] * 3)
+    categories = [CategoryEntry(1, "cat"), CategoryEntry(2, "dog")]
+    detector = Detector(
+        engine, config, small, backbone.preprocessing, categories, InputSize(96, 96, keep_aspect=False)
+    )
+    detector.save(tmp_path / "detector.safetensors", {})
+    assert main(detection_experiment, [str(tmp_path / "detector.safetensors")]) == 0
+    printed = capsys.readouterr().out
+    assert "one image of 96x96 px, 2 classes" in printed
+    assert f"{sum(p.numel() for p in engine.parameters()):,}" in printed
+    assert "regions at once: 64 of each image in training" in printed
+
+
+def test_an_experiment_brings_detector_and_size(capsys):
+    arguments = ["--name", "nasnet_a_mobile", "--experiment", "table4_nasnet_a_mobile"]
+    assert main(detection_experiment, arguments) == 0
+    printed = capsys.readouterr().out
+    assert "one image of 600x600 px, 80 classes" in printed
+    assert "300" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give a detector.safetensors, or --name NETWORK"),
+        (["--name", "nasnet_a_mobile"], "--name needs --experiment or --detector"),
+        (["--name", "nasnet_a_mobile", "--detector", "torchvision_fpn"], "give --size H W"),
+    ],
+)
+def test_what_is_missing_is_said(arguments, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(detection_experiment, arguments)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_unknown_name_is_one_line(capsys):
+    assert main(detection_experiment, ["--name", "nasnet_a_mobil", "--detector", "torchvision_c4"]) == 1
+    assert "did you mean nasnet_a_mobile" in capsys.readouterr().err
