@@ -18,7 +18,7 @@ MAY_IMPORT = {
 # Optional dependencies, and the files that import each.
 OPTIONAL = {
     "sklearn": ("classification/data.py",),
-    "timm": ("backbones/timm_models.py", "backbones/timm_backbone.py"),
+    "timm": ("backbones/timm_models.py", "backbones/timm_backbone.py", "backbones/timm_resnet_cifar.py"),
     "onnx": ("backbones/onnx_graph.py",),
     "onnxruntime": ("backbones/export.py",),
     "openvino": ("backbones/export.py",),
