@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from backbones.zoo import create
 from detection.backbone import freeze_statistics
@@ -116,6 +118,40 @@ def test_chunks_do_not_change_what_is_found(name, batch):
             assert len(whole["boxes"]) > 0
             for key in ("boxes", "scores", "labels"):
                 torch.testing.assert_close(one[key], whole[key], rtol=1e-4, atol=1e-4)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the bytes of the largest tensor that any operation gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        self.bytes = max(
+            [self.bytes, *(t.nbytes for t in tree_leaves(output) if isinstance(t, torch.Tensor))]
+        )
+        return output
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_chunk_bounds_the_memory_of_regions(fused):
+    plain = build(roi_chunk=4, box_head=C4HeadConfig(crop_size=9)).eval()
+    engine = plain.for_inference() if fused else plain
+    boxes = torch.tensor([[0.0, 0, 60, 50], [8, 10, 90, 60], [20, 30, 50, 64]])
+    with torch.no_grad():
+        maps, _ = engine._pyramid([torch.rand(3, 64, 96)])
+        largest = {}
+        for count in (2, 8, 32):
+            with LargestTensor() as mode:
+                engine._score(maps, [boxes.repeat(count, 1)[:count]])
+            largest[count] = mode.bytes
+    channels = engine.backbone.split().channels
+    assert largest[8] == largest[32] == 2 * largest[2]
+    assert (
+        largest[32] <= 3 * 4 * channels * 9 * 9 * 4
+    )  # the crops of one chunk, or what the first cell makes of them
 
 
 def test_the_second_stage_is_the_tail_on_crops(batch):
