@@ -35,6 +35,8 @@ def add_config(cfg: CfgNode) -> None:
     cfg.MODEL.NASNET.CELLS_PER_STAGE = 0
     """0: what the name says. A genotype.json needs it and FILTERS."""
     cfg.MODEL.NASNET.FILTERS = 0
+    cfg.MODEL.NASNET.BATCH_NORM_MOMENTUM = 0.0
+    """0: what the name says; the paper's 0.0003 needs tens of thousands of steps."""
     cfg.MODEL.NASNET.FREEZE_STATISTICS = True
     """Batch normalisation uses the stored statistics; right for loaded weights only."""
     cfg.MODEL.FPN.IN_FEATURES = ["c2", "c3", "c4", "c5"]
@@ -73,7 +75,11 @@ def feature_backbone(name: str, *, freeze_statistics: bool, **overrides: Any) ->
 def build_nasnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeatureBackbone:
     """Maps c2..c5 of the network that `cfg.MODEL.NASNET` names."""
     settings = cfg.MODEL.NASNET
-    overrides = {"cells_per_stage": settings.CELLS_PER_STAGE, "filters": settings.FILTERS}
+    overrides = {
+        "cells_per_stage": settings.CELLS_PER_STAGE,
+        "filters": settings.FILTERS,
+        "batch_norm_momentum": settings.BATCH_NORM_MOMENTUM,
+    }
     if not settings.NAME.endswith(".safetensors"):  # which has its own
         overrides["in_channels"] = input_shape.channels
     return feature_backbone(
