@@ -62,7 +62,7 @@ def same(one: float | None, other: float | None) -> bool:
     return one is other if None in (one, other) else abs(one - other) <= 1e-12  # type: ignore[operator]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.integers(0, 999), min_size=1, max_size=6, unique=True),
     st.lists(ANNOTATION, max_size=25),

@@ -1,0 +1,182 @@
+"""Exported programs find what the detector finds; they are read by the runtimes they are for."""
+
+import copy
+import json
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+from small_detectors import small_detector
+
+from backbones import Block, Cell, Genotype, NetworkSpec
+from backbones.build import build
+from backbones.spec import Preprocessing
+from detection.c4 import C4HeadConfig
+from detection.coco_file import CategoryEntry
+from detection.detector import Detector, InputSize
+from detection.engines.torchvision_c4 import TorchvisionC4Config
+from detection.export import agreement, export, main, pattern, real
+from detection.fixed import FixedDetector
+from detection.rpn import RpnConfig
+
+CATEGORIES = [CategoryEntry(3, "red"), CategoryEntry(7, "b"), CategoryEntry(90, "c")]
+# Few operators, so that an export is a matter of seconds.
+BRIEF = Genotype(
+    normal=Cell((Block(0, 1, "conv_1x1", "identity"),), (2,)),
+    reduction=Cell((Block(0, 0, "avg_pool_3x3", "identity"),), (2,)),
+)
+
+
+def c4_detector(categories=CATEGORIES) -> Detector:
+    torch.manual_seed(0)
+    backbone = build(NetworkSpec(BRIEF, 1, 8, stem_filters=4, image_size=64, stem="imagenet"), 1)
+    backbone.remove_classifier()
+    rpn = RpnConfig(anchor_sizes=[16, 32, 64], pre_nms_test=50, post_nms_test=30)
+    config = TorchvisionC4Config(rpn_channels=8, rpn=rpn, box_head=C4HeadConfig(crop_size=5), roi_chunk=7)
+    engine = config.build(backbone, len(categories), (0.5,) * 3, (0.25,) * 3)
+    with torch.no_grad():  # as fresh, all scores would be nearly equal
+        engine.box_head.class_logits.weight *= 50
+        engine.rpn.head.cls_logits.weight *= 50
+    preprocessing = Preprocessing(64, (0.5,) * 3, (0.25,) * 3)
+    return Detector(engine, config, backbone.spec, preprocessing, categories, InputSize(96, 192))
+
+
+def picture(height: int, width: int) -> torch.Tensor:
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def expected(detector: Detector, image: torch.Tensor):
+    with torch.inference_mode():
+        return detector.engine.predict([image[0]])[0]
+
+
+def same(one, other) -> bool:
+    """In order, which `agreement` does not ask for."""
+    return len(one["labels"]) == len(other["labels"]) and all(
+        torch.allclose(one[key].float(), other[key].float(), rtol=0, atol=1e-3) for key in one
+    )
+
+
+@pytest.mark.parametrize("size", [(96, 128), (70, 101), (33, 64)])
+@pytest.mark.parametrize("make", [lambda: small_detector(CATEGORIES), c4_detector], ids=["fpn", "c4"])
+def test_the_form_without_branches_finds_what_the_engine_finds(make, size):
+    detector = make()
+    program = FixedDetector(copy.deepcopy(detector.engine))
+    for image in (picture(*size), pattern(*size)):
+        wanted = expected(detector, image)
+        with torch.inference_mode():
+            found = program(image)
+        assert len(wanted["labels"]) > 5
+        assert found["valid"].shape == (min(100, 30 * len(CATEGORIES)),)
+        assert same(real(found), wanted)
+        assert not found["boxes"][~found["valid"]].any()
+        assert not found["scores"][~found["valid"]].any()
+
+
+def test_padding_is_never_found():
+    """More places than there is anything to find: proposals, candidates and detections are all padded."""
+    detector = small_detector(CATEGORIES)
+    image = picture(64, 64)
+    detector.engine.rpn.config.nms_threshold = 0.3
+    detector.engine.box_head.config.score_threshold = float(expected(detector, image)["scores"][4])
+    wanted = expected(detector, image)
+    with torch.inference_mode():
+        found = FixedDetector(copy.deepcopy(detector.engine))(image)
+    assert 0 < len(wanted["labels"]) <= 4
+    assert same(real(found), wanted)
+
+
+def test_weights_that_are_not_finite_give_no_detections():
+    detector = small_detector(CATEGORIES)
+    with torch.no_grad():
+        detector.engine.box_head.box_deltas.weight.fill_(torch.nan)
+        found = FixedDetector(copy.deepcopy(detector.engine))(picture(64, 64))
+    assert not found["valid"].any()
+    assert len(expected(detector, picture(64, 64))["labels"]) == 0
+
+
+def onnx(path: Path, image: torch.Tensor):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    answers = session.run(names, {"image": image.numpy()})
+    return dict(zip(names, map(torch.from_numpy, answers), strict=True)), session
+
+
+def test_the_command_writes_what_onnxruntime_answers_as_the_detector_does(tmp_path, capsys):
+    detector = c4_detector()
+    detector.save(tmp_path / "detector.safetensors", {})
+    path = tmp_path / "detector.onnx"
+    size = ["--size", "64", "96"]
+    words = [str(tmp_path / "detector.safetensors"), "--format", "onnx", *size, "--output", str(path)]
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"{path}\n"
+    image = picture(64, 96)
+    found, session = onnx(path, image)
+    assert same(real(found), expected(detector, image))
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["categories"]) == [{"id": c.id, "name": c.name} for c in CATEGORIES]
+    described = json.loads(metadata["input"])
+    assert (described["height"], described["width"], described["min_size"]) == (64, 96, 96)
+    assert not [other for other in tmp_path.iterdir() if other.name.startswith(".")]
+    assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [lambda: small_detector(CATEGORIES), c4_detector], ids=["fpn", "c4"])
+def test_each_format_finds_what_the_detector_finds(make, tmp_path):
+    detector = make()
+    image = picture(70, 101)
+    wanted = expected(detector, image)
+    export(detector, tmp_path / "a.pt2", "torch", 70, 101)
+    extra = {"categories.json": "", "input.json": ""}
+    program = torch.export.load(tmp_path / "a.pt2", extra_files=extra)
+    assert same(real(program.module()(image)), wanted)
+    assert json.loads(extra["input.json"])["width"] == 101
+    export(detector, tmp_path / "a.onnx", "onnx", 70, 101)
+    assert same(real(onnx(tmp_path / "a.onnx", image)[0]), wanted)
+
+
+@pytest.mark.slow
+def test_an_answer_unlike_the_detectors_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("detection.export.agreement", lambda *_: 0.5)
+    with pytest.raises(ValueError, match="was not written: it finds 50% of what the detector finds"):
+        export(c4_detector(), tmp_path / "a.pt2", "torch", 64, 64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_agreement_counts_partners_on_both_sides():
+    one = {
+        "boxes": torch.tensor([[0.0, 0, 9, 9], [5, 5, 9, 9]]),
+        "scores": torch.tensor([0.9, 0.5]),
+        "labels": torch.tensor([0, 1]),
+    }
+    nothing = {key: value[:0] for key, value in one.items()}
+    assert agreement(one, one, 1e-3) == agreement(nothing, nothing, 1e-3) == 1.0
+    assert agreement(one, nothing, 1e-3) == 0.0
+    for key, by in (("boxes", 0.01), ("scores", 0.01), ("labels", 1)):
+        other = {**one, key: one[key].clone()}
+        other[key][0] += by
+        assert agreement(one, other, 1e-3) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "size", "message"),
+    [
+        ("onnx", "a.pt2", (64, 64), "a file of format onnx must end in .onnx"),
+        ("torch", "a.onnx", (64, 64), "a file of format torch must end in .pt2"),
+        ("openvino", "a.xml", (64, 64), "format = 'openvino', expected one of onnx, torch"),
+        ("torch", "a.pt2", (8, 64), "size = 8, must be in 32..10000 pixels"),
+        ("torch", ".pt2", (64, 64), "must end in .pt2"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_any_work(tmp_path, format, name, size, message):
+    with pytest.raises(ValueError) as refusal:
+        export(None, tmp_path / name, format, *size)  # type: ignore[arg-type]
+    assert message in str(refusal.value)
+
+
+def test_a_missing_package_is_named_with_the_command(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r'needs onnx, .*: pip install -e "\.\[export\]"'):
+        export(None, tmp_path / "a.onnx", "onnx", 64, 64)  # type: ignore[arg-type]
