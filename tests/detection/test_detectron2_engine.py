@@ -1,6 +1,8 @@
 """Detectron2's parts as an engine of ours."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -44,6 +46,15 @@ def build(config, network=None):
 
 def seeded_targets(first: int):
     return [{**target, "seed": first + place} for place, target in enumerate(targets())]
+
+
+def test_every_engine_is_known_by_name_before_detectron2_is_imported():
+    script = (
+        "import sys; from detection.engines.registry import ENGINES; "
+        "print(*ENGINES, 'detectron2' in sys.modules)"
+    )
+    names = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert names.split() == ["torchvision_fpn", "torchvision_c4", "detectron2_fpn", "detectron2_c4", "False"]
 
 
 class Detectron2Contract(EngineContract):
