@@ -113,11 +113,6 @@ class RecipeConfig:
             raise ValueError(
                 f"recipe.warmup_epochs = {self.warmup_epochs}, must lie in 0..{self.epochs} and below epochs"
             )
-        if (self.mixup_alpha or self.cutmix_alpha) and self.batch_size // self.accumulate < 2:
-            raise ValueError(
-                f"recipe.batch_size = {self.batch_size} and accumulate = {self.accumulate} leave 1 image for "
-                "a backward pass; mixup and cutmix need 2"
-            )
 
     @property
     def scaled_lr(self) -> float:

@@ -69,11 +69,18 @@ class ClassificationConfig:
                 f"recipe.cutout = {self.recipe.cutout} cuts resident images only; set data.resident=true, "
                 "or recipe.cutout=0"
             )
-        batch, devices, nodes = self.recipe.batch_size, self.trainer.devices, self.trainer.num_nodes
-        if batch % (self.recipe.accumulate * devices * nodes):
+        recipe, devices, nodes = self.recipe, self.trainer.devices, self.trainer.num_nodes
+        batch, parts = recipe.batch_size, recipe.accumulate * devices * nodes
+        shares = (
+            "recipe.accumulate x trainer.devices x trainer.num_nodes = "
+            f"{recipe.accumulate} x {devices} x {nodes}"
+        )
+        if batch % parts:
+            raise ValueError(f"recipe.batch_size = {batch}, must be a multiple of {shares}")
+        if (recipe.mixup_alpha or recipe.cutmix_alpha) and batch == parts:
             raise ValueError(
-                f"recipe.batch_size = {batch}, must be a multiple of recipe.accumulate x trainer.devices x "
-                f"trainer.num_nodes = {self.recipe.accumulate} x {devices} x {nodes}"
+                f"recipe.batch_size = {batch} and {shares} leave 1 image for a backward pass; "
+                "mixup and cutmix need 2"
             )
 
 

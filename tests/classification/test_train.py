@@ -5,9 +5,11 @@ import json
 import math
 import multiprocessing
 import os
+import random
 import re
 import signal
 import sys
+import time
 
 import pytest
 import torch
@@ -154,6 +156,29 @@ def test_an_interrupted_and_continued_run_equals_an_unbroken_one(
 def test_a_run_may_be_killed_at_any_step(tmp_path, digit_folders, straight, workers, step):
     run_killed(config(tmp_path, digit_folders, workers=workers), step)
     assert_equal_runs(tmp_path, straight(workers))
+
+
+@pytest.mark.slow
+def test_a_run_may_be_killed_at_any_moment(tmp_path, digit_folders, straight):
+    """Twenty moments drawn over the length of a run, among them those of start, writing and evaluation."""
+    straight(0)
+    start = time.monotonic()
+    run(config(tmp_path / "timed", digit_folders))
+    length = time.monotonic() - start
+    draw, kills = random.Random(0), 0
+    for number in range(20):
+        asked = config(tmp_path / str(number), digit_folders)
+        process = multiprocessing.get_context("fork").Process(
+            target=train_and_signal, args=(asked, math.inf, None)
+        )
+        process.start()
+        process.join(timeout=draw.uniform(0, length))
+        process.kill()
+        process.join(timeout=60)
+        kills += process.exitcode == -signal.SIGKILL
+        run(asked)
+        assert_equal_runs(tmp_path / str(number), straight(0))
+    assert kills >= 10
 
 
 def test_a_run_killed_in_its_last_evaluation_saves_the_averaged_weights(
