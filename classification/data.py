@@ -4,6 +4,7 @@ Everything that can be wrong with a data set's layout is found by `open_images`,
 """
 
 import os
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,6 +153,13 @@ def stratified(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.i
     return np.sort(np.concatenate(chosen))
 
 
+UNREADABLE = (
+    *(UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError),
+    struct.error,  # of EXIF that is rewritten when the picture is turned upright
+)
+"""What Pillow raises for a file that is no image, is damaged or too large."""
+
+
 def decode(path: str | os.PathLike[str]) -> Image.Image:
     """Any image file as upright 8-bit RGB: EXIF rotation applied, transparency dropped, 16-bit grey scaled.
 
@@ -167,7 +175,7 @@ def read(path: str | os.PathLike[str], take: Callable[[Image.Image], Result]) ->
             return take(file)
     except FileNotFoundError:
         raise FileNotFoundError(f"{os.fspath(path)}: no such image file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{os.fspath(path)}: cannot be read as an image: {error}") from None
 
 

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from backbones.image_transforms import as_picture
 from classification.class_folders import FilePlace
+from classification.data import UNREADABLE
 
 CHUNK = 64
 """Files per task of a worker."""
@@ -106,6 +107,6 @@ def check_file(path: str | os.PathLike[str]) -> Checked:
                 as_picture(image)
     except UnidentifiedImageError:
         return Checked(problem="file with an image's name that is no image")
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         return Checked(problem="truncated or damaged image", detail=str(error))
     return Checked(hashlib.blake2b(data, digest_size=16).digest(), kind)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
+from classification.data import UNREADABLE
 from classification.file_check import check_file
 
 CHUNK = 256
@@ -76,7 +77,7 @@ def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         raise FileNotFoundError(f"{os.fspath(path)}: no such image file") from None
     except UnidentifiedImageError:
         raise ValueError(f"{os.fspath(path)}: is no image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{os.fspath(path)}: cannot be read as an image: {error}") from None
 
 

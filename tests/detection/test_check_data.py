@@ -191,6 +191,15 @@ def rotated() -> bytes:
     return buffer.getvalue()
 
 
+def misread() -> bytes:
+    """A JPEG file on its side, in whose EXIF a number (of the tag 0x0106) is text."""
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "name"
+    Image.new("RGB", (40, 30)).save(buffer, "jpeg", exif=exif)
+    return buffer.getvalue().replace(b"\x01\x0f\x00\x02", b"\x01\x06\x00\x02")
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
@@ -226,6 +235,15 @@ def test_what_is_cut_off_is_found_by_decoding(data, workers):
     image.write_bytes(image.read_bytes()[:-200])
     assert found(path) == []
     assert found(path, decode=True, workers=workers) == [("error", 1, "truncated or damaged image", "a.png")]
+
+
+def test_a_picture_that_cannot_be_turned_upright_is_named(data):
+    path = data(of("images", 0, width=30, height=40))
+    (path.parent / "images" / "a.png").write_bytes(misread())
+    assert found(path, decode=True) == [("error", 1, "truncated or damaged image", "a.png")]
+    config = CocoDataConfig(root=str(path.parent), train_images="images", train_annotations=path.name)
+    with pytest.raises(ValueError, match=r"a\.png: cannot be read as an image"):
+        config.open("train")[(0, 0)]
 
 
 def test_links_out_of_the_folder_are_found_and_others_are_not(data, tmp_path):
