@@ -5,9 +5,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from backbones.weights import read_safetensors
 from backbones.zoo import create
 from detection.backbone import freeze_statistics
 from detection.c4 import C4HeadConfig, crop
+from detection.coco_file import CategoryEntry
+from detection.data import InputSize
+from detection.detector import Detector
 from detection.engines.torchvision_c4 import TorchvisionC4Config
 from detection.rpn import RpnConfig
 
@@ -170,6 +174,27 @@ def test_the_second_stage_is_the_tail_on_crops(batch):
         )
     torch.testing.assert_close(logits, expected)
     assert deltas.shape == (1, NUM_CLASSES, 4)
+
+
+def test_a_stored_detector_finds_the_same_and_is_stored_again_as_it_was(tmp_path):
+    network = backbone()
+    normalised = network.preprocessing
+    engine = config().build(network, NUM_CLASSES, normalised.mean, normalised.std)
+    categories = [CategoryEntry(number, f"kind {number}") for number in range(1, NUM_CLASSES + 1)]
+    size = InputSize(96, 96, keep_aspect=False)
+    detector = Detector(engine, config(), network.spec, normalised, categories, size)
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    detector.save(first, {})
+    loaded = Detector.load(first, "cpu")
+    image = torch.rand(3, 80, 120)
+    (found,), (expected,) = loaded([image]), detector([image])
+    assert len(expected["boxes"]) > 0
+    for key in ("boxes", "scores"):
+        torch.testing.assert_close(found[key], expected[key])
+    loaded.save(second, {})
+    before, after = (read_safetensors(path, "detector")[0] for path in (first, second))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_no_proposals_are_no_detections(batch):
