@@ -53,11 +53,12 @@ def check_equal(plain: TorchvisionC4, fast: TorchvisionC4, image: Tensor) -> Non
 
 
 @torch.inference_mode()
-def inference(work: str, network: Backbone, side: int, rounds: int) -> Iterator[Row]:
-    """An image of `side` x `side` pixels, with fresh weights of the detector's own parts."""
+def inference(rounds: int, network: Backbone | None = None, side: int = 600) -> Iterator[Row]:
+    """An image of `side` x `side` pixels, with fresh weights. network: None is NASNet-A mobile."""
+    torch.manual_seed(0)
     default = TorchvisionC4Config().roi_chunk
     image = torch.rand(3, side, side)
-    plain = detector(network, side)
+    plain = detector(network or create("nasnet_a_mobile"), side)
     chunked = copy.copy(plain)
     chunked.roi_chunk = default
     ways = {
@@ -69,14 +70,13 @@ def inference(work: str, network: Backbone, side: int, rounds: int) -> Iterator[
         fast.roi_chunk = chunk
         check_equal(plain, fast, image)
         ways[f"chunks of {chunk}"] = partial(fast.predict, [image])
-    yield from compare(work, interleaved(ways, rounds), {(WORK, f"chunks of {default}"): 1.5})
+    yield from compare(WORK, interleaved(ways, rounds), {(WORK, f"chunks of {default}"): 1.5})
 
 
 def main() -> None:
     args = parser(str(__doc__), rounds=5).parse_args()
     torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    report([lambda: inference(WORK, create("nasnet_a_mobile"), 600, args.rounds)], args, cpu())
+    report([lambda: inference(args.rounds)], args, cpu())
 
 
 if __name__ == "__main__":
