@@ -1,7 +1,6 @@
 """Images and boxes for training and evaluation, from any data in COCO format."""
 
 import logging
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
@@ -298,8 +297,3 @@ def resize(image: Image.Image, min_size: int, max_size: int, keep_aspect: bool =
 def to_tensor(image: Image.Image) -> Tensor:
     """`[3, H, W]` uint8."""
     return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
-
-
-def cache_folder() -> Path:
-    """Where data that can be made again is kept: `$XDG_CACHE_HOME/celltransfer`, else below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "celltransfer"

@@ -22,7 +22,7 @@ from PIL import Image, ImageFilter
 
 from backbones.files import read_json, write_json
 from classification.data import ImageDataConfig, ImageSet, open_images
-from detection.data import CocoDataConfig, cache_folder
+from detection.data import CocoDataConfig
 from detection.xywh import share_inside
 
 log = logging.getLogger(__name__)
@@ -94,6 +94,11 @@ class ScenesDataConfig(CocoDataConfig):
                 f"{root} holds scenes of {found}, asked for are {settings}: give another data.root"
             )
         return root
+
+
+def cache_folder() -> Path:
+    """Where data that can be made again is kept: `$XDG_CACHE_HOME/celltransfer`, else below `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "celltransfer"
 
 
 def write_scenes(root: Path, settings: dict[str, int]) -> None:
