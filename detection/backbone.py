@@ -10,6 +10,7 @@ from torch import nn
 from backbones import weights
 from backbones.base import Backbone
 from backbones.build import build
+from backbones.norm import NarrowBatchNorm2d
 from backbones.spec import NetworkSpec
 from backbones.zoo import BackboneConfig
 
@@ -102,6 +103,26 @@ class FrozenStatistics(nn.BatchNorm2d):
     def train(self, mode: bool = True) -> "FrozenStatistics":
         """Stays in evaluation mode."""
         return super().train(False)
+
+
+def use_group_norm(network: nn.Module) -> nn.Module:
+    """Puts group normalisation, which needs no statistics, in place of batch normalisation; fresh weights.
+
+    At most 32 groups of at least 4 channels (1803.08494, which found the number to matter little).
+    Raises ValueError for norms that do more than normalise."""
+    for module in list(network.modules()):
+        for name, norm in module.named_children():
+            if not isinstance(norm, nn.BatchNorm2d):
+                continue
+            if type(norm) not in (nn.BatchNorm2d, NarrowBatchNorm2d):
+                raise ValueError(
+                    f"recipe.norm = group would lose what {type(norm).__name__} does besides normalising; "
+                    "take another norm for this network"
+                )
+            channels = norm.num_features
+            groups = max(g for g in range(1, 33) if channels % g == 0 and (g == 1 or channels // g >= 4))
+            setattr(module, name, nn.GroupNorm(groups, channels, eps=norm.eps))
+    return network
 
 
 @functools.cache

@@ -4,7 +4,7 @@ from torch import nn
 
 from backbones.base import Backbone
 from backbones.norm import NarrowBatchNorm2d
-from detection.backbone import BackboneSource, FrozenStatistics, freeze_statistics
+from detection.backbone import BackboneSource, FrozenStatistics, freeze_statistics, use_group_norm
 from detection.batch_size import largest_batch
 from detection.coco_file import CategoryEntry
 from detection.data import CocoDataConfig, DetectionImages, InputSize
@@ -44,6 +44,8 @@ def build_detector(
 
     Raises ValueError for a backbone that detection cannot use."""
     network = source.build()
+    if recipe.norm == "group":
+        use_group_norm(network)
     preprocessing = network.preprocessing
     engine = config.build(network, len(categories), preprocessing.mean, preprocessing.std)
     check_maps(network, source.label)
@@ -54,7 +56,9 @@ def build_detector(
     if trainer.sync_batch_norm:
         _check_norms(engine.backbone)
     trainer.prepare(network)
-    return Detector(engine, config, network.spec, preprocessing, categories, input_size)
+    return Detector(
+        engine, config, network.spec, preprocessing, categories, input_size, recipe.norm == "group"
+    )
 
 
 def _check_norms(network: Backbone) -> None:

@@ -16,6 +16,7 @@ from backbones.build import TimmSpec, build, read_spec
 from backbones.spec import NetworkSpec, Preprocessing
 from backbones.weights import load_tensors, read_safetensors, write_safetensors
 from detection import boxes as box_ops
+from detection.backbone import use_group_norm
 from detection.coco import CocoAnnotations
 from detection.coco_file import CategoryEntry
 from detection.data import DetectionImages, InputSize, resize, to_tensor
@@ -47,6 +48,8 @@ class Description:
     preprocessing: Preprocessing
     categories: list[CategoryEntry]
     input_size: InputSize
+    group_norm: bool = False
+    """The backbone's batch norm was replaced before training: `detection.backbone.use_group_norm`."""
 
     @classmethod
     def read(cls, metadata: Mapping[str, Any], path: str | os.PathLike[str]) -> "Description":
@@ -60,6 +63,7 @@ class Description:
             preprocessing=_read(metadata, "preprocessing", Preprocessing, path),
             categories=_read(metadata, "categories", list[CategoryEntry], path),
             input_size=_read(metadata, "input", InputSize, path),
+            group_norm=bool(metadata.get("group_norm", False)),
         )
 
     def build(self, path: str | os.PathLike[str]) -> Engine:
@@ -68,6 +72,8 @@ class Description:
         try:
             backbone = build(self.spec, num_classes=1)
             backbone.remove_classifier()
+            if self.group_norm:
+                use_group_norm(backbone)
             return self.config.build(
                 backbone, len(self.categories), self.preprocessing.mean, self.preprocessing.std
             )
@@ -86,6 +92,7 @@ class Detector:
         preprocessing: Preprocessing,
         categories: list[CategoryEntry],
         input_size: InputSize,
+        group_norm: bool = False,
     ):
         self.engine = engine
         self.config = config
@@ -93,6 +100,7 @@ class Detector:
         self.preprocessing = preprocessing
         self.categories = categories
         self.input_size = input_size
+        self.group_norm = group_norm
         self.to(next(engine.parameters()).device)
 
     def to(self, device: torch.device | str) -> "Detector":
@@ -128,6 +136,7 @@ class Detector:
             "categories": msgspec.to_builtins(self.categories),
             "preprocessing": dataclasses.asdict(self.preprocessing),
             "input": dataclasses.asdict(self.input_size),
+            **({"group_norm": True} if self.group_norm else {}),
             "metrics": dict(metrics),
         }
         write_safetensors(path, "detector", self.engine.state_dict(), metadata)

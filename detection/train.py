@@ -78,6 +78,11 @@ class DetectionConfig:
                 f"recipe.patience = {self.recipe.patience} counts evaluations: set validate_every_epochs or "
                 "validate_every_steps"
             )
+        if self.recipe.norm == "group" and self.backbone.pretrained:
+            raise ValueError(
+                f"recipe.norm = group needs fresh weights; those of {self.backbone.label} were trained with "
+                "batch norm"
+            )
         if self.recipe.batch_size != AUTO:
             self.trainer.images_per_pass(self.recipe.images_per_step, self.recipe.accumulate)
         elif self.trainer.processes > 1:
@@ -228,6 +233,8 @@ def _tell(
 ) -> None:
     frozen = recipe.freezes_statistics(config.backbone.pretrained)
     own = "all devices' statistics" if config.trainer.sync_batch_norm else "each batch's statistics"
+    if recipe.norm == "group":
+        own = "groups of channels instead"
     log.info(
         "%d training images, %d categories, %d steps; backbone %s, its batch normalisation uses %s",
         *(len(train), len(detector.categories), steps),

@@ -14,7 +14,8 @@ from backbones.genotype import Block, Cell, Genotype
 from backbones.zoo import create
 from detection.backbone import BackboneSource, FrozenStatistics, freeze_statistics
 from detection.detector import Detector
-from detection.evaluate import METRICS
+from detection.evaluate import evaluate, predict_all
+from detection.scoring import METRICS
 from detection.train import run as train
 
 
@@ -209,3 +210,35 @@ def test_a_foreign_network_whose_maps_are_not_what_it_says_is_explained(
     with pytest.raises(ValueError, match=message):
         train(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_group_norm_is_trained_from_scratch_and_comes_back_from_the_file(
+    small_config, backbone_file, scenes, tmp_path
+):
+    config = small_config(tmp_path, backbone_file, scenes, steps=1)
+    recipe = dataclasses.replace(config.recipe, norm="group")
+    with pytest.raises(
+        ValueError, match=r"recipe\.norm = group needs fresh weights; those of .* were trained"
+    ):
+        dataclasses.replace(config, recipe=recipe)
+    fresh = dataclasses.replace(config.backbone, from_scratch=True)
+    metrics = train(dataclasses.replace(config, recipe=recipe, backbone=fresh))["metrics"]
+    assert not any("running" in key for key in load_file(tmp_path / "detector.safetensors"))
+    detector = Detector.load(tmp_path / "detector.safetensors", "cpu")
+    norms = [m for m in detector.engine.backbone.modules() if isinstance(m, torch.nn.GroupNorm)]
+    assert norms
+    assert all(norm.num_channels // norm.num_groups >= 4 or norm.num_groups == 1 for norm in norms)
+    results = predict_all(detector, detector.prepare(scenes.open("val")), 0)
+    assert evaluate(scenes.open("val").coco, results).metrics == metrics
+    assert detector.engine.for_inference().backbone.stem[1].__class__ is torch.nn.GroupNorm
+
+
+def test_group_norm_is_refused_where_the_norm_does_more(small_config, scenes, tmp_path):
+    pytest.importorskip("timm")
+    config = small_config(tmp_path / "run", tmp_path, scenes, norm="batch")
+    config.backbone = BackboneSource(name="timm/test_efficientnet")
+    config.recipe = dataclasses.replace(config.recipe, norm="group")
+    with pytest.raises(
+        ValueError, match="norm = group would lose what BatchNormAct2d does besides normalising"
+    ):
+        train(config)

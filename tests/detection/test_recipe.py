@@ -38,7 +38,7 @@ def test_epochs_count_whole_batches():
         ({"accumulate": 0}, r"recipe\.accumulate = 0, must be at least 1"),
         ({"batch_size": "large"}, r"recipe\.batch_size = 'large', expected a number of images or auto"),
         ({"batch_size": 0}, r"recipe\.batch_size = 0, must be at least 1"),
-        ({"norm": "layer"}, r"recipe\.norm = 'layer', expected one of auto, frozen, batch"),
+        ({"norm": "layer"}, r"recipe\.norm = 'layer', expected one of auto, frozen, batch, group"),
         (
             {"milestones": [0.5, 100]},
             r"recipe\.milestones = \[0\.5, 100\], must be rising shares .* or rising",

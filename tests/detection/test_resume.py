@@ -11,14 +11,20 @@ import time
 import pytest
 import torch
 
+from detection.c4 import C4HeadConfig
 from detection.engines.registry import ENGINES
 from detection.module import DetectionModule
+from detection.rpn import RpnConfig
 from detection.train import run
 from runtime.resume import LAST
 
 STEPS_PER_EPOCH, STEPS, EVERY = 3, 6, 2
 """12 scenes in batches of 4, two passes each; an evaluation after every second step."""
-PYRAMIDS = [name for name, kind in ENGINES.items() if kind.head == "fpn"]
+C4 = {
+    "rpn_channels": 8,
+    "rpn": RpnConfig(anchor_sizes=[16, 48], batch_size_per_image=32, post_nms_train=20, post_nms_test=20),
+    "box_head": C4HeadConfig(batch_size_per_image=8, crop_size=5),
+}
 
 
 @pytest.fixture
@@ -28,11 +34,10 @@ def config(small_config, backbone_file, scenes):
     def make(folder, engine="torchvision_fpn", workers=0):
         recipe = {"batch_size": 4, "accumulate": 2, "ema_decay": 0.9, "steps": STEPS}
         asked = small_config(folder, backbone_file, scenes, **recipe)
-        if engine != "torchvision_fpn":
-            if engine.startswith("detectron2"):
-                pytest.importorskip("detectron2")
-            values = {f.name: getattr(asked.detector, f.name) for f in dataclasses.fields(asked.detector)}
-            asked.detector = ENGINES[engine](**values | {"name": engine})
+        if engine.startswith("detectron2"):
+            pytest.importorskip("detectron2")
+        keys = {f.name: getattr(asked.detector, f.name) for f in dataclasses.fields(asked.detector)}
+        asked.detector = ENGINES[engine](**(C4 if engine.endswith("c4") else keys) | {"name": engine})
         asked.data = dataclasses.replace(scenes, workers=workers, flip=True, min_sizes=[64, 96])
         asked.trainer = dataclasses.replace(asked.trainer, checkpoint_seconds=None)
         patient = dataclasses.replace(asked.recipe, patience=100)
@@ -129,8 +134,8 @@ def test_a_killed_and_continued_run_equals_an_unbroken_one(tmp_path, config, str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", [name for name in PYRAMIDS if name != "torchvision_fpn"])
-@pytest.mark.parametrize("step", [4, 6])
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "torchvision_fpn"])
+@pytest.mark.parametrize("step", [STEPS_PER_EPOCH, STEPS_PER_EPOCH + 1])
 def test_the_other_engines_continue_as_exactly(tmp_path, config, straight, engine, step):
     asked = config(tmp_path, engine)
     assert in_a_process(train_and_signal, asked, step, signal.SIGKILL) == -signal.SIGKILL

@@ -11,9 +11,9 @@ import torch
 
 from backbones import weights
 from detection.data import CocoDataConfig
-from detection.evaluate import METRICS
 from detection.heads import SecondStage
 from detection.module import DetectionModule
+from detection.scoring import METRICS
 from detection.train import run as train
 from runtime.finite import NonFiniteError
 from runtime.resume import LAST
