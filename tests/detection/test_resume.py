@@ -49,10 +49,12 @@ def config(small_config, backbone_file, scenes):
 def train_and_signal(config, step, number):
     """Sends its own process the signal `number` in the first pass of optimiser step `step`, from 0."""
     torch.set_num_threads(1)  # a forked process must not use the pool of threads that it lost
-    training_step = DetectionModule.training_step
+    training_step, sent = DetectionModule.training_step, False
 
     def signalling_step(self, *args):
-        if self.global_step == step:
+        nonlocal sent
+        if self.global_step == step and not sent:
+            sent = True
             os.kill(os.getpid(), number)
         return training_step(self, *args)
 
