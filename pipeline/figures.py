@@ -86,16 +86,24 @@ class Series:
 
 
 def chart(
-    series: Sequence[Series], width: int, height: int, *, label: str, x_label: str, percent: bool
+    series: Sequence[Series],
+    width: int,
+    height: int,
+    *,
+    label: str,
+    x_label: str,
+    percent: bool,
+    whole: bool = False,
 ) -> str:
     """A chart of `series`, x in whole numbers, y in percent of 1 where `percent`. Sizes in pixels.
 
-    label: what a screen reader says. x_label: below the axis. Empty where nothing has a y."""
+    label: what a screen reader says. x_label: below the axis. whole: y is 0 to 1 wherever the values
+    lie. Empty where nothing has a y."""
     values = [y for one in series if one.style != "crosses" for _, y in one.points if math.isfinite(y)]
     if not values:
         return ""
     xs = [x for one in series for x, _ in one.points]
-    ticks = nice_ticks(min(values), max(values), 5)
+    ticks = nice_ticks(0, 1, 5) if whole else nice_ticks(min(values), max(values), 5)
     left, right, top, bottom = 52, 14, 12, 44
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
 

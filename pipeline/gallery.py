@@ -12,7 +12,7 @@ from typing import Any
 from classification.data import decode
 from classification.mistakes import data_uri
 from detection.coco import CocoAnnotations
-from detection.examples import varied
+from detection.examples import LOWEST_SCORE, varied
 from detection.results_file import Result
 from detection.xywh import intersection, iou, share_inside
 
@@ -22,6 +22,8 @@ Annotated = tuple[int, Xywh, bool]
 
 FOUND_IOU = 0.5
 """Overlap from which a detection finds an object of its class."""
+SCORES = (LOWEST_SCORE, 0.25, 0.5, 0.75)
+"""From which detections can be seen, beside the score at which precision and recall balance."""
 SCORE_OF_NOTHING_RIGHT = 0.5
 """From which detections are shown where none is right."""
 LONGEST_SIDE = 420
@@ -43,6 +45,8 @@ class DrawnBox:
     score: float | None = None
     crowd: bool = False
     wrong: bool = False
+    steps: int = 0
+    """Of the gallery's scores, those that its own reaches."""
     label: str = ""
     corner: str = ""
 
@@ -65,23 +69,26 @@ class Pair:
     truth: list[DrawnBox]
     predicted: list[DrawnBox]
     found: int
-    """Annotated objects, crowds left out, that a detection finds."""
+    """Annotated objects, crowds left out, that a detection with the chosen score finds."""
+    wrong: int
+    """Detections with the chosen score that find none."""
+    shown: int
+    """Detections with the chosen score."""
     objects: int
+    """Annotated ones, crowds left out."""
     best_score: float | None
     """Of all detections, also of those not shown."""
-
-    @property
-    def wrong(self) -> int:
-        return sum(box.wrong for box in self.predicted)
 
 
 @dataclass
 class Gallery:
-    """Pairs, and how their detections were selected: those with at least `score`, F1 being `f1` there."""
+    """Pairs, and the scores from which on their detections are seen: first `score`, where F1 is `f1`."""
 
     pairs: list[Pair]
     score: float
     f1: float
+    scores: list[float]
+    """What can be chosen, ascending; `score` is one of them."""
 
 
 def gallery(coco: CocoAnnotations, results: Sequence[Result], folder: Path) -> Gallery:
@@ -93,8 +100,9 @@ def gallery(coco: CocoAnnotations, results: Sequence[Result], folder: Path) -> G
     for result in sorted(results, key=lambda result: -result.score):
         detections[place[result.image_id]].append(result)
     score, f1 = balanced_score(coco, detections)
-    pairs = [_pair(coco, index, detections[index], score, folder) for index in varied(coco)]
-    return Gallery(sorted(pairs, key=lambda pair: pair.height / pair.width), score, f1)
+    scores = sorted({score, *SCORES})
+    pairs = [_pair(coco, index, detections[index], score, scores, folder) for index in varied(coco)]
+    return Gallery(sorted(pairs, key=lambda pair: pair.height / pair.width), score, f1, scores)
 
 
 def balanced_score(coco: CocoAnnotations, detections: Sequence[Sequence[Result]]) -> tuple[float, float]:
@@ -147,9 +155,14 @@ def judge(truth: Sequence[Annotated], detections: Sequence[Result]) -> list[bool
 
 
 def _pair(
-    coco: CocoAnnotations, index: int, detections: Sequence[Result], score: float, folder: Path
+    coco: CocoAnnotations,
+    index: int,
+    detections: Sequence[Result],
+    score: float,
+    scores: Sequence[float],
+    folder: Path,
 ) -> Pair:
-    """detections: all of the image, by falling score; shown are those with at least `score`."""
+    """detections: all of the image, by falling score, which are drawn from the lowest of `scores` on."""
     height, width = (int(side) for side in coco.sizes[index])
     names = dict(zip(coco.category_ids, coco.category_names, strict=True))
     # Steps of the golden angle keep the colours of any number of classes apart.
@@ -159,11 +172,18 @@ def _pair(
         return DrawnBox(names[category], hues[category], _place(box, width, height), **more)
 
     truth = _truth(coco, index)
-    shown = [detection for detection in detections if detection.score >= score]
+    shown = [detection for detection in detections if detection.score >= scores[0]]
     verdicts = judge(truth, shown)
+    chosen = [right for detection, right in zip(shown, verdicts, strict=True) if detection.score >= score]
     annotated = [drawn(category, box, crowd=crowd) for category, box, crowd in truth]
     predicted = [
-        drawn(detection.category_id, detection.bbox, score=detection.score, wrong=right is False)
+        drawn(
+            detection.category_id,
+            detection.bbox,
+            score=detection.score,
+            wrong=right is False,
+            steps=sum(detection.score >= step for step in scores),
+        )
         for detection, right in zip(shown, verdicts, strict=True)
     ]
     place_labels(annotated, [box for _, box, _ in truth], width, height)
@@ -175,7 +195,9 @@ def _pair(
         data_uri(decode(folder / str(coco.file_names[index])), LONGEST_SIDE),
         annotated,
         predicted,
-        found=verdicts.count(True),
+        found=chosen.count(True),
+        wrong=chosen.count(False),
+        shown=len(chosen),
         objects=sum(not crowd for _, _, crowd in truth),
         best_score=detections[0].score if detections else None,
     )

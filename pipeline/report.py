@@ -19,6 +19,7 @@ from markupsafe import Markup
 from backbones.draw import draw_cell
 from backbones.files import write_atomically
 from classification.mistakes import MATRIX_CLASSES, Mistakes
+from detection.curves import RECALLS, Curves
 from detection.data import CocoDataConfig
 from detection.results_file import read_results
 from detection.scenes import ScenesDataConfig
@@ -83,6 +84,7 @@ def _context(results: Results) -> dict[str, Any]:
         "confusion": _confusion(results.classification.mistakes),
         "pairs_shown": PAIRS,
         "detection_bars": _bars(results.detection.per_class),
+        "precision": _precision(results.detection.curves),
         "gallery": shown,
         "iou": FOUND_IOU,
         "versions": _versions(results),
@@ -119,10 +121,12 @@ def _chain_nodes(results: Results) -> list[ChainNode]:
     ]
 
 
-def _charts(series: Sequence[Series], label: str, x_label: str, *, percent: bool) -> list[Markup]:
+def _charts(
+    series: Sequence[Series], label: str, x_label: str, *, percent: bool, whole: bool = False
+) -> list[Markup]:
     """The chart in each of CHART_SIZES; none where there is nothing to show."""
     drawn = (
-        chart(series, width, height, label=label, x_label=x_label, percent=percent)
+        chart(series, width, height, label=label, x_label=x_label, percent=percent, whole=whole)
         for width, height in CHART_SIZES
     )
     return [Markup(svg) for svg in drawn if svg]
@@ -137,6 +141,25 @@ def _curves(stage: Stage, columns: Sequence[str]) -> list[Series]:
 
     every = {column: stage.attempt("metrics.csv", partial(points, column)) for column in columns}
     return [Series(column.replace("/", "-"), "line", places) for column, places in every.items() if places]
+
+
+def _precision(curves: Curves | None) -> list[tuple[str, list[Markup], list[str]]]:
+    """Caption, drawings and names of lines: means by IoU, then classes; none where there are no curves."""
+    if curves is None or not curves.mean:
+        return []
+    classes = curves.best_and_worst()
+    kinds = "the best and the worst classes" if len(classes) < len(curves.per_class) else "each class"
+    found = []
+    for caption, lines in (
+        ("Precision against recall, mean of the classes, by IoU", curves.mean),
+        (f"Precision against recall of {kinds}, IoU 0.50", classes),
+    ):
+        series = [
+            Series(f"line-{i}", "line", [(100 * r, p) for r, p in zip(RECALLS, line, strict=True)])
+            for i, line in enumerate(lines.values())
+        ]
+        found.append((caption, _charts(series, caption, "recall, %", percent=True, whole=True), list(lines)))
+    return found
 
 
 def _bars(per_class: Mapping[str, float | None]) -> list[tuple[str, float | None]]:

@@ -15,6 +15,8 @@ from backbones.genotype import Genotype
 from backbones.weights import read_safetensors
 from classification.mistakes import FILE as MISTAKES
 from classification.mistakes import Mistakes, read_mistakes
+from detection.curves import FILE as CURVES
+from detection.curves import Curves, read_curves
 from search.ledger import ChildRow, read_children
 
 T = TypeVar("T")
@@ -41,6 +43,7 @@ class Stage:
     curve: list[dict[str, str]] = field(default_factory=list)
     """Rows of metrics.csv."""
     mistakes: Mistakes | None = None
+    curves: Curves | None = None
     notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -59,6 +62,8 @@ class Stage:
             stage.curve = stage.attempt("metrics.csv", _read_csv) or []
         if (folder / MISTAKES).exists():
             stage.mistakes = stage.attempt(MISTAKES, read_mistakes)
+        if (folder / CURVES).exists():
+            stage.curves = stage.attempt(CURVES, read_curves)
         return stage
 
     def attempt(self, name: str, read: Callable[[Path], T]) -> T | None:

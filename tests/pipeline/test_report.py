@@ -20,6 +20,7 @@ from backbones.genotype import Block, Cell, Genotype
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec
 from classification.mistakes import Mistakes, WorstImage, data_uri, write_mistakes
+from detection.curves import Curves, write_curves
 from detection.data import CocoDataConfig
 from detection.scoring import METRICS
 from pipeline.report import main, write_report
@@ -166,7 +167,7 @@ def run_dir(tmp_path):
 class Page(HTMLParser):
     """Elements with their attributes, and the text of each section."""
 
-    VOID = ("meta", "link", "br", "img", "path", "rect", "circle")
+    VOID = ("meta", "link", "br", "img", "path", "rect", "circle", "input")
 
     def __init__(self, text):
         super().__init__()
@@ -262,9 +263,15 @@ def test_detections_lie_beside_the_ground_truth(run_dir):
             f"{CLASSES[1]} (crowd region)",
             f"{CLASSES[0]} 0.80",
             f"{CLASSES[1]} 0.90 (wrong)",
+            f"{CLASSES[0]} 0.30 (wrong)",
         ]
     )
     assert len(page.having("crowd")) == 1
+    scores = [(box["title"].split()[-2:], set(box["class"].split())) for box in page.having("steps-2")]
+    assert scores == [(["0.30", "(wrong)"], {"box", "wrong", "steps-2"})]  # of 0.05, 0.25, 0.50, 0.75, 0.80
+    assert len(page.having("steps-5")) == 2
+    choices = [attrs for tag, attrs in page.elements if tag == "input"]
+    assert [choice["id"] for choice in choices if "checked" in choice] == ["score-5"]
     assert len(page.having("panel")) == 4
     text = page.sections["detections"]
     assert "1.png: 1 of 2 found, 1 wrong" in text
@@ -274,6 +281,25 @@ def test_detections_lie_beside_the_ground_truth(run_dir):
         "at least 0.80, where precision and recall balance best over all validation images (F1 50.0 %)"
         in text
     )
+
+
+def test_precision_is_drawn_against_recall(run_dir):
+    lines = {"0.50": [1.0] * 50 + [0.0] * 51, "0.75": [0.5] * 101, "0.50:0.95": [0.25] * 101}
+    write_curves(run_dir / "detection", Curves(lines, {name: [0.5] * 101 for name in CLASSES}))
+    page = read(run_dir)
+    text = page.sections["detector"]
+    assert "Precision against recall, mean of the classes, by IoU" in text
+    assert "recall, %" in text
+    assert "Precision against recall of each class, IoU 0.50 0 % 20 % 40 % 60 % 80 % 100 %" in text
+    assert f"recall, % {' '.join(CLASSES)}" in text
+    drawn = [attrs for tag, attrs in page.elements if tag == "path" and "line-2" in attrs.get("class", "")]
+    assert len(drawn) == 2  # wide and narrow, of the means only
+
+
+def test_of_many_classes_the_best_and_the_worst_have_curves():
+    curves = Curves({}, {f"class {i}": [i / 20] * 101 for i in range(20)})
+    assert list(curves.best_and_worst(4)) == ["class 19", "class 18", "class 1", "class 0"]
+    assert list(curves.best_and_worst(20)) == [f"class {i}" for i in range(20)]
 
 
 def test_mistakes_are_a_matrix_pairs_and_pictures(run_dir):
