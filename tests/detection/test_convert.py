@@ -1,6 +1,7 @@
 """A detector that one engine trained is the same detector in the other."""
 
 import dataclasses
+import importlib
 import sys
 
 import pytest
@@ -44,14 +45,14 @@ def c4(kind: type[EngineConfig]) -> EngineConfig:
 
 
 QUICK = {
-    "fpn": ("nasnet_a_mobile", fpn(TorchvisionFpnConfig), "detectron2", 6),
-    "c4-timm": ("timm/test_resnet", c4(Detectron2C4Config), "torchvision", 6),
+    "fpn": ("nasnet_a_mobile", fpn(Detectron2FpnConfig), "torchvision", 4),
+    "c4-timm": ("timm/test_resnet", c4(TorchvisionC4Config), "detectron2", 4),
 }
 LONG = {
-    "fpn-long": ("nasnet_a_mobile", fpn(Detectron2FpnConfig), "torchvision", 60),
-    "fpn-resnet18": ("timm/resnet18", fpn(TorchvisionFpnConfig), "detectron2", 60),
-    "c4-long": ("nasnet_a_mobile", c4(TorchvisionC4Config), "detectron2", 60),
-    "c4-resnet18": ("timm/resnet18", c4(Detectron2C4Config), "torchvision", 60),
+    "fpn-long": ("nasnet_a_mobile", fpn(TorchvisionFpnConfig), "detectron2", 60),
+    "fpn-resnet18": ("timm/resnet18", fpn(Detectron2FpnConfig), "torchvision", 60),
+    "c4-long": ("nasnet_a_mobile", c4(Detectron2C4Config), "torchvision", 60),
+    "c4-resnet18": ("timm/resnet18", c4(TorchvisionC4Config), "detectron2", 60),
 }
 """Network, the engine that trains, the other one, steps."""
 EACH = pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_what_cannot_be_converted_is_refused_by_name_and_nothing_is_written(untr
     assert not output.exists()
 
 
-def test_it_converts_where_detectron2_is_not_installed_and_loading_says_what_to_run(
+def test_without_detectron2_all_but_its_engines_works_and_they_say_what_to_run(
     untrained, tmp_path, monkeypatch
 ):
     output = tmp_path / "out.safetensors"
@@ -201,6 +202,8 @@ def test_it_converts_where_detectron2_is_not_installed_and_loading_says_what_to_
         monkeypatch.delitem(sys.modules, name)
     for name in ("detectron2", "detectron2.config"):
         monkeypatch.setitem(sys.modules, name, None)
+    config = importlib.import_module("detection.engines.detectron2_config")
+    assert config.Detectron2FpnConfig().name == "detectron2_fpn"
     convert.convert(untrained(), "detectron2", output)
     with pytest.raises(ImportError, match=r"^Detectron2 is not installed \(.*\): run make detectron2$"):
         Detector.load(output, "cpu")

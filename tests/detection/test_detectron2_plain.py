@@ -83,7 +83,8 @@ def test_a_detector_of_ours_finds_the_same_in_plain_detectron2(
     source = trained[0] / "detector.safetensors"
     detector = Detector.load(source, "cpu")
     head, rpn = detector.config.box_head, detector.config.rpn
-    cfg = run(BY_CONFIG.replace("backbone.safetensors", str(backbone_file)))["cfg"]
+    settings = BY_CONFIG.removesuffix("model = build_model(cfg)\n")
+    cfg = run(settings.replace("backbone.safetensors", str(backbone_file)))["cfg"]
     cfg.MODEL.FPN.OUT_CHANNELS = detector.config.fpn_channels
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[size] for size in rpn.anchor_sizes]
     cfg.MODEL.RPN.PRE_NMS_TOPK_TEST, cfg.MODEL.RPN.POST_NMS_TOPK_TEST = rpn.pre_nms_test, rpn.post_nms_test
