@@ -117,6 +117,7 @@ def test_two_processes_equal_one_at_the_same_global_batch(tmp_path, config, monk
     assert [p["image_id"] for p in two] == [p["image_id"] for p in one]
 
 
+@pytest.mark.slow
 def test_accumulated_batches_equal_the_big_batch(tmp_path, config):
     for name, accumulate in (("big", 1), ("parts", 4)):
         run(config(tmp_path / name, accumulate=accumulate, steps=4))
