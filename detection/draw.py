@@ -23,7 +23,7 @@ def draw_boxes(
     side = max(drawn.size)
     font = ImageFont.load_default(max(9, side // 60))
     for box, label, text in zip(boxes, labels, texts, strict=True):
-        canvas.rectangle(tuple(box), outline=colour(label), width=max(1, side // 400))
+        canvas.rectangle(tuple(box), outline=colour(label), width=max(2, side // 320))
         left, top, right, bottom = canvas.textbbox((box[0], box[1]), text, font=font, anchor="lb")
         if top < 0:  # no room above: inside the box
             top, bottom = top + (bottom - top) + 1, bottom + (bottom - top) + 1
