@@ -1,0 +1,39 @@
+"""The images that a tracker gets, with what is annotated and what was found."""
+
+import json
+
+from detection.data import CocoDataConfig
+from detection.evaluate import record
+from detection.examples import LOWEST_SCORE, varied
+from detection.results_file import Result
+from detection.scoring import evaluate
+from runtime.tracking import LoggerConfig, finish
+
+
+def test_wandb_gets_examples_with_boxes_and_curves(coco_folder, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    images = CocoDataConfig(root=str(coco_folder), workers=0).open("val")
+    results = [Result(3, 90, (1, 2, 10, 20), 0.9), Result(3, 1, (1, 2, 10, 20), LOWEST_SCORE / 2)]
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    loggers = LoggerConfig(name="wandb").build(run_dir, "detection", {})
+    record(run_dir, loggers, images, images.coco, results, evaluate(images.coco, results))
+    finish(loggers)
+    assert "wandb did not take" not in caplog.text
+    media = next((run_dir / "wandb").glob("offline-run-*/files/media"))
+    assert len(list((media / "images" / "val").iterdir())) == 2
+    groups = [
+        json.loads(path.read_text())["box_data"]
+        for path in (media / "metadata" / "boxes2D" / "val").iterdir()
+    ]
+    found = [box for group in groups for box in group if "scores" in box]
+    assert [(box["box_caption"], box["scores"]["score"]) for box in found] == [("toothbrush 0.90", 0.9)]
+    assert found[0]["position"] == {"minX": 1, "minY": 2, "maxX": 11, "maxY": 22}
+    annotated = [box["box_caption"] for group in groups for box in group if "scores" not in box]
+    assert sorted(annotated) == ["person", "person", "toothbrush"]
+
+
+def test_the_examples_are_those_of_the_annotations_alone(scenes):
+    coco = scenes.read("val")[0]
+    assert varied(coco) == list(range(len(coco)))  # there are no more than are shown
+    assert set(varied(coco, 2)) <= set(varied(coco, 3))
