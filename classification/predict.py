@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     _add_rows(table, path, result)
                 if progress is not None:
                     progress.advance()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 1
     if table.rows:

@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         content = msgspec.json.format(msgspec.json.encode(results))
         if options.output is not None:
             write_atomically(options.output / "detections.json", content)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 1
     if options.json:
