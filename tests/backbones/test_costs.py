@@ -43,7 +43,9 @@ def part_profile(name, part, seen):
         name,
         tuple(seen[-1][1]),
         parameters=sum(parameter.numel() for parameter in part.parameters()),
-        buffers=sum(b.numel() for key, b in part.named_buffers() if "num_batches" not in key),
+        buffers=sum(
+            b.numel() for key, b in part.named_buffers() if key.split(".")[-1].startswith("running_")
+        ),
         multiply_adds=sum(outputs * weight[0].numel() for weight, outputs in weighted),
         activation_bytes=sum(
             4 * shape.numel() for module, shape in seen if not isinstance(module, nn.Linear)
