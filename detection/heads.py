@@ -95,13 +95,12 @@ class RoIAlignPyramid(nn.Module):
         )
         image = torch.cat([torch.full((len(b),), float(i), device=b.device) for i, b in enumerate(boxes)])
         rois = torch.cat([image[:, None], everything], dim=1)
-        pooled = rois.new_zeros(len(rois), maps[0].shape[1], self.size, self.size)
-        for level, (feature_map, stride) in enumerate(zip(maps, self.strides, strict=True)):
-            here = (levels == level).nonzero().squeeze(1)
+        crops = [
             # In float32: half precision would round the boxes to several pixels.
-            crops = roi_align(feature_map.float(), rois[here], self.size, 1 / stride, 0, aligned=True)
-            pooled = pooled.index_put((here,), crops)
-        return pooled
+            roi_align(feature_map.float(), rois[levels == level], self.size, 1 / stride, 0, aligned=True)
+            for level, (feature_map, stride) in enumerate(zip(maps, self.strides, strict=True))
+        ]
+        return torch.cat(crops)[levels.argsort(stable=True).argsort()]
 
 
 class SecondStage(nn.Module):
