@@ -7,6 +7,7 @@ the format in Ultralytics' documentation; an image without a label file has no o
 """
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -33,24 +34,36 @@ def read_yolo(root: Path, split: str | None) -> LabelledImages:
         raise ValueError(f"{folder}: no images in this folder")
     faults = Faults()
     images: list[LabelledImage] = []
-    label_files = {path for path in labels.rglob("*.txt") if path.name != "classes.txt"}
+    taken: dict[Path, Path] = {}
     with track(len(files), "import", images_per_unit=1) as progress:
         for path in files:
             name = path.relative_to(folder)
             label = labels / name.with_suffix(".txt")
+            if label.is_file() and (first := taken.setdefault(label, path)) != path:
+                faults.add(label, f"labels of two images, {first} and {path}")
             try:
                 size = upright_size(path)
             except ValueError as error:
                 faults.shown.append(str(error))
             else:
-                found = list(_objects(label, size, categories, faults)) if label in label_files else []
+                found = list(_objects(label, size, categories, faults)) if label.is_file() else []
                 images.append(LabelledImage(name.as_posix(), *size, found))
-            label_files.discard(label)
             progress.advance()
-    for orphan in sorted(label_files):
+    for orphan in sorted(set(_label_files(labels)) - taken.keys()):
         faults.add(orphan, f"labels without an image in {folder}")
     faults.refuse()
     return LabelledImages(folder, categories, images)
+
+
+def _label_files(folder: Path, around: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Below links to folders, too, but for those to a folder around them, which would never end."""
+    around = (*around, os.path.realpath(folder))
+    for path in folder.iterdir():
+        if path.is_dir():
+            if os.path.realpath(path) not in around:
+                yield from _label_files(path, around)
+        elif path.suffix == ".txt" and path.name != "classes.txt":
+            yield path
 
 
 def _folders(root: Path, split: str | None) -> tuple[Path, Path]:

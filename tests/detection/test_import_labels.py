@@ -92,6 +92,26 @@ def test_yolo_labels_become_boxes_in_pixels_cut_at_the_border(yolo):
     assert (polygon["segmentation"], polygon["area"]) == ([[10, 10, 30, 10, 20, 20]], 100)
 
 
+def test_labels_below_links_are_read_and_a_loop_of_links_ends(yolo, tmp_path, capsys):
+    (yolo / "labels" / "deep").rename(tmp_path / "elsewhere")
+    (yolo / "labels" / "deep").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "around").symlink_to(yolo / "labels")
+    code, output = run("yolo", yolo)
+    assert code == 0
+    assert boxes(output)["deep/b.png"] == [("cat", [10, 10, 20, 10], False)]
+    (tmp_path / "elsewhere" / "orphan.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    assert run("yolo", yolo)[0] == 1
+    assert_says(capsys, r"labels/deep/orphan\.txt: labels without an image")
+
+
+def test_one_label_file_of_two_images_is_told(yolo, capsys):
+    picture(yolo / "images" / "a.jpg")
+    code, output = run("yolo", yolo)
+    assert code == 1
+    assert not output.exists()
+    assert_says(capsys, r"labels/a\.txt: labels of two images, .*a\.jpg and .*a\.png")
+
+
 def test_voc_boxes_count_from_1_and_difficult_objects_become_crowd_regions(voc):
     code, output = run("voc", voc)
     assert code == 0
