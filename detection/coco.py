@@ -35,7 +35,7 @@ class CocoAnnotations:
     bboxes: NDArray[np.float64]
     """`[R, 4]`, x, y, width, height in pixels."""
     areas: NDArray[np.float64]
-    """`[R]`, square pixels; of the segmentation where the file gives it, else of the box."""
+    """`[R]`, square pixels; of the segmentation where the file gives a finite one, else of the box."""
     labels: NDArray[np.int64]
     """`[R]`, 0..K-1."""
     crowd: NDArray[np.bool_]
@@ -105,7 +105,7 @@ def _compact(path: Path, file: CocoFile) -> CocoAnnotations:
         first=np.searchsorted(file.places[order], np.arange(len(file.image_ids) + 1)),
         annotation_ids=file.annotation_ids[order],
         bboxes=bboxes,
-        areas=np.where(np.isnan(areas), bboxes[:, 2] * bboxes[:, 3], areas),
+        areas=np.where(np.isfinite(areas), areas, bboxes[:, 2] * bboxes[:, 3]),
         labels=np.searchsorted(ids, file.category_ids[order]),
         crowd=file.iscrowd[order].astype(np.bool_),
         category_ids=ids.tolist(),

@@ -7,6 +7,7 @@ Letters: `N` images, `R` annotated boxes.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class AnnotationEntry(msgspec.Struct, gc=False):
     image_id: Id
     category_id: Id
     bbox: tuple[Number, Number, Number, Number]
-    area: Number = None
+    area: Number | msgspec.UnsetType = msgspec.UNSET
     iscrowd: Int64 = 0
 
 
@@ -88,7 +89,7 @@ class CocoFile:
     bboxes: NDArray[np.float64]
     """`[R, 4]`, x, y, width, height in pixels; NaN for a number that is none."""
     areas: NDArray[np.float64]
-    """`[R]`, square pixels; NaN where the file gives none."""
+    """`[R]`, square pixels; NaN where the file gives none, infinite where it gives what is no number."""
     iscrowd: NDArray[np.int64]
     """`[R]`."""
     maskless_crowds: NDArray[np.int64]
@@ -109,7 +110,7 @@ def parse(path: str | os.PathLike[str]) -> CocoFile:
         try:
             return _columns(_split(data))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            strict = _strict(data)
+            strict = strict_json(data)
             if strict is None:
                 raise ValueError(_unreadable(error)) from None
             return _columns(_split(strict))
@@ -137,7 +138,7 @@ def _split(data: bytes) -> _Top:
     raise ValueError(mismatch)
 
 
-def _strict(data: bytes) -> bytes | None:
+def strict_json(data: bytes) -> bytes | None:
     """The same in JSON proper, where Python can read it: json.dump writes NaN unless told not to."""
     try:
         return msgspec.json.encode(json.loads(data))  # which writes null for what is not finite
@@ -161,7 +162,7 @@ def _columns(top: _Top) -> CocoFile:
         of_category[rows] = [a.category_id for a in annotations]
         iscrowd[rows] = [a.iscrowd for a in annotations]
         bboxes[rows] = np.array([a.bbox for a in annotations], np.float64)  # where None becomes NaN
-        areas[rows] = np.array([a.area for a in annotations], np.float64)
+        areas[rows] = [_area(a.area) for a in annotations]
     crowds = np.flatnonzero(iscrowd == 1)
     maskless = [row for row in crowds.tolist() if not _has_mask(found[row])]
     return CocoFile(
@@ -179,6 +180,12 @@ def _columns(top: _Top) -> CocoFile:
         categories=[c for _, some in _decoded("categories", top.categories, CategoryEntry) for c in some],
         annotated=top.annotations is not None,
     )
+
+
+def _area(given: Number | msgspec.UnsetType) -> float:
+    if given is msgspec.UNSET:
+        return math.nan
+    return math.inf if given is None else given
 
 
 def _empty(elements: Sequence[object]) -> NDArray[np.int64]:

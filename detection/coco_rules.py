@@ -86,6 +86,11 @@ def _of_annotations(file: CocoFile) -> Iterator[Found]:
     def annotation(row: int) -> str:
         return str(ids[row])
 
+    def area(row: int) -> str:
+        return f"{ids[row]} area {file.areas[row]:g}" if np.isfinite(file.areas[row]) else annotation(row)
+
+    boxed = np.all(file.bboxes[:, 2:] > 0, axis=1)
+    odd_area = boxed & ((file.areas <= 0) | np.isinf(file.areas))
     maskless = np.zeros(len(ids), bool)
     maskless[file.maskless_crowds] = True
     yield "error", "annotations: id given more than once", _repeated(ids)
@@ -102,6 +107,12 @@ def _of_annotations(file: CocoFile) -> Iterator[Found]:
         _Rows(ids == 0, lambda row: f"of image {file.annotation_image_ids[row]}"),
     )
     yield "warning", "annotations: crowd region without a mask, annotation", _Rows(maskless, annotation)
+    yield (
+        "warning",
+        "annotations: area is not positive or not finite although the box's is (pycocotools ignores objects "
+        "of negative or infinite area), annotation",
+        _Rows(odd_area, area),
+    )
 
 
 def _of_boxes(file: CocoFile) -> Iterator[Found]:

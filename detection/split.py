@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbones.files import write_atomically
-from detection.coco_file import CategoryEntry, Id
+from detection.coco_file import CategoryEntry, Id, strict_json
 from runtime.loading import counter_hash
 
 PREFIX = "instances_"
@@ -95,8 +95,14 @@ def merge(paths: Sequence[Path]) -> Merged:
 def _read(path: Path) -> _File:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such annotation file")
+    data = path.read_bytes()
     try:
-        file = msgspec.json.decode(path.read_bytes(), type=_File)
+        try:
+            file = msgspec.json.decode(data, type=_File)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            if (strict := strict_json(data)) is None:
+                raise
+            file = msgspec.json.decode(strict, type=_File)
         for kind, form in (("images", _Named), ("categories", CategoryEntry)):
             msgspec.convert(getattr(file, kind), list[form])  # type: ignore[valid-type]
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

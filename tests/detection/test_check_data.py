@@ -119,6 +119,10 @@ ANNOTATION_FAULTS = {
     "no area": (of("annotations", 1, bbox=[9, 9, 0, 3]), "left out", 1, "bbox has no area", "12 bbox"),
     "outside": (of("annotations", 1, bbox=[21, 9, 3, 3]), "left out", 1, "lies outside", "12 bbox"),
     "reaching out": (of("annotations", 1, bbox=[15, 9, 6.5, 3]), "warning", 1, BEYOND, "12 bbox"),
+    "area 0": (of("annotations", 1, area=0), "warning", 1, "area is not positive", "12 area 0"),
+    "negative area": (of("annotations", 1, area=-2.5), "warning", 1, "area is not positive", "12 area -2.5"),
+    "infinite area": (of("annotations", 1, area=float("inf")), "warning", 1, "or not finite", "12"),
+    "area null": (of("annotations", 1, area=None), "warning", 1, "or not finite", "12"),
     "crowd without mask": (of("annotations", 2, segmentation=[]), "warning", 1, "without a mask", "13"),
     "crowd of empty runs": (
         of("annotations", 2, segmentation={"counts": ""}),

@@ -95,6 +95,14 @@ def test_one_file_alone_keeps_its_names(coco2014, tmp_path):
     assert minival["images"][0]["file_name"].startswith("COCO_val2014_")
 
 
+def test_a_byte_order_mark_and_nan_are_read(coco2014, tmp_path):
+    content = json.loads(coco2014[1].read_text())
+    content["annotations"][0]["area"] = float("nan")
+    coco2014[1].write_text(json.dumps(content), encoding="utf-8-sig")
+    train, minival = split(coco2014, tmp_path / "out", "--minival", "8")
+    assert len(train["images"]) + len(minival["images"]) == 50
+
+
 def test_what_is_drawn_depends_on_ids_and_seed_only(coco2014, tmp_path):
     draws = [
         ids(split(files, tmp_path / str(number), "--minival", "8", "--seed", seed)[1])
