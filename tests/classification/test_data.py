@@ -214,6 +214,12 @@ def test_an_unreadable_image_is_named(tmp_path, content):
         decode(tmp_path / "bad.jpg")
 
 
+def test_floating_point_pixels_are_refused_and_not_made_black(tmp_path):
+    Image.fromarray(np.full((6, 9), 0.5, np.float32)).save(tmp_path / "depth.tif")
+    with pytest.raises(ValueError, match=r"depth\.tif: cannot be read as an image: floating-point pixels"):
+        decode(tmp_path / "depth.tif")
+
+
 def test_a_cut_off_image_is_named(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "whole.jpg")
