@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,7 +84,8 @@ def _above(detection: Detection, min_score: float) -> Detection:
 
 
 def _named(result: Result, path: Path, category: str) -> NamedResult:
-    return NamedResult(**msgspec.structs.asdict(result), file_name=str(path), category=category)
+    file_name = os.fsencode(path).decode("utf-8", "replace")  # JSON has no names that are not UTF-8
+    return NamedResult(**msgspec.structs.asdict(result), file_name=file_name, category=category)
 
 
 def _row(found: Found) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """`python -m detection.predict`: files, folders and patterns in; drawings, JSON and a table out."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -122,6 +123,13 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_looked_at(detector, weight
     assert {entry["image_id"] for entry in json.loads(printed.out)} == {1, 3}
     (line,) = printed.err.splitlines()
     assert line.startswith(f"{images / 'broken.png'}: cannot be read as an image")
+
+
+def test_a_name_that_is_not_utf_8_is_written_as_far_as_it_is(weights, images, capsys):
+    os.rename(images / "a.png", os.fsencode(images) + b"/caf\xe9.png")
+    assert main([weights, str(images), "--json", "--device", "cpu"]) == 0
+    names = {entry["file_name"] for entry in json.loads(capsys.readouterr().out)}
+    assert f"{images}/caf\ufffd.png" in names
 
 
 def test_a_decompression_bomb_is_refused_by_name(weights, tmp_path, capsys, monkeypatch):
