@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 from classification.data import decode
 from detection.coco import CocoAnnotations
@@ -56,7 +56,10 @@ def log_examples(
     """Hands the examples to wandb where it is used, with what is annotated and what was found in them.
 
     folder: of the images. Raises FileNotFoundError or ValueError for one that cannot be read."""
-    found: dict[int, list[Result]] = {int(coco.image_ids[index]): [] for index in varied(coco)}
+    if not any(isinstance(logger, WandbLogger) for logger in loggers):
+        return
+    chosen = varied(coco)
+    found: dict[int, list[Result]] = {int(coco.image_ids[index]): [] for index in chosen}
     for result in results:
         if result.image_id in found and result.score >= LOWEST_SCORE:
             found[result.image_id].append(result)
@@ -69,7 +72,7 @@ def log_examples(
                 "detected": [_box(r.bbox, r.category_id, r.score) for r in found[int(coco.image_ids[index])]],
             },
         )
-        for index in varied(coco)
+        for index in chosen
     ]
     names = dict(zip(coco.category_ids, coco.category_names, strict=True))
     log_boxes(loggers, f"{split}/examples", images, names)

@@ -4,7 +4,7 @@ import json
 
 from detection.data import CocoDataConfig
 from detection.evaluate import record
-from detection.examples import LOWEST_SCORE, varied
+from detection.examples import LOWEST_SCORE, log_examples, varied
 from detection.results_file import Result
 from detection.scoring import evaluate
 from runtime.tracking import LoggerConfig, finish
@@ -31,6 +31,11 @@ def test_wandb_gets_examples_with_boxes_and_curves(coco_folder, tmp_path, monkey
     assert found[0]["position"] == {"minX": 1, "minY": 2, "maxX": 11, "maxY": 22}
     annotated = [box["box_caption"] for group in groups for box in group if "scores" not in box]
     assert sorted(annotated) == ["person", "person", "toothbrush"]
+
+
+def test_without_wandb_no_image_is_read(scenes, tmp_path):
+    loggers = LoggerConfig(name="csv").build(tmp_path, "detection", {})
+    log_examples(loggers, scenes.read("val")[0], tmp_path / "nowhere", [], "val")
 
 
 def test_the_examples_are_those_of_the_annotations_alone(scenes):
