@@ -28,7 +28,7 @@ from detection.results_file import Result, read_results, to_results, write_resul
 from detection.scoring import METRICS, Evaluation, check_evaluator, evaluate
 from runtime import tracking
 from runtime.device import resolve_device
-from runtime.distributed import gather, launched_by_torchrun, rank, world
+from runtime.distributed import gather, launched_by_torchrun, launched_rank, rank, world
 from runtime.folder import plain
 from runtime.loading import ResumableLoader
 from runtime.progress import track
@@ -64,6 +64,11 @@ def predict_all(detector: Detector, images: DetectionImages, workers: int) -> li
             f"{seen} of the {len(coco)} images of {coco.path} were looked at, {len(everything)} times in all"
         )
     return [result for _, results in everything for result in results]
+
+
+def scored_on(coco: CocoAnnotations) -> dict[str, Any]:
+    """What `metrics.json` says of the images: whose annotations, and how many there are."""
+    return {"annotations": coco.path.name, "images": len(coco)}
 
 
 def record(
@@ -140,10 +145,13 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
             results = predict_all(detector, images, config.data.workers)
             if rank():
                 return {}
+    elif launched_by_torchrun() is not None and launched_rank():
+        return {}  # nothing to share out
     else:
         coco, _ = config.data.read("val")
         results = read_results(str(config.predictions), coco)
-    content: dict[str, Any] = {"stage": "detection", "split": "val", "metrics": {}, "per_class": {}}
+    content: dict[str, Any] = {"stage": "detection", "split": "val", **scored_on(coco)}
+    content |= {"metrics": {}, "per_class": {}}
     folder = Path(config.output) if config.output is not None else None
     if folder is not None and images is not None:
         write_results(folder / "predictions.json", results)

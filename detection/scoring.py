@@ -82,7 +82,7 @@ def evaluate(coco: CocoAnnotations, results: Sequence[Result], evaluator: str = 
         undefined,
         curves_of(scorer.eval["precision"][:, :, :, 0, -1], coco.category_names),
     )
-    log.info("%s", evaluation.summary())
+    log.info("%s, %d images: %s", coco.path.name, len(coco), evaluation.summary())
     return evaluation
 
 

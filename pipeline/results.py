@@ -26,6 +26,10 @@ class Metrics(msgspec.Struct):
     """The content of `metrics.json`, as far as it is shown."""
 
     split: str = ""
+    annotations: str = ""
+    """Name of the annotation file that a detector was scored on."""
+    images: int | None = None
+    """How many images these are."""
     metrics: dict[str, float] = {}
     per_class: dict[str, float | dict[str, float | None] | None] = {}
     undefined: list[str] = []

@@ -78,6 +78,7 @@ def test_predictions_are_scored_without_model_and_images(coco_file, tmp_path, ca
     content = run(config)
     assert content["metrics"]["AP"] == pytest.approx(1.0)
     assert content["evaluator"] == evaluator
+    assert (content["annotations"], content["images"]) == ("annotations.json", 2)
     assert json.loads(capsys.readouterr().out) == content
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == content
     curves = read_curves(tmp_path / "out" / "curves.json")
@@ -203,6 +204,21 @@ def test_torchrun_evaluates_with_two_processes(scenes, tmp_path):
     detector = small_detector(entries)
     images = detector.prepare(scenes.open("val"))
     assert content["metrics"] == evaluate(coco, predict_all(detector, images, 0)).metrics
+
+
+def test_of_torchruns_processes_the_first_scores_predictions(coco_file, tmp_path, monkeypatch, capsys):
+    write_results(tmp_path / "predictions.json", [Result(3, 90, (1, 2, 10, 20), 0.9)])
+    config = EvaluateConfig(
+        predictions=str(tmp_path / "predictions.json"),
+        data=CocoDataConfig(root=str(tmp_path), val_annotations=coco_file().name),
+    )
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert run(config) == {}
+    assert capsys.readouterr().out == ""
+    monkeypatch.setenv("RANK", "0")
+    assert run(config)["images"] == 2
 
 
 def test_no_threads_at_all_are_refused():
