@@ -55,9 +55,7 @@ def as_picture(image: Image.Image | Tensor, grey: bool = False) -> Image.Image:
 
         return as_picture(functional.to_pil_image(functional.to_dtype(image, torch.uint8, scale=True)), grey)
     if image.mode == "F":  # PIL's own conversion makes 0..1 black
-        raise ValueError(
-            "floating-point pixels, of an unknown range, expected 8 or 16 bits per channel"
-        )
+        raise ValueError("floating-point pixels, of an unknown range, expected 8 or 16 bits per channel")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey; PIL's own conversion would clip it to 255
         image = Image.fromarray((np.asarray(image, np.int64) // 257).clip(0, 255).astype(np.uint8))
