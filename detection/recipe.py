@@ -39,9 +39,9 @@ class DetectionRecipe:
     ema_decay: float | None = None
     """Decay per step of the average of the weights that is evaluated and saved; None: the weights as such."""
     norm: str = AUTO
-    """Batch normalisation of the backbone: `frozen`, stored statistics; `batch`, each batch's own, with
-    trainer.sync_batch_norm those of all devices together; `group`, group normalisation instead, from scratch
-    only. `auto`: frozen where weights were loaded, else batch."""
+    """Batch normalisation of the backbone: `frozen`, stored statistics, of loaded weights only; `batch`,
+    each batch's own, with trainer.sync_batch_norm those of all devices together; `group`, group normalisation
+    instead, from scratch only. `auto`: frozen where weights were loaded, else batch."""
     patience: int | None = None
     """Evaluations in the training without a better AP after which it ends; None: it goes to its end."""
 

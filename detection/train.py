@@ -18,7 +18,7 @@ from detection.build import build_detector, find_batch_size, open_images
 from detection.data import CocoDataConfig, DetectionImages, collate
 from detection.detector import Detector
 from detection.engines.base import EngineConfig
-from detection.evaluate import evaluate, predict_all, record, write_results
+from detection.evaluate import evaluate, predict_all, record, scored_on, write_results
 from detection.module import DetectionModule
 from detection.recipe import AUTO, DetectionRecipe
 from detection.scoring import check_evaluator
@@ -82,6 +82,11 @@ class DetectionConfig:
             raise ValueError(
                 f"recipe.norm = group needs fresh weights; those of {self.backbone.label} were trained with "
                 "batch norm"
+            )
+        if self.recipe.norm == "frozen" and not self.backbone.pretrained:
+            raise ValueError(
+                f"recipe.norm = frozen needs loaded weights; {self.backbone.label} starts fresh, and its "
+                "statistics are of no images: take auto, batch or group"
             )
         if self.recipe.batch_size != AUTO:
             self.trainer.images_per_pass(self.recipe.images_per_step, self.recipe.accumulate)
@@ -166,7 +171,7 @@ def _finish(
     evaluation = evaluate(val.coco, results, config.evaluator)
     write_results(folder.path / "predictions.json", results)
     detector.save(folder.path / WEIGHTS, evaluation.metrics)
-    more: dict[str, Any] = {"undefined": evaluation.undefined}
+    more: dict[str, Any] = {"undefined": evaluation.undefined, **scored_on(val.coco)}
     for callback in validation:
         callback.offer(trainer.global_step, evaluation.metrics)
         more |= {"steps": trainer.global_step, "best": {"AP": callback.best, "step": callback.best_step}}
