@@ -49,7 +49,7 @@ def largest_batch(
 ) -> int:
     """Most images, 1..`most`, of which a training step fits; weights and statistics stay as they are.
 
-    height, width: of the largest image that training will give. average: of the weights, is kept, too.
+    height, width: to which the training's largest batch is padded. average: of the weights, is kept, too.
     Raises ValueError where not even one image fits."""
     extra = (2 + average) * sum(p.numel() * p.element_size() for p in engine.parameters())
 

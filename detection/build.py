@@ -6,12 +6,13 @@ from backbones.base import Backbone
 from backbones.norm import NarrowBatchNorm2d
 from detection.backbone import BackboneSource, FrozenStatistics, freeze_statistics, use_group_norm
 from detection.batch_size import largest_batch
+from detection.c4 import C4_STRIDE, C4Config
 from detection.coco_file import CategoryEntry
 from detection.data import CocoDataConfig, DetectionImages, InputSize
 from detection.detector import Detector, check_categories
 from detection.engines.base import Engine, EngineConfig
 from detection.recipe import DetectionRecipe
-from detection.stages import check_maps, freeze_stages
+from detection.stages import check_halves, check_maps, freeze_stages
 from runtime.trainer import TrainerConfig
 
 
@@ -49,6 +50,8 @@ def build_detector(
     preprocessing = network.preprocessing
     engine = config.build(network, len(categories), preprocessing.mean, preprocessing.std)
     check_maps(network, source.label)
+    if isinstance(config, C4Config):
+        check_halves(network, source.label, C4_STRIDE)
     if recipe.freezes_statistics(source.pretrained):
         freeze_statistics(engine.backbone)
     if source.freeze_at:
@@ -95,9 +98,11 @@ def find_batch_size(
 
 
 def largest_image(data: CocoDataConfig) -> tuple[int, int]:
-    """Height and width in pixels of the largest training image that the data's keys allow."""
+    """Height and width in pixels of the largest batch that the data's keys allow.
+
+    A wide and a tall image in one batch are padded to a square of the long side's bound."""
     if data.fixed_size is not None:
         return data.fixed_size, data.fixed_size
     if data.scale_jitter is not None:
         return data.jitter_size, data.jitter_size
-    return min(max(data.min_sizes), data.max_size), data.max_size
+    return data.max_size, data.max_size

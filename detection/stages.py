@@ -1,5 +1,6 @@
 """The maps of a backbone as they really are: checked before a training, and frozen up to one of them."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,8 @@ from detection.backbone import freeze_statistics
 DRY_RUN_SIZES = ((128, 192), (160, 96))
 """Height and width in pixels: multiples of 32, as engines pad, not square, and no multiple of each other, so
 that a network for one size, and maps that are rounded otherwise, show."""
+ODD_SIZE = (107, 149)
+"""What a detector on one map may be given, which pads to no multiple."""
 
 
 def check_maps(network: Backbone, name: str) -> None:
@@ -40,6 +43,33 @@ def check_maps(network: Backbone, name: str) -> None:
                 )
 
 
+def check_halves(network: Backbone, name: str, stride: int) -> None:
+    """Runs the two halves of the network, cut at `stride`, on an image of odd sides.
+
+    name: of the network, for the message. Raises ValueError where one of them refuses it, or where a map is
+    not image / stride, rounded up, by which proposals are placed and crops taken."""
+    height, width = ODD_SIZE
+    split = network.split(stride)
+    try:
+        with torch.no_grad(), _evaluating(network):
+            between = split.trunk(_image(network, height, width))
+            last = split.tail(between)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{name} takes no images of {height}x{width} px, but on one map they are not padded: {reason}"
+        ) from error
+    maps = ((stride, split.channels, between), (2 * stride, split.tail_channels, last))
+    for step, channels, feature_map in maps:
+        expected = (channels, math.ceil(height / step), math.ceil(width / step))
+        if (found := tuple(feature_map.shape[1:])) != expected:
+            raise ValueError(
+                f"{name}: of an image of {height}x{width} px its map at stride {step} is {_told(found)}, "
+                f"expected {_told(expected)}; crops would lie beside the objects: choose another network, or "
+                "a detector with a pyramid, which pads its images"
+            )
+
+
 def freeze_stages(network: Backbone, level: int) -> None:
     """Freezes all that the maps up to `c<level>` are computed from, with the statistics of its norms.
 
@@ -62,10 +92,14 @@ def freeze_stages(network: Backbone, level: int) -> None:
 
 
 def _maps(network: Backbone, height: int, width: int) -> dict[str, Tensor]:
+    with _evaluating(network):
+        return network.features(_image(network, height, width))
+
+
+def _image(network: Backbone, height: int, width: int) -> Tensor:
     like = next(network.parameters())
     pixels = torch.linspace(-1, 1, 3 * height * width, device=like.device, dtype=like.dtype)
-    with _evaluating(network):
-        return network.features(pixels.view(1, 3, height, width))
+    return pixels.view(1, 3, height, width)
 
 
 def _parameters_of(maps: list[Tensor]) -> set[nn.Parameter]:

@@ -16,6 +16,7 @@ from detection.backbone import BackboneSource, FrozenStatistics, freeze_statisti
 from detection.detector import Detector
 from detection.evaluate import evaluate, predict_all
 from detection.scoring import METRICS
+from detection.stages import check_halves
 from detection.train import run as train
 
 
@@ -231,6 +232,29 @@ def test_group_norm_is_trained_from_scratch_and_comes_back_from_the_file(
     results = predict_all(detector, detector.prepare(scenes.open("val")), 0)
     assert evaluate(scenes.open("val").coco, results).metrics == metrics
     assert detector.engine.for_inference().backbone.stem[1].__class__ is torch.nn.GroupNorm
+
+
+@pytest.mark.parametrize("keys", [{"weights": "a", "from_scratch": True}, {"name": "nasnet_a_mobile"}])
+def test_stored_statistics_of_fresh_weights_are_refused(keys, small_config, scenes, tmp_path):
+    loaded = small_config(tmp_path, tmp_path / "a", scenes, norm="frozen")
+    with pytest.raises(ValueError, match=r"recipe\.norm = frozen needs loaded weights; \w+ starts fresh"):
+        dataclasses.replace(loaded, backbone=BackboneSource(**keys))
+
+
+def test_the_halves_of_a_network_round_up_or_are_refused(monkeypatch):
+    network = create("nasnet_a_mobile", 10, cells_per_stage=1, filters=8, stem_filters=4, image_size=64)
+    network.remove_classifier()
+    check_halves(network, "network", 16)
+
+    split = network.split(16)
+    trunk, tail = split.trunk, split.tail
+    monkeypatch.setattr(network, "split", lambda stride: split)
+    split.trunk = lambda images: trunk(images)[..., :-1, :]
+    with pytest.raises(ValueError, match=r"map at stride 16 is \d+ channels of 6x10, expected .* of 7x10"):
+        check_halves(network, "network", 16)
+    split.trunk, split.tail = trunk, lambda crops: tail(crops)[..., :-1]
+    with pytest.raises(ValueError, match=r"map at stride 32 is \d+ channels of 4x4, expected .* of 4x5"):
+        check_halves(network, "network", 16)
 
 
 def test_group_norm_is_refused_where_the_norm_does_more(small_config, scenes, tmp_path):

@@ -1,8 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from detection.build import largest_image
 from detection.data import CocoDataConfig, DetectionImages, collate, resized_size
 from runtime.loading import ResumableLoader
 
@@ -132,3 +135,13 @@ def test_blood_cells_are_read_by_keys_alone(real_data, name):
     assert isinstance(images, DetectionImages)
     assert images.coco.category_names == ["RBC", "WBC", "Platelets"]
     assert images[(0, 0)]["image"].shape == (3, 320, 427)
+
+
+def test_the_batch_size_is_found_for_images_of_both_orientations(coco_folder):
+    """One is 80x60, the other 32x80 pixels: neither is as large as the batch of both."""
+    data = CocoDataConfig(root=str(coco_folder), min_sizes=[60], max_size=80)
+    images = data.open("train")
+    shapes = [images[(0, index)]["image"].shape[1:] for index in range(2)]
+    assert (max(h for h, _ in shapes), max(w for _, w in shapes)) == largest_image(data)
+    assert largest_image(dataclasses.replace(data, fixed_size=64)) == (64, 64)
+    assert largest_image(dataclasses.replace(data, scale_jitter=[0.5, 1.0], jitter_size=96)) == (96, 96)
