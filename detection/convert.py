@@ -1,6 +1,6 @@
 """Converts a trained detector between the engines, which compute the same.
 
-python -m detection.convert detector.safetensors --engine detectron2 --output FILE
+python -m detection.convert detector.safetensors --engine detectron2
 """
 
 import argparse
@@ -29,6 +29,8 @@ def convert(source: str | os.PathLike[str], family: str, output: str | os.PathLi
     what was expected, before anything is written."""
     if family not in FAMILIES:
         raise ValueError(f"engine = {family!r}, expected one of {', '.join(FAMILIES)}")
+    if Path(output).resolve() == Path(source).resolve():
+        raise ValueError(f"{source}: would be overwritten, give another --output")
     tensors, metadata = read_safetensors(source, "detector")
     description = Description.read(metadata, source)
     old = description.config
@@ -56,14 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m detection.convert", description=__doc__.split("\n")[0])
     parser.add_argument("weights", type=Path, help="a detector.safetensors")
     parser.add_argument("--engine", required=True, choices=FAMILIES, help="whose engine shall load it")
-    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    parser.add_argument(
+        "--output", type=Path, help="file to write; default: detector_detectron2.safetensors or so, beside it"
+    )
     options = parser.parse_args(arguments)
+    beside = options.weights.with_name(f"{options.weights.stem}_{options.engine}.safetensors")
+    output = options.output or beside
     try:
-        name = convert(options.weights, options.engine, options.output)
+        name = convert(options.weights, options.engine, output)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{options.output}: detector={name}")
+    print(f"{output}: detector={name}")
     return 0
 
 

@@ -170,6 +170,19 @@ def test_the_command_prints_the_engine_that_loads_the_file(untrained, tmp_path, 
     assert Detector.load(output, "cpu").config.name == "detectron2_fpn"
 
 
+def test_without_an_output_the_file_lies_beside_and_the_source_is_never_overwritten(untrained, capsys):
+    source = untrained()
+    before = source.read_bytes()
+    beside = source.with_name("detector_detectron2.safetensors")
+    assert convert.main([str(source), "--engine", "detectron2"]) == 0
+    assert capsys.readouterr().out == f"{beside}: detector=detectron2_fpn\n"
+    assert Detector.load(beside, "cpu").config.name == "detectron2_fpn"
+    itself = source.parent / ".." / source.parent.name / source.name
+    assert convert.main([str(source), "--engine", "detectron2", "--output", str(itself)]) == 1
+    assert capsys.readouterr().err == f"{source}: would be overwritten, give another --output\n"
+    assert source.read_bytes() == before
+
+
 def zero_overlap(metadata):
     return {**metadata, "rpn": {**metadata["rpn"], "iou_low": 0.0}}
 
