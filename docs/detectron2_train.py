@@ -37,7 +37,6 @@ def configuration(output: str, weights: str | None, steps: int) -> CfgNode:
     if weights is None:
         cfg.MODEL.NASNET.CELLS_PER_STAGE, cfg.MODEL.NASNET.FILTERS = 1, 16
         cfg.MODEL.NASNET.BATCH_NORM_MOMENTUM = 0.1
-        cfg.MODEL.NASNET.FREEZE_STATISTICS = False
         preprocessing = Preprocessing(size=144)
     else:
         cfg.MODEL.NASNET.NAME = weights

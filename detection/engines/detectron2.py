@@ -37,8 +37,8 @@ def add_config(cfg: CfgNode) -> None:
     cfg.MODEL.NASNET.FILTERS = 0
     cfg.MODEL.NASNET.BATCH_NORM_MOMENTUM = 0.0
     """0: what the name says; the paper's 0.0003 needs tens of thousands of steps."""
-    cfg.MODEL.NASNET.FREEZE_STATISTICS = True
-    """Batch normalisation uses the stored statistics; right for loaded weights only."""
+    cfg.MODEL.NASNET.FREEZE_STATISTICS = None
+    """Whether batch normalisation uses the stored statistics; None: where NAME is a weights file."""
     cfg.MODEL.FPN.IN_FEATURES = ["c2", "c3", "c4", "c5"]
     cfg.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
     cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
@@ -61,14 +61,22 @@ class FeatureBackbone(Backbone):
         return self._shapes
 
 
-def feature_backbone(name: str, *, freeze_statistics: bool, **overrides: Any) -> FeatureBackbone:
+def feature_backbone(
+    name: str, *, freeze_statistics: bool | None = None, **overrides: Any
+) -> FeatureBackbone:
     """Maps c2..c5 of a network: what a LazyConfig calls.
 
-    name, overrides: as of `backbones.create`. freeze_statistics: batch normalisation uses the stored ones;
-    right for loaded weights only."""
+    name, overrides: as of `backbones.create`. freeze_statistics: batch normalisation uses the stored ones,
+    which fresh weights do not have; None: where `name` is a weights file."""
     network = create(name, **overrides)
     network.remove_classifier()
+    if freeze_statistics is None:
+        freeze_statistics = _has_weights(name)
     return FeatureBackbone(freeze(network) if freeze_statistics else network)  # type: ignore[arg-type]
+
+
+def _has_weights(name: str) -> bool:
+    return name.endswith(".safetensors")
 
 
 @BACKBONE_REGISTRY.register()
@@ -80,7 +88,7 @@ def build_nasnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeatureBackbo
         "filters": settings.FILTERS,
         "batch_norm_momentum": settings.BATCH_NORM_MOMENTUM,
     }
-    if not settings.NAME.endswith(".safetensors"):  # which has its own
+    if not _has_weights(settings.NAME):  # a file has its own
         overrides["in_channels"] = input_shape.channels
     return feature_backbone(
         settings.NAME,

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from detection.backbone import FrozenStatistics
 from detection.convert import convert
 from detection.detector import Detector
 
@@ -76,6 +77,23 @@ def test_a_network_of_timm_and_a_size_of_ones_own_come_from_the_registry_too():
     assert (spec.cells_per_stage, spec.filters, spec.batch_norm_momentum) == (1, 8, 0.2)
 
 
+@pytest.mark.parametrize(("asked", "of_fresh", "of_a_file"), [(None, 0, 1), (True, 1, 1), (False, 0, 0)])
+def test_statistics_are_those_stored_where_the_name_is_a_weights_file(
+    asked, of_fresh, of_a_file, backbone_file
+):
+    cfg = get_cfg()
+    nasnet.add_config(cfg)
+    if asked is not None:
+        cfg.MODEL.NASNET.FREEZE_STATISTICS = asked
+    shares = []
+    for name in ("timm/test_resnet", str(backbone_file)):
+        cfg.MODEL.NASNET.NAME = name
+        network = nasnet.build_nasnet_backbone(cfg, nasnet.ShapeSpec(channels=3)).network
+        norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        shares.append(sum(isinstance(norm, FrozenStatistics) for norm in norms) / len(norms))
+    assert shares == [of_fresh, of_a_file]
+
+
 def test_a_detector_of_ours_finds_the_same_in_plain_detectron2(
     trained, backbone_file, scenes, tmp_path, monkeypatch
 ):
@@ -92,7 +110,7 @@ def test_a_detector_of_ours_finds_the_same_in_plain_detectron2(
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = head.score_threshold
     cfg.MODEL.ROI_BOX_HEAD.FC_DIM, cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = head.width, head.pooled_size
     model = build_model(cfg).eval()
-    convert(source, "detectron2", tmp_path / "for_detectron2.safetensors")
+    convert(source, "detectron2", tmp_path / "detector_detectron2.safetensors")
     monkeypatch.chdir(tmp_path)
     run(CONVERTED, model=model, nasnet=nasnet)
 
