@@ -56,8 +56,17 @@ class Engine(nn.Module, ABC):
     `losses` and `predict` are two methods, so that no return type depends on a mode; batch
     normalisation and sampling follow `train()` and `eval()` as everywhere in torch."""
 
-    num_classes: int
-    backbone: Backbone
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, num_classes: int, mean: Sequence[float], std: Sequence[float]):
+        """mean, std: `[3]`, of RGB in 0..1. Raises ValueError where they are not of three channels."""
+        super().__init__()
+        check_rgb(mean, std)
+        self.num_classes = num_classes
+        self.backbone = backbone
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     @abstractmethod
     def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from detection.c4 import C4_STRIDE, C4Config, C4HeadConfig
-from detection.engines.base import Engine, check_rgb
+from detection.engines.base import Engine
 from detection.engines.detectron2_parts import (
     Boxes,
     Matcher,
@@ -39,9 +39,8 @@ class Detectron2C4(Detectron2Engine):
         mean: Sequence[float],
         std: Sequence[float],
     ):
-        check_rgb(mean, std)
-        split = backbone.split(C4_STRIDE)
         super().__init__(backbone, num_classes, mean, std)
+        split = backbone.split(C4_STRIDE)
         self.proposal_generator = proposal_network(
             config.rpn, split.channels, {MAP: C4_STRIDE}, [config.rpn.anchor_sizes], config.rpn_channels
         )
@@ -75,7 +74,8 @@ class _Heads(SeededROIHeads, Res5ROIHeads):
         (pooler,) = self.pooler.level_poolers
         # In training, batch normalisation sees all regions at once.
         chunks = regions.split(len(regions) if self.training else self.chunk)
-        return torch.cat([self.res5(pooler(features[0], chunk)) for chunk in chunks])
+        feature_map = features[0].contiguous()  # as RoIAlign would make it, once for every chunk
+        return torch.cat([self.res5(pooler(feature_map, chunk)) for chunk in chunks])
 
 
 def _heads(config: C4HeadConfig, tail: nn.Module, channels: int, num_classes: int) -> _Heads:

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from backbones.base import Backbone as Network
 from backbones.base import FeatureInfo
-from detection.engines.base import check_rgb
 from detection.engines.detectron2_parts import (
     FPN,
     Backbone,
@@ -40,9 +39,8 @@ class Detectron2Fpn(Detectron2Engine):
         mean: Sequence[float],
         std: Sequence[float],
     ):
-        infos = pyramid_maps(backbone)
-        check_rgb(mean, std)
         super().__init__(backbone, num_classes, mean, std)
+        infos = pyramid_maps(backbone)
         self.fpn = FPN(
             _GivenMaps(infos),
             [info.name for info in infos],

@@ -13,7 +13,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from backbones.base import Backbone
 from detection import boxes as box_ops
 from detection.engines.base import Engine, Prediction, Target
 from detection.engines.detectron2_parts import (
@@ -144,15 +143,6 @@ class Detectron2Engine(Engine):
     """Images are padded to a multiple of it."""
     proposal_generator: SeededRPN
     roi_heads: SeededROIHeads
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, backbone: Backbone, num_classes: int, mean: Sequence[float], std: Sequence[float]):
-        super().__init__()
-        self.num_classes = num_classes
-        self.backbone = backbone
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     @abstractmethod
     def maps(self, images: Tensor) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from backbones.base import Backbone
-from detection.engines.base import Engine, Prediction, Target, check_rgb
+from detection.engines.base import Engine, Prediction, Target
 from detection.fpn import PYRAMID_STRIDES, FpnConfig, pyramid_maps
 from detection.heads import BoxHead, SecondStage
 from detection.rpn import RegionProposals
@@ -37,16 +37,6 @@ class TorchvisionEngine(Engine):
 
     rpn: RegionProposals
     box_head: SecondStage
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, backbone: Backbone, num_classes: int, mean: Sequence[float], std: Sequence[float]):
-        super().__init__()
-        check_rgb(mean, std)
-        self.num_classes = num_classes
-        self.backbone = backbone
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         maps, sizes = self._pyramid(images)

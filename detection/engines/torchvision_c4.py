@@ -61,6 +61,7 @@ class TorchvisionC4(TorchvisionEngine):
         # RoIAlign gives the plain layout, whatever the map's is; the tail is faster in the weights' own.
         like_map = feature_map.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if like_map else torch.contiguous_format
+        feature_map = feature_map.float().contiguous()  # as RoIAlign would make it, once for every chunk
         crops = (crop(feature_map, chunk, self.crop_size, C4_STRIDE) for chunk in chunks)
         hidden = [tail(chunk.contiguous(memory_format=layout)).mean(dim=(2, 3)) for chunk in crops]
         return self.box_head.score(torch.cat(hidden))
