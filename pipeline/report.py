@@ -1,6 +1,6 @@
 """One self-contained `report.html` from the files of a run: `python -m pipeline.report DIR`.
 
-DIR: a chain's folder, or that of one training or evaluation of a classifier.
+DIR: a chain's folder, or that of one training or evaluation of a classifier or detector.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     """Writes `report.html` into the run's folder; a section whose files are absent or broken says so.
 
     Reads the run's folder and the validation images that a detector was scored on. Raises FileNotFoundError
-    unless the folder holds a chain's run or a classifier's.
+    unless the folder holds a chain's run, a classifier's or a detector's.
     """
     results = Results.read(run_dir)
     environment = jinja2.Environment(
@@ -256,7 +256,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m pipeline.report", description="Write report.html from the files of a run."
     )
     parser.add_argument(
-        "run_dir", type=Path, help="folder of a chain, or of a classifier's training or evaluation"
+        "run_dir",
+        type=Path,
+        help="folder of a chain, or of one training or evaluation of a classifier or detector",
     )
     try:
         print(write_report(parser.parse_args(arguments).run_dir))

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import yaml
@@ -102,7 +102,7 @@ class Stage:
 class Results:
     """A run's three stages and what they handed on.
 
-    lone: the folder is not a chain's but that of one training or evaluation of a classifier."""
+    lone: the stage where the folder is not a chain's but that of one training or evaluation."""
 
     run_dir: Path
     search: Stage
@@ -116,19 +116,22 @@ class Results:
     """Description in `backbone.safetensors`."""
     detector: Mapping[str, Any] | None
     """Description in `detector.safetensors`."""
-    lone: bool = False
+    lone: Literal["", "classification", "detection"] = ""
 
     @classmethod
     def read(cls, run_dir: str | os.PathLike[str]) -> "Results":
-        """Raises FileNotFoundError unless the folder holds at least one stage, or a classifier's figures."""
+        """Raises FileNotFoundError unless the folder holds at least one stage, or one stage's figures."""
         run_dir = Path(run_dir)
         command = run_dir / "command.txt"
         names = ("search", "classification", "detection")
         if not any((run_dir / name).is_dir() for name in names):
             if (run_dir / MISTAKES).exists():
-                return cls._read_lone(run_dir)
+                return cls._read_lone(run_dir, "classification")
+            if (run_dir / CURVES).exists():
+                return cls._read_lone(run_dir, "detection")
             raise FileNotFoundError(
-                f"{run_dir}: no pipeline run, expected {', '.join(names)} in it, or a classifier's {MISTAKES}"
+                f"{run_dir}: no pipeline run, expected {', '.join(names)} in it, a classifier's {MISTAKES} "
+                f"or a detector's {CURVES}"
             )
         search, classification, detection = (Stage.read(run_dir / name) for name in names)
         return cls(
@@ -144,26 +147,28 @@ class Results:
         )
 
     @classmethod
-    def _read_lone(cls, run_dir: Path) -> "Results":
+    def _read_lone(cls, run_dir: Path, kind: Literal["classification", "detection"]) -> "Results":
         stage, command = Stage.read(run_dir, configured=False), run_dir / "command.txt"
-        backbone, genotype = None, None
+        backbone, genotype, detector = None, None, None
         if (run_dir / "backbone.safetensors").exists():
             backbone = stage.attempt("backbone.safetensors", _description("backbone"))
         if backbone and "genotype" in (network := backbone.get("network", {})):
             genotype = stage.attempt(
                 "backbone.safetensors", lambda _: Genotype.from_dict(network["genotype"])
             )
+        if (run_dir / "detector.safetensors").exists():
+            detector = stage.attempt("detector.safetensors", _description("detector"))
         return cls(
             run_dir,
             Stage(run_dir / "search"),
-            stage,
-            Stage(run_dir / "detection"),
+            stage if kind == "classification" else Stage(run_dir / "classification"),
+            stage if kind == "detection" else Stage(run_dir / "detection"),
             command=command.read_text().strip() if command.is_file() else None,
             genotype=genotype,
             children=[],
             backbone=backbone,
-            detector=None,
-            lone=True,
+            detector=detector,
+            lone=kind,
         )
 
     def files(self) -> dict[str, Path]:

@@ -101,6 +101,8 @@ def write_detection(folder, data):
         {
             "stage": "detection",
             "split": "val",
+            "annotations": "val.json",
+            "images": 2,
             "metrics": COCO,
             "per_class": {name: {"AP": 0.25, "AP50": 0.5, "AR100": 0.5} for name in CLASSES},
             "undefined": ["APl"],
@@ -353,6 +355,28 @@ def test_an_evaluation_alone_has_a_page_of_its_own(run_dir):
     page = read(folder)
     assert list(page.sections) == ["classifier", "mistakes", "again"]
     assert not page.having("note")
+
+
+def test_a_detector_alone_has_a_page_of_its_own(run_dir):
+    folder = run_dir / "detection"
+    write_curves(folder, Curves({"0.50": [1.0] * 101}, {}))
+    page = read(folder)
+    assert list(page.sections) == ["detector", "detections", "again"]
+    assert [attrs["href"] for tag, attrs in page.elements if tag == "a"] == [
+        f"#{key}" for key in page.sections
+    ]
+    assert len(page.having("pair")) == len(read(run_dir).having("pair")) > 0
+    assert "2 images of val.json" in page.sections["detector"]
+    assert f"predictions={folder / 'predictions.json'}" in page.sections["again"]
+
+
+def test_a_detectors_evaluation_alone_says_that_it_has_no_images(run_dir):
+    folder = run_dir / "detection"
+    write_curves(folder, Curves({"0.50": [1.0] * 101}, {}))
+    (folder / "config.yaml").unlink()
+    page = read(folder)
+    assert list(page.sections) == ["detector", "detections", "again"]
+    assert "it needs predictions.json and the validation images" in page.sections["detections"]
 
 
 def test_boxes_lie_where_the_annotation_says(run_dir):
