@@ -22,6 +22,7 @@ from runtime.resume import LAST
 def test_a_run_leaves_weights_predictions_and_the_twelve_numbers(trained, scenes):
     folder, result = trained
     assert json.loads((folder / "metrics.json").read_text()) == result
+    assert (result["annotations"], result["images"]) == ("val.json", 6)
     assert list(result["metrics"]) == list(METRICS)
     assert all(0 <= value <= 1 for value in result["metrics"].values())
     assert list(result["per_class"]) == [str(digit) for digit in range(10)]
