@@ -6,10 +6,13 @@
 training: a step of `torchvision_fpn` over `timm/resnet50` against torchvision's `fasterrcnn_resnet50_fpn` at
 640 px, batch 2, 90 classes; both with frozen statistics and the first two stages frozen, as torchvision's
 comes, and with the same weights of backbone, pyramid and proposal network, whose maps and objectness must be
-equal before anything is timed. Ours matches and samples as Detectron2 does (adaptive RoIAlign).
+equal before anything is timed. Ours matches and samples as Detectron2 does (adaptive RoIAlign), in
+training 1000 proposals an image, where torchvision's matches 2000.
 inference: the same two on the same images, ours by `Engine.for_inference`.
-overhead: the step that Lightning drives, as `python -m detection` builds it, with all callbacks, against the
-bare module in a plain loop; one after the other on the same batches, in the same process.
+overhead: the step that Lightning drives, as `python -m detection` builds it, against the bare module in a
+plain loop; one after the other on the same batches, in the same process. The callbacks are those of a plain
+training; left out are the average of the weights, evaluations, checkpoints and loggers. Both must have
+changed the weights alike.
 evaluation, c4, data: `benchmarks.detection_evaluation`, `detection_c4` and `detection_data`.
 Ratios, quartiles and verdicts: `benchmarks.ratios`. The machine must be quiet.
 """
@@ -50,8 +53,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSES, BATCH, SIDE = 90, 2, 640
 FROZEN = 2
 """Of the backbone: all up to c2, what torchvision's default of three trained stages leaves frozen."""
-RATE = 1e-7
-"""So low that random weights stay what they are, and every step has the same work."""
+RATE = 1e-5
+"""So low that random weights stay nearly what they are, and every step has the same work."""
 GOALS: Mapping[tuple[str, str], float] = {
     ("training step, resnet50 640, batch 2", "ours"): 1.0,
     ("inference, resnet50 640, batch 2", "ours"): 1.2,
@@ -197,6 +200,12 @@ class _Alternately(L.Callback):
 
 def overhead(rounds: int, side: int = SIDE, name: str = "timm/resnet50") -> Iterator[Row]:
     driven, bare = own_detector(name, side), own_detector(name, side)
+    before = {key: value.detach().clone() for key, value in bare.named_parameters()}
+
+    def change(engine: Engine) -> dict[str, Tensor]:
+        parts = [(value.detach() - before[key]).flatten() for key, value in engine.named_parameters()]
+        return {"the change of the weights": torch.cat(parts)}
+
     recipe = DetectionRecipe(batch_size=BATCH, steps=rounds + 1, lr=RATE, warmup_steps=0)
     samples = _Samples(side, rounds + 1)
     with tempfile.TemporaryDirectory() as folder:
@@ -213,7 +222,8 @@ def overhead(rounds: int, side: int = SIDE, name: str = "timm/resnet50") -> Iter
         loader = ResumableLoader(samples, BATCH, seed=0, shuffle=False, drop_last=True, collate=list)
         trainer.fit(DetectionModule(driven, recipe, rounds + 1).train(), loader)
     work = f"training step against a plain loop, resnet50 {side}, batch {BATCH}"
-    check_equal(work, "Lightning", dict(driven.named_parameters()), dict(bare.named_parameters()))
+    # To a hundredth: in float32 a weight near 1 is rounded to some thousandths of so small a change.
+    check_equal(work, "Lightning", change(driven), change(bare), tolerance=1e-2)
     yield from compare(work, alternately.seconds, GOALS)
 
 
