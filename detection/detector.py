@@ -8,11 +8,12 @@ from typing import Any, TypedDict, TypeVar
 
 import msgspec
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from backbones.base import BackboneSpec
 from backbones.build import TimmSpec, build, read_spec
+from backbones.image_transforms import as_picture
 from backbones.spec import NetworkSpec, Preprocessing
 from backbones.weights import load_tensors, read_safetensors, write_safetensors
 from detection import boxes as box_ops
@@ -206,7 +207,7 @@ def check_categories(coco: CocoAnnotations, categories: Sequence[CategoryEntry])
 
 def _as_picture(image: Image.Image | Tensor) -> Image.Image:
     if isinstance(image, Image.Image):
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return as_picture(image)
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"an image tensor has shape {tuple(image.shape)}, expected [3, H, W]")
     if image.is_floating_point():

@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from backbones import weights
 from detection.detector import Detector
@@ -49,6 +51,15 @@ def test_a_detector_looks_at_pictures_and_tensors_alike(trained, scenes):
     assert (boxes[:, 2:] > boxes[:, :2]).all()
     assert by_picture["names"] == [detector.categories[label].name for label in by_picture["labels"].tolist()]
     assert by_picture["scores"].tolist() == sorted(by_picture["scores"].tolist(), reverse=True)
+
+
+def test_a_16_bit_picture_is_seen_as_its_8_bits(trained, scenes):
+    detector = Detector.load(trained[0] / "detector.safetensors", device="cpu")
+    grey = scenes.open("val").read(0).convert("L")
+    deep = Image.fromarray(np.asarray(grey, np.uint16) * 257)
+    one, other = detector([grey, deep])
+    assert len(one["boxes"]) > 0
+    assert torch.equal(one["boxes"], other["boxes"])
 
 
 def test_files_that_are_no_detector_are_refused_with_the_key(trained, backbone_file, tmp_path):
