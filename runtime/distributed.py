@@ -65,9 +65,11 @@ def launched_by_lightning() -> bool:
     return launched_by_torchrun() is None and int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 
-def end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, however that ended."""
-    parent = os.getppid()
+def end_with_parent(parent: int | None = None) -> None:
+    """Ends this process when the one that started it is gone, however that ended.
+
+    parent: its process id, which may be gone already; None: that of now."""
+    parent = os.getppid() if parent is None else parent
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -7,6 +7,8 @@ timing change nothing.
 """
 
 import copy
+import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import DataLoader, Dataset, default_collate
+
+from runtime.distributed import end_with_parent
 
 Sample = tuple[int, int]  # (epoch, index)
 
@@ -158,6 +162,7 @@ class ResumableLoader:
                 num_workers=self.workers,
                 collate_fn=_same,
                 pin_memory=torch.cuda.is_available(),
+                worker_init_fn=functools.partial(_end_with_reader, os.getpid()),
                 # The loader would else draw its workers' seed from the global generator, which moves that
                 # generator at each epoch's start and so differs between a straight and a resumed run.
                 generator=torch.Generator().manual_seed(self.seed),
@@ -201,6 +206,11 @@ class _Reader(Dataset[Any]):
             return _Failure(FileNotFoundError, str(error))
         except (ValueError, OSError) as error:
             return _Failure(ValueError, str(error))
+
+
+def _end_with_reader(reader: int, _worker: int) -> None:
+    # PyTorch's own watch misses a reader that was killed while its worker started.
+    end_with_parent(reader)
 
 
 def _same(batch: Any) -> Any:

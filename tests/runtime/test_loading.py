@@ -1,9 +1,13 @@
 """Order and place of batches."""
 
+import multiprocessing
+import time
+
 import numpy as np
 import pytest
 import torch
 
+from runtime.distributed import end_with_parent
 from runtime.loading import ResumableLoader, counter_hash
 
 
@@ -157,3 +161,15 @@ def test_an_error_of_the_data_set_keeps_its_one_line_message(workers):
 def test_too_few_samples_for_one_batch_are_refused():
     with pytest.raises(ValueError, match="3 samples give no batch of 4 on 1 processes"):
         loader(count=3, batch_size=4, drop_last=True)
+
+
+def test_a_process_ends_whose_parent_is_gone_already():
+    process = multiprocessing.get_context("fork").Process(target=wait_for_parent, args=(1_234_567,))
+    process.start()
+    process.join(timeout=20)
+    assert process.exitcode == 1
+
+
+def wait_for_parent(parent):
+    end_with_parent(parent)
+    time.sleep(60)
