@@ -42,6 +42,7 @@ def detectron2_config():
     nasnet.add_config(cfg)
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.BACKBONE.NAME = "build_nasnet_fpn_backbone"
+    cfg.MODEL.NASNET.FREEZE_STATISTICS = True  # of fresh weights, as those of ours below
     cfg.MODEL.NASNET.CELLS_PER_STAGE = 1
     cfg.MODEL.NASNET.FILTERS = 8
     cfg.MODEL.FPN.OUT_CHANNELS = 16
