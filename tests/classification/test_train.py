@@ -13,6 +13,7 @@ import time
 
 import pytest
 import torch
+from checkpoints import checkpoint
 
 from backbones import weights
 from backbones.zoo import BackboneConfig
@@ -83,22 +84,6 @@ def run_killed(config, step):
     process.join(timeout=120)
     assert process.exitcode == -signal.SIGKILL
     return run(config)
-
-
-def leaves(value, path=""):
-    """Every tensor and number of a nested checkpoint, with its place."""
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, item in items:
-        if isinstance(item, dict | list | tuple):
-            yield from leaves(item, f"{path}/{key}")
-        else:
-            yield f"{path}/{key}", item.tolist() if isinstance(item, torch.Tensor) else item
-
-
-def checkpoint(folder):
-    content = torch.load(folder / "checkpoints" / LAST, weights_only=True)
-    del content["loops"]  # Lightning's counters of started and finished parts, which a kill may change
-    return dict(leaves(content))
 
 
 def assert_equal_runs(a, b):

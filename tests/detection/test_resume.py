@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from checkpoints import checkpoint
 
 from detection.c4 import C4HeadConfig
 from detection.engines.registry import ENGINES
@@ -73,21 +74,6 @@ def in_a_process(function, *arguments):
     while process.exitcode is None and time.monotonic() < end:
         time.sleep(0.05)
     return process.exitcode
-
-
-def leaves(value, path=""):
-    """Every tensor and number of a nested checkpoint, with its place."""
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(item, dict | list | tuple):
-            yield from leaves(item, f"{path}/{key}")
-        else:
-            yield f"{path}/{key}", item.tolist() if isinstance(item, torch.Tensor) else item
-
-
-def checkpoint(folder):
-    content = torch.load(folder / "checkpoints" / LAST, weights_only=True)
-    del content["loops"]  # Lightning's counters of started and finished parts, which a kill may change
-    return dict(leaves(content))
 
 
 def assert_equal_runs(a, b):
