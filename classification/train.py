@@ -159,6 +159,7 @@ def _finish(
     tracking.log_artifact(loggers, path, "backbone")
     tracking.finish(loggers)
     costs = profile(network)
+    log.info("test images: %s", "  ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
     return folder.finish(
         STAGE,
         "test",

@@ -7,9 +7,6 @@ the crop. Sources: the paper's section 4.3 (docs/nasnet.md, section 7); Detectro
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from torch import Tensor
-from torchvision.ops import roi_align
-
 from detection.engines.base import EngineConfig
 from detection.heads import SecondStageConfig
 from detection.rpn import RpnConfig
@@ -67,11 +64,3 @@ class C4Config(EngineConfig):
         for key in ("rpn_channels", "roi_chunk"):
             if getattr(self, key) < 1:
                 raise ValueError(f"detector.{key} = {getattr(self, key)}, must be at least 1")
-
-
-def crop(feature_map: Tensor, rois: Tensor, size: int, stride: int) -> Tensor:
-    """RoIAlign with half-pixel alignment and as many samples as the box has places: `[R, C, size, size]`.
-
-    feature_map: `[N, C, H, W]`. rois: `[R, 5]`, place of the image in the batch, then its box in pixels."""
-    # In float32: half precision would round the boxes to several pixels.
-    return roi_align(feature_map.float(), rois, size, 1 / stride, 0, aligned=True)

@@ -8,12 +8,13 @@ from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import nms, roi_align
+from torchvision.ops import nms
 
 from detection import boxes as box_ops
 from detection.engines.torchvision import TorchvisionEngine, TorchvisionFpn
 from detection.engines.torchvision_c4 import TorchvisionC4
 from detection.heads import RoIAlignPyramid, SecondStage
+from detection.roi_align import roi_align
 from detection.rpn import Proposals, RegionProposals
 
 CANDIDATES = 5000
@@ -70,7 +71,7 @@ class _FixedRoIAlign(nn.Module):
         crops = []
         for level, (feature_map, stride) in enumerate(zip(maps, self.strides, strict=True)):
             rois = torch.cat([image, torch.where((levels == level)[:, None], every, 0.0)], dim=1)
-            crops.append(roi_align(feature_map, rois, self.size, 1 / stride, 0, aligned=True))
+            crops.append(roi_align(feature_map, rois, self.size, stride))
         return torch.stack(crops).sum(dim=0)
 
 

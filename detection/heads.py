@@ -12,10 +12,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, box_iou, roi_align
+from torchvision.ops import batched_nms, box_iou
 
 from detection import boxes as box_ops
 from detection.engines.base import Prediction, Target
+from detection.roi_align import roi_align
 
 
 @dataclass(kw_only=True)
@@ -77,7 +78,7 @@ class Sampled(NamedTuple):
 
 
 class RoIAlignPyramid(nn.Module):
-    """RoIAlign with half-pixel alignment and as many samples as the box has places (sampling ratio 0)."""
+    """Crops each box from the map of its level."""
 
     def __init__(self, size: int, strides: Sequence[int]):
         super().__init__()
@@ -96,8 +97,7 @@ class RoIAlignPyramid(nn.Module):
         image = torch.cat([torch.full((len(b),), float(i), device=b.device) for i, b in enumerate(boxes)])
         rois = torch.cat([image[:, None], everything], dim=1)
         crops = [
-            # In float32: half precision would round the boxes to several pixels.
-            roi_align(feature_map.float(), rois[levels == level], self.size, 1 / stride, 0, aligned=True)
+            roi_align(feature_map, rois[levels == level], self.size, stride)
             for level, (feature_map, stride) in enumerate(zip(maps, self.strides, strict=True))
         ]
         return torch.cat(crops)[levels.argsort(stable=True).argsort()]

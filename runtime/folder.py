@@ -20,8 +20,6 @@ ALWAYS_FREE = ("run_dir", "logger")
 INPUT_SUFFIXES = (".json", ".safetensors")
 RECORDED_PACKAGES = ("celltransfer", "torch", "torchvision", "lightning", "pycocotools", "numpy", "pillow")
 
-log = logging.getLogger(__name__)
-
 
 class RunFolder:
     """A run's folder, open for writing. Started again with an equal configuration, a run continues in it."""
@@ -82,7 +80,6 @@ class RunFolder:
             **more,
         }
         write_json(self.path / "metrics.json", content)
-        log.info("%s", "  ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
         return content
 
 

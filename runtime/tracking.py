@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import PIL.Image
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL.Image import Image
 
@@ -134,9 +135,19 @@ def log_images(loggers: Sequence[Logger], name: str, images: Sequence[tuple[Imag
     """Hands pictures with their captions to wandb where it is used."""
 
     def log_them(run: Any, wandb: Any) -> None:
-        run.log({name: [wandb.Image(image, caption=caption) for image, caption in images]})
+        padded = _of_one_size([image for image, _ in images])
+        run.log({name: [wandb.Image(p, caption=c) for p, (_, c) in zip(padded, images, strict=True)]})
 
     _in_wandb(loggers, name, log_them)
+
+
+def _of_one_size(images: Sequence[Image]) -> list[Image]:
+    """Padded at the right and below: wandb shows those of unlike sizes distorted."""
+    size = (max(image.width for image in images), max(image.height for image in images))
+    canvases = [PIL.Image.new("RGB", size) for _ in images]
+    for canvas, image in zip(canvases, images, strict=True):
+        canvas.paste(image)
+    return canvases
 
 
 class Box(NamedTuple):
@@ -179,14 +190,14 @@ def log_boxes(
         names = dict(class_names)
         pictures = [
             wandb.Image(
-                one.image,
+                padded,
                 caption=one.caption,
                 boxes={
                     group: {"box_data": [entry(box) for box in boxes], "class_labels": names}
                     for group, boxes in one.boxes.items()
                 },
             )
-            for one in images
+            for padded, one in zip(_of_one_size([one.image for one in images]), images, strict=True)
         ]
         run.log({name: pictures})
 

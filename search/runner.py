@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
@@ -21,6 +22,8 @@ from search.child import ChildConfig, ChildImages, ChildTrainer, predicted_micro
 from search.ledger import Ledger
 from search.loop import BudgetConfig, Search, SearchPaused
 from search.space import SpaceConfig
+
+log = logging.getLogger(__name__)
 
 MAY_CHANGE = ("budget", "executor", "data.root", "data.workers", "data.download")
 """Keys that do not make another search of it; the ledger knows the split by its content."""
@@ -170,5 +173,6 @@ def _write_outcome(
         "failed": len(done) - len(scored),
     }
     content = folder.finish("search", "validation", metrics)
+    log.info("%d children, %d failed, best reward %.4g", len(done), metrics["failed"], scored[best.number])
     ledger.remember({"finished": plain(config.budget)})
     return content

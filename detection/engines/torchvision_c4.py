@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from backbones.base import Backbone
-from detection.c4 import C4_STRIDE, C4Config, crop
+from detection.c4 import C4_STRIDE, C4Config
 from detection.engines.torchvision import TorchvisionEngine
 from detection.heads import SecondStage
+from detection.roi_align import roi_align
 from detection.rpn import RegionProposals
 
 
@@ -62,6 +63,6 @@ class TorchvisionC4(TorchvisionEngine):
         like_map = feature_map.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if like_map else torch.contiguous_format
         feature_map = feature_map.float().contiguous()  # as RoIAlign would make it, once for every chunk
-        crops = (crop(feature_map, chunk, self.crop_size, C4_STRIDE) for chunk in chunks)
+        crops = (roi_align(feature_map, chunk, self.crop_size, C4_STRIDE) for chunk in chunks)
         hidden = [tail(chunk.contiguous(memory_format=layout)).mean(dim=(2, 3)) for chunk in crops]
         return self.box_head.score(torch.cat(hidden))

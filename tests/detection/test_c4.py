@@ -8,11 +8,12 @@ from torch.utils._pytree import tree_leaves
 from backbones.weights import read_safetensors
 from backbones.zoo import create
 from detection.backbone import freeze_statistics
-from detection.c4 import C4HeadConfig, crop
+from detection.c4 import C4HeadConfig
 from detection.coco_file import CategoryEntry
 from detection.data import InputSize
 from detection.detector import Detector
 from detection.engines.torchvision_c4 import TorchvisionC4Config
+from detection.roi_align import roi_align
 from detection.rpn import RpnConfig
 
 NUM_CLASSES = 3
@@ -104,7 +105,7 @@ def test_a_crop_on_the_places_of_a_map_copies_them():
     feature_map = torch.rand(2, 4, 9, 9)
     corner = 16 * 2.0
     rois = torch.tensor([[1.0, corner, corner + 16, corner + 80, corner + 96]])
-    torch.testing.assert_close(crop(feature_map, rois, 5, 16), feature_map[1:, :, 3:8, 2:7])
+    torch.testing.assert_close(roi_align(feature_map, rois, 5, 16), feature_map[1:, :, 3:8, 2:7])
 
 
 @pytest.mark.parametrize("name", ["nasnet_a_mobile", "timm/test_resnet"])
@@ -167,7 +168,7 @@ def test_the_second_stage_is_the_tail_on_crops(batch):
         maps, _ = engine._pyramid(images[:1])
         logits, deltas = engine._score(maps, [box])
         split = engine.backbone.split()
-        crops = crop(maps[0], torch.cat([torch.zeros(1, 1), box], dim=1), 5, 16)
+        crops = roi_align(maps[0], torch.cat([torch.zeros(1, 1), box], dim=1), 5, 16)
         mean = split.tail(crops).flatten(2).mean(2)
         expected = torch.nn.functional.linear(
             mean, engine.box_head.class_logits.weight, engine.box_head.class_logits.bias
