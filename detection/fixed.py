@@ -62,8 +62,10 @@ class _FixedRoIAlign(nn.Module):
         super().__init__()
         self.size, self.strides, self.first_level = pool.size, pool.strides, pool.first_level
 
-    def forward(self, maps: list[Tensor], boxes: list[Tensor]) -> Tensor:
-        """maps: `[1, C, H, W]` per stride. boxes: `[R, 4]` of the one image. Returns `[R, C, size, size]`."""
+    def forward(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """maps: `[1, C, H, W]` per stride. boxes: `[R, 4]` of the one image.
+
+        Returns `[R, C, size, size]` and the row of each box."""
         (every,) = boxes
         last_level = self.first_level + len(self.strides) - 1
         levels = box_ops.pyramid_levels(every, self.first_level, last_level)
@@ -72,7 +74,7 @@ class _FixedRoIAlign(nn.Module):
         for level, (feature_map, stride) in enumerate(zip(maps, self.strides, strict=True)):
             rois = torch.cat([image, torch.where((levels == level)[:, None], every, 0.0)], dim=1)
             crops.append(roi_align(feature_map, rois, self.size, stride))
-        return torch.stack(crops).sum(dim=0)
+        return torch.stack(crops).sum(dim=0), torch.arange(len(every), device=every.device)
 
 
 def fixed_proposals(rpn: RegionProposals, proposals: Proposals, size: tuple[int, int]) -> Tensor:

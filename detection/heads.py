@@ -86,10 +86,11 @@ class RoIAlignPyramid(nn.Module):
         self.strides = tuple(strides)
         self.first_level = strides[0].bit_length() - 1
 
-    def forward(self, maps: list[Tensor], boxes: list[Tensor]) -> Tensor:
+    def forward(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """maps: `[N, C, H, W]` per stride. boxes: `[R, 4]` per image.
 
-        Returns `[sum R, C, size, size]`."""
+        Returns crops `[sum R, C, size, size]`, level by level, and the row of each box among them: numbers
+        made of the crops are cheaper to put in order than the crops."""
         everything = torch.cat(boxes)
         levels = box_ops.pyramid_levels(
             everything, self.first_level, self.first_level + len(self.strides) - 1
@@ -100,7 +101,7 @@ class RoIAlignPyramid(nn.Module):
             roi_align(feature_map, rois[levels == level], self.size, stride)
             for level, (feature_map, stride) in enumerate(zip(maps, self.strides, strict=True))
         ]
-        return torch.cat(crops)[levels.argsort(stable=True).argsort()]
+        return torch.cat(crops), levels.argsort(stable=True).argsort()
 
 
 class SecondStage(nn.Module):
@@ -207,5 +208,6 @@ class BoxHead(SecondStage):
 
     def forward(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """As `score`, of all boxes: `[sum R, K + 1]` and `[sum R, K, 4]`."""
-        hidden = F.relu(self.fc1(self.pool(maps, boxes).flatten(1)))
-        return self.score(F.relu(self.fc2(hidden)))
+        crops, rows = self.pool(maps, boxes)
+        hidden = F.relu(self.fc2(F.relu(self.fc1(crops.flatten(1)))))
+        return self.score(hidden[rows])
