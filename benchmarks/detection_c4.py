@@ -23,7 +23,7 @@ from benchmarks.ratios import Row, compare, cpu, interleaved, parser, report
 from detection.engines.torchvision_c4 import TorchvisionC4, TorchvisionC4Config
 
 WORK = "NASNet-A mobile, 600 px, 300 proposals"
-CHUNKS = (8, 16, 32)
+CHUNKS = (16, 32, 64)
 ALL_AT_ONCE = 10_000
 
 

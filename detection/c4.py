@@ -56,7 +56,7 @@ class C4Config(EngineConfig):
     """First stage; every size has its anchors at every place of the map."""
     box_head: C4HeadConfig = field(default_factory=C4HeadConfig)
     """Second stage."""
-    roi_chunk: int = 16
+    roi_chunk: int = 32
     """Regions whose last cells run at once in evaluation: memory grows with it, results do not change."""
 
     def __post_init__(self) -> None:
