@@ -57,8 +57,9 @@ def check(
         report.add(str(error), str(annotations))
         return report
     report.problems = find_problems(file, names)
-    if not len(file.annotation_ids):
-        report.add("annotations: none, nothing to train on", str(annotations))
+    if not ((file.iscrowd == 0) & (file.bboxes[:, 2:] > 0).all(axis=1)).any():
+        rule = "annotations: nothing to train on, none with an area that is no crowd region"
+        report.add(rule, str(annotations))
     _count(report, file)
     if not images.is_dir():
         report.add("no such image folder", str(images))

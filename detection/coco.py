@@ -52,6 +52,14 @@ class CocoAnnotations:
     def num_classes(self) -> int:
         return len(self.category_ids)
 
+    def is_target(self) -> NDArray[np.bool_]:
+        """`[R]`: no crowd region, and with an area inside its image."""
+        height, width = self.sizes[np.repeat(np.arange(len(self)), np.diff(self.first))].T
+        x, y, wide, high = self.bboxes.T
+        across = np.minimum(x + wide, width) - np.maximum(x, 0)
+        down = np.minimum(y + high, height) - np.maximum(y, 0)
+        return ~self.crowd & (across > 0) & (down > 0)
+
     def targets(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Boxes `[R, 4]` xyxy cut at the border, and labels `[R]`, of one image, for training.
 

@@ -141,8 +141,11 @@ class CocoDataConfig:
         if split == "val":
             size = self.input_size
             return DetectionImages(coco, folder, [size.min_size], size.max_size, keep_aspect=size.keep_aspect)
-        if not len(coco.labels):
-            raise ValueError(f"{coco.path}: no annotations, nothing to train on")
+        if not coco.is_target().any():
+            raise ValueError(
+                f"{coco.path}: nothing to train on, none of the {len(coco.labels)} annotations of "
+                f"{len(coco)} images is a box with an area inside its image that is no crowd region"
+            )
         fixed, scales, colors = self.fixed_size, self.scale_jitter, self.color_jitter
         return DetectionImages(
             coco,

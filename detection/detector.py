@@ -124,6 +124,7 @@ class Detector:
         description = Description.read(metadata, path)
         engine = description.build(path)
         load_tensors(engine, tensors, str(path))
+        _check_finite(engine, f"{path}: ")
         parts = {field.name: getattr(description, field.name) for field in dataclasses.fields(description)}
         return cls(engine, **parts).to(target)
 
@@ -156,8 +157,12 @@ class Detector:
         """Detections in pixels of the stored image.
 
         image: `[3, H, W]` uint8, resized. size: (H, W) as stored. One image at a time, as Detectron2
-        evaluates: within a batch, what is found in an image depends on the others' padding."""
+        evaluates: within a batch, what is found in an image depends on the others' padding.
+
+        Raises ValueError that names the first weight that is not finite: the engines leave out what they
+        compute from it, and would find nothing."""
         if self._predictor is None:
+            _check_finite(self.engine)
             self._predictor = self.engine.for_inference()
         with torch.inference_mode():
             (prediction,) = self._predictor.predict([image.to(self.device).float() / 255])
@@ -203,6 +208,12 @@ def check_categories(coco: CocoAnnotations, categories: Sequence[CategoryEntry])
             f"{coco.path} has {len(found)} categories, the detector {len(wanted)}; "
             f"the first that differs is {theirs} here, {ours} there"
         )
+
+
+def _check_finite(engine: Engine, where: str = "") -> None:
+    for name, tensor in engine.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{where}{name} of the detector holds numbers that are not finite")
 
 
 def _as_picture(image: Image.Image | Tensor) -> Image.Image:

@@ -1,5 +1,6 @@
 """The image files of a data set held against their annotations, by their headers or by decoding them."""
 
+import errno
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,8 +37,7 @@ def missing_images(file_names: Iterable[str], folder: Path) -> list[str]:
     for name in file_names:
         parent, _, last = name.rpartition("/")
         if parent not in present:
-            inside = folder / parent
-            present[parent] = {entry.name for entry in os.scandir(inside)} if inside.is_dir() else set()
+            present[parent] = {entry.name for entry in _entries(folder / parent)}
         if last not in present[parent]:
             missing.append(name)
     return missing
@@ -51,11 +51,24 @@ def links_that_leave(file_names: Iterable[str], folder: Path) -> Iterator[str]:
         parent, _, last = name.rpartition("/")
         if parent not in parents:
             inside = folder / parent
-            links = {e.name for e in os.scandir(inside) if e.is_symlink()} if inside.is_dir() else set()
-            parents[parent] = (_within(inside, root), links)
+            entries = _entries(inside)
+            stays = not entries or _within(inside, root)  # what is not there leads nowhere
+            parents[parent] = (stays, {entry.name for entry in entries if entry.is_symlink()})
         stays, links = parents[parent]
         if not stays or (last in links and not _within(folder / name, root)):
             yield name
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder; nothing where there is none, nor can be one of that name."""
+    try:
+        return list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a zero byte in the name
+        return []
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return []
 
 
 def _within(path: Path, root: str) -> bool:

@@ -60,10 +60,10 @@ def predict(
     for number, path in enumerate(paths, start=1):
         try:
             picture = decode(path)
+            detection = _above(detector([picture])[0], min_score)
         except (ValueError, OSError) as error:
             yield Found(path, [], str(error))
             continue
-        detection = _above(detector([picture])[0], min_score)
         if output is not None:
             png = io.BytesIO()
             draw_detection(picture, detection).save(png, "png")

@@ -146,6 +146,15 @@ ANNOTATION_FAULTS = {
         "nothing to train on",
         "annot",
     ),
+    "crowd regions only": (
+        lambda c: c.update(annotations=c["annotations"][2:]),
+        "error",
+        1,
+        "nothing to train on",
+        "annot",
+    ),
+    "zero byte": (of("images", 0, file_name="a\0/b.png"), "error", 1, "file is no image", "a\0/b.png"),
+    "long name": (of("images", 0, file_name="a" * 300 + "/b.png"), "error", 1, "no image", "aaa"),
     "parent folder": (of("images", 0, file_name="../a.png"), "error", 1, "leaves the folder", "../a.png"),
     "hidden parent": (
         of("images", 0, file_name="sub/../../a.png"),

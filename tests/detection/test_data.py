@@ -108,9 +108,12 @@ def test_missing_images_are_counted_and_the_first_is_named(coco_folder):
         CocoDataConfig(root=str(coco_folder)).open("train")
 
 
-def test_training_without_annotations_is_refused(coco_folder, coco_file):
-    coco_file("annotations/instances_train2017.json", annotations=[])
-    with pytest.raises(ValueError, match="no annotations, nothing to train on"):
+@pytest.mark.parametrize("left", [[], [{"iscrowd": 1}], [{"bbox": [1, 2, 0, 5]}, {"bbox": [90, 2, 5, 5]}]])
+def test_training_without_a_target_is_refused(coco_folder, coco_file, left):
+    box = {"image_id": 3, "category_id": 90, "bbox": [1, 2, 10, 20]}
+    rows = [box | {"id": number} | changes for number, changes in enumerate(left, start=1)]
+    coco_file("annotations/instances_train2017.json", annotations=rows)
+    with pytest.raises(ValueError, match=f"nothing to train on, none of the {len(left)} annotations of 2"):
         CocoDataConfig(root=str(coco_folder)).open("train")
 
 

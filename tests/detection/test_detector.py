@@ -9,7 +9,7 @@ from PIL import Image
 
 from backbones import weights
 from detection.detector import Detector
-from detection.evaluate import EvaluateConfig
+from detection.evaluate import EvaluateConfig, predict_all
 from detection.evaluate import run as evaluate
 
 
@@ -51,6 +51,17 @@ def test_a_detector_looks_at_pictures_and_tensors_alike(trained, scenes):
     assert (boxes[:, 2:] > boxes[:, :2]).all()
     assert by_picture["names"] == [detector.categories[label].name for label in by_picture["labels"].tolist()]
     assert by_picture["scores"].tolist() == sorted(by_picture["scores"].tolist(), reverse=True)
+
+
+def test_weights_that_are_not_finite_are_refused_and_named(trained, scenes, tmp_path):
+    detector = Detector.load(trained[0] / "detector.safetensors", device="cpu")
+    with torch.no_grad():
+        detector.engine.box_head.class_logits.bias[2] = torch.nan
+    with pytest.raises(ValueError, match=r"box_head\.class_logits\.bias of the detector holds numbers that"):
+        predict_all(detector, scenes.open("val"), workers=0)
+    detector.save(tmp_path / "broken.safetensors", {})
+    with pytest.raises(ValueError, match=r"broken\.safetensors: box_head\.class_logits\.bias of"):
+        Detector.load(tmp_path / "broken.safetensors", device="cpu")
 
 
 def test_a_16_bit_picture_is_seen_as_its_8_bits(trained, scenes):

@@ -138,6 +138,27 @@ def test_each_format_finds_what_the_detector_finds(make, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_detector_that_finds_nothing_is_exported_with_a_warning(tmp_path, caplog):
+    detector = c4_detector()
+    torch.nn.init.zeros_(detector.engine.box_head.class_logits.weight)
+    torch.nn.init.constant_(detector.engine.box_head.class_logits.bias[-1:], 1000.0)
+    export(detector, tmp_path / "a.pt2", "torch", 64, 64)
+    assert "finds nothing on 8 coloured patterns" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_program_of_other_weights_is_not_written(tmp_path, monkeypatch):
+    class Other(FixedDetector):
+        def __init__(self, engine):
+            super().__init__(engine)
+            engine.box_head.class_logits.weight.neg_()
+
+    monkeypatch.setattr("detection.export.FixedDetector", Other)
+    with pytest.raises(ValueError, match=r"was not written: it finds \d+% of what the detector finds"):
+        export(c4_detector(), tmp_path / "a.pt2", "torch", 64, 64)
+
+
+@pytest.mark.slow
 def test_an_answer_unlike_the_detectors_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr("detection.export.agreement", lambda *_: 0.5)
     with pytest.raises(ValueError, match="was not written: it finds 50% of what the detector finds"):

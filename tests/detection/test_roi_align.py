@@ -43,6 +43,19 @@ def test_values_and_gradients_are_torchvisions_to_the_last_bit(threads, images, 
     assert torch.equal(other.grad, one.grad)
 
 
+def test_each_thread_has_channels_of_its_own(threads, monkeypatch):
+    seen = []
+
+    def counted(part, *rest, **more):
+        seen.append(part.shape[1])
+        return torchvision_roi_align(part, *rest, **more)
+
+    monkeypatch.setattr("detection.roi_align._one_thread", counted)
+    roi_align(torch.randn(1, 6, 12, 9), boxes(10, 1, side=144), 7, 16)
+    assert sum(seen) == 6
+    assert len(seen) == min(threads, 6)
+
+
 def test_half_precision_gives_float32_crops_of_exact_boxes(threads):
     feature_map = torch.randn(1, 4, 12, 12).bfloat16()
     rois = boxes(10, 1, side=192)
