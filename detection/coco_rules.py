@@ -16,6 +16,8 @@ from detection.coco_file import CocoFile
 
 LARGEST_SIDE = 2**31 - 1
 """Pixels; sizes are kept in 32 bits."""
+LONGEST_NAME = 1024
+"""Characters; names are kept in an array, as wide as the longest."""
 SHOWN = 5
 MARGIN = 1.0
 """Pixels by which a box may reach beyond its image unmentioned; many of COCO's do by less."""
@@ -61,6 +63,8 @@ def _of_images(file: CocoFile) -> Iterator[Found]:
     yield "error", "images: id given more than once", _repeated(file.image_ids)
     yield "error", f"images: width or height is not in 1..{LARGEST_SIDE}, id", _Rows(outside, image)
     yield "error", "images: file_name leaves the folder", (n for n in file.file_names if leaves(n))
+    long = (f"{n[:40]}…" for n in file.file_names if len(n) > LONGEST_NAME)
+    yield "error", f"images: file_name has more than {LONGEST_NAME} characters", long
     yield "warning", "images: file_name given more than once", (n for n, count in names.items() if count > 1)
 
 

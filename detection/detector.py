@@ -221,6 +221,8 @@ def _as_picture(image: Image.Image | Tensor) -> Image.Image:
         return as_picture(image)
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"an image tensor has shape {tuple(image.shape)}, expected [3, H, W]")
+    if not image.is_floating_point() and image.dtype != torch.uint8:
+        raise ValueError(f"an image tensor is of {image.dtype}, expected uint8, or a float in 0..1")
     if image.is_floating_point():
         image = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())

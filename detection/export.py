@@ -86,6 +86,8 @@ def export(detector: Detector, path: str | os.PathLike[str], format: str, height
                 f"{path} was not written: it finds {share:.0%} of what the detector finds, "
                 f"expected at least {LEAST_AGREEMENT:.0%}"
             )
+        if share < 1:
+            log.warning("%s finds %.1f%% of what the detector finds on a pattern", path, 100 * share)
         with written.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(written, path)

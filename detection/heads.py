@@ -16,7 +16,7 @@ from torchvision.ops import batched_nms, box_iou
 
 from detection import boxes as box_ops
 from detection.engines.base import Prediction, Target
-from detection.roi_align import roi_align
+from detection.roi_align import roi_align, rows
 
 
 @dataclass(kw_only=True)
@@ -91,12 +91,9 @@ class RoIAlignPyramid(nn.Module):
 
         Returns crops `[sum R, C, size, size]`, level by level, and the row of each box among them: numbers
         made of the crops are cheaper to put in order than the crops."""
-        everything = torch.cat(boxes)
-        levels = box_ops.pyramid_levels(
-            everything, self.first_level, self.first_level + len(self.strides) - 1
-        )
-        image = torch.cat([torch.full((len(b),), float(i), device=b.device) for i, b in enumerate(boxes)])
-        rois = torch.cat([image[:, None], everything], dim=1)
+        rois = rows(boxes)
+        last_level = self.first_level + len(self.strides) - 1
+        levels = box_ops.pyramid_levels(rois[:, 1:], self.first_level, last_level)
         crops = [
             roi_align(feature_map, rois[levels == level], self.size, stride)
             for level, (feature_map, stride) in enumerate(zip(maps, self.strides, strict=True))

@@ -84,15 +84,19 @@ def _above(detection: Detection, min_score: float) -> Detection:
 
 
 def _named(result: Result, path: Path, category: str) -> NamedResult:
-    file_name = os.fsencode(path).decode("utf-8", "replace")  # JSON has no names that are not UTF-8
-    return NamedResult(**msgspec.structs.asdict(result), file_name=file_name, category=category)
+    return NamedResult(**msgspec.structs.asdict(result), file_name=_shown(path), category=category)
+
+
+def _shown(path: Path) -> str:
+    """As far as it is UTF-8: JSON has no other names, nor have most terminals."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _row(found: Found) -> tuple[str, ...]:
     names = [result.category for result in found.results]
     counts = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
     best = f"{found.results[0].score:.2f}" if names else ""
-    return escape(str(found.path)), str(len(names)), best, escape(counts)
+    return escape(_shown(found.path)), str(len(names)), best, escape(counts)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torchvision.ops import roi_align as _one_thread
@@ -28,6 +29,11 @@ def roi_align(feature_map: Tensor, rois: Tensor, size: int, stride: int) -> Tens
         crops: Tensor = _AllCores.apply(feature_map, rois, size, stride)
         return crops
     return _one_thread(feature_map, rois, size, 1 / stride, SAMPLES, aligned=True)
+
+
+def rows(boxes: Sequence[Tensor]) -> Tensor:
+    """`[sum R, 5]`, as `roi_align` takes them, of the boxes `[R, 4]` of each image."""
+    return torch.cat([F.pad(of_image, (1, 0), value=float(i)) for i, of_image in enumerate(boxes)])
 
 
 class _AllCores(torch.autograd.Function):

@@ -163,8 +163,8 @@ def chosen_by_list(merged: Merged, path: Path) -> tuple[NDArray[np.bool_], str]:
     """The images whose ids stand in a file, one a line. Raises ValueError for an id that no image has."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such list of image ids")
-    words = path.read_text(encoding="utf-8").split()
-    if wrong := [word for word in words if not word.isdecimal()]:
+    words = path.read_text(encoding="utf-8-sig").split()
+    if wrong := [word for word in words if not word.isdecimal() or int(word) >= 2**63]:
         raise ValueError(f"{path}: {wrong[0]!r} is no image id")
     wanted = np.unique(np.array(words, np.int64))
     ids = merged.image_ids
@@ -210,6 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chosen, how = draw(merged, options.minival, options.seed)
         else:
             chosen, how = chosen_by_list(merged, options.minival_ids)
+        sources = {path.resolve() for path in options.annotations}
+        for name in ("train", "minival"):
+            if (path := options.output / f"{name}.json").resolve() in sources:
+                raise ValueError(f"{path} is read and would be overwritten: choose another --output")
         text = f"{' + '.join(merged.sources)}: mini-val = {how}"
         for name, part in (("train", ~chosen), ("minival", chosen)):
             path = options.output / f"{name}.json"

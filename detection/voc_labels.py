@@ -35,13 +35,18 @@ def read_voc(root: Path, split: str | None) -> LabelledImages:
         raise ValueError(f"{labels}: no .xml files in this folder")
     faults = Faults()
     wanted = {path.stem for path in files} if split is None else _listed(root, split, labels, faults)
-    pictures = {path.stem: path for path in image_files(folder)}
+    pictures: dict[str, list[Path]] = {}
+    for picture in image_files(folder):
+        pictures.setdefault(picture.stem, []).append(picture)
+    taken: dict[str, Path] = {}
     images: list[LabelledImage] = []
     categories: set[str] = set()
     with track(len(files), "import", images_per_unit=1) as progress:
         for path in files:
             image = _Document(path, faults).image(folder, pictures)
-            if image is not None:
+            if image is not None and (first := taken.setdefault(image.file_name, path)) != path:
+                faults.add(path, f"labels of {folder / image.file_name}, as {first} has them, too")
+            elif image is not None:
                 categories |= {thing.category for thing in image.objects}
                 images += [image] if path.stem in wanted else []
             progress.advance()
@@ -54,7 +59,7 @@ def _listed(root: Path, split: str, labels: Path, faults: Faults) -> set[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected the images of the split {split}")
     names = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if words := line.split():
             names[words[0]] = number
     for name, number in names.items():
@@ -72,7 +77,7 @@ class _Document:
         self.path, self.faults = path, faults
         self._lines: dict[ElementTree.Element, int] = {}
 
-    def image(self, folder: Path, pictures: dict[str, Path]) -> LabelledImage | None:
+    def image(self, folder: Path, pictures: dict[str, list[Path]]) -> LabelledImage | None:
         """None where something is wrong, which the faults tell."""
         try:
             root = self._parse()
@@ -82,12 +87,17 @@ class _Document:
         except ValueError as error:
             self.faults.add(self.path, str(error))
             return None
-        picture = pictures.get(self.path.stem)
-        if picture is None:  # some tools name the file otherwise
-            picture = pictures.get(Path(root.findtext("filename", "")).stem)
-        if picture is None:
-            self.faults.add(self.path, f"no image {self.path.stem} in {folder}")
+        named = Path(root.findtext("filename", "")).name
+        # Some tools name the labels otherwise than the image.
+        found = pictures.get(self.path.stem) or pictures.get(Path(named).stem) or []
+        if len(found) > 1:
+            found = [path for path in found if path.name == named] or found
+        if len(found) != 1:
+            none = f"no image {self.path.stem} in {folder}"
+            several = f"labels of {' or of '.join(map(str, sorted(found)))}"
+            self.faults.add(self.path, several if found else none)
             return None
+        (picture,) = found
         try:
             size = upright_size(picture)
         except ValueError as error:

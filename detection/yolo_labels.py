@@ -91,7 +91,7 @@ def _categories(root: Path) -> list[str]:
             return _checked(path, _in_order(path, content["names"]))
     for name in NAMES:
         if (path := root / name).is_file():
-            return _checked(path, path.read_text(encoding="utf-8").split("\n"))
+            return _checked(path, path.read_text(encoding="utf-8-sig").split("\n"))
     raise FileNotFoundError(
         f"{root}: no class names, expected data.yaml with the key names, or one of {', '.join(NAMES)}"
     )
@@ -125,7 +125,7 @@ def _objects(
     path: Path, size: tuple[int, int], categories: Sequence[str], faults: Faults
 ) -> Iterator[LabelledObject]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         faults.add(path, f"not text: {error}")
         return

@@ -11,7 +11,7 @@ from backbones.base import Backbone
 from detection.c4 import C4_STRIDE, C4Config
 from detection.engines.torchvision import TorchvisionEngine
 from detection.heads import SecondStage
-from detection.roi_align import roi_align
+from detection.roi_align import roi_align, rows
 from detection.rpn import RegionProposals
 
 
@@ -55,8 +55,7 @@ class TorchvisionC4(TorchvisionEngine):
     def _score(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         (feature_map,) = maps
         tail = self.backbone.split(C4_STRIDE).tail
-        image = torch.cat([torch.full((len(b), 1), float(i), device=b.device) for i, b in enumerate(boxes)])
-        rois = torch.cat([image, torch.cat(boxes)], dim=1)
+        rois = rows(boxes)
         # In training, batch normalisation sees all regions at once.
         chunks = rois.split(len(rois) if self.training else self.roi_chunk)
         # RoIAlign gives the plain layout, whatever the map's is; the tail is faster in the weights' own.

@@ -272,6 +272,20 @@ def test_links_out_of_the_folder_are_found_and_others_are_not(data, tmp_path):
     assert found(path) == [("error", 2, rule, "b.png", "sub/c.jpg")]
 
 
+def test_a_name_that_would_widen_all_others_is_refused(data):
+    path = data(lambda content: content["images"][0].update(file_name="a" * 2000))
+    rule = "images: file_name has more than 1024 characters"
+    assert ("error", 1, rule, f"{'a' * 40}…") in found(path)
+
+
+def test_a_loop_of_links_holds_no_image(data):
+    path = data(lambda content: content["images"][0].update(file_name="loop/a.png"))
+    (path.parent / "images" / "loop").symlink_to("loop")
+    ((level, count, _, name),) = found(path)
+    assert (level, count) == ("error", 1)
+    assert name.startswith("loop/a.png")
+
+
 def test_a_folder_of_images_may_itself_be_a_link(data, tmp_path):
     path = data()
     (tmp_path / "link").symlink_to(tmp_path / "images")

@@ -53,6 +53,12 @@ def test_a_detector_looks_at_pictures_and_tensors_alike(trained, scenes):
     assert by_picture["scores"].tolist() == sorted(by_picture["scores"].tolist(), reverse=True)
 
 
+def test_a_tensor_of_another_type_is_refused(trained):
+    detector = Detector.load(trained[0] / "detector.safetensors", device="cpu")
+    with pytest.raises(ValueError, match=r"an image tensor is of torch\.int64, expected uint8, or a float"):
+        detector([torch.zeros(3, 40, 40, dtype=torch.int64)])
+
+
 def test_weights_that_are_not_finite_are_refused_and_named(trained, scenes, tmp_path):
     detector = Detector.load(trained[0] / "detector.safetensors", device="cpu")
     with torch.no_grad():

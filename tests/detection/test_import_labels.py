@@ -121,6 +121,35 @@ def test_voc_boxes_count_from_1_and_difficult_objects_become_crowd_regions(voc):
     }
 
 
+def test_voc_labels_that_fit_two_images_are_told_unless_they_name_one(voc, capsys):
+    picture(voc / "JPEGImages" / "a.jpg")
+    labels = voc / "Annotations" / "a.xml"
+    named = labels.read_text()
+    labels.write_text(named.replace("a.jpg", "a"))
+    assert run("voc", voc)[0] == 1
+    assert_says(capsys, r"a\.xml: labels of .*a\.jpg or of .*a\.png")
+    labels.write_text(named)
+    code, output = run("voc", voc)
+    assert code == 0
+    assert set(boxes(output)) == {"a.jpg", "b.png"}
+
+
+def test_voc_labels_of_the_same_image_are_told(voc, capsys):
+    labels = voc / "Annotations"
+    (labels / "again.xml").write_text((labels / "a.xml").read_text())
+    assert run("voc", voc)[0] == 1
+    assert_says(capsys, r"again\.xml: labels of .*a\.png, as .*a\.xml has them, too")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(yolo):
+    (yolo / "data.yaml").unlink()
+    (yolo / "classes.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+    (yolo / "labels" / "a.txt").write_text("1 0.5 0.5 0.25 0.5\n", encoding="utf-8-sig")
+    code, output = run("yolo", yolo)
+    assert code == 0
+    assert boxes(output)["a.png"] == [("dog", [15, 5, 10, 10], False)]
+
+
 def test_parts_of_a_voc_set_agree_on_the_categories(voc):
     code, output = run("voc", voc, "--split", "train")
     coco, _ = read_coco(output)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -130,6 +132,24 @@ def test_a_name_that_is_not_utf_8_is_written_as_far_as_it_is(weights, images, ca
     assert main([weights, str(images), "--json", "--device", "cpu"]) == 0
     names = {entry["file_name"] for entry in json.loads(capsys.readouterr().out)}
     assert f"{images}/caf\ufffd.png" in names
+
+
+def test_the_table_shows_such_a_name_on_a_strict_terminal(weights, images, tmp_path):
+    os.rename(images / "a.png", os.fsencode(images) + b"/caf\xe9.png")
+    command = [
+        sys.executable,
+        "-m",
+        "detection.predict",
+        weights,
+        str(images),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict", "COLUMNS": "200"}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "caf\ufffd.png" in done.stdout.decode()
 
 
 def test_a_decompression_bomb_is_refused_by_name(weights, tmp_path, capsys, monkeypatch):

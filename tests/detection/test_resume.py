@@ -154,16 +154,18 @@ def train_quietly(config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_may_be_killed_at_any_moment(tmp_path, config, straight, workers):
+@pytest.mark.parametrize(
+    ("engine", "workers"), [("torchvision_fpn", 0), ("torchvision_fpn", 2), ("detectron2_fpn", 0)]
+)
+def test_a_run_may_be_killed_at_any_moment(tmp_path, config, straight, engine, workers):
     """20 kills at random moments of the training, its evaluations and its end, one run after the other."""
     start = time.monotonic()
-    expected = straight(config)
+    expected = straight(config, engine)
     whole = max(time.monotonic() - start, 3.0)
     draws, kills = random.Random(workers), 0
     for number in range(100):
         folder = tmp_path / str(number)
-        asked = config(folder, "torchvision_fpn", workers)
+        asked = config(folder, engine, workers)
         while not (folder / "metrics.json").exists():
             process = multiprocessing.get_context("fork").Process(target=train_quietly, args=(asked,))
             process.start()

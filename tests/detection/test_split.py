@@ -59,6 +59,15 @@ def split(files, output: Path, *more: str) -> tuple[dict, dict]:
     return tuple(json.loads((output / f"{name}.json").read_text()) for name in ("train", "minival"))
 
 
+def test_what_is_read_is_not_overwritten(coco2014, tmp_path, capsys):
+    source = coco2014[1].rename(tmp_path / "train.json")
+    before = source.read_bytes()
+    assert main([str(source), "--output", f"{tmp_path}/", "--minival", "8"]) == 1
+    assert "train.json is read and would be overwritten: choose another --output" in capsys.readouterr().err
+    assert source.read_bytes() == before
+    assert not (tmp_path / "minival.json").exists()
+
+
 def ids(content, kind="images"):
     return {element["id"] for element in content[kind]}
 
