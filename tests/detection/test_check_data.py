@@ -1,13 +1,9 @@
 """The check of a data set: one case per fault, each found alone, counted and named."""
 
-import io
 import json
-import struct
-import zlib
 
-import numpy as np
 import pytest
-from PIL import Image
+from annotated_folder import annotated_folder, found, of
 
 from detection.check_data import check, main
 from detection.data import CocoDataConfig
@@ -17,45 +13,7 @@ MASK = [[0, 0, 9, 0, 9, 9]]
 
 @pytest.fixture
 def data(tmp_path):
-    """A root with nothing wrong: images a.png (40x30), b.png (20x50), sub/c.jpg (16x8); three boxes, one of a
-    crowd region. Returns a function that writes the annotations after `change` and returns their path."""
-    images = tmp_path / "images"
-    (images / "sub").mkdir(parents=True)
-    noise = np.random.default_rng(0)
-    for name, size in (("a.png", (40, 30)), ("b.png", (20, 50)), ("sub/c.jpg", (16, 8))):
-        Image.fromarray(noise.integers(0, 255, (*size[::-1], 3), np.uint8)).save(images / name)
-
-    def write(change=lambda content: None):
-        content = {
-            "images": [
-                {"id": 7, "file_name": "a.png", "width": 40, "height": 30},
-                {"id": 3, "file_name": "b.png", "width": 20, "height": 50},
-                {"id": 0, "file_name": "sub/c.jpg", "width": 16, "height": 8},
-            ],
-            "annotations": [
-                {"id": 11, "image_id": 7, "category_id": 1, "bbox": [1, 2, 10, 20]},
-                {"id": 12, "image_id": 3, "category_id": 9, "bbox": [2.5, 2, 10, 20]},
-                {
-                    "id": 13,
-                    "image_id": 3,
-                    "category_id": 1,
-                    "bbox": [0, 0, 20, 50],
-                    "iscrowd": 1,
-                    "segmentation": {"counts": [0, 1000], "size": [50, 20]},
-                },
-            ],
-            "categories": [{"id": 9, "name": "dog"}, {"id": 1, "name": "cat"}, {"id": 4, "name": "gnu"}],
-        }
-        path = tmp_path / "annotations.json"
-        path.write_text(change(content) or json.dumps(content))
-        return path
-
-    return write
-
-
-def found(path, **options):
-    problems = check(path, path.parent / "images", **options).problems
-    return [(problem.level, problem.count, problem.rule, *problem.names) for problem in problems]
+    return annotated_folder(tmp_path)
 
 
 def test_a_good_data_set_has_no_problems_and_its_classes_are_counted(data):
@@ -71,10 +29,6 @@ def test_a_good_data_set_has_no_problems_and_its_classes_are_counted(data):
         "categories": 3,
         "categories without boxes": 1,
     }
-
-
-def of(kind, row, **changes):
-    return lambda content: content[kind][row].update(changes)
 
 
 BEYOND = "annotations: bbox reaches more than 1 px beyond its image and is cut there, annotation"
@@ -178,118 +132,6 @@ def test_a_fault_of_the_annotations_is_the_only_one_found(data, fault):
     assert problem[:2] == (level, count)
     assert rule in problem[2]
     assert str(problem[3]).replace(str(path), "annotations.json").startswith(name)
-
-
-def bomb() -> bytes:
-    """A PNG whose header says 20,000 x 20,000 pixels; no data follow."""
-    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
-    chunks = b""
-    for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")):
-        chunks += struct.pack(">I", len(content)) + kind + content
-        chunks += struct.pack(">I", zlib.crc32(kind + content))
-    return b"\x89PNG\r\n\x1a\n" + chunks
-
-
-def large() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("1", (10_000, 9_000)).save(buffer, "png")
-    return buffer.getvalue()
-
-
-def rotated() -> bytes:
-    buffer = io.BytesIO()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # lies on its side: 30x40 upright
-    Image.new("RGB", (40, 30)).save(buffer, "jpeg", exif=exif)
-    return buffer.getvalue()
-
-
-def misread() -> bytes:
-    """A JPEG file on its side, in whose EXIF a number (of the tag 0x0106) is text."""
-    buffer = io.BytesIO()
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010F] = 6, "name"
-    Image.new("RGB", (40, 30)).save(buffer, "jpeg", exif=exif)
-    return buffer.getvalue().replace(b"\x01\x0f\x00\x02", b"\x01\x06\x00\x02")
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (b"GIF89 of a kind", ("error", 1, "file is no image", "a.png: is no image")),
-        (b"", ("error", 1, "file is no image", "a.png: is no image")),
-        (
-            bomb(),
-            ("error", 1, "image is too large to be decoded", "a.png: cannot be read as an image: Image s"),
-        ),
-        (rotated(), ("error", 1, "image has another size than annotated", "a.png: 30x40, annotated 40x30")),
-    ],
-)
-def test_a_fault_of_an_image_file_is_found_in_its_header(data, content, expected):
-    path = data()
-    (path.parent / "images" / "a.png").write_bytes(content)
-    (problem,) = found(path)
-    assert problem[:3] == expected[:3]
-    assert problem[3].startswith(expected[3])
-
-
-def test_a_large_image_that_can_be_read_is_a_warning(data):
-    path = data(of("images", 0, width=10_000, height=9_000))
-    (path.parent / "images" / "a.png").write_bytes(large())
-    assert [problem[:3] for problem in found(path)] == [
-        ("warning", 1, "image has more than 89 million pixels")
-    ]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_what_is_cut_off_is_found_by_decoding(data, workers):
-    path = data()
-    image = path.parent / "images" / "a.png"
-    image.write_bytes(image.read_bytes()[:-200])
-    assert found(path) == []
-    assert found(path, decode=True, workers=workers) == [("error", 1, "truncated or damaged image", "a.png")]
-
-
-def test_a_picture_that_cannot_be_turned_upright_is_named(data):
-    path = data(of("images", 0, width=30, height=40))
-    (path.parent / "images" / "a.png").write_bytes(misread())
-    assert found(path, decode=True) == [("error", 1, "truncated or damaged image", "a.png")]
-    config = CocoDataConfig(root=str(path.parent), train_images="images", train_annotations=path.name)
-    with pytest.raises(ValueError, match=r"a\.png: cannot be read as an image"):
-        config.open("train")[(0, 0)]
-
-
-def test_links_out_of_the_folder_are_found_and_others_are_not(data, tmp_path):
-    path = data()
-    images = path.parent / "images"
-    (images / "sub").rename(tmp_path / "elsewhere")
-    (images / "sub").symlink_to(tmp_path / "elsewhere")
-    (images / "b.png").rename(tmp_path / "b.png")
-    (images / "b.png").symlink_to(tmp_path / "b.png")
-    (images / "a.png").rename(images / "kept.png")
-    (images / "a.png").symlink_to("kept.png")
-    rule = "image is a symbolic link that leaves the folder, or lies below one"
-    assert found(path) == [("error", 2, rule, "b.png", "sub/c.jpg")]
-
-
-def test_a_name_that_would_widen_all_others_is_refused(data):
-    path = data(lambda content: content["images"][0].update(file_name="a" * 2000))
-    rule = "images: file_name has more than 1024 characters"
-    assert ("error", 1, rule, f"{'a' * 40}…") in found(path)
-
-
-def test_a_loop_of_links_holds_no_image(data):
-    path = data(lambda content: content["images"][0].update(file_name="loop/a.png"))
-    (path.parent / "images" / "loop").symlink_to("loop")
-    ((level, count, _, name),) = found(path)
-    assert (level, count) == ("error", 1)
-    assert name.startswith("loop/a.png")
-
-
-def test_a_folder_of_images_may_itself_be_a_link(data, tmp_path):
-    path = data()
-    (tmp_path / "link").symlink_to(tmp_path / "images")
-    assert check(path, tmp_path / "link").problems == []
 
 
 def test_missing_file_and_folder_are_told(data, tmp_path):
