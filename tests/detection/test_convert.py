@@ -112,7 +112,7 @@ def test_the_number_of_detections_and_cocos_twelve_are_the_same(trained_and_conv
     ours, theirs = (predict_all(one, images, 0) for one in pair)
     assert len(ours) == len(theirs)
     metrics = evaluate(images.coco, ours).metrics
-    assert metrics["AP"] > 0.001
+    assert metrics["AP"] > 0.02
     assert metrics == evaluate(images.coco, theirs).metrics
 
 
