@@ -20,7 +20,7 @@ import numpy as np
 
 from classification.problems import Report as FolderReport
 from detection.coco_file import CocoFile, parse, places
-from detection.coco_rules import find_problems, leaves
+from detection.coco_rules import find_problems, is_target, leaves
 from detection.image_check import Fault, check_images, links_that_leave
 from runtime.progress import track
 
@@ -57,8 +57,9 @@ def check(
         report.add(str(error), str(annotations))
         return report
     report.problems = find_problems(file, names)
-    if not ((file.iscrowd == 0) & (file.bboxes[:, 2:] > 0).all(axis=1)).any():
-        rule = "annotations: nothing to train on, none with an area that is no crowd region"
+    known = file.places >= 0
+    if not is_target(file.bboxes[known], file.sizes[file.places[known]], file.iscrowd[known] != 0).any():
+        rule = "annotations: nothing to train on, none with an area inside its image that is no crowd region"
         report.add(rule, str(annotations))
     _count(report, file)
     if not images.is_dir():

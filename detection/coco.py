@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from classification.problems import Problem
 from detection.coco_file import CocoFile, parse
-from detection.coco_rules import find_problems
+from detection.coco_rules import find_problems, is_target
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,10 @@ class CocoAnnotations:
     def num_classes(self) -> int:
         return len(self.category_ids)
 
-    def is_target(self) -> NDArray[np.bool_]:
-        """`[R]`: no crowd region, and with an area inside its image."""
-        height, width = self.sizes[np.repeat(np.arange(len(self)), np.diff(self.first))].T
-        x, y, wide, high = self.bboxes.T
-        across = np.minimum(x + wide, width) - np.maximum(x, 0)
-        down = np.minimum(y + high, height) - np.maximum(y, 0)
-        return ~self.crowd & (across > 0) & (down > 0)
+    def has_targets(self) -> bool:
+        """Whether there is anything that training sees."""
+        sizes = np.repeat(self.sizes, np.diff(self.first), axis=0)
+        return bool(is_target(self.bboxes, sizes, self.crowd).any())
 
     def targets(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Boxes `[R, 4]` xyxy cut at the border, and labels `[R]`, of one image, for training.

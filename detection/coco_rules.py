@@ -147,6 +147,16 @@ def _of_boxes(file: CocoFile) -> Iterator[Found]:
     )
 
 
+def is_target(
+    bboxes: NDArray[np.float64], sizes: NDArray[np.integer], crowd: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """`[R]`: what training sees, no crowd regions, and with an area inside the image.
+
+    bboxes: `[R, 4]`, x, y, width, height. sizes: `[R, 2]`, height and width of each box's image."""
+    ends = np.minimum(bboxes[:, :2] + bboxes[:, 2:], sizes[:, ::-1])
+    return ~crowd & (ends > np.maximum(bboxes[:, :2], 0)).all(axis=1)
+
+
 def _repeated(values: NDArray[np.int64]) -> list[int]:
     distinct, counts = np.unique(values, return_counts=True)
     return distinct[counts > 1].tolist()

@@ -141,7 +141,7 @@ class CocoDataConfig:
         if split == "val":
             size = self.input_size
             return DetectionImages(coco, folder, [size.min_size], size.max_size, keep_aspect=size.keep_aspect)
-        if not coco.is_target().any():
+        if not coco.has_targets():
             raise ValueError(
                 f"{coco.path}: nothing to train on, none of the {len(coco.labels)} annotations of "
                 f"{len(coco)} images is a box with an area inside its image that is no crowd region"

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbones import NASNet, NetworkSpec, profile
+from backbones.cell import DropPath
 from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Block, Cell, Genotype
 from backbones.zoo import NASNET_A
 from benchmarks.calibration import calibrate
@@ -19,17 +20,23 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 layouts, memories = st.sampled_from(LAYOUTS), st.sampled_from(["keep", "lean", "checkpoint"])
 
 
-def untrained(network, loss, dropping):
-    """Parameters that no gradient reaches, or one that is not finite.
+def untrained(network, loss):
+    """Parameters that no gradient reaches, or one that is not finite. loss: computes it, in training.
 
-    A gradient may be 0: of what sees padding alone, and of all that comes before dropped paths (`dropping`).
-    Without dropped paths most are not.
+    A gradient may be 0: of what sees padding alone, and of all that comes before dropped paths. Without
+    dropped paths not most of them.
     """
-    loss.backward()
+    loss().backward()
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
     found = [name for name, grad in gradients.items() if grad is None or not grad.isfinite().all()]
+    for module in network.modules():
+        if isinstance(module, DropPath):
+            module.keep = 1.0
+    network.zero_grad()
+    loss().backward()
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
     zero = [name for name, grad in gradients.items() if grad is not None and not grad.any()]
-    assert dropping or len(zero) < len(gradients) / 2, zero
+    assert len(zero) < len(gradients) / 2, zero
     return found
 
 
@@ -41,7 +48,7 @@ def check(spec, batch, layout, memory):
     images = torch.randn(batch, 3, size, size).to(memory_format=layout)
     logits = network(images)
     assert logits.shape == (batch, CLASSES)
-    assert untrained(network, logits.square().sum(), dropping=True) == []
+    assert untrained(network, lambda: network(images).square().sum()) == []
 
     network.eval()
     with torch.no_grad():
@@ -58,9 +65,14 @@ def check(spec, batch, layout, memory):
 def trains_every_parameter_of_an_auxiliary_head(spec, memory):
     network = NASNet(spec, CLASSES, drop_path_keep=0.9, auxiliary=True)
     calibrate(network, size=spec.image_size).set_activation_memory(memory)
-    logits, auxiliary = network.forward_with_aux(torch.randn(2, 3, spec.image_size, spec.image_size))
-    assert auxiliary.shape == (2, CLASSES)
-    assert untrained(network, logits.square().sum() + auxiliary.square().sum(), dropping=True) == []
+    images = torch.randn(2, 3, spec.image_size, spec.image_size)
+
+    def loss():
+        logits, auxiliary = network.forward_with_aux(images)
+        assert auxiliary.shape == (2, CLASSES)
+        return logits.square().sum() + auxiliary.square().sum()
+
+    assert untrained(network, loss) == []
 
 
 def trains_by_its_features_without_a_classifier(spec, layout, memory):
@@ -68,8 +80,11 @@ def trains_by_its_features_without_a_classifier(spec, layout, memory):
     network.set_activation_memory(memory)
     network.remove_classifier()
     images = torch.randn(2, 3, spec.image_size, spec.image_size).to(memory_format=layout)
-    loss = sum(out.square().sum() for out in network.features(images).values())
-    assert untrained(network, loss, dropping=False) == []
+
+    def loss():
+        return sum(out.square().sum() for out in network.features(images).values())
+
+    assert untrained(network, loss) == []
 
 
 up_to_the_largest = small_specs(st.integers(71, 331), stems=["imagenet"], max_cells_per_stage=1)
