@@ -1,4 +1,4 @@
-"""Known vulnerabilities of locked versions; exit code 1 where there are any, or where the service did not answer.
+"""Known vulnerabilities of locked versions; exit code 1 where there are any, or the service does not answer.
 
 python requirements/audit.py requirements/test.txt …
 
@@ -12,23 +12,25 @@ from collections.abc import Sequence
 
 
 def verdict(output: str, errors: str) -> tuple[int, str]:
-    """The exit code and what to say of what pip-audit printed; `output` is JSON, or empty where it stopped."""
+    """The exit code and what to say of what pip-audit printed: JSON, or nothing but errors where it stopped."""
     try:
         packages = json.loads(output)["dependencies"]
     except ValueError:
         packages = []
     skipped = [package for package in packages if "skip_reason" in package]
     if len(skipped) == len(packages):
-        lines = [package["skip_reason"] for package in skipped] or errors.strip().splitlines() or ["no answer"]
-        reason = lines[-1].rpartition("pip_audit._cli:")[2]
+        reasons = [package["skip_reason"] for package in skipped] or errors.strip().splitlines()
+        reason = reasons[-1].rpartition("pip_audit._cli:")[2] if reasons else "no answer"
         return 1, f"Nothing was audited: {reason}"
     found = [
-        f"{package['name']} {package['version']}: {issue['id']}, fixed in {', '.join(issue['fix_versions']) or '–'}"
+        f"{package['name']} {package['version']}: {issue['id']}, fixed in {issue['fix_versions']}"
         for package in packages
         for issue in package.get("vulns", [])
     ]
     missed = [f"{package['name']} was not audited: {package['skip_reason']}" for package in skipped]
-    count = f"{len(packages) - len(skipped)} of {len(packages)} packages audited, {len(found)} vulnerabilities"
+    count = (
+        f"{len(packages) - len(skipped)} of {len(packages)} packages audited, vulnerabilities: {len(found)}"
+    )
     return int(bool(found or missed)), "\n".join([*found, *missed, count])
 
 
