@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 
 def verdict(output: str, errors: str) -> tuple[int, str]:
-    """The exit code and what to say of what pip-audit printed: JSON, or nothing but errors where it stopped."""
+    """The exit code and what to say of what pip-audit printed: JSON, or errors alone where it stopped."""
     try:
         packages = json.loads(output)["dependencies"]
     except ValueError:
