@@ -43,15 +43,15 @@ $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-# The locked versions, each held to its hash; sdists are built with the locked setuptools. An editable install is
-# refused beside hashes, so the packages of this repository follow alone. `make clean`, then RANGES=1 for another
-# build of PyTorch or versions of one's own: whatever pyproject.toml allows.
+# The locked versions, each held to its hash; sdists are built with the locked setuptools. Nothing is resolved, which
+# saves seconds; `pip check` follows. An editable install is refused beside hashes, so this repository comes last.
+# `make clean`, then RANGES=1 for another build of PyTorch or newer versions: whatever pyproject.toml allows.
 ifdef RANGES
 install = $(PIP) install --quiet --editable ".[$(2)]"
 else
 define install
 $(PIP) install --quiet --require-hashes --requirement requirements/build.txt
-$(PIP) install --quiet --no-build-isolation --require-hashes --requirement $(1)
+$(PIP) install --quiet --no-build-isolation --no-deps --require-hashes --requirement $(1)
 $(PIP) install --quiet --no-build-isolation --no-deps --editable .
 endef
 endif
