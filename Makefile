@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SITE = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 PIP := $(BIN)/python -m pip
+# Of pyproject.toml, for `make demo` and `make test`.
+EXTRAS_demo := demo
+EXTRAS_test := demo,test,timm,export,detectron2,tensorboard
 PACKAGES := backbones runtime classification search detection pipeline conf benchmarks celltransfer.py
-comma := ,
-EXTRAS := demo,test,timm,export,detectron2,tensorboard
 
 .PHONY: demo test test-slow test-install gpu-check lint install detectron2 lock audit clean
 
@@ -47,11 +48,11 @@ $(VENV)/.venv:
 # saves seconds; `pip check` follows. An editable install is refused beside hashes, so this repository comes last.
 # `make clean`, then RANGES=1 for another build of PyTorch or newer versions: whatever pyproject.toml allows.
 ifdef RANGES
-install = $(PIP) install --quiet --editable ".[$(2)]"
+install = $(PIP) install --quiet --editable ".[$(EXTRAS_$(1))]"
 else
 define install
 $(PIP) install --quiet --require-hashes --requirement requirements/build.txt
-$(PIP) install --quiet --no-build-isolation --no-deps --require-hashes --requirement $(1)
+$(PIP) install --quiet --no-build-isolation --no-deps --require-hashes --requirement requirements/$(1).txt
 $(PIP) install --quiet --no-build-isolation --no-deps --editable .
 endef
 endif
@@ -60,19 +61,19 @@ endif
 check = $(PIP) check | { ! grep --invert-match --regexp "^sal-detectron2 " --regexp "^No broken "; }
 
 $(VENV)/.demo: pyproject.toml requirements/build.txt requirements/demo.txt $(VENV)/.venv
-	$(call install,requirements/demo.txt,demo)
+	$(call install,demo)
 	$(check)
 	touch $@
 
 $(VENV)/.test: requirements/test.txt $(VENV)/.demo
-	$(call install,requirements/test.txt,$(EXTRAS))
+	$(call install,test)
 	$(check)
 	touch $@
 
 # Detectron2 publishes no wheel. This one is a third party's build of its main branch of April 2024 (three lines
 # differ) for Python 3.10; its compiled part is ignored on other versions, and Faster R-CNN does not need it.
 $(VENV)/.detectron2: requirements/detectron2.txt $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --upgrade --no-deps --require-hashes --only-binary=:all: \
+	$(PIP) install --quiet --upgrade --no-deps --require-hashes --only-binary=:all: \
 		--python-version 3.10 --target "$(SITE)" --requirement requirements/detectron2.txt
 	touch $@
 
@@ -82,7 +83,7 @@ COMPILE = $(VENV)/tools/bin/uv pip compile --quiet --upgrade --universal --pytho
 	--no-header --no-annotate $(addprefix --constraint ,$(CONSTRAINTS))
 
 lock: $(VENV)/.tools  ## newest versions inside the ranges of pyproject.toml to requirements/*.txt, for every platform
-	$(COMPILE) $(addprefix --extra ,$(subst $(comma), ,$(EXTRAS))) pyproject.toml --output-file requirements/test.txt
+	$(COMPILE) --all-extras pyproject.toml --output-file requirements/test.txt
 	$(COMPILE) --constraint requirements/test.txt --extra demo pyproject.toml --output-file requirements/demo.txt
 	echo "setuptools>=77" | $(COMPILE) --constraint requirements/test.txt - --output-file requirements/build.txt
 
