@@ -3,9 +3,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 SITE = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
-PACKAGES := backbones runtime classification search detection pipeline conf benchmarks
+PIP := $(BIN)/python -m pip
+PACKAGES := backbones runtime classification search detection pipeline conf benchmarks celltransfer.py
+comma := ,
+EXTRAS := demo,test,timm,export,detectron2,tensorboard
 
-.PHONY: demo test test-slow gpu-check lint install detectron2 clean
+.PHONY: demo test test-slow test-install gpu-check lint install detectron2 lock audit clean
 
 demo: install  ## search, classify and detect on the embedded digits; about 3 minutes on 2 cores
 	$(BIN)/python -m pipeline experiment=demo
@@ -14,7 +17,10 @@ test: $(VENV)/.test detectron2 lint  ## the suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.test detectron2  ## what takes minutes: kill loops, chains on real data
-	$(BIN)/python -m pytest -m 'slow and not gpu'
+	$(BIN)/python -m pytest -m 'slow and not gpu and not install'
+
+test-install: $(VENV)/.test detectron2  ## the wheel in environments of its own, each extra alone, the next Hydra
+	$(BIN)/python -m pytest -m install tests/install
 
 # Where there is a GPU, the packages are often installed already: the python of the PATH runs, without a venv.
 gpu-check: PYTHON = $(shell command -v python || command -v python3)
@@ -29,20 +35,38 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES)
 
-install: $(VENV)/.demo
-detectron2: $(VENV)/.detectron2
+install: $(VENV)/.demo  ## what the demo needs, in .venv
+detectron2: $(VENV)/.detectron2  ## the second engine, in .venv
 
 $(VENV)/.venv:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=…')"
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/.demo: pyproject.toml $(VENV)/.venv
-	$(BIN)/python -m pip install --quiet --editable ".[demo]"
+# The locked versions, each held to its hash; sdists are built with the locked setuptools. An editable install is
+# refused beside hashes, so the packages of this repository follow alone. `make clean`, then RANGES=1 for another
+# build of PyTorch or versions of one's own: whatever pyproject.toml allows.
+ifdef RANGES
+install = $(PIP) install --quiet --editable ".[$(2)]"
+else
+define install
+$(PIP) install --quiet --require-hashes --requirement requirements/build.txt
+$(PIP) install --quiet --no-build-isolation --require-hashes --requirement $(1)
+$(PIP) install --quiet --no-build-isolation --no-deps --editable .
+endef
+endif
+
+# Detectron2's wheel names old versions of packages that it does not need.
+check = $(PIP) check | { ! grep --invert-match --regexp "^sal-detectron2 " --regexp "^No broken "; }
+
+$(VENV)/.demo: pyproject.toml requirements/build.txt requirements/demo.txt $(VENV)/.venv
+	$(call install,requirements/demo.txt,demo)
+	$(check)
 	touch $@
 
-$(VENV)/.test: pyproject.toml $(VENV)/.demo
-	$(BIN)/python -m pip install --quiet --editable ".[demo,test,timm,export,detectron2]"
+$(VENV)/.test: requirements/test.txt $(VENV)/.demo
+	$(call install,requirements/test.txt,$(EXTRAS))
+	$(check)
 	touch $@
 
 # Detectron2 publishes no wheel. This one is a third party's build of its main branch of April 2024 (three lines
@@ -52,5 +76,23 @@ $(VENV)/.detectron2: requirements/detectron2.txt $(VENV)/.test
 		--python-version 3.10 --target "$(SITE)" --requirement requirements/detectron2.txt
 	touch $@
 
-clean:
+# pip's own constraints hold for the lock, too, where they are set.
+CONSTRAINTS = $(shell $(PIP) config list | sed -n "s/.*\.constraint='\(.*\)'/\1/p")
+COMPILE = $(VENV)/tools/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate $(addprefix --constraint ,$(CONSTRAINTS))
+
+lock: $(VENV)/.tools  ## newest versions inside the ranges of pyproject.toml to requirements/*.txt, for every platform
+	$(COMPILE) $(addprefix --extra ,$(subst $(comma), ,$(EXTRAS))) pyproject.toml --output-file requirements/test.txt
+	$(COMPILE) --constraint requirements/test.txt --extra demo pyproject.toml --output-file requirements/demo.txt
+	echo "setuptools>=77" | $(COMPILE) --constraint requirements/test.txt - --output-file requirements/build.txt
+
+audit: $(VENV)/.tools  ## known vulnerabilities of the locked versions; asks a service on the internet
+	$(VENV)/tools/bin/python requirements/audit.py requirements/test.txt
+
+$(VENV)/.tools: $(VENV)/.venv
+	$(BIN)/python -m venv $(VENV)/tools
+	$(VENV)/tools/bin/pip install --quiet "uv>=0.9,<1" "pip-audit>=2.10,<3"
+	touch $@
+
+clean:  ## .venv and what builds leave
 	rm -rf $(VENV) build *.egg-info
