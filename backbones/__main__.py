@@ -1,21 +1,26 @@
-"""`python -m backbones list | profile | draw | convert | export`: a command line over the zoo."""
+"""`python -m backbones list | profile | draw | convert | export`: a command line over the zoo.
+
+What needs torch is imported by the command that uses it: --help need not wait.
+"""
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from backbones.costs import PartProfile, Profile, profile
 from backbones.draw import draw
-from backbones.export import SUFFIXES, export
 from backbones.files import write_atomically
-from backbones.foreign_weights import FOREIGN_NETWORKS, read_state_dict
+from backbones.formats import SOURCES, SUFFIXES
 from backbones.genotype import Genotype
 from backbones.published import PAPER_ROWS
-from backbones.weights import convert, load, save
 from backbones.zoo import ZOO, resolve_spec
+from celltransfer import program
+
+if TYPE_CHECKING:
+    from backbones.costs import PartProfile, Profile
 
 LIST_NOTES = """\
 N: normal cells in each of the three stages. 10 classes with the cifar stem, 1000 with the imagenet stem.
@@ -29,6 +34,8 @@ wiring.\
 
 
 def list_networks(args: argparse.Namespace) -> None:
+    from backbones.costs import profile
+
     table = Table("network", "in the paper", title="The zoo beside Tables 1 to 3 of arXiv 1707.07012")
     for heading in ("N", "image", "parameters", "+ statistics", "paper", "multiply-adds", "paper"):
         table.add_column(heading, justify="right")
@@ -52,6 +59,9 @@ def list_networks(args: argparse.Namespace) -> None:
 
 
 def profile_network(args: argparse.Namespace) -> None:
+    from backbones.costs import profile
+    from backbones.weights import load
+
     sizes = {key: getattr(args, key) for key in ("cells_per_stage", "filters", "stem")}
     given = {key: value for key, value in sizes.items() if value is not None}
     if args.network.endswith(".safetensors"):
@@ -74,7 +84,7 @@ def profile_network(args: argparse.Namespace) -> None:
     Console(width=120).print(table)
 
 
-def _costs(counted: Profile | PartProfile) -> tuple[str, ...]:
+def _costs(counted: "Profile | PartProfile") -> tuple[str, ...]:
     return (
         f"{counted.parameters:,}",
         f"{counted.buffers:,}",
@@ -92,6 +102,9 @@ def draw_genotype(args: argparse.Namespace) -> None:
 
 
 def convert_weights(args: argparse.Namespace) -> None:
+    from backbones.foreign_weights import read_state_dict
+    from backbones.weights import convert, save
+
     if args.checkpoint is not None:
         state_dict = read_state_dict(args.checkpoint)
     elif args.source == "timm":
@@ -107,13 +120,15 @@ def convert_weights(args: argparse.Namespace) -> None:
 
 
 def export_weights(args: argparse.Namespace) -> None:
+    from backbones.export import export
+
     output = args.output or args.weights.with_suffix(SUFFIXES[args.format])
     export(args.weights, output, args.format, image_size=args.image_size, features=args.features)
     print(output)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m backbones", description="Networks and genotypes.")
+    parser = argparse.ArgumentParser(prog=program("backbones"), description="Networks and genotypes.")
     commands = parser.add_subparsers(required=True)
     commands.add_parser("list", help="the zoo with its costs").set_defaults(run=list_networks)
 
@@ -136,7 +151,7 @@ def main() -> None:
 
     command = commands.add_parser("convert", help="make a backbone.safetensors of another package's weights")
     add = command.add_argument
-    add("--source", choices=list(FOREIGN_NETWORKS), required=True, help="whose weights")
+    add("--source", choices=SOURCES, required=True, help="whose weights")
     add("--checkpoint", type=Path, help="state dict, .pth or .safetensors (default: timm downloads its own)")
     add("--output", type=Path, required=True, help="the backbone.safetensors to write")
     command.set_defaults(run=convert_weights)

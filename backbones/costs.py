@@ -14,10 +14,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones.base import Backbone
-from backbones.build import TimmSpec, build
+from backbones.build import build
 from backbones.genotype import Block, Cell
 from backbones.network import CellPlan, NASNet, live_outputs, plan_cells
 from backbones.spec import NetworkSpec
+from backbones.timm_spec import TimmSpec
 
 
 @dataclass(frozen=True)

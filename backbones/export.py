@@ -10,7 +10,6 @@ OpenVINO's runtime information under `celltransfer`, and in a .pt2 as the extra 
 import copy
 import dataclasses
 import functools
-import importlib.util
 import json
 import os
 import tempfile
@@ -23,16 +22,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from backbones.base import Backbone
+from backbones.formats import check_export
 from backbones.fused import FusedCell
 from backbones.weights import load
-
-SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
-NEEDS: Mapping[str, tuple[str, ...]] = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("onnx", "onnxscript", "openvino"),
-    "torch": (),
-}
-"""What writing a format and checking the file take."""
 
 TOLERANCE = 1e-4
 """Difference to the network, relative to its largest output, above which a file is refused …"""
@@ -73,7 +65,9 @@ def export(
     otherwise than the network, and ModuleNotFoundError with the command that installs what is missing.
     """
     path = Path(path)
-    _check_request(path, format, image_size)
+    check_export(path, format)
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size = {image_size}, must be a whole number from 1 on")
     if not isinstance(net, Backbone):
         net = load(net)
     if any(isinstance(module, FusedCell) for module in net.modules()):
@@ -103,23 +97,6 @@ def export(
         for name in expected:
             _compare(answers[name], expected[name], exact[name], f"{path} was not written: its {name}")
         _replace(Path(folder), path)
-
-
-def _check_request(path: Path, format: str, image_size: int | None) -> None:
-    if format not in SUFFIXES:
-        raise ValueError(f"format = {format!r}, expected one of {', '.join(SUFFIXES)}")
-    if path.suffix != SUFFIXES[format]:
-        raise ValueError(f"{path}: a file of format {format} must end in {SUFFIXES[format]}")
-    for place in (path, path.with_suffix(".bin")) if format == "openvino" else (path,):
-        if place.is_dir():
-            raise ValueError(f"{place} is a folder, expected the name of a file to write")
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"image_size = {image_size}, must be a whole number from 1 on")
-    for name in NEEDS[format]:
-        if importlib.util.find_spec(name) is None:
-            raise ModuleNotFoundError(
-                f'format {format} needs {name}, which is not installed: pip install -e ".[export]"'
-            )
 
 
 def _trace(program: _Program, images: Tensor) -> ExportedProgram:

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 
 from backbones.norm import NARROW, NarrowBatchNorm2d, is_transformed
 
-PADDINGS = ("same", "symmetric")
-
-
 PRODUCT_UP_TO_PIXELS = 2048
 """Pixels of a batch up to which training multiplies by a 1x1 convolution's weight instead of convolving."""
 

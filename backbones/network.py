@@ -18,12 +18,10 @@ from backbones.cell import CellModule, DropPath, MapShape, State, drop_path_keep
 from backbones.fused import FusedCell, folded
 from backbones.layers import Layers
 from backbones.separable import SeparableConv
-from backbones.spec import NetworkSpec, Preprocessing
+from backbones.spec import ACTIVATION_MEMORY, NetworkSpec, Preprocessing
 from backbones.split import CellSplit, Split
 
 log = logging.getLogger(__name__)
-
-ACTIVATION_MEMORY = ("keep", "lean", "checkpoint")
 
 AUXILIARY_SMALLEST_MAP = 5
 """Side of the map below which the auxiliary head's 5x5 pooling has no window."""

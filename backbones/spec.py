@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from backbones.genotype import Genotype, GenotypeError
-from backbones.layers import PADDINGS
 
 STEMS = ("imagenet", "cifar")
+PADDINGS = ("same", "symmetric")
+ACTIVATION_MEMORY = ("keep", "lean", "checkpoint")
+"""What a network keeps for the backward pass: `NASNet.set_activation_memory`."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 

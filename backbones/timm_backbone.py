@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone, FeatureInfo
-from backbones.build import TIMM, TimmSpec, without_timm
 from backbones.folding import fold_batch_norms
 from backbones.spec import INTERPOLATIONS, Preprocessing
 from backbones.split import Split, StageSplit
+from backbones.timm_spec import TIMM, TimmSpec, without_timm
 
 try:
     import timm

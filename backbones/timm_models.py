@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import FeatureInfo
-from backbones.build import without_timm
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec, Preprocessing
+from backbones.timm_spec import without_timm
 from backbones.zoo import ZOO
 
 try:

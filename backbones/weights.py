@@ -3,9 +3,7 @@
 import dataclasses
 import json
 import os
-import struct
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,14 +12,14 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from backbones.base import Backbone
-from backbones.build import TimmSpec, build, read_spec
+from backbones.build import build, read_spec
 from backbones.files import write_atomically
 from backbones.foreign_weights import FOREIGN_NETWORKS, blank_network, their_names
+from backbones.metadata import FORMAT, KEY, read_metadata
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec, Preprocessing
+from backbones.timm_spec import TimmSpec
 
-FORMAT = 2
-KEY = "celltransfer"
 LISTED = 20
 """Tensors of one kind that an error names; a foreign state dict can be wrong in a thousand."""
 
@@ -44,30 +42,12 @@ def read_safetensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str,
 
     Raises FileNotFoundError, or ValueError that names the file, the key and what was expected there.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such {kind} file")
+    metadata = read_metadata(path, kind)
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(KEY)
-            if header is None:
-                raise ValueError(f"{path}: no metadata key {KEY!r}; expected a {kind} file of this project")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        metadata = json.loads(header)
-    except (SafetensorError, struct.error, json.JSONDecodeError) as error:
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
         raise ValueError(f"{path}: not a {kind} file in safetensors format ({error})") from None
-    if not isinstance(metadata, dict):
-        raise ValueError(f"{path}: the metadata is {type(metadata).__name__}, expected an object")
-    if metadata.get("kind") != kind:
-        raise ValueError(f"{path}: kind = {metadata.get('kind')!r}, expected {kind!r}")
-    version = metadata.get("format")
-    if type(version) is int and version == 1:
-        raise ValueError(
-            f"{path}: format 1 named its tensors otherwise; "
-            f"this version reads format {FORMAT}: train it again"
-        )
-    if type(version) is not int or version != FORMAT:
-        raise ValueError(f"{path}: format = {version!r}, this version reads format {FORMAT}")
-    return tensors, metadata
 
 
 def save(

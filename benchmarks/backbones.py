@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.export import export, openvino_core
-from backbones.network import ACTIVATION_MEMORY
+from backbones.spec import ACTIVATION_MEMORY
 from benchmarks import memory, switches
 from benchmarks.peers import IN_FLOAT64, check_equal, gradients, pair, training_step
 from benchmarks.ratios import Row, compare, cpu, interleaved, mebibytes, parser, report

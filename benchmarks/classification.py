@@ -30,7 +30,8 @@ from backbones.image_transforms import normalise
 from backbones.spec import Preprocessing
 from benchmarks import small_images
 from benchmarks.ratios import Row, compare, cpu, interleaved, parser, report
-from classification.data import ImageDataConfig, open_images
+from classification.config import ImageDataConfig
+from classification.data import open_images
 from classification.decoded_images import DecodedImages, stack
 from runtime.loading import ResumableLoader
 

@@ -32,7 +32,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
-from backbones.zoo import create
+from backbones.factory import create
 from benchmarks import detection_c4, detection_data, detection_evaluation
 from benchmarks.calibration import calibrate
 from benchmarks.peers import check_equal
@@ -40,14 +40,16 @@ from benchmarks.ratios import Row, compare, cpu, interleaved, parser, report
 from detection.backbone import freeze_statistics
 from detection.data import Sample
 from detection.engines.base import Engine, Target
-from detection.engines.torchvision import TorchvisionFpn, TorchvisionFpnConfig
+from detection.engines.config import TorchvisionFpnConfig
+from detection.engines.torchvision import TorchvisionFpn
 from detection.module import DetectionModule, decay_groups
 from detection.recipe import DetectionRecipe
 from detection.stages import freeze_stages
+from runtime.config import TrainerConfig
 from runtime.folder import RunFolder
 from runtime.loading import ResumableLoader
-from runtime.progress import ProgressCallback
-from runtime.trainer import TrainerConfig
+from runtime.progress_callback import ProgressCallback
+from runtime.trainer import build_trainer
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSES, BATCH, SIDE = 90, 2, 640
@@ -211,7 +213,8 @@ def overhead(rounds: int, side: int = SIDE, name: str = "timm/resnet50") -> Iter
     with tempfile.TemporaryDirectory() as folder:
         config = TrainerConfig(accelerator="cpu", checkpoint_seconds=None)
         alternately = _Alternately(plain_loop(bare, recipe, samples))
-        trainer = config.build(
+        trainer = build_trainer(
+            config,
             RunFolder(Path(folder)),
             [],
             [ProgressCallback("detection", BATCH), alternately],

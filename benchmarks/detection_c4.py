@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone
-from backbones.zoo import create
+from backbones.factory import create
 from benchmarks.ratios import Row, compare, cpu, interleaved, parser, report
-from detection.engines.torchvision_c4 import TorchvisionC4, TorchvisionC4Config
+from detection.engines.config import TorchvisionC4Config
+from detection.engines.torchvision_c4 import TorchvisionC4
 
 WORK = "NASNet-A mobile, 600 px, 300 proposals"
 CHUNKS = (16, 32, 64)

@@ -17,8 +17,9 @@ import numpy as np
 
 from benchmarks.ratios import Row, compare, cpu, interleaved, parser, report
 from detection.coco import CocoAnnotations
+from detection.config import EVALUATORS
 from detection.results_file import Result
-from detection.scoring import EVALUATORS, evaluate
+from detection.scoring import evaluate
 
 IMAGES, BOXES, DETECTIONS, CATEGORIES = 5_000, 36_000, 100, 80
 HEIGHT, WIDTH = 480, 640

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from backbones.network import ACTIVATION_MEMORY, NASNet
+from backbones.network import NASNet
+from backbones.spec import ACTIVATION_MEMORY
 from backbones.zoo import ZOO
 from benchmarks.peers import public, training_step
 

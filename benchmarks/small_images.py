@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ from torchvision import transforms
 from backbones.network import NASNet
 from backbones.zoo import ZOO
 from benchmarks.ratios import Row, compare, interleaved, milliseconds
+from classification.config import RecipeConfig
 from classification.device_images import DeviceBatches, DeviceImages
 from classification.module import ClassificationModule, classification_loss
-from classification.optimizers import L2Gradient, RecipeConfig
+from classification.optimizers import L2Gradient, build_optimizer, build_schedule
+from runtime.config import TrainerConfig
 from runtime.folder import RunFolder
 from runtime.loading import ResumableLoader
-from runtime.progress import ProgressCallback
-from runtime.trainer import TrainerConfig
+from runtime.progress_callback import ProgressCallback
+from runtime.trainer import build_trainer
 
 RESIDENT, OVERHEAD = "training on small images, plain script with {} workers", "training step, bare loop"
 WORKERS = (0, 2)
@@ -101,8 +104,8 @@ def overhead(rounds: int, steps: int) -> Iterator[Row]:
     bare, framed = [], []
 
     def bare_loop() -> None:
-        optimizer = recipe.build_optimizer(network)
-        schedule = recipe.build_schedule(optimizer, steps)
+        optimizer = build_optimizer(recipe, network)
+        schedule = build_schedule(recipe, optimizer, steps)
         network.train()
         start = time.perf_counter()
         for number, batch in enumerate(batches):
@@ -146,7 +149,8 @@ class Clock(L.Callback):
 def fit(module: L.LightningModule, loader: Any, steps: int, *callbacks: L.Callback) -> None:
     """An epoch as `python -m classification` trains it, its last checkpoint included."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = TrainerConfig(accelerator="cpu", checkpoint_seconds=None).build(
+        trainer = build_trainer(
+            TrainerConfig(accelerator="cpu", checkpoint_seconds=None),
             RunFolder(Path(folder)),
             [],
             [*callbacks, L2Gradient(), ProgressCallback("classification", BATCH)],
@@ -169,6 +173,6 @@ def _module(network: NASNet, recipe: RecipeConfig) -> ClassificationModule:
     return ClassificationModule(
         network,
         classification_loss(recipe.label_smoothing, recipe.auxiliary_weight),
-        recipe.build_optimizer,
-        lambda optimizer: recipe.build_schedule(optimizer, 1),
+        partial(build_optimizer, recipe),
+        lambda optimizer: build_schedule(recipe, optimizer, 1),
     )

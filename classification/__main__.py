@@ -1,5 +1,4 @@
-from classification.train import run
 from conf.app import main
 
 if __name__ == "__main__":
-    main("classification", run)
+    main("classification", "classification.train:run")

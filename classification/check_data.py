@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from celltransfer import program
 from classification.class_folders import FilePlace, Layout, read_layout
 from classification.file_check import check_files
 from classification.problems import Report
@@ -81,7 +82,7 @@ def _duplicate_rule(group: Sequence[FilePlace]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m classification.check_data",
+        prog=program("classification.check_data"),
         description=(__doc__ or "").split("\n")[0],
         epilog="Exit code 0: nothing is wrong; 1: something is.",
     )

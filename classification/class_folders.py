@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from classification.data import IMAGE_SUFFIXES
+from runtime.image_files import IMAGE_SUFFIXES
 
 
 class FilePlace(NamedTuple):

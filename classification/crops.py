@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from backbones.image_transforms import as_picture
+from backbones.pictures import as_picture
 from backbones.spec import Preprocessing
-from runtime.loading import counter_hash
+from runtime.random import counter_hash
 
 ATTEMPTS = 10
 WIDEST = 4 / 3

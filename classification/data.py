@@ -4,92 +4,23 @@ Everything that can be wrong with a data set's layout is found by `open_images`,
 """
 
 import os
-import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from backbones.image_transforms import as_picture
+from backbones.pictures import as_picture
+from celltransfer import not_installed
 from classification import archives
-from runtime.loading import counter_hash
+from classification.config import ImageDataConfig
+from runtime.image_files import IMAGE_SUFFIXES, Result, read
+from runtime.random import counter_hash
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 DIGITS_TEST_IMAGES = 360
-
-Result = TypeVar("Result")
-
-
-@dataclass(kw_only=True)
-class ImageDataConfig:
-    """A classification data set and how its images reach the network."""
-
-    name: str = "digits"
-    """`digits` (inside scikit-learn), `cifar10` (torchvision's archive or class folders), `fashion_mnist`,
-    or `imagefolder`: `<root>/<split folder>/<class>/<image>`, ImageNet's layout."""
-    root: str | None = None
-    """Folder of the data set; only `digits` needs none."""
-    download: bool = False
-    """Fetch cifar10 or fashion_mnist into `root` where it is absent."""
-    train_folder: str = "train"
-    """Folder of the training images under `root`, for class folders."""
-    test_folder: str | None = None
-    """Folder of the evaluation images; None: `test`, or `val` where there is no `test`."""
-    train_limit: int | None = None
-    """Use only so many training images, in the classes' proportions; None: all."""
-    test_limit: int | None = None
-    """The same for the evaluation images."""
-    limit_seed: int = 0
-    """Chooses which images a limit keeps."""
-    resident: bool | None = None
-    """Hold all images in memory as uint8 (needs squares of one size) and crop by padding; False decodes
-    each image when it is needed and crops as Inception does; None: resident except for `imagefolder`."""
-    workers: int = 0
-    """Processes that decode images; resident images need none."""
-    flip: bool = True
-    """Mirror half of the training images; wrong for digits."""
-    crop_padding: int = 4
-    """Pixels of zeros around a resident image, before resizing, from which training crops."""
-    crop_area_min: float = 0.05
-    """Smallest share of a decoded image that a training crop covers, in (0, 1]."""
-    eval_crop: float = 1.0
-    """Side of the central square that evaluation sees, as a share of the image's shorter side, in (0, 1];
-    0.875 is usual on ImageNet. Resident images are always seen whole."""
-    color_jitter: bool = False
-    """Change brightness and saturation of decoded training images as Inception does (its fast mode)."""
-    mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
-    """Per channel, on the scale 0..1, subtracted from the pixels."""
-    std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
-    """Per channel, divides afterwards."""
-
-    def __post_init__(self) -> None:
-        if self.name not in _READERS:
-            raise ValueError(f"data.name = {self.name!r}, known are: {', '.join(_READERS)}")
-        if self.download and self.name not in ("cifar10", "fashion_mnist"):
-            raise ValueError(f"data.download = true, but data.name = {self.name} cannot be downloaded")
-        for key in ("train_limit", "test_limit"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise ValueError(f"data.{key} = {value}, must be at least 1, or null for all images")
-        for key in ("workers", "crop_padding"):
-            if (value := getattr(self, key)) < 0:
-                raise ValueError(f"data.{key} = {value}, must be at least 0")
-        for key in ("crop_area_min", "eval_crop"):
-            if not 0 < (value := getattr(self, key)) <= 1:
-                raise ValueError(f"data.{key} = {value}, must lie in (0, 1]")
-        if self.color_jitter and self.is_resident:
-            raise ValueError("data.color_jitter = true changes decoded images only; set data.resident=false")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(
-                f"data.mean = {self.mean}, data.std = {self.std}: both need 3 numbers, std above 0"
-            )
-
-    @property
-    def is_resident(self) -> bool:
-        return self.name != "imagefolder" if self.resident is None else self.resident
 
 
 @dataclass(frozen=True)
@@ -153,32 +84,6 @@ def stratified(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.i
     return np.sort(np.concatenate(chosen))
 
 
-UNREADABLE = (
-    *(UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError),
-    struct.error,  # of EXIF that is rewritten when the picture is turned upright
-)
-"""What Pillow raises for a file that is no image, is damaged or too large."""
-
-
-def decode(path: str | os.PathLike[str]) -> Image.Image:
-    """Any image file as upright 8-bit RGB: EXIF rotation applied, transparency dropped, 16-bit grey scaled.
-
-    Raises FileNotFoundError, or ValueError for a file that is no image or is cut off.
-    """
-    return read(path, as_picture)
-
-
-def read(path: str | os.PathLike[str], take: Callable[[Image.Image], Result]) -> Result:
-    """What `take` makes of the opened file, whose pixels are not decoded yet. Raises as `decode` does."""
-    try:
-        with Image.open(path) as file:
-            return take(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{os.fspath(path)}: no such image file") from None
-    except UNREADABLE as error:
-        raise ValueError(f"{os.fspath(path)}: cannot be read as an image: {error}") from None
-
-
 def _root(config: ImageDataConfig) -> Path:
     if config.root is None:
         raise ValueError(f"data.root is not set, but data.name = {config.name} is read from a folder")
@@ -192,9 +97,7 @@ def _digits(config: ImageDataConfig, split: str) -> ImageSet:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise ModuleNotFoundError(
-            'data.name=digits needs scikit-learn, which is not installed: pip install -e ".[demo]"'
-        ) from None
+        raise not_installed("data.name = digits", "scikit-learn", "demo") from None
     digits = load_digits()
     labels = digits.target.astype(np.int64)
     test = stratified(labels, DIGITS_TEST_IMAGES, seed=0)

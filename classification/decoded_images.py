@@ -14,7 +14,8 @@ from backbones.spec import Preprocessing
 from classification.crops import training_pixels
 from classification.data import ImageSet
 from classification.rand_augment import RandAugment
-from runtime.loading import Sample, counter_hash
+from runtime.loading import Sample
+from runtime.random import counter_hash
 
 
 class DecodedImages:

@@ -16,9 +16,11 @@ from torch.nn import functional
 
 from backbones.image_transforms import central_square
 from backbones.spec import Preprocessing
-from classification.data import ImageDataConfig, ImageSet
+from classification.config import ImageDataConfig
+from classification.data import ImageSet
 from classification.rand_augment import RandAugment
-from runtime.loading import Sample, counter_hash
+from runtime.loading import Sample
+from runtime.random import counter_hash
 
 
 class DeviceImages:

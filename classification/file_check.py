@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from backbones.image_transforms import as_picture
+from backbones.pictures import as_picture
 from classification.class_folders import FilePlace
-from classification.data import UNREADABLE
+from runtime.image_files import UNREADABLE
 
 CHUNK = 64
 """Files per task of a worker."""

@@ -7,18 +7,18 @@ Letters: N images, K classes.
 import base64
 import io
 import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from lightning.pytorch.loggers import Logger
 from PIL import Image
 
 from backbones.files import write_atomically
 from classification.data import ImageSet
-from classification.predictions import Predictions
-from runtime.tracking import log_confusion, log_images, log_table
+
+if TYPE_CHECKING:
+    from classification.predictions import Predictions
 
 FILE = "mistakes.json"
 WORST = 24
@@ -78,7 +78,7 @@ class Mistakes(msgspec.Struct):
         return sorted(found, key=lambda pair: (-pair[2], -pair[3], pair[:2]))[:count]
 
 
-def find_mistakes(predictions: Predictions, images: ImageSet) -> Mistakes:
+def find_mistakes(predictions: "Predictions", images: ImageSet) -> Mistakes:
     """predictions: of these images, in their order. Reads the worst of them again."""
     size = len(images.classes)
     keys, counts = np.unique(predictions.labels * size + predictions.predicted, return_counts=True)
@@ -145,25 +145,3 @@ def read_mistakes(path: str | os.PathLike[str]) -> Mistakes:
         if not all(0 <= label < size for label in pair):
             raise ValueError(f"{path}: classes {pair[0]} and {pair[1]}, expected 0..{size - 1}")
     return mistakes
-
-
-def log_mistakes(
-    loggers: Sequence[Logger], mistakes: Mistakes, per_class: Sequence[float | None], split: str
-) -> None:
-    """Hands confusion, accuracy by class and the worst images to wandb where it is used."""
-    names = mistakes.classes
-    if len(names) <= MATRIX_CLASSES:
-        log_confusion(loggers, f"{split}/confusion", names, mistakes.matrix())
-    pairs = [[names[a], names[b], n, share] for a, b, n, share in mistakes.pairs(PAIRS)]
-    log_table(loggers, f"{split}/confused", ["true", "predicted", "images", "share of the true class"], pairs)
-    accuracies = [list(pair) for pair in zip(names, per_class, strict=True)]
-    log_table(loggers, f"{split}/per_class", ["class", "accuracy"], accuracies)
-    worst = [
-        (
-            picture(one.data_uri),
-            f"{one.image}: {names[one.label]} ({one.probability_of_label:.1%}), "
-            f"taken for {names[one.predicted]} ({one.probability:.1%})",
-        )
-        for one in mistakes.worst
-    ]
-    log_images(loggers, f"{split}/worst", worst)

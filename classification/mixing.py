@@ -9,7 +9,7 @@ import random
 import torch
 from torch import Tensor
 
-from runtime.loading import counter_hash
+from runtime.random import counter_hash
 
 
 class Mixing:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from runtime.loading import counter_hash
+from runtime.random import counter_hash
 
 STRONGEST = 30
 

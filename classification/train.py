@@ -3,7 +3,8 @@
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,75 +14,34 @@ from lightning.pytorch.loggers import Logger
 
 from backbones import weights
 from backbones.base import Backbone
+from backbones.build import build
 from backbones.costs import profile
 from backbones.spec import Preprocessing
 from backbones.statistics import warn_of_slow_statistics
-from backbones.zoo import BackboneConfig
-from classification.data import ImageDataConfig, ImageSet, open_images
+from classification.config import ClassificationConfig, ImageDataConfig
+from classification.data import ImageSet, open_images
 from classification.decoded_images import DecodedImages, stack
 from classification.device_images import DeviceBatches, DeviceImages
-from classification.evaluate import BATCH_SIZE, evaluate, evaluation_loader
-from classification.mistakes import Mistakes, find_mistakes, log_mistakes, write_mistakes
+from classification.evaluation import evaluate, evaluation_loader, log_mistakes
+from classification.mistakes import Mistakes, find_mistakes, write_mistakes
 from classification.mixing import Mixing
 from classification.module import ClassificationModule, DropPathSchedule, classification_loss
-from classification.optimizers import ExponentialAverage, L2Gradient, RecipeConfig
+from classification.optimizers import ExponentialAverage, L2Gradient, build_optimizer, build_schedule
 from classification.predictions import Predictions
 from classification.rand_augment import RandAugment
-from runtime import tracking
-from runtime.distributed import launched_rank
 from runtime.finite import NonFiniteError
 from runtime.folder import RunFolder, plain
-from runtime.loading import ResumableLoader, counter_hash
-from runtime.progress import ProgressCallback
-from runtime.tracking import LoggerConfig
-from runtime.trainer import TrainerConfig, last_checkpoint
+from runtime.launch import launched_rank
+from runtime.loading import ResumableLoader
+from runtime.progress_callback import ProgressCallback
+from runtime.random import counter_hash
+from runtime.tracking import build_loggers, finish, log_artifact
+from runtime.trainer import build_trainer, check_machine, compiled, last_checkpoint, prepare_network
 
 log = logging.getLogger(__name__)
 
 STAGE = "classification"
 MAY_CHANGE = ("trainer", "data.root", "data.download", "data.workers", "validate_every_epochs")
-
-
-@dataclass(kw_only=True)
-class ClassificationConfig:
-    """One training of one network on one data set."""
-
-    seed: int = 0
-    """Of weights, order, augmentation, dropout and drop path."""
-    run_dir: str = "runs/classification"
-    """Folder of the run; started again with it, a run continues."""
-    data: ImageDataConfig
-    backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig(name="nasnet_a_cifar"))
-    recipe: RecipeConfig = field(default_factory=RecipeConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-    validate_every_epochs: int | None = 1
-    """Epochs between two evaluations during training; None: only at the end."""
-    eval_batch_size: int = BATCH_SIZE
-    """Images per forward pass in evaluation."""
-
-    def __post_init__(self) -> None:
-        for key in ("validate_every_epochs", "eval_batch_size"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise ValueError(f"{key} = {value}, must be at least 1")
-        if self.recipe.cutout and not self.data.is_resident:
-            raise ValueError(
-                f"recipe.cutout = {self.recipe.cutout} cuts resident images only; set data.resident=true, "
-                "or recipe.cutout=0"
-            )
-        recipe, devices, nodes = self.recipe, self.trainer.devices, self.trainer.num_nodes
-        batch, parts = recipe.batch_size, recipe.accumulate * devices * nodes
-        shares = (
-            "recipe.accumulate x trainer.devices x trainer.num_nodes = "
-            f"{recipe.accumulate} x {devices} x {nodes}"
-        )
-        if batch % parts:
-            raise ValueError(f"recipe.batch_size = {batch}, must be a multiple of {shares}")
-        if (recipe.mixup_alpha or recipe.cutmix_alpha) and batch == parts:
-            raise ValueError(
-                f"recipe.batch_size = {batch} and {shares} leave 1 image for a backward pass; "
-                "mixup and cutmix need 2"
-            )
 
 
 def run(config: ClassificationConfig) -> dict[str, Any]:
@@ -99,12 +59,14 @@ def run(config: ClassificationConfig) -> dict[str, Any]:
 
 
 def _train(config: ClassificationConfig) -> dict[str, Any]:
+    check_machine(config.trainer)
     _seed(config.seed)
     train_images, test_images = _open_both(config.data)
     network = _build_network(config, train_images.classes)
     recipe = config.recipe
     averaging = [ExponentialAverage(recipe.ema_decay)] if recipe.ema_decay is not None else []
-    trainer = config.trainer.build(
+    trainer = build_trainer(
+        config.trainer,
         RunFolder(Path(config.run_dir)),
         [],
         [*averaging, L2Gradient(), DropPathSchedule(network), ProgressCallback(STAGE, recipe.batch_size)],
@@ -128,7 +90,7 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
     if not rank:
         folder = RunFolder.open(config.run_dir, config, stage=STAGE, may_change=MAY_CHANGE)
         warn_of_slow_statistics(network, len(train_loader) * recipe.epochs)
-        trainer.loggers = config.logger.build(folder.path, STAGE, plain(config))
+        trainer.loggers = build_loggers(config.logger, folder.path, STAGE, plain(config))
     trainer.fit(module, train_loader, own_test_loader, ckpt_path=last_checkpoint(folder), weights_only=True)
     if rank:
         return {}
@@ -156,8 +118,8 @@ def _finish(
     weights.save(network, path, metrics=metrics, evaluation={"split": "test", "batch_size": batch_size})
     write_mistakes(folder.path, mistakes)
     log_mistakes(loggers, mistakes, per_class, "test")
-    tracking.log_artifact(loggers, path, "backbone")
-    tracking.finish(loggers)
+    log_artifact(loggers, path, "backbone")
+    finish(loggers)
     costs = profile(network)
     log.info("test images: %s", "  ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
     return folder.finish(
@@ -184,7 +146,8 @@ def _seed(seed: int) -> None:
 
 def _build_network(config: ClassificationConfig, classes: list[str]) -> Backbone:
     recipe, data = config.recipe, config.data
-    network = config.backbone.build(
+    network = build(
+        config.backbone.spec(),
         len(classes),
         drop_path_keep=recipe.drop_path_keep,
         dropout=recipe.dropout,
@@ -197,7 +160,7 @@ def _build_network(config: ClassificationConfig, classes: list[str]) -> Backbone
         std=tuple(data.std),
         crop=1.0 if data.is_resident else data.eval_crop,
     )
-    config.trainer.prepare(network)
+    prepare_network(config.trainer, network)
     return network
 
 
@@ -220,10 +183,10 @@ def _build_module(
     return ClassificationModule(
         network,
         classification_loss(recipe.label_smoothing, recipe.auxiliary_weight),
-        recipe.build_optimizer,
-        lambda optimizer: recipe.build_schedule(optimizer, steps_per_epoch),
+        partial(build_optimizer, recipe),
+        lambda optimizer: build_schedule(recipe, optimizer, steps_per_epoch),
         mixing,
-        train_forward=config.trainer.compiled(network.forward_with_aux),
+        train_forward=compiled(config.trainer, network.forward_with_aux),
         channels_last=config.trainer.channels_last,
     )
 

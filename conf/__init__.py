@@ -1,18 +1,44 @@
 """Hydra's configuration: the tree of YAML files here, and the dataclasses that give every key its type.
 
-A dataclass lives beside the class it configures and checks its own ranges; this module only names it for
-Hydra. Choices that are all defaults exist as dataclasses alone; those with values of their own are YAML files
-that start from the group's `schema`.
+The dataclasses of a folder lie in its `config.py`, which needs no tensors, and check their own ranges; this
+module only names them for Hydra. Choices that are all defaults exist as dataclasses alone; those with values
+of their own are YAML files that start from the group's `schema`. A choice is registered whether or not this
+machine can do it; `conf.app` asks that when a run takes it.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from celltransfer import refuse_module
+
+refuse_module(__name__)
+
+EXPERIMENTS = Path(__file__).parent / "experiments"
+"""`<command>/experiment/<name>.yaml`."""
 
 
-def register() -> None:
-    """Makes every root configuration and every choice known to Hydra. Harmless when called twice."""
+class Experiments(SearchPathPlugin):
+    """Lets `experiment=NAME` choose among the experiments of one command, and Hydra list no others."""
+
+    command = ""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if (EXPERIMENTS / self.command).is_dir():
+            search_path.prepend("celltransfer", f"pkg://conf.experiments.{self.command}")
+
+
+def register(command: str) -> None:
+    """Makes every root configuration, every choice and the command's experiments known to Hydra.
+
+    To be called before Hydra is initialised; harmless when called twice."""
+    Experiments.command = command
+    Plugins.instance().register(Experiments)
     store = ConfigStore.instance().store
     for name, node in _roots().items():
         store(name=f"{name}_schema", node=node)
@@ -22,35 +48,30 @@ def register() -> None:
 
 
 def _roots() -> Mapping[str, Any]:
-    import classification.evaluate
-    import classification.train
-    import detection.evaluate
-    import detection.train
-    import pipeline.chain
-    import search.runner
+    import classification.config
+    import detection.config
+    import pipeline.config
+    import search.config
 
     return {
-        "search": search.runner.SearchConfig,
-        "classification": classification.train.ClassificationConfig,
-        "classification_evaluate": classification.evaluate.EvaluateConfig,
-        "detection": detection.train.DetectionConfig,
-        "detection_evaluate": detection.evaluate.EvaluateConfig,
-        "pipeline": pipeline.chain.PipelineConfig,
+        "search": search.config.SearchConfig,
+        "classification": classification.config.ClassificationConfig,
+        "classification_evaluate": classification.config.EvaluateConfig,
+        "detection": detection.config.DetectionConfig,
+        "detection_evaluate": detection.config.EvaluateConfig,
+        "pipeline": pipeline.config.PipelineConfig,
     }
 
 
 def _choices() -> Mapping[str, Mapping[str, Any]]:
-    from backbones.zoo import ZOO, BackboneConfig
-    from classification.data import ImageDataConfig
-    from classification.optimizers import RecipeConfig
-    from detection.data import CocoDataConfig
+    from backbones.config import BackboneConfig
+    from backbones.zoo import ZOO
+    from classification.config import ImageDataConfig, RecipeConfig
+    from detection.data_config import CocoDataConfig, ScenesDataConfig
     from detection.engines.registry import ENGINES
     from detection.recipe import DetectionRecipe
-    from detection.scenes import ScenesDataConfig
-    from runtime.tracking import KINDS, LoggerConfig
-    from runtime.trainer import TrainerConfig
-    from search.executors import InlineConfig
-    from search.strategies import ControllerConfig, RandomConfig
+    from runtime.config import LOGGERS, LoggerConfig, TrainerConfig
+    from search.config import ControllerConfig, InlineConfig, RandomConfig
 
     return {
         "strategy": {"controller": ControllerConfig, "random": RandomConfig},
@@ -67,5 +88,5 @@ def _choices() -> Mapping[str, Mapping[str, Any]]:
         },
         "detector": ENGINES,
         "trainer": {"default": TrainerConfig},
-        "logger": {name: LoggerConfig(name=name) for name in KINDS},
+        "logger": {name: LoggerConfig(name=name) for name in LOGGERS},
     }

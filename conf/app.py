@@ -1,8 +1,10 @@
 """How every Hydra command starts: compose, check, run, and say in one message what was wrong."""
 
+import dataclasses
+import importlib.util
 import logging
 import os
-import re
+import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,9 +17,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf import register
-from runtime.distributed import end_with_parent, launched_by_lightning, launched_by_torchrun, launched_rank
-from search.loop import SearchPaused
+from celltransfer import not_installed, user_folder_last
+from conf import EXPERIMENTS, register
+from runtime.launch import end_with_parent, launched_by_lightning, launched_by_torchrun, launched_rank
+from search.errors import SearchPaused
 
 log = logging.getLogger(__name__)
 
@@ -25,46 +28,40 @@ USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, OmegaConfBa
 """What a wrong value, a missing file or an outage raises; all else is a bug and keeps its traceback."""
 
 
-EXPERIMENTS = Path(__file__).parent / "experiment"
-
-
-def main(config_name: str, run: Callable[[Any], Any]) -> None:
+def main(config_name: str, run: str) -> None:
     """Runs `run` with the root dataclass that `conf/<config_name>.yaml` and the command line compose.
 
+    run: `module:function`, imported once the configuration has proved good: --help and --cfg need no torch.
     A user's mistake ends with exit code 1 and one message; HYDRA_FULL_ERROR=1 shows the traceback.
     """
     refuse_foreign_experiment(config_name, sys.argv[1:])
-    register()
+    register(config_name)
     hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(_task(run))()
 
 
-def refuse_foreign_experiment(config_name: str, words: Sequence[str]) -> None:
-    """Ends the process where `experiment=` names a file of another command.
-
-    Hydra would complain of a key in it. Which command a file is for says its second line,
-    `# python -m <command> experiment=<name> …`.
-    """
+def refuse_foreign_experiment(command: str, words: Sequence[str]) -> None:
+    """Ends the process where `experiment=` names one of another command, which Hydra would not know."""
     names = [name for word in words if word.startswith("experiment=") for name in word[11:].split(",")]
     for name in names:
-        if (command := _command_of(name)) not in (None, config_name):
-            ours = [path.stem for path in sorted(EXPERIMENTS.glob("*.yaml"))]
-            ours = [other for other in ours if _command_of(other) == config_name]
+        homes = [path.parent.parent.name for path in EXPERIMENTS.glob(f"*/experiment/{name}.yaml")]
+        if homes and command not in homes:
+            own = experiments(command)
             print(
-                f"experiment={name} is one of python -m {command}; those of python -m {config_name} are: "
-                f"{', '.join(ours) or 'none'}",
+                f"experiment={name} is one of python -m {homes[0]}; those of python -m {command} are: "
+                f"{', '.join(own) or 'none'}",
                 file=sys.stderr,
             )
             sys.exit(1)
 
 
-def _command_of(experiment: str) -> str | None:
-    path = EXPERIMENTS / f"{experiment}.yaml"
-    found = re.search(r"^# python -m (\w+) experiment=", path.read_text(), re.M) if path.is_file() else None
-    return found and found[1]
+def experiments(command: str) -> list[str]:
+    """Names that `experiment=` takes."""
+    return sorted(path.stem for path in EXPERIMENTS.glob(f"{command}/experiment/*.yaml"))
 
 
-def _task(run: Callable[[Any], Any]) -> Callable[[DictConfig], Any]:
+def _task(run: str) -> Callable[[DictConfig], Any]:
     def task(config: DictConfig) -> Any:
+        user_folder_last()  # in a process of a launcher, too
         output_dir = Path(HydraConfig.get().runtime.output_dir)
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         if (sweep or launched_by_lightning()) and "run_dir" in config:
@@ -76,7 +73,11 @@ def _task(run: Callable[[Any], Any]) -> Callable[[DictConfig], Any]:
         try:
             _check_one_folder(config, sweep)
             # Dataclasses check their ranges when they are made, before anything long starts.
-            return _objective(run(OmegaConf.to_object(config)))
+            asked = OmegaConf.to_object(config)
+            check_extras(asked)
+            if "run_dir" in config:
+                log.info("%s: %s", HydraConfig.get().job.config_name, config.run_dir)
+            return _objective(pkgutil.resolve_name(run)(asked))
         except USER_ERRORS as error:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
@@ -95,6 +96,18 @@ def _task(run: Callable[[Any], Any]) -> Callable[[DictConfig], Any]:
                 _remove_if_empty(output_dir)
 
     return task
+
+
+def check_extras(config: Any, key: str = "") -> None:
+    """Raises ModuleNotFoundError for the first choice whose packages are not installed, with the command.
+
+    config: a dataclass; asked are it and all below it that have `extras`. key: where it stands."""
+    for module, extra in config.extras().items() if hasattr(config, "extras") else ():
+        if importlib.util.find_spec(module) is None:
+            raise not_installed(f"{key}.name = {config.name}", module, extra)
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(value := getattr(config, field.name)):
+            check_extras(value, f"{key}.{field.name}" if key else field.name)
 
 
 def _check_one_folder(config: DictConfig, sweep: bool) -> None:

@@ -1,0 +1,3 @@
+from celltransfer import refuse_module
+
+refuse_module(__name__)

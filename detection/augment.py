@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.loading import counter_hash
+from runtime.random import counter_hash
 
 FLIP, SIZE, SCALE, TOP, LEFT, COLORS = 0, 1, 2, 3, 4, 5
 """Words of the hash; the colours' are 8, four factors and their order."""

@@ -4,16 +4,20 @@ from torch import nn
 
 from backbones.base import Backbone
 from backbones.norm import NarrowBatchNorm2d
-from detection.backbone import BackboneSource, FrozenStatistics, freeze_statistics, use_group_norm
+from detection.backbone import FrozenStatistics, build_backbone, freeze_statistics, use_group_norm
 from detection.batch_size import largest_batch
-from detection.c4 import C4_STRIDE, C4Config
 from detection.coco_file import CategoryEntry
-from detection.data import CocoDataConfig, DetectionImages, InputSize
+from detection.config import BackboneSource
+from detection.data import DetectionImages, open_split
+from detection.data_config import CocoDataConfig
 from detection.detector import Detector, check_categories
-from detection.engines.base import Engine, EngineConfig
+from detection.engines.base import Engine
+from detection.engines.config import C4_STRIDE, C4Config, EngineConfig
 from detection.recipe import DetectionRecipe
+from detection.sizing import InputSize
 from detection.stages import check_halves, check_maps, freeze_stages
-from runtime.trainer import TrainerConfig
+from runtime.config import TrainerConfig
+from runtime.trainer import prepare_network, training_device
 
 
 def open_images(
@@ -22,7 +26,7 @@ def open_images(
     """Training and validation images, and their categories.
 
     Raises ValueError or FileNotFoundError for what cannot be trained on or evaluated with."""
-    train, val = data.open("train", seed=seed), data.open("val")
+    train, val = open_split(data, "train", seed=seed), open_split(data, "val")
     if not val.coco.annotated:
         raise ValueError(f"{val.coco.path}: the key 'annotations' is missing, nothing to evaluate with")
     names = zip(train.coco.category_ids, train.coco.category_names, strict=True)
@@ -44,7 +48,7 @@ def build_detector(
     """The untrained detector, its backbone checked, frozen and laid out as asked.
 
     Raises ValueError for a backbone that detection cannot use."""
-    network = source.build()
+    network = build_backbone(source)
     if recipe.norm == "group":
         use_group_norm(network)
     preprocessing = network.preprocessing
@@ -58,7 +62,7 @@ def build_detector(
         freeze_stages(network, source.freeze_at)
     if trainer.sync_batch_norm:
         _check_norms(engine.backbone)
-    trainer.prepare(network)
+    prepare_network(trainer, network)
     return Detector(
         engine, config, network.spec, preprocessing, categories, input_size, recipe.norm == "group"
     )
@@ -87,7 +91,7 @@ def find_batch_size(
     height, width = largest_image(data)
     found = largest_batch(
         engine,
-        trainer.device,
+        training_device(trainer),
         most=images // recipe.accumulate,
         height=height,
         width=width,

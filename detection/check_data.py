@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from celltransfer import program
 from classification.problems import Report as FolderReport
 from detection.coco_file import CocoFile, parse, places
 from detection.coco_rules import find_problems, is_target, leaves
@@ -102,7 +103,7 @@ def _image_faults(folder: Path, file: CocoFile, decode: bool, workers: int) -> I
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m detection.check_data",
+        prog=program("detection.check_data"),
         description=(__doc__ or "").split("\n")[0],
         epilog="Exit code 0: nothing is wrong, warnings aside; 1: something is.",
     )

@@ -3,6 +3,7 @@
 Legend: `N` images, `R` annotated boxes over all images, `K` categories.
 """
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,11 @@ from numpy.typing import NDArray
 from classification.problems import Problem
 from detection.coco_file import CocoFile, parse
 from detection.coco_rules import find_problems, is_target
+from detection.data_config import CocoDataConfig
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -117,3 +123,19 @@ def _compact(path: Path, file: CocoFile) -> CocoAnnotations:
         category_names=[category.name for category in categories],
         annotated=file.annotated,
     )
+
+
+def read_split(config: CocoDataConfig, split: str) -> tuple[CocoAnnotations, Path]:
+    """Annotations of `split`, `train` or `val`, cut to the limit, and the folder of their images.
+
+    Raises FileNotFoundError or ValueError that names file and key: see `read_coco`."""
+    if split not in SPLITS:
+        raise ValueError(f"split = {split!r}, must be train or val")
+    root = config.prepare()
+    train = split == "train"
+    annotations = root / (config.train_annotations if train else config.val_annotations)
+    coco, problems = read_coco(annotations)
+    for problem in problems:
+        log.warning("%s: %s", annotations, problem)
+    limit = config.train_limit if train else config.val_limit
+    return coco.subset(limit or len(coco)), root / (config.train_images if train else config.val_images)

@@ -1,4 +1,4 @@
-"""Precision against recall, as COCO computes both: `curves.json` in a run's folder, and trackers.
+"""Precision against recall, as COCO computes both: `curves.json` in a run's folder.
 
 K: classes.
 """
@@ -9,11 +9,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from lightning.pytorch.loggers import Logger
 from numpy.typing import NDArray
 
 from backbones.files import write_atomically
-from runtime.tracking import log_lines
 
 FILE = "curves.json"
 RECALLS = [i / 100 for i in range(101)]
@@ -73,13 +71,3 @@ def read_curves(path: str | os.PathLike[str]) -> Curves:
         if len(curve) != len(RECALLS):
             raise ValueError(f"{path}: {name} has {len(curve)} values, expected {len(RECALLS)}")
     return curves
-
-
-def log_curves(loggers: Sequence[Logger], curves: Curves, split: str) -> None:
-    """Hands the mean curves, and those of the best and worst classes, to wandb where it is used."""
-    for name, lines in (
-        ("precision_recall", {f"IoU {iou}": curve for iou, curve in curves.mean.items()}),
-        ("precision_recall_of_classes", curves.best_and_worst()),
-    ):
-        if lines:
-            log_lines(loggers, f"{split}/{name}", "recall", RECALLS, lines)

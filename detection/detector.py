@@ -12,17 +12,20 @@ from PIL import Image
 from torch import Tensor
 
 from backbones.base import BackboneSpec
-from backbones.build import TimmSpec, build, read_spec
-from backbones.image_transforms import as_picture
+from backbones.build import build, read_spec
+from backbones.pictures import as_picture
 from backbones.spec import NetworkSpec, Preprocessing
+from backbones.timm_spec import TimmSpec
 from backbones.weights import load_tensors, read_safetensors, write_safetensors
 from detection import boxes as box_ops
 from detection.backbone import use_group_norm
 from detection.coco import CocoAnnotations
 from detection.coco_file import CategoryEntry
-from detection.data import DetectionImages, InputSize, resize, to_tensor
-from detection.engines.base import Engine, EngineConfig, Prediction
+from detection.data import DetectionImages, resize, to_tensor
+from detection.engines.base import Engine, Prediction
+from detection.engines.config import EngineConfig
 from detection.engines.registry import ENGINES
+from detection.sizing import InputSize
 from runtime.device import resolve_device
 
 T = TypeVar("T")

@@ -1,199 +1,35 @@
-"""A detector as one program for other runtimes: PyTorch's exported program, or ONNX.
+"""Writes a detector as one program for other runtimes: PyTorch's exported program, or ONNX.
 
     python -m detection.export detector.safetensors --format onnx --size 800 1088 --output detector.onnx
 
-It takes `image`, `[1, 3, H, W]` float32, RGB in 0..1 at a fixed size, and gives, best score first, `boxes`
-`[D, 4]` xyxy in its pixels, `scores` `[D]` in 0..1, `labels` `[D]` int64, places among the categories, and
-`valid` `[D]` bool, zeros where it is false; D is `detector.box_head.detections_per_image`. NMS and RoIAlign
-are inside.
-
-The file holds `categories` (ids and names) and `input` (height, width, and the sides that the detector was
-trained to look at) as JSON: among ONNX's metadata properties, in a .pt2 as extra files.
+What the program takes and gives: `detection.program`.
 """
 
 import argparse
-import copy
-import importlib.util
-import json
 import logging
-import os
 import sys
-import tempfile
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-import torch
-from torch import Tensor, nn
-from torch.export import ExportedProgram
-
-from detection.data import check_side
-from detection.detector import Detector
-from detection.engines.base import Prediction
-from detection.engines.torchvision import TorchvisionEngine
-from detection.fixed import FixedDetections, FixedDetector
-
-log = logging.getLogger(__name__)
-
-SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "torch": ".pt2"}
-NEEDS: Mapping[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
-"""What writing a format and checking the file take."""
-
-OUTPUTS = list(FixedDetections.__annotations__)
-TOLERANCE = 1e-3
-"""Of scores, and of boxes in pixels or a thousandth of the longer side: up to here two are the same."""
-PATTERNS = 8
-"""Tried until the detector finds something on one."""
-LEAST_AGREEMENT = 0.9
-"""Share of detections that file and detector must have in common. Not all, since on the pattern that they are
-compared on an overlap may lie within rounding of a threshold."""
-
-
-def export(detector: Detector, path: str | os.PathLike[str], format: str, height: int, width: int) -> None:
-    """Writes the detector, which stays as it is, atomically, once the file finds what the detector finds.
-
-    path: ends in .onnx or .pt2, as `format` asks; before `torch.export.load` import torchvision.
-    Raises ValueError that names what was wrong, also where the file would find something else, and
-    ModuleNotFoundError with the command that installs what is missing."""
-    path = Path(path)
-    _check_request(path, format, height, width)
-    if not isinstance(detector.engine, TorchvisionEngine):
-        raise ValueError(
-            f"{detector.config.name} cannot be exported, torchvision's engine can; to get the same detector "
-            "there: python -m detection.convert FILE --engine torchvision --output FILE"
-        )
-    engine = copy.deepcopy(detector.engine).cpu().eval().requires_grad_(False)
-    image, expected = _seen(engine, height, width)
-    metadata = {
-        "categories": json.dumps(msgspec.to_builtins(detector.categories)),
-        "input": json.dumps({"height": height, "width": width} | vars(detector.input_size)),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
-    with beside as folder, warnings.catch_warnings():
-        # torchvision's NMS asks for its number of boxes in a way that PyTorch deprecates.
-        warnings.filterwarnings("ignore", "`create_unbacked_symint`", FutureWarning)
-        traced = torch.export.export(FixedDetector(engine), (image,), strict=False)
-        for node in traced.graph.nodes:
-            node.meta.pop("stack_trace", None)  # names files of this machine
-        written = Path(folder) / path.name
-        write = _write_onnx if format == "onnx" else _write_torch
-        found = write(traced, written, metadata, image)
-        share = agreement(expected, real(found), TOLERANCE * max(1.0, max(height, width) / 1000))
-        if share < LEAST_AGREEMENT:
-            raise ValueError(
-                f"{path} was not written: it finds {share:.0%} of what the detector finds, "
-                f"expected at least {LEAST_AGREEMENT:.0%}"
-            )
-        if share < 1:
-            log.warning("%s finds %.1f%% of what the detector finds on a pattern", path, 100 * share)
-        with written.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(written, path)
-
-
-def _check_request(path: Path, format: str, height: int, width: int) -> None:
-    if format not in SUFFIXES:
-        raise ValueError(f"format = {format!r}, expected one of {', '.join(SUFFIXES)}")
-    if path.suffix != SUFFIXES[format]:
-        raise ValueError(f"{path}: a file of format {format} must end in {SUFFIXES[format]}")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, expected the name of a file to write")
-    for side in (height, width):
-        check_side("size", side)
-    for name in NEEDS[format]:
-        if importlib.util.find_spec(name) is None:
-            raise ModuleNotFoundError(
-                f'format {format} needs {name}, which is not installed: pip install -e ".[export]"'
-            )
-
-
-def _seen(engine: TorchvisionEngine, height: int, width: int) -> tuple[Tensor, Prediction]:
-    """The first of some patterns in which the detector finds something, and what; or the last of them."""
-    for seed in range(PATTERNS):
-        image = pattern(height, width, seed)
-        prediction = engine.predict([image[0]])[0]
-        if len(prediction["labels"]):
-            return image, prediction
-    log.warning(
-        "The detector finds nothing on %d coloured patterns: the file is only checked to find nothing either",
-        PATTERNS,
-    )
-    return image, prediction
-
-
-def pattern(height: int, width: int, seed: int = 0) -> Tensor:
-    """`[1, 3, height, width]` in 0..1: coloured patches of many sizes, where a detector finds something."""
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.zeros(1, 3, height, width)
-    for cells in (2, 5, 12, 30):
-        patches = torch.rand(1, 3, cells, cells, generator=generator)
-        image += nn.functional.interpolate(patches, (height, width), mode="nearest")
-    return image / 4
-
-
-def real(detections: FixedDetections) -> Prediction:
-    """Those that are not padding."""
-    valid = detections["valid"]
-    return {
-        "boxes": detections["boxes"][valid],
-        "scores": detections["scores"][valid],
-        "labels": detections["labels"][valid],
-    }
-
-
-def agreement(one: Prediction, other: Prediction, tolerance: float) -> float:
-    """Share of the detections of both, in 0..1, that have a partner: of the same label, with a score within
-    TOLERANCE and sides within `tolerance` pixels. 1 where both found nothing."""
-    total = len(one["labels"]) + len(other["labels"])
-    if not total:
-        return 1.0
-    same = one["labels"][:, None] == other["labels"]
-    same &= (one["scores"][:, None] - other["scores"]).abs() <= TOLERANCE
-    same &= (one["boxes"][:, None] - other["boxes"]).abs().amax(dim=2) <= tolerance
-    return float(same.any(dim=1).sum() + same.any(dim=0).sum()) / total
-
-
-def _write_torch(
-    traced: ExportedProgram, path: Path, metadata: Mapping[str, str], image: Tensor
-) -> FixedDetections:
-    torch.export.save(traced, path, extra_files={f"{key}.json": text for key, text in metadata.items()})
-    return torch.export.load(path).module()(image)
-
-
-def _write_onnx(
-    traced: ExportedProgram, path: Path, metadata: Mapping[str, str], image: Tensor
-) -> FixedDetections:
-    import onnxruntime
-
-    program = torch.onnx.export(
-        traced, dynamo=True, input_names=["image"], output_names=OUTPUTS, verbose=False
-    )
-    assert program is not None
-    model = program.model_proto
-    for described in [*model.graph.node, *model.graph.input, *model.graph.output]:
-        del described.metadata_props[:]  # the exporter's notes name files of this machine
-    for key, text in metadata.items():
-        model.metadata_props.add(key=key, value=text)
-    path.write_bytes(model.SerializeToString())
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    boxes, scores, labels, valid = map(torch.from_numpy, session.run(OUTPUTS, {"image": image.numpy()}))
-    return {"boxes": boxes, "scores": scores, "labels": labels, "valid": valid}
+from celltransfer import program
+from detection.config import PROGRAM_FORMATS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m detection.export",
+        prog=program("detection.export"),
         description="Write a detector as one program that looks at one image of a fixed size; NMS is inside.",
     )
     parser.add_argument("weights", help="a detector.safetensors")
-    parser.add_argument("--format", choices=list(SUFFIXES), required=True, help="of the file to write")
+    parser.add_argument("--format", choices=PROGRAM_FORMATS, required=True, help="of the file to write")
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"), required=True, help="pixels of the image"
     )
     parser.add_argument("--output", type=Path, required=True, help="file to write: .onnx, or .pt2 for torch")
     options = parser.parse_args(arguments)
+    from detection.detector import Detector  # imports torch, for which --help need not wait
+    from detection.program import export
+
     try:
         detector = Detector.load(options.weights, "cpu")
         export(detector, options.output, options.format, *options.size)

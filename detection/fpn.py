@@ -1,33 +1,9 @@
-"""What a detector on a feature pyramid is, whichever engine computes it."""
-
-from dataclasses import dataclass, field
-from typing import ClassVar
+"""The maps of a backbone that a feature pyramid is built on, whichever engine computes it."""
 
 from backbones.base import Backbone, FeatureInfo
-from backbones.build import TimmSpec
-from detection.engines.base import EngineConfig
-from detection.heads import BoxHeadConfig
-from detection.rpn import RpnConfig
+from backbones.timm_spec import TimmSpec
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
-
-
-@dataclass(kw_only=True)
-class FpnConfig(EngineConfig):
-    """Keys of the engines with a pyramid. The defaults are those of Detectron2's Base-RCNN-FPN."""
-
-    head: ClassVar[str] = "fpn"
-    fpn_channels: int = 256
-    """Channels of the pyramid and of the proposal network."""
-    rpn: RpnConfig = field(default_factory=RpnConfig)
-    """First stage."""
-    box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
-    """Second stage."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.fpn_channels < 1:
-            raise ValueError(f"detector.fpn_channels = {self.fpn_channels}, must be at least 1")
 
 
 def pyramid_maps(backbone: Backbone) -> list[FeatureInfo]:

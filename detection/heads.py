@@ -6,7 +6,6 @@ alignment and filters all differ. Sources: Detectron2 `roi_heads.py`, `fast_rcnn
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,54 +15,8 @@ from torchvision.ops import batched_nms, box_iou
 
 from detection import boxes as box_ops
 from detection.engines.base import Prediction, Target
+from detection.head_config import BoxHeadConfig, SecondStageConfig
 from detection.roi_align import roi_align, rows
-
-
-@dataclass(kw_only=True)
-class SecondStageConfig:
-    """What every second stage has; the defaults are Detectron2's Base-RCNN-FPN."""
-
-    batch_size_per_image: int = 512
-    """Proposals sampled per image for the losses."""
-    positive_fraction: float = 0.25
-    """Largest share of positives among them."""
-    iou_threshold: float = 0.5
-    """Overlap with an object from which a proposal is positive."""
-    score_threshold: float = 0.05
-    """Detections with a score not above this are dropped."""
-    nms_threshold: float = 0.5
-    """IoU above which the worse of two detections of one class is dropped."""
-    detections_per_image: int = 100
-    """Detections kept per image; COCO counts 100."""
-    box_loss_weight: float = 1.0
-    """Factor of `loss_box_reg`."""
-
-    def __post_init__(self) -> None:
-        for name in ("positive_fraction", "iou_threshold", "score_threshold", "nms_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"detector.box_head.{name} = {getattr(self, name)}, must be in 0..1")
-        self._check_counts("batch_size_per_image", "detections_per_image")
-        if not self.box_loss_weight > 0:
-            raise ValueError(f"detector.box_head.box_loss_weight = {self.box_loss_weight}, must be above 0")
-
-    def _check_counts(self, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) < 1:
-                raise ValueError(f"detector.box_head.{name} = {getattr(self, name)}, must be at least 1")
-
-
-@dataclass(kw_only=True)
-class BoxHeadConfig(SecondStageConfig):
-    """Second stage on a feature pyramid."""
-
-    width: int = 1024
-    """Channels of the two fully connected layers."""
-    pooled_size: int = 7
-    """Side of the RoIAlign grid."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_counts("width", "pooled_size")
 
 
 class Sampled(NamedTuple):

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from classification.data import UNREADABLE
 from classification.file_check import check_file
+from runtime.image_files import UNREADABLE
 
 CHUNK = 256
 """Files per task of a worker."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from backbones.files import write_atomically
+from celltransfer import program
 from detection.labels import LabelledImages
 from detection.voc_labels import read_voc
 from detection.yolo_labels import read_yolo
@@ -36,7 +37,7 @@ def import_labels(kind: str, root: Path, output: Path, split: str | None = None)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m detection.import_labels",
+        prog=program("detection.import_labels"),
         description=(__doc__ or "").split("\n\n")[0],
         epilog=(__doc__ or "").split("\n\n")[2],
     )

@@ -6,13 +6,11 @@ python -m detection.predict detector.safetensors IMAGES… --json | jq …
 
 import argparse
 import contextlib
-import io
 import logging
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
@@ -20,88 +18,27 @@ from rich.markup import escape
 from rich.table import Table
 
 from backbones.files import write_atomically
-from classification.data import decode
+from celltransfer import program
 from classification.image_files import find_images
-from detection.detector import Detection, Detector
-from detection.draw import draw_detection
-from detection.results_file import Result, to_results
 from runtime.progress import track
+
+if TYPE_CHECKING:
+    from detection.file_detections import Found, NamedResult
 
 SHOW_PROGRESS_FROM = 10
 """Images from which a person wants to know how many are left."""
 
 
-class NamedResult(Result):
-    """A detection in COCO's results format with the names that its ids stand for."""
-
-    file_name: str
-    category: str
-
-
-class Found(NamedTuple):
-    """What is found in an image file, best first; error: why the file cannot be read, None where it can."""
-
-    path: Path
-    results: list[NamedResult]
-    error: str | None = None
-
-
-def predict(
-    detector: Detector, paths: Sequence[Path], output: Path | None = None, min_score: float = 0.3
-) -> Iterator[Found]:
-    """Looks at one file after the other; image ids count them from 1.
-
-    Boxes are in pixels of the upright picture: EXIF rotation is applied. output: folder for a drawn copy of
-    each, a PNG. min_score: detections below it are left out. Raises ValueError unless it is in 0..1."""
-    if not 0 <= min_score <= 1:
-        raise ValueError(f"min_score = {min_score}, must be in 0..1")
-    category_ids = [category.id for category in detector.categories]
-    width = len(str(len(paths)))
-    for number, path in enumerate(paths, start=1):
-        try:
-            picture = decode(path)
-            detection = _above(detector([picture])[0], min_score)
-        except (ValueError, OSError) as error:
-            yield Found(path, [], str(error))
-            continue
-        if output is not None:
-            png = io.BytesIO()
-            draw_detection(picture, detection).save(png, "png")
-            # Numbered, since images of two folders may share a name.
-            write_atomically(output / f"{number:0{width}d}_{path.stem}.png", png.getvalue())
-        pairs = zip(to_results(number, detection, category_ids), detection["names"], strict=True)
-        yield Found(path, [_named(result, path, name) for result, name in pairs])
-
-
-def _above(detection: Detection, min_score: float) -> Detection:
-    good = detection["scores"] >= min_score
-    return {
-        "boxes": detection["boxes"][good],
-        "scores": detection["scores"][good],
-        "labels": detection["labels"][good],
-        "names": [name for name, keep in zip(detection["names"], good.tolist(), strict=True) if keep],
-    }
-
-
-def _named(result: Result, path: Path, category: str) -> NamedResult:
-    return NamedResult(**msgspec.structs.asdict(result), file_name=_shown(path), category=category)
-
-
-def _shown(path: Path) -> str:
-    """As far as it is UTF-8: JSON has no other names, nor have most terminals."""
-    return os.fsencode(path).decode("utf-8", "replace")
-
-
-def _row(found: Found) -> tuple[str, ...]:
+def _row(found: "Found", name: str) -> tuple[str, ...]:
     names = [result.category for result in found.results]
     counts = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
     best = f"{found.results[0].score:.2f}" if names else ""
-    return escape(_shown(found.path)), str(len(names)), best, escape(counts)
+    return escape(name), str(len(names)), best, escape(counts)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m detection.predict",
+        prog=program("detection.predict"),
         description="Find objects in image files. Exit code 1 where one of them cannot be read.",
         epilog="detections.json and --json hold COCO's results format, a list of detections, with file_name "
         "and category besides; image ids count the images from 1.",
@@ -120,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.output is None and not options.json:
         parser.error("give --output DIR, or --json, or both")
+    from detection.detector import Detector  # imports torch, for which --help need not wait
+    from detection.file_detections import predict, shown
+
     table = Table("image", "objects", "best", "found")
     results: list[NamedResult] = []
     unreadable = 0
@@ -133,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for found in predict(detector, paths, options.output, options.min_score):
                 if found.error is None:
                     results += found.results
-                    table.add_row(*_row(found))
+                    table.add_row(*_row(found, shown(found.path)))
                 else:
                     unreadable += 1
                     print(found.error, file=sys.stderr)

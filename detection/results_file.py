@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -9,7 +10,9 @@ import numpy as np
 from backbones.files import write_atomically
 from detection.coco import CocoAnnotations
 from detection.coco_file import Id, decode_json
-from detection.engines.base import Prediction
+
+if TYPE_CHECKING:
+    from detection.engines.base import Prediction
 
 
 class Result(msgspec.Struct):
@@ -21,7 +24,7 @@ class Result(msgspec.Struct):
     score: float
 
 
-def to_results(image_id: int, prediction: Prediction, category_ids: Sequence[int]) -> list[Result]:
+def to_results(image_id: int, prediction: "Prediction", category_ids: Sequence[int]) -> list[Result]:
     """Detections of one image, boxes in pixels of the stored image, rounded as they will be written.
 
     Raises ValueError for a number that is not finite."""

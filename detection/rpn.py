@@ -7,7 +7,6 @@ Sources: Detectron2 `rpn.py`, `proposal_utils.py`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -18,71 +17,7 @@ from torchvision.ops import batched_nms, box_iou
 
 from detection import boxes as box_ops
 from detection.engines.base import Target
-
-
-@dataclass(kw_only=True)
-class RpnConfig:
-    """Region proposal network; the defaults are Detectron2's Base-RCNN-FPN."""
-
-    anchor_sizes: list[int] = field(default_factory=lambda: [32, 64, 128, 256, 512])
-    """Square root of the anchor area in pixels: one per level p2..p6 of a pyramid, or all on one map."""
-    aspect_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
-    """Height / width."""
-    batch_size_per_image: int = 256
-    """Anchors sampled per image for the losses, which are divided by this x images."""
-    positive_fraction: float = 0.5
-    """Largest share of positives among them."""
-    iou_low: float = 0.3
-    """Anchors that overlap every object less than this are background."""
-    iou_high: float = 0.7
-    """Anchors that overlap an object at least this much are positive."""
-    nms_threshold: float = 0.7
-    """IoU above which the worse of two proposals of one level is dropped."""
-    pre_nms_train: int = 2000
-    """Proposals per level that enter NMS in training."""
-    pre_nms_test: int = 1000
-    """The same in evaluation."""
-    post_nms_train: int = 1000
-    """Proposals per image kept after NMS in training, all levels together."""
-    post_nms_test: int = 1000
-    """The same in evaluation."""
-    box_loss_weight: float = 1.0
-    """Factor of `loss_rpn_loc`."""
-
-    def __post_init__(self) -> None:
-        if not self.anchor_sizes or min(self.anchor_sizes) <= 0:
-            raise ValueError(
-                f"detector.rpn.anchor_sizes = {self.anchor_sizes}, must be positive, one per level"
-            )
-        if not self.aspect_ratios or min(self.aspect_ratios) <= 0:
-            raise ValueError(f"detector.rpn.aspect_ratios = {self.aspect_ratios}, must be positive")
-        for name in ("positive_fraction", "iou_low", "iou_high", "nms_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"detector.rpn.{name} = {getattr(self, name)}, must be in 0..1")
-        if self.iou_low > self.iou_high:
-            raise ValueError(
-                f"detector.rpn.iou_low = {self.iou_low} exceeds detector.rpn.iou_high = {self.iou_high}"
-            )
-        for name in (
-            "batch_size_per_image",
-            "pre_nms_train",
-            "pre_nms_test",
-            "post_nms_train",
-            "post_nms_test",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"detector.rpn.{name} = {getattr(self, name)}, must be at least 1")
-        if not self.box_loss_weight > 0:
-            raise ValueError(f"detector.rpn.box_loss_weight = {self.box_loss_weight}, must be above 0")
-
-    def sizes_by_level(self, strides: Sequence[int]) -> list[list[int]]:
-        """Anchor sizes on each level of a pyramid. Raises ValueError unless there is one for each."""
-        if len(self.anchor_sizes) != len(strides):
-            raise ValueError(
-                f"detector.rpn.anchor_sizes = {self.anchor_sizes}, expected {len(strides)} sizes, "
-                f"one per level of the pyramid (strides {', '.join(map(str, strides))})"
-            )
-        return [[size] for size in self.anchor_sizes]
+from detection.head_config import RpnConfig
 
 
 class Proposals(NamedTuple):

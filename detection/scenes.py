@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from backbones.files import read_json, write_json
-from classification.data import ImageDataConfig, ImageSet, open_images
-from detection.data import CocoDataConfig
+from classification.config import ImageDataConfig
+from classification.data import ImageSet, open_images
 from detection.xywh import share_inside
 
 log = logging.getLogger(__name__)
@@ -42,58 +42,35 @@ WRITER = 1
 """Version of this file's drawing; part of the cache's name."""
 
 
-@dataclass(kw_only=True)
-class ScenesDataConfig(CocoDataConfig):
-    """Group `data`: `scenes`. Written on first use; `root` None: a folder in the user's cache."""
+def prepare(root: str | None, train: int, val: int, seed: int) -> Path:
+    """Writes the scenes where they are not yet; returns their folder.
 
-    name: str = "scenes"
-    """Recorded with the results."""
-    train_scenes: int = 240
-    """Training images."""
-    val_scenes: int = 60
-    """Images for evaluation."""
-    scenes_seed: int = 0
-    """Of the drawing; not the run's seed, so that runs compare."""
-    train_images: str = "train"
-    train_annotations: str = "annotations/train.json"
-    val_images: str = "val"
-    val_annotations: str = "annotations/val.json"
-    min_sizes: list[int] = field(default_factory=lambda: [144])
-    """Short side in pixels of a training image."""
-    max_size: int = 192
-    """Long side in pixels that no image exceeds."""
-    test_min_size: int = 144
-    """Short side in evaluation."""
-    flip: bool = False
-    """A mirrored digit is another sign."""
-    workers: int = 0
-    """Processes that decode images."""
+    root: None: a folder in the user's cache. train, val: scenes. seed: of the drawing.
+    Raises ValueError when `root` holds scenes of other settings."""
+    settings = _settings(train, val, seed)
+    folder = _folder(root, settings)
+    if not is_written(root, train, val, seed):
+        log.info("writing %d scenes of handwritten digits to %s", train + val, folder)
+        write_scenes(folder, settings)
+    elif (found := read_json(folder / "scenes.json", "scenes")) != settings:
+        raise ValueError(
+            f"{folder} holds scenes of {found}, asked for are {settings}: give another data.root"
+        )
+    return folder
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key in ("train_scenes", "val_scenes"):
-            if (value := getattr(self, key)) < 4:
-                raise ValueError(f"data.{key} = {value}, must be at least 4")
 
-    def prepare(self) -> Path:
-        """Writes the scenes where they are not yet; returns their root.
+def is_written(root: str | None, train: int, val: int, seed: int) -> bool:
+    """Whether `prepare` finds scenes where it would write them."""
+    return (_folder(root, _settings(train, val, seed)) / "scenes.json").is_file()
 
-        Raises ValueError when `root` holds scenes of other settings."""
-        settings = {"writer": WRITER, "seed": self.scenes_seed}
-        settings |= {"train": self.train_scenes, "val": self.val_scenes}
-        digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
-        root = cache_folder() / f"scenes-{digest}" if self.root is None else Path(self.root).expanduser()
-        written = root / "scenes.json"
-        if not written.is_file():
-            log.info(
-                "writing %d scenes of handwritten digits to %s", self.train_scenes + self.val_scenes, root
-            )
-            write_scenes(root, settings)
-        elif (found := read_json(written, "scenes")) != settings:
-            raise ValueError(
-                f"{root} holds scenes of {found}, asked for are {settings}: give another data.root"
-            )
-        return root
+
+def _settings(train: int, val: int, seed: int) -> dict[str, int]:
+    return {"writer": WRITER, "seed": seed, "train": train, "val": val}
+
+
+def _folder(root: str | None, settings: Mapping[str, int]) -> Path:
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+    return cache_folder() / f"scenes-{digest}" if root is None else Path(root).expanduser()
 
 
 def cache_folder() -> Path:

@@ -60,7 +60,7 @@ class Evaluation:
 
 
 def evaluate(coco: CocoAnnotations, results: Sequence[Result], evaluator: str = "pycocotools") -> Evaluation:
-    """COCO's 12 numbers of detections on all images of `coco`. evaluator: one of EVALUATORS.
+    """COCO's 12 numbers of detections on all images of `coco`. evaluator: one of `config.EVALUATORS`.
 
     No detections, no annotations or none of a size give 0.0 and a warning instead of an exception.
     Raises ValueError for a box or score that is not finite."""
@@ -68,7 +68,7 @@ def evaluate(coco: CocoAnnotations, results: Sequence[Result], evaluator: str = 
     if not results:
         log.warning("no detections at all: every metric is 0")
     with contextlib.redirect_stdout(io.StringIO()):
-        scorer = EVALUATORS[evaluator](*_as_coco(coco, results))
+        scorer = _SCORERS[evaluator](*_as_coco(coco, results))
         scorer.evaluate()
         scorer.accumulate()
         scorer.summarize()
@@ -154,14 +154,8 @@ def _by_faster_coco_eval(
     return COCOeval_faster(*indices, "bbox")
 
 
-EVALUATORS: Mapping[str, Callable[..., Any]] = {"pycocotools": _by_pycocotools, "fast": _by_faster_coco_eval}
-"""By the name that a configuration gives them."""
-
-
-def check_evaluator(name: str) -> None:
-    """Raises ValueError unless `name` is one of EVALUATORS."""
-    if name not in EVALUATORS:
-        raise ValueError(f"evaluator = {name!r}, expected one of {', '.join(EVALUATORS)}")
+_SCORERS: Mapping[str, Callable[..., Any]] = {"pycocotools": _by_pycocotools, "fast": _by_faster_coco_eval}
+"""By `config.EVALUATORS`."""
 
 
 def _per_class(

@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbones.files import write_atomically
+from celltransfer import program
 from detection.coco_file import CategoryEntry, Id, strict_json
-from runtime.loading import counter_hash
+from runtime.random import counter_hash
 
 PREFIX = "instances_"
 SOURCE = "val2014"
@@ -191,7 +192,7 @@ def write(merged: Merged, chosen: NDArray[np.bool_], path: Path, description: st
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m detection.split", description=(__doc__ or "").split("\n\n")[0]
+        prog=program("detection.split"), description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("annotations", type=Path, nargs="+", help="annotation files in COCO format")
     size = parser.add_mutually_exclusive_group(required=True)

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,25 @@ import torch
 
 from backbones.statistics import warn_of_slow_statistics
 from classification.optimizers import ExponentialAverage
-from detection.backbone import BackboneSource
 from detection.batch_size import keep_batch_size, kept_batch_size
 from detection.build import build_detector, find_batch_size, open_images
-from detection.data import CocoDataConfig, DetectionImages, collate
+from detection.config import DetectionConfig
+from detection.data import DetectionImages, collate
 from detection.detector import Detector
-from detection.engines.base import EngineConfig
-from detection.evaluate import evaluate, predict_all, record, scored_on, write_results
+from detection.evaluation import predict_all, record, scored_on
 from detection.module import DetectionModule
 from detection.recipe import AUTO, DetectionRecipe
-from detection.scoring import check_evaluator
+from detection.results_file import write_results
+from detection.scoring import evaluate
 from detection.validation import Validation
-from runtime.distributed import broadcast_buffers, launched_rank, rank
+from runtime.distributed import broadcast_buffers, rank
 from runtime.folder import RunFolder, plain
-from runtime.loading import ResumableLoader, counter_hash
-from runtime.progress import ProgressCallback
-from runtime.tracking import LoggerConfig, finish, log_artifact
-from runtime.trainer import TrainerConfig, last_checkpoint
+from runtime.launch import launched_rank
+from runtime.loading import ResumableLoader
+from runtime.progress_callback import ProgressCallback
+from runtime.random import counter_hash
+from runtime.tracking import build_loggers, finish, log_artifact
+from runtime.trainer import build_trainer, check_machine, last_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -36,64 +37,6 @@ STAGE = "detection"
 MAY_CHANGE = ("trainer", "data.root", "data.workers", "evaluator")
 """Keys that do not make another run of it."""
 WEIGHTS, BEST = "detector.safetensors", "best.safetensors"
-
-
-@dataclass(kw_only=True)
-class DetectionConfig:
-    """`python -m detection`: trains a Faster R-CNN and scores it on the validation images."""
-
-    run_dir: str
-    """Folder of the run; an unfinished run there goes on."""
-    backbone: BackboneSource
-    """What the detector is built on."""
-    data: CocoDataConfig
-    """Group `data`: `coco` or `scenes`."""
-    detector: EngineConfig
-    """Group `detector`."""
-    recipe: DetectionRecipe = field(default_factory=DetectionRecipe)
-    """Group `recipe`."""
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """Device, precision, checkpoints."""
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-    """Where the figures go."""
-    validate_every_epochs: int | None = None
-    """Epochs between two evaluations during training, whose best weights are kept; None: only at the end."""
-    validate_every_steps: int | None = None
-    """The same in optimiser steps; give at most one of the two."""
-    evaluator: str = "pycocotools"
-    """`pycocotools`, whose numbers are the official ones, or `fast`: faster-coco-eval's, which are equal."""
-    seed: int = 0
-    """Of fresh weights, order, augmentation and sampling."""
-
-    def __post_init__(self) -> None:
-        self.trainer.refuse_for(STAGE)
-        check_evaluator(self.evaluator)
-        for key in ("validate_every_epochs", "validate_every_steps"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise ValueError(f"{key} = {value}, must be at least 1")
-        if self.validate_every_epochs is not None and self.validate_every_steps is not None:
-            raise ValueError("validate_every_epochs and validate_every_steps are both set, give one of them")
-        if self.recipe.patience is not None and not (self.validate_every_epochs or self.validate_every_steps):
-            raise ValueError(
-                f"recipe.patience = {self.recipe.patience} counts evaluations: set validate_every_epochs or "
-                "validate_every_steps"
-            )
-        if self.recipe.norm == "group" and self.backbone.pretrained:
-            raise ValueError(
-                f"recipe.norm = group needs fresh weights; those of {self.backbone.label} were trained with "
-                "batch norm"
-            )
-        if self.recipe.norm == "frozen" and not self.backbone.pretrained:
-            raise ValueError(
-                f"recipe.norm = frozen needs loaded weights; {self.backbone.label} starts fresh, and its "
-                "statistics are of no images: take auto, batch or group"
-            )
-        if self.recipe.batch_size != AUTO:
-            self.trainer.images_per_pass(self.recipe.images_per_step, self.recipe.accumulate)
-        elif self.trainer.processes > 1:
-            raise ValueError(
-                "recipe.batch_size = auto finds the batch of one device; for more of them give the number"
-            )
 
 
 def run(config: DetectionConfig) -> dict[str, Any]:
@@ -112,6 +55,7 @@ def run(config: DetectionConfig) -> dict[str, Any]:
 
 
 def _train(config: DetectionConfig) -> dict[str, Any]:
+    check_machine(config.trainer)
     L.seed_everything(config.seed, verbose=False)
     train, val, categories = open_images(config.data, config.seed, config.trainer.processes)
     recipe = config.recipe
@@ -128,7 +72,8 @@ def _train(config: DetectionConfig) -> dict[str, Any]:
     steps = recipe.steps or _steps_per_epoch(config, recipe, train) * (recipe.epochs or 0)
     averaging = [ExponentialAverage(recipe.ema_decay)] if recipe.ema_decay is not None else []
     validation = _validation(config, recipe, detector, train, val, averaging)
-    trainer = config.trainer.build(
+    trainer = build_trainer(
+        config.trainer,
         folder,
         [],
         [*averaging, ProgressCallback(STAGE, recipe.images_per_step), *validation],
@@ -147,7 +92,7 @@ def _train(config: DetectionConfig) -> dict[str, Any]:
         if config.recipe.batch_size == AUTO:
             keep_batch_size(folder.path, recipe.images_per_step, trainer.strategy.root_device)
         _tell(config, recipe, detector, train, steps)
-        trainer.loggers = config.logger.build(folder.path, STAGE, plain(config))
+        trainer.loggers = build_loggers(config.logger, folder.path, STAGE, plain(config))
     module = DetectionModule(detector.engine, recipe, steps).train()
     trainer.fit(module, loader, ckpt_path=last_checkpoint(folder), weights_only=True)
     return _finish(config, folder, detector, val, trainer, validation)

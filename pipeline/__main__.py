@@ -1,5 +1,4 @@
 from conf.app import main
-from pipeline.chain import run
 
 if __name__ == "__main__":
-    main("pipeline", run)
+    main("pipeline", "pipeline.chain:run")

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,14 @@ import classification.train
 import detection.train
 import search.runner
 from backbones.network import NASNet
-from backbones.zoo import NASNET_A
-from classification.data import ImageDataConfig, open_images
-from classification.train import ClassificationConfig
-from detection.train import DetectionConfig
+from backbones.published import NASNET_A
+from classification.data import open_images
+from detection.data import open_split
+from pipeline.config import PipelineConfig
 from pipeline.report import write_report
 from pipeline.summary import summary
 from runtime.folder import RunFolder
-from runtime.tracking import LoggerConfig
-from search.runner import SearchConfig
+from runtime.trainer import check_machine
 
 log = logging.getLogger(__name__)
 
@@ -30,27 +29,6 @@ STAGES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "classification": classification.train.run,
     "detection": detection.train.run,
 }
-
-
-@dataclass(kw_only=True)
-class PipelineConfig:
-    """A whole chain. `data` serves search and classification, which refer to it."""
-
-    run_dir: str
-    """Folder of the chain; each stage has its own inside. Started again with it, the chain continues."""
-    search: SearchConfig
-    classification: ClassificationConfig
-    detection: DetectionConfig
-    data: ImageDataConfig
-    logger: LoggerConfig
-    seed: int = 0
-    """Of every stage."""
-
-    def __post_init__(self) -> None:
-        if max(self.classification.trainer.processes, self.detection.trainer.processes) > 1:
-            raise ValueError(
-                "a chain trains on one device; for more train each stage alone (docs/distributed.md)"
-            )
 
 
 def run(config: PipelineConfig) -> dict[str, Any]:
@@ -84,6 +62,8 @@ def check(config: PipelineConfig, unfinished: Collection[str]) -> None:
 
     NASNet-A's cells stand in for those that the search will find.
     """
+    for trainer in (config.classification.trainer, config.detection.trainer):
+        check_machine(trainer)
     if "classification" in unfinished:
         spec = config.classification.backbone.spec_of(NASNET_A)
         if spec.stem == "cifar":
@@ -99,5 +79,5 @@ def check(config: PipelineConfig, unfinished: Collection[str]) -> None:
             with torch.device("meta"):
                 config.detection.detector.build(NASNet(spec, 1), 1, [0.5] * 3, [0.5] * 3)
     if "detection" in unfinished:
-        scenes, _ = (config.detection.data.open(split) for split in ("train", "val"))
+        scenes, _ = (open_split(config.detection.data, split) for split in ("train", "val"))
         config.detection.recipe.total_steps(len(scenes))

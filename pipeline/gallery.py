@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from classification.data import decode
 from classification.mistakes import data_uri
 from detection.coco import CocoAnnotations
 from detection.examples import LOWEST_SCORE, varied
 from detection.results_file import Result
 from detection.xywh import intersection, iou, share_inside
+from runtime.image_files import decode
 
 Xywh = tuple[float, float, float, float]
 Annotated = tuple[int, Xywh, bool]

@@ -18,11 +18,12 @@ from markupsafe import Markup
 
 from backbones.draw import draw_cell
 from backbones.files import write_atomically
+from celltransfer import program
 from classification.mistakes import MATRIX_CLASSES, Mistakes
+from detection.coco import read_split
 from detection.curves import RECALLS, Curves
-from detection.data import CocoDataConfig
+from detection.data_config import CocoDataConfig, ScenesDataConfig
 from detection.results_file import read_results
-from detection.scenes import ScenesDataConfig
 from pipeline.figures import ChainNode, Points, Series, chain, chart, confusion, reward_series
 from pipeline.gallery import FOUND_IOU, Gallery, gallery
 from pipeline.results import Results, Stage, percent, short
@@ -187,7 +188,7 @@ def _data(detection: Stage) -> CocoDataConfig | None:
 
 
 def _gallery(data: CocoDataConfig, predictions: Path) -> Gallery:
-    coco, images = data.read("val")
+    coco, images = read_split(data, "val")
     return gallery(coco, read_results(predictions, coco), images)
 
 
@@ -253,7 +254,7 @@ def _choice(data: CocoDataConfig) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline.report", description="Write report.html from the files of a run."
+        prog=program("pipeline.report"), description="Write report.html from the files of a run."
     )
     parser.add_argument(
         "run_dir",

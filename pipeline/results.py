@@ -12,12 +12,12 @@ import yaml
 
 from backbones.files import read_json
 from backbones.genotype import Genotype
-from backbones.weights import read_safetensors
+from backbones.metadata import read_metadata
 from classification.mistakes import FILE as MISTAKES
 from classification.mistakes import Mistakes, read_mistakes
 from detection.curves import FILE as CURVES
 from detection.curves import Curves, read_curves
-from search.ledger import ChildRow, read_children
+from search.rows import ChildRow, read_children
 
 T = TypeVar("T")
 
@@ -183,7 +183,7 @@ class Results:
 
 
 def _description(kind: str) -> Callable[[Path], Mapping[str, Any]]:
-    return lambda path: read_safetensors(path, kind)[1]
+    return lambda path: read_metadata(path, kind)
 
 
 def _read_metrics(path: Path) -> Metrics:

@@ -1,6 +1,11 @@
-"""The device that a name asks for, checked before anything long starts."""
+"""The device that a name asks for, checked before anything long starts; the threads of a CPU."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+from runtime.config import check_device_name
 
 
 def resolve_device(name: str) -> torch.device:
@@ -8,16 +13,23 @@ def resolve_device(name: str) -> torch.device:
 
     Raises ValueError naming the value where it is no such name, or this machine has no such device.
     """
+    check_device_name(name)
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda" if cards else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device = {name!r}, expected auto, cpu, cuda or cuda:<number>")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= cards:
         found = f"the {cards} CUDA devices here count from 0" if cards else "there is no CUDA device here"
         raise ValueError(f"device = {name!r}, but {found}; expected auto, cpu, cuda or cuda:<number>")
     return device
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Runs the block with `count` CPU threads in torch: sums change in their last bits with the count."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -5,8 +5,6 @@ import hashlib
 import importlib.metadata
 import logging
 import platform
-import shlex
-import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import yaml
 
 from backbones.files import read_json, write_atomically, write_json
+from celltransfer import command_line
 
 ALWAYS_FREE = ("run_dir", "logger")
 """Keys that may change when a run continues, in every stage."""
@@ -54,7 +53,7 @@ class RunFolder:
         write_json(folder.path / "inputs.json", inputs)
         write_atomically(stored, yaml.safe_dump(asked, sort_keys=False))
         write_json(folder.path / "versions.json", versions())
-        write_atomically(folder.path / "command.txt", shlex.join(["python", *sys.orig_argv[1:]]) + "\n")
+        write_atomically(folder.path / "command.txt", command_line() + "\n")
         _log_to(folder.path / "log.txt")
         return folder
 

@@ -15,27 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from runtime.distributed import end_with_parent
+from runtime.launch import end_with_parent
+from runtime.random import counter_hash
 
 Sample = tuple[int, int]  # (epoch, index)
-
-
-def counter_hash(*words: ArrayLike) -> NDArray[np.uint64]:
-    """64 well mixed bits per element, a pure function of the words (integers or arrays that broadcast).
-
-    Returns an array of at least one dimension. The mixing is splitmix64's (Steele, Lea, Flood 2014,
-    figure 17), once per word: unlike `numpy.random`, it gives the same bits in every NumPy release.
-    """
-    state = np.zeros(1, np.uint64)
-    for word in words:
-        state = state + np.asarray(word, np.int64).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        state = state ^ (state >> np.uint64(31))
-    return state
 
 
 class ResumableLoader:

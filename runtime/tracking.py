@@ -1,6 +1,5 @@
 """Where figures go: a CSV file, and wandb or TensorBoard on request. Their failure never stops a run."""
 
-import importlib.util
 import logging
 import os
 import secrets
@@ -14,43 +13,24 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL.Image import Image
 
 from backbones.files import write_atomically
+from runtime.config import LoggerConfig
 from runtime.csv_logger import CsvLogger
 
 log = logging.getLogger(__name__)
 
-KINDS = ("csv", "wandb", "tensorboard", "none")
 
+def build_loggers(config: LoggerConfig, folder: Path, stage: str, values: dict[str, Any]) -> list[Logger]:
+    """Loggers for one stage's run. values: its configuration, shown in wandb.
 
-@dataclass(kw_only=True)
-class LoggerConfig:
-    """Where the figures of a run go. A CSV file, `metrics.csv`, is written unless the name is `none`."""
-
-    name: str = "csv"
-    """`csv`, `wandb`, `tensorboard` or `none`."""
-    project: str = "celltransfer"
-    """wandb's project."""
-    group: str | None = None
-    """Ties the runs of one pipeline together in wandb."""
-
-    def __post_init__(self) -> None:
-        if self.name not in KINDS:
-            raise ValueError(f"logger.name = {self.name!r}, expected one of {', '.join(KINDS)}")
-        if self.name == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-            raise ValueError(
-                "logger.name = tensorboard needs tensorboard, which is not installed: "
-                'pip install -e ".[tensorboard]"'
-            )
-
-    def build(self, folder: Path, stage: str, config: dict[str, Any]) -> list[Logger]:
-        """Loggers for one stage's run. config: shown in wandb. wandb is offline where nobody is logged in."""
-        if self.name == "none":
-            return []
-        loggers: list[Logger] = [CsvLogger(folder / "metrics.csv")]
-        if self.name == "tensorboard":
-            loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
-        if self.name == "wandb":
-            loggers += _wandb_logger(folder, stage, config, self.project, self.group)
-        return loggers
+    wandb is offline where nobody is logged in."""
+    if config.name == "none":
+        return []
+    loggers: list[Logger] = [CsvLogger(folder / "metrics.csv")]
+    if config.name == "tensorboard":
+        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+    if config.name == "wandb":
+        loggers += _wandb_logger(folder, stage, values, config.project, config.group)
+    return loggers
 
 
 class ForgivingWandbLogger(WandbLogger):

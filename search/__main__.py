@@ -1,5 +1,4 @@
 from conf.app import main
-from search.runner import run
 
 if __name__ == "__main__":
-    main("search", run)
+    main("search", "search.runner:run")

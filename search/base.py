@@ -1,19 +1,13 @@
-"""What travels between the parts of a search: proposals, tasks, results, failures. And how chance is drawn.
+"""What travels between the parts of a search: proposals, tasks, results, failures.
 
 Nothing here knows a strategy, an executor or the ledger.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-import numpy as np
-import torch
-
-from backbones.genotype import Genotype, GenotypeError
+from backbones.genotype import Genotype
 
 
 class Failure(StrEnum):
@@ -91,55 +85,3 @@ class Result:
 
 
 Evaluator = Callable[[Genotype, ChildTask], Result]
-
-
-def attempt(run: Callable[[], Result], task: ChildTask) -> Result:
-    """What `run()` returns, or what it raised as a typed failure. Interrupts pass through.
-
-    Whatever a random network can do to its own training has to end as a result, hence the wide net: the
-    error's type and text stay in `detail`.
-    """
-    try:
-        result = run()
-        if not isinstance(result, Result) or result.proposal.number != task.proposal.number:
-            raise TypeError(f"expected the Result of child {task.proposal.number}, got {result!r:.200}")
-        return result
-    except ChildFailed as error:
-        return Result(task.proposal, failure=error.failure, detail=error.detail)
-    except GenotypeError as error:
-        return Result(task.proposal, failure=Failure.INVALID, detail=str(error))
-    except Exception as error:
-        failure = Failure.OUT_OF_MEMORY if _is_out_of_memory(error) else Failure.CRASH
-        return Result(task.proposal, failure=failure, detail=f"{type(error).__name__}: {error}")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # The CPU allocator raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
-def derive(seed: int, *parts: str | int) -> int:
-    """A seed in [0, 2**63) for the purpose that `parts` name; equal on every machine and version."""
-    return int.from_bytes(_digest(seed, parts)[:8], "big") >> 1
-
-
-def uniforms(count: int, seed: int, *parts: str | int) -> np.ndarray:
-    """`[count]` float64 in [0, 1), a pure function of the arguments: raw Philox words, whose stream NumPy
-    keeps stable, as it does not promise for `Generator`'s methods."""
-    words = np.random.Philox(key=int.from_bytes(_digest(seed, parts)[:16], "big")).random_raw(count)
-    return (words >> np.uint64(11)) * 2.0**-53
-
-
-def _digest(seed: int, parts: tuple[str | int, ...]) -> bytes:
-    return hashlib.sha256(json.dumps([seed, *parts]).encode()).digest()
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Runs the block with `count` CPU threads in torch: sums change in their last bits with the count."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

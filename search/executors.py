@@ -1,10 +1,11 @@
 """Where children run. One protocol; the inline executor, which is also the fake in everybody's tests."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-from search.base import ChildTask, Evaluator, Result, attempt
+from search.attempt import attempt
+from search.base import ChildTask, Evaluator, Result
+from search.config import InlineConfig
 
 
 class Executor(Protocol):
@@ -35,7 +36,8 @@ class Executor(Protocol):
 class InlineExecutor:
     """Runs one task at a time in this process, when polled. Timeouts are the evaluator's to keep."""
 
-    def __init__(self, evaluator: Evaluator):
+    def __init__(self, config: InlineConfig, evaluator: Evaluator):
+        del config  # has no keys of its own
         self._evaluator = evaluator
         self._task: ChildTask | None = None
 
@@ -56,13 +58,3 @@ class InlineExecutor:
     def cancel(self, number: int) -> None:
         if self._task is not None and self._task.proposal.number == number:
             self._task = None
-
-
-@dataclass(kw_only=True)
-class InlineConfig:
-    """One child after the other in the search's own process."""
-
-    name: str = "inline"
-
-    def build(self, evaluator: Evaluator) -> InlineExecutor:
-        return InlineExecutor(evaluator)

@@ -12,18 +12,14 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from backbones.genotype import Genotype
-from search.base import Failure, Proposal, Result
+from search.rows import SCHEMA, ChildRow, columns_of, connect, read_rows
 from search.strategies import State
-
-SCHEMA = 1
 
 _TABLES = """
 CREATE TABLE children (
@@ -59,59 +55,6 @@ CREATE TABLE events (time REAL NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NUL
 _OUTCOME = ("status", "reward", "failure", "detail", "curve", "seconds", "peak_bytes")
 
 
-@dataclass
-class ChildRow:
-    """A child as the ledger holds it; see the comments of its table. Virtual times in microseconds."""
-
-    number: int
-    proposal_group: int
-    genotype: Genotype
-    cell_key: str
-    decisions: tuple[int, ...]
-    log_prob: float | None
-    cost: int
-    start: int
-    finish: int
-    original: int | None = None
-    status: str = "queued"
-    attempts: int = 0
-    alone: bool = False
-    observed: bool = False
-    reward: float | None = None
-    failure: Failure | None = None
-    detail: str = ""
-    curve: tuple[float, ...] = ()
-    seconds: float = 0.0
-    peak_bytes: int | None = None
-
-    def finish_with(self, result: Result) -> None:
-        """Takes over what became of the child, or of the one that it duplicates."""
-        self.status = "done"
-        self.reward, self.failure, self.detail = result.reward, result.failure, result.detail
-        self.curve, self.peak_bytes = result.curve, result.peak_bytes
-        self.seconds = result.seconds if self.original is None else 0.0
-
-    @property
-    def proposal(self) -> Proposal:
-        return Proposal(self.number, self.genotype, self.decisions, self.log_prob)
-
-    @property
-    def result(self) -> Result:
-        """Of a child that is done."""
-        return Result(
-            self.proposal, self.reward, self.failure, self.detail, self.curve, self.seconds, self.peak_bytes
-        )
-
-
-def read_children(path: str | Path) -> list[ChildRow]:
-    """All children by number, read-only, also while the search runs.
-
-    Raises FileNotFoundError, or ValueError for a file that is not a ledger or has a newer schema.
-    """
-    with closing(_connect(Path(path), read_only=True)) as database:
-        return _rows(database)
-
-
 class Ledger:
     """The ledger of the one search that writes it.
 
@@ -131,7 +74,7 @@ class Ledger:
             with closing(sqlite3.connect(path, isolation_level=None)) as database:
                 database.execute("PRAGMA journal_mode = WAL")
                 database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT")
-        self._database = _connect(path)
+        self._database = connect(path)
         self._database.execute("PRAGMA synchronous = FULL")
 
     def close(self) -> None:
@@ -139,7 +82,7 @@ class Ledger:
         self._lock.close()
 
     def rows(self) -> list[ChildRow]:
-        return _rows(self._database)
+        return read_rows(self._database)
 
     def fact(self, name: str) -> Any:
         """None where it is not known."""
@@ -186,7 +129,7 @@ class Ledger:
         """The final result of a child and of its duplicates, as their rows have it."""
         with self._transaction() as database:
             for row in rows:
-                columns = _columns(row)
+                columns = columns_of(row)
                 values = [columns[name] for name in _OUTCOME]
                 assignments = ", ".join(f"{name} = ?" for name in _OUTCOME)
                 database.execute(f"UPDATE children SET {assignments} WHERE number = ?", [*values, row.number])
@@ -217,60 +160,10 @@ class Ledger:
             raise
 
 
-def _connect(path: Path, read_only: bool = False) -> sqlite3.Connection:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such ledger")
-    # Without isolation_level=None the driver would open and commit transactions behind our back.
-    mode = "ro" if read_only else "rw"
-    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
-    try:
-        schema = database.execute("PRAGMA user_version").fetchone()[0]
-        if schema != SCHEMA:
-            advice = "update celltransfer" if schema > SCHEMA else "it is not a search's file"
-            raise ValueError(f"{path}: schema version {schema}, this version reads {SCHEMA}; {advice}")
-    except sqlite3.DatabaseError as error:
-        database.close()
-        raise ValueError(f"{path}: not a search ledger: {error}") from None
-    except ValueError:
-        database.close()
-        raise
-    return database
-
-
-def _rows(database: sqlite3.Connection) -> list[ChildRow]:
-    columns = list(ChildRow.__dataclass_fields__)
-    found = database.execute(f"SELECT {', '.join(columns)} FROM children ORDER BY number")
-    return [_row(dict(zip(columns, values, strict=True))) for values in found]
-
-
-def _row(columns: dict[str, Any]) -> ChildRow:
-    where = f"ledger, child {columns['number']}"
-    parsed = {
-        "genotype": Genotype.from_dict(json.loads(columns["genotype"]), where),
-        "decisions": tuple(json.loads(columns["decisions"])),
-        "curve": tuple(json.loads(columns["curve"])),
-        "failure": Failure(columns["failure"]) if columns["failure"] else None,
-        "alone": bool(columns["alone"]),
-        "observed": bool(columns["observed"]),
-    }
-    return ChildRow(**{**columns, **parsed})
-
-
 def _insert(database: sqlite3.Connection, row: ChildRow) -> None:
-    columns = _columns(row)
+    columns = columns_of(row)
     marks = ", ".join("?" * len(columns))
     database.execute(f"INSERT INTO children ({', '.join(columns)}) VALUES ({marks})", list(columns.values()))
-
-
-def _columns(row: ChildRow) -> dict[str, Any]:
-    return vars(row) | {
-        "genotype": json.dumps(row.genotype.to_dict()),
-        "decisions": json.dumps(row.decisions),
-        "curve": json.dumps(row.curve),
-        "failure": row.failure.value if row.failure else None,
-        "alone": int(row.alone),
-        "observed": int(row.observed),
-    }
 
 
 def _write_facts(database: sqlite3.Connection, facts: Mapping[str, Any]) -> None:

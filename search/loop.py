@@ -11,47 +11,24 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from lightning.pytorch.loggers import Logger
 
 from backbones.genotype import Genotype
 from runtime.progress import Track, track
-from search.base import FINAL_AT_ONCE, ChildTask, Failure, Proposal, Result, derive
+from runtime.random import derive
+from search.base import FINAL_AT_ONCE, ChildTask, Failure, Proposal, Result
+from search.config import BudgetConfig
+from search.errors import SearchPaused
 from search.executors import Executor
-from search.ledger import ChildRow, Ledger
+from search.ledger import Ledger
+from search.rows import ChildRow
 from search.strategies import Strategy
 
 POLL_SECONDS = 0.05
 
 log = logging.getLogger(__name__)
-
-
-class SearchPaused(RuntimeError):
-    """The search cannot go on by itself; everything so far is in the ledger, and starting again continues."""
-
-
-@dataclass(kw_only=True)
-class BudgetConfig:
-    """When a search ends. All of it may change when a search continues."""
-
-    children: int = 20_000
-    """Proposals, duplicates and failures included; 20,000 in the paper."""
-    hours: float | None = None
-    """Wall time over all sittings after which no child is started; None: no limit."""
-    max_attempts: int = 5
-    """Runs of one child, ended by lost hosts and killed processes, before the search pauses."""
-    failures_in_a_row: int = 20
-    """Failed children in a row at which the search pauses: the fault is then hardly theirs."""
-
-    def __post_init__(self) -> None:
-        for name in ("children", "failures_in_a_row"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"budget.{name} = {getattr(self, name)}, must be at least 1")
-        if self.max_attempts < 2:
-            raise ValueError(f"budget.max_attempts = {self.max_attempts}, must be at least 2")
-        if self.hours is not None and self.hours <= 0:
-            raise ValueError(f"budget.hours = {self.hours}, must be above 0, or null")
 
 
 class VirtualClock:

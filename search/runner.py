@@ -6,7 +6,6 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
@@ -14,49 +13,21 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from backbones.genotype import Genotype
-from classification.data import ImageDataConfig
 from runtime.folder import ALWAYS_FREE, RunFolder, plain
-from runtime.tracking import LoggerConfig, finish, log_artifact
-from search.base import Evaluator, derive
-from search.child import ChildConfig, ChildImages, ChildTrainer, predicted_microseconds
+from runtime.random import derive
+from runtime.tracking import build_loggers, finish, log_artifact
+from search.base import Evaluator
+from search.child import ChildImages, ChildTrainer, predicted_microseconds
+from search.config import SearchConfig
+from search.errors import SearchPaused
 from search.ledger import Ledger
-from search.loop import BudgetConfig, Search, SearchPaused
-from search.space import SpaceConfig
+from search.loop import Search
+from search.space import Space
 
 log = logging.getLogger(__name__)
 
 MAY_CHANGE = ("budget", "executor", "data.root", "data.workers", "data.download")
 """Keys that do not make another search of it; the ledger knows the split by its content."""
-
-
-@dataclass(kw_only=True)
-class SearchConfig:
-    """A whole search."""
-
-    run_dir: str
-    """Folder of the search; started again with the same one, a search continues."""
-    seed: int = 0
-    """Of the split, the strategy and, with the cell, of each child."""
-    data: ImageDataConfig
-    """Images; only the training files are read."""
-    space: SpaceConfig = field(default_factory=SpaceConfig)
-    strategy: Any
-    """What to try next: `search.strategies`."""
-    child: ChildConfig = field(default_factory=ChildConfig)
-    evaluator: Any = None
-    """None trains children. Else a mapping: `_target_`, the dotted path of a callable (genotype, task) ->
-    Result, or of a class of such callables, and its keyword arguments."""
-    executor: Any
-    """Where children run: `search.executors`."""
-    budget: BudgetConfig = field(default_factory=BudgetConfig)
-    window: int = 40
-    """Virtual workers: how many children are proposed before the first of them is learned from. It is part
-    of what the search is; at least twice the real workers keeps those busy."""
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-
-    def __post_init__(self) -> None:
-        if self.window < 1:
-            raise ValueError(f"window = {self.window}, must be at least 1")
 
 
 def run(config: SearchConfig) -> dict[str, Any]:
@@ -68,13 +39,13 @@ def run(config: SearchConfig) -> dict[str, Any]:
     path = Path(config.run_dir) / "search.sqlite"
     if path.exists() and (done := _finished(config, path)) is not None:
         return done
-    strategy = config.strategy.build(config.space.build(), config.seed)
+    strategy = config.strategy.build(Space.of(config.space), config.seed)
     evaluator, cost, facts = _evaluation(config)
     executor = config.executor.build(evaluator)
     folder = RunFolder.open(config.run_dir, config, stage="search", may_change=MAY_CHANGE)
     ledger = Ledger(path)
     (folder.path / "metrics.json").unlink(missing_ok=True)  # of a smaller budget
-    loggers = config.logger.build(folder.path, "search", plain(config))
+    loggers = build_loggers(config.logger, folder.path, "search", plain(config))
     try:
         _check_facts(ledger, path, {"search": search_id(config), **facts})
         search = Search(

@@ -8,12 +8,13 @@ concatenated. Source: 1707.07012, section 3.1 and appendix A.1.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Block, Cell, Genotype
-from search.base import uniforms
+from runtime.random import uniforms
+from search.config import SpaceConfig
 
 STATE, OPERATION, COMBINATION = 0, 1, 2
 KINDS = (STATE, STATE, OPERATION, OPERATION, COMBINATION)
@@ -27,6 +28,11 @@ class Space:
     blocks: int = 5
     operations: tuple[str, ...] = OPERATION_NAMES
     combinations: tuple[str, ...] = COMBINATIONS
+
+    @classmethod
+    def of(cls, config: SpaceConfig) -> "Space":
+        """The space that a configuration describes."""
+        return cls(config.blocks, tuple(config.operations), tuple(config.combinations))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -99,28 +105,3 @@ def _index(options: tuple[str, ...], value: str, where: str) -> int:
     if value not in options:
         raise ValueError(f"{where} = {value!r}, this space has {', '.join(options)}")
     return options.index(value)
-
-
-@dataclass(kw_only=True)
-class SpaceConfig:
-    """What the search may build."""
-
-    blocks: int = 5
-    """Blocks per cell; 5 in the paper."""
-    operations: list[str] = field(default_factory=lambda: list(OPERATION_NAMES))
-    """Operations to choose from; all 13 in the paper."""
-    combinations: list[str] = field(default_factory=lambda: list(COMBINATIONS))
-    """How a block may join its two operands."""
-
-    def __post_init__(self) -> None:
-        if self.blocks < 1:
-            raise ValueError(f"space.blocks = {self.blocks}, must be at least 1")
-        for name, known in (("operations", OPERATION_NAMES), ("combinations", COMBINATIONS)):
-            chosen = getattr(self, name)
-            if unknown := [option for option in chosen if option not in known]:
-                raise ValueError(f"space.{name} holds {unknown[0]!r}, expected some of {', '.join(known)}")
-            if not chosen or len(set(chosen)) != len(chosen):
-                raise ValueError(f"space.{name} = {list(chosen)}, must name at least one, and none twice")
-
-    def build(self) -> Space:
-        return Space(self.blocks, tuple(self.operations), tuple(self.combinations))

@@ -1,13 +1,16 @@
 """Strategies: what to try next, given what came back. One protocol; the controller and random search."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from search.base import Proposal, Result, derive, torch_threads, uniforms
+from runtime.device import torch_threads
+from runtime.random import derive, uniforms
+from search.base import Proposal, Result
+from search.config import ControllerConfig, RandomConfig
 from search.controller import Episode, Policy, next_baseline, update
 from search.space import Space
 
@@ -47,7 +50,8 @@ class Strategy(Protocol):
 class RandomSearch:
     """Draws every decision uniformly and learns nothing; a failed child means nothing to it."""
 
-    def __init__(self, space: Space, seed: int):
+    def __init__(self, config: RandomConfig, space: Space, seed: int):
+        del config  # has no keys of its own
         self._space, self._seed, self._proposed = space, seed, 0
 
     def propose(self, n: int, pending: Sequence[Proposal]) -> list[Proposal]:
@@ -71,7 +75,7 @@ class Controller:
     A failed child is an architecture with `failed_reward`: the policy should learn to avoid it.
     """
 
-    def __init__(self, config: "ControllerConfig", space: Space, seed: int):
+    def __init__(self, config: ControllerConfig, space: Space, seed: int):
         self._config, self._space, self._seed = config, space, seed
         generator = torch.Generator().manual_seed(derive(seed, "controller"))
         self._policy = Policy(space, config.hidden, config.init, generator)
@@ -150,53 +154,3 @@ class Controller:
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-@dataclass(kw_only=True)
-class RandomConfig:
-    """Uniform random search, the paper's baseline."""
-
-    name: str = "random"
-
-    def build(self, space: Space, seed: int) -> RandomSearch:
-        return RandomSearch(space, seed)
-
-
-@dataclass(kw_only=True)
-class ControllerConfig:
-    """The LSTM controller trained with PPO; defaults are the paper's where it states them."""
-
-    name: str = "controller"
-    hidden: int = 100
-    """Units of the LSTM; 100 in the paper."""
-    init: float = 0.1
-    """Weights start uniform in +-init; 0.1 in the paper."""
-    lr: float = 3.5e-4
-    """Adam's learning rate; 3.5e-4 in the paper."""
-    architectures_per_update: int = 20
-    """Results per update; 20 in the paper."""
-    passes: int = 4
-    """Optimiser steps per update, each on the whole batch; not stated in the paper."""
-    clip: float = 0.2
-    """PPO's ratio is clipped to 1 +- clip; not stated in the paper."""
-    entropy_weight: float = 1e-5
-    """Weight of the entropy bonus, in reward per nat; 1e-5 in the paper."""
-    baseline_decay: float = 0.95
-    """Of the moving average of rewards; 0.95 in the paper."""
-    failed_reward: float = 0.0
-    """Reward that stands for a failed child."""
-
-    def __post_init__(self) -> None:
-        for name in ("hidden", "architectures_per_update", "passes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"strategy.{name} = {getattr(self, name)}, must be at least 1")
-        for name in ("init", "lr", "clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"strategy.{name} = {getattr(self, name)}, must be above 0")
-        if self.entropy_weight < 0:
-            raise ValueError(f"strategy.entropy_weight = {self.entropy_weight}, must not be negative")
-        if not 0 <= self.baseline_decay < 1:
-            raise ValueError(f"strategy.baseline_decay = {self.baseline_decay}, must be in [0, 1)")
-
-    def build(self, space: Space, seed: int) -> Controller:
-        return Controller(self, space, seed)

@@ -20,8 +20,7 @@ import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -88,30 +87,6 @@ class Engine(nn.Module, ABC):
             backbone = copy.deepcopy(self.backbone)
         twin = copy.deepcopy(self, {id(self.backbone): backbone})
         return twin.to(memory_format=torch.channels_last).eval().requires_grad_(False)
-
-
-@dataclass(kw_only=True)
-class EngineConfig(ABC):
-    """Group `detector`: an engine and the numbers of its detector. Subclasses add the keys of their parts."""
-
-    head: ClassVar[str]
-    """Kind of detector, `fpn` or `c4`: engines of one kind have the same keys, and their weights convert."""
-    engine: ClassVar[str]
-    """What `name` must be."""
-    name: str
-    """Name of the engine, recorded with the weights."""
-
-    def __post_init__(self) -> None:
-        if self.name != self.engine:
-            raise ValueError(f"detector.name = {self.name!r}, but these are the keys of {self.engine!r}")
-
-    @abstractmethod
-    def build(
-        self, backbone: Backbone, num_classes: int, mean: Sequence[float], std: Sequence[float]
-    ) -> Engine:
-        """A fresh detector over `backbone`, whose images are normalised by `mean` and `std` (of 0..1).
-
-        Raises ValueError unless the backbone reads RGB and has the maps that the detector needs."""
 
 
 def check_rgb(mean: Sequence[float], std: Sequence[float]) -> None:

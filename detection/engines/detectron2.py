@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from backbones.base import Backbone as Network
-from backbones.zoo import create
+from backbones.factory import create
 from detection.backbone import freeze_statistics as freeze
 from detection.engines.detectron2_parts import (
     BACKBONE_REGISTRY,

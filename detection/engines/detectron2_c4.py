@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone
-from detection.c4 import C4_STRIDE, C4Config, C4HeadConfig
 from detection.engines.base import Engine
+from detection.engines.config import C4_STRIDE, C4Config
 from detection.engines.detectron2_parts import (
     Boxes,
     Matcher,
@@ -21,6 +21,7 @@ from detection.engines.detectron2_rcnn import (
     box_predictor,
     proposal_network,
 )
+from detection.head_config import C4HeadConfig
 
 MAP = "c4"
 """Name of the one map."""

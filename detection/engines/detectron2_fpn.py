@@ -6,6 +6,7 @@ from torch import Tensor
 
 from backbones.base import Backbone as Network
 from backbones.base import FeatureInfo
+from detection.engines.config import FpnConfig
 from detection.engines.detectron2_parts import (
     FPN,
     Backbone,
@@ -22,8 +23,8 @@ from detection.engines.detectron2_rcnn import (
     box_predictor,
     proposal_network,
 )
-from detection.fpn import PYRAMID_STRIDES, FpnConfig, pyramid_maps
-from detection.heads import BoxHeadConfig
+from detection.fpn import PYRAMID_STRIDES, pyramid_maps
+from detection.head_config import BoxHeadConfig
 
 
 class Detectron2Fpn(Detectron2Engine):

@@ -29,8 +29,9 @@ from detection.engines.detectron2_parts import (
     ShapeSpec,
     StandardRPNHead,
 )
-from detection.heads import SecondStage, SecondStageConfig
-from detection.rpn import RegionProposals, RpnConfig
+from detection.head_config import RpnConfig, SecondStageConfig
+from detection.heads import SecondStage
+from detection.rpn import RegionProposals
 
 
 class _RPNHead(StandardRPNHead):

@@ -2,12 +2,18 @@
 
 from collections.abc import Mapping
 
-from detection.engines.base import EngineConfig
-from detection.engines.detectron2_config import Detectron2C4Config, Detectron2FpnConfig
-from detection.engines.torchvision import TorchvisionFpnConfig
-from detection.engines.torchvision_c4 import TorchvisionC4Config
+from detection.engines.config import (
+    Detectron2C4Config,
+    Detectron2FpnConfig,
+    EngineConfig,
+    TorchvisionC4Config,
+    TorchvisionFpnConfig,
+)
 
 ENGINES: Mapping[str, type[EngineConfig]] = {
     kind.engine: kind
     for kind in (TorchvisionFpnConfig, TorchvisionC4Config, Detectron2FpnConfig, Detectron2C4Config)
 }
+
+FAMILIES = ("torchvision", "detectron2")
+"""What the names begin with: whose operations an engine is made of."""

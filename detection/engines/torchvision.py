@@ -3,8 +3,6 @@
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,22 +12,10 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from backbones.base import Backbone
 from detection.engines.base import Engine, Prediction, Target
-from detection.fpn import PYRAMID_STRIDES, FpnConfig, pyramid_maps
+from detection.engines.config import FpnConfig
+from detection.fpn import PYRAMID_STRIDES, pyramid_maps
 from detection.heads import BoxHead, SecondStage
 from detection.rpn import RegionProposals
-
-
-@dataclass(kw_only=True)
-class TorchvisionFpnConfig(FpnConfig):
-    """Group `detector`: `torchvision_fpn`."""
-
-    engine: ClassVar[str] = "torchvision_fpn"
-    name: str = "torchvision_fpn"
-
-    def build(
-        self, backbone: Backbone, num_classes: int, mean: Sequence[float], std: Sequence[float]
-    ) -> "TorchvisionFpn":
-        return TorchvisionFpn(self, backbone, num_classes, mean, std)
 
 
 class TorchvisionEngine(Engine):

@@ -1,31 +1,16 @@
 """The paper's detector, made of torchvision's operations."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from backbones.base import Backbone
-from detection.c4 import C4_STRIDE, C4Config
+from detection.engines.config import C4_STRIDE, C4Config
 from detection.engines.torchvision import TorchvisionEngine
 from detection.heads import SecondStage
 from detection.roi_align import roi_align, rows
 from detection.rpn import RegionProposals
-
-
-@dataclass(kw_only=True)
-class TorchvisionC4Config(C4Config):
-    """Group `detector`: `torchvision_c4`."""
-
-    engine: ClassVar[str] = "torchvision_c4"
-    name: str = "torchvision_c4"
-
-    def build(
-        self, backbone: Backbone, num_classes: int, mean: Sequence[float], std: Sequence[float]
-    ) -> "TorchvisionC4":
-        return TorchvisionC4(self, backbone, num_classes, mean, std)
 
 
 class TorchvisionC4(TorchvisionEngine):

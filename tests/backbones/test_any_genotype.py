@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from backbones import NASNet, NetworkSpec, profile
 from backbones.cell import DropPath
 from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Block, Cell, Genotype
-from backbones.zoo import NASNET_A
+from backbones.published import NASNET_A
 from benchmarks.calibration import calibrate
 
 CLASSES = 3

@@ -13,7 +13,8 @@ from backbones.cell import CellModule
 from backbones.costs import PartProfile
 from backbones.genotype import Block, Cell, Genotype
 from backbones.layers import Pool
-from backbones.zoo import NASNET_A, ZOO
+from backbones.published import NASNET_A
+from backbones.zoo import ZOO
 
 
 def counted_parts(spec, size, num_classes, device="meta"):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from backbones.__main__ import main
 from backbones.draw import draw, draw_cell
 from backbones.genotype import OPERATION_NAMES, Block, Cell, Genotype
-from backbones.zoo import NASNET_A
+from backbones.published import NASNET_A
 
 NS = "{http://www.w3.org/2000/svg}"
 WIDTH_PER_LETTER = 0.62

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbones.genotype import Block, Cell, Genotype, GenotypeError
-from backbones.zoo import NASNET_A
+from backbones.published import NASNET_A
 
 
 def renumbered(cell: Cell, order: list[int], swaps: list[bool]) -> Cell:

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from backbones import create, transforms
-from classification.data import ImageDataConfig, open_images
+from classification.config import ImageDataConfig
+from classification.data import open_images
 from classification.decoded_images import DecodedImages
-from classification.evaluate import evaluation_loader
+from classification.evaluation import evaluation_loader
 from classification.module import normalise
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -8,7 +8,8 @@ from backbones.cell import DropPath, drop_path_keep
 from backbones.genotype import OPERATION_NAMES, Block, Cell, Genotype
 from backbones.layers import FactorizedReduction, Layers, Pool, SameConv2d
 from backbones.operations import OPERATIONS
-from backbones.zoo import NASNET_A, ZOO
+from backbones.published import NASNET_A
+from backbones.zoo import ZOO
 
 
 def on_meta(name, classes, **training):

@@ -13,9 +13,9 @@ from torch import Tensor
 from backbones.cell import State
 from backbones.genotype import Block, Cell, Genotype
 from backbones.layers import Pool
-from backbones.network import ACTIVATION_MEMORY, NASNet
+from backbones.network import NASNet
 from backbones.published import NASNET_A
-from backbones.spec import NetworkSpec
+from backbones.spec import ACTIVATION_MEMORY, NetworkSpec
 from benchmarks.calibration import calibrate
 
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from backbones.factory import create
 from backbones.genotype import Block, Cell, Genotype
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec
-from backbones.zoo import ZOO, create
+from backbones.zoo import ZOO
 
 SMALL = {"cells_per_stage": 2, "filters": 8, "stem_filters": 4, "image_size": 64}
 

@@ -9,8 +9,10 @@ import timm
 import torch
 
 from backbones import create, load, profile, save, timm_backbone
-from backbones.build import TimmSpec, read_spec
-from backbones.zoo import BackboneConfig, resolve_spec
+from backbones.build import build, read_spec
+from backbones.config import BackboneConfig
+from backbones.timm_spec import TimmSpec
+from backbones.zoo import resolve_spec
 from benchmarks.calibration import calibrate
 
 NETWORKS = ["test_resnet", "test_efficientnet", "test_convnext", "resnet18", "mobilenetv3_small_050"]
@@ -210,10 +212,10 @@ for attempt in (create, lambda name: BackboneConfig(name=name), lambda name: loa
 
 def test_a_configuration_builds_a_network_of_timm():
     config = BackboneConfig(name="timm/test_resnet", image_size=48, batch_norm_momentum=0.3)
-    net = config.build(4, drop_path_keep=0.9)
+    net = build(config.spec(), 4, drop_path_keep=0.9)
     assert (net.num_classes, net.preprocessing.size, net.drop_path_keep) == (4, 48, 0.9)
     with pytest.raises(ValueError, match="cells_per_stage"):
-        BackboneConfig(name="timm/test_resnet", cells_per_stage=2).build(4)
+        build(BackboneConfig(name="timm/test_resnet", cells_per_stage=2).spec(), 4)
 
 
 def test_costs_are_those_that_are_published():

@@ -12,9 +12,10 @@ from torch import nn
 
 from backbones import create
 from backbones.layers import PRODUCT_UP_TO_PIXELS, Layers, PointwiseConv2d
-from backbones.network import ACTIVATION_MEMORY, NASNet
+from backbones.network import NASNet
 from backbones.norm import NARROW, NarrowBatchNorm2d
 from backbones.operations import OPERATIONS
+from backbones.spec import ACTIVATION_MEMORY
 from backbones.zoo import resolve_spec
 from benchmarks.calibration import calibrate
 from benchmarks.memory import saved_bytes

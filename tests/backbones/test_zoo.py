@@ -4,10 +4,11 @@ import pytest
 
 from backbones.__main__ import main
 from backbones.costs import profile
+from backbones.factory import create
 from backbones.network import NASNet
 from backbones.published import PAPER_ROWS
 from backbones.weights import save
-from backbones.zoo import ZOO, create, resolve_spec
+from backbones.zoo import ZOO, resolve_spec
 
 
 def test_every_row_of_nasnet_a_in_the_papers_tables_has_a_network():

@@ -14,7 +14,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backbones.export import export as backbones_export
-from backbones.network import ACTIVATION_MEMORY, NASNet
+from backbones.network import NASNet
+from backbones.spec import ACTIVATION_MEMORY
 from backbones.zoo import ZOO
 from benchmarks import backbones, classification, memory, peers, small_images, switches
 from benchmarks.calibration import calibrate

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from backbones.zoo import create
+from backbones.factory import create
 from benchmarks.detection_c4 import check_equal, detector, inference
 
 

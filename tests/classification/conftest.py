@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classification.data import ImageDataConfig, open_images
+from classification.config import ImageDataConfig
+from classification.data import open_images
 
 
 @pytest.fixture(scope="session")

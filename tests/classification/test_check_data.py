@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from classification.check_data import check, main
-from classification.data import ImageDataConfig, open_images
+from classification.config import ImageDataConfig
+from classification.data import open_images
 
 
 def photograph(path, seed, **options):

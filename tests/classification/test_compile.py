@@ -12,8 +12,9 @@ from backbones.network import NASNet
 from backbones.spec import NetworkSpec
 from benchmarks.calibration import calibrate
 from classification.module import ClassificationModule, DropPathSchedule, classification_loss
+from runtime.config import TrainerConfig
 from runtime.folder import RunFolder
-from runtime.trainer import TrainerConfig
+from runtime.trainer import build_trainer, prepare_network
 
 CELL = Cell(
     (Block(0, 1, "sep_conv_3x3", "max_pool_3x3", "add"), Block(0, 2, "conv_3x3", "identity", "concat")),
@@ -27,7 +28,7 @@ def learned(net: NASNet, folder, **trainer) -> dict[str, torch.Tensor]:
     net = copy.deepcopy(net)
     torch.manual_seed(1)
     config = TrainerConfig(accelerator="cpu", log_every_steps=1, **trainer)
-    config.prepare(net)
+    prepare_network(config, net)
     module = ClassificationModule(
         net,
         classification_loss(0.1, 0.4),
@@ -40,8 +41,8 @@ def learned(net: NASNet, folder, **trainer) -> dict[str, torch.Tensor]:
         (torch.randn(8, 3, 16, 16, generator=generator).double(), torch.randint(5, (8,), generator=generator))
         for _ in range(STEPS)
     ]
-    fit = config.build(
-        RunFolder(folder), [], [DropPathSchedule(net)], max_steps=STEPS, validate_every_epochs=None
+    fit = build_trainer(
+        config, RunFolder(folder), [], [DropPathSchedule(net)], max_steps=STEPS, validate_every_epochs=None
     )
     fit.fit(module, DataLoader(batches, batch_size=None))
     assert fit.global_step == STEPS

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from backbones.spec import Preprocessing
-from classification.data import ImageDataConfig, decode, open_images, stratified
+from classification.config import ImageDataConfig
 from classification.decoded_images import DecodedImages
+from runtime.image_files import decode, open_images, stratified
 
 
 def write(path, image):

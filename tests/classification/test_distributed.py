@@ -12,16 +12,14 @@ import sys
 import pytest
 import torch
 
-from backbones.zoo import BackboneConfig
-from classification.data import ImageDataConfig
+from backbones.config import BackboneConfig
+from classification.config import ClassificationConfig, ImageDataConfig, RecipeConfig
 from classification.mistakes import read_mistakes
 from classification.module import ClassificationModule
-from classification.optimizers import RecipeConfig
-from classification.train import ClassificationConfig, run
+from classification.train import run
+from runtime.config import LoggerConfig, TrainerConfig
 from runtime.finite import NonFiniteError
 from runtime.resume import LAST
-from runtime.tracking import LoggerConfig
-from runtime.trainer import TrainerConfig
 
 CALM = {"drop_path_keep": 1.0, "dropout": 0.0, "ema_decay": None}
 
@@ -215,7 +213,7 @@ def test_what_does_not_fit_to_the_launcher_or_machine_is_refused(
 
 
 def test_detection_refuses_what_only_the_classifier_knows():
-    from detection.train import DetectionConfig
+    from detection.config import DetectionConfig
 
     with pytest.raises(ValueError) as error:
         DetectionConfig(

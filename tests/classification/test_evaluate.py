@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 
 from backbones import weights
-from backbones.zoo import BackboneConfig, create
-from classification.data import ImageDataConfig, open_images
-from classification.evaluate import EvaluateConfig, check_classes, run
+from backbones.config import BackboneConfig
+from backbones.factory import create
+from classification.config import ClassificationConfig, EvaluateConfig, ImageDataConfig, RecipeConfig
+from classification.data import open_images
+from classification.evaluation import check_classes, log_mistakes, run
 from classification.mistakes import (
     LOSSLESS,
     THUMBNAIL,
@@ -20,17 +22,13 @@ from classification.mistakes import (
     Mistakes,
     data_uri,
     find_mistakes,
-    log_mistakes,
     picture,
     read_mistakes,
     write_mistakes,
 )
-from classification.optimizers import RecipeConfig
 from classification.predictions import Predictions
-from classification.train import ClassificationConfig
 from classification.train import run as train
-from runtime.tracking import LoggerConfig
-from runtime.trainer import TrainerConfig
+from runtime.config import LoggerConfig, TrainerConfig
 
 DIGITS = ImageDataConfig(name="digits", train_limit=60, test_limit=50, flip=False, crop_padding=1)
 

@@ -9,10 +9,12 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import conf
+from backbones.build import build
 from backbones.costs import profile
+from backbones.factory import create
 from backbones.published import PAPER_ROWS
-from backbones.zoo import ZOO, create
-from classification.optimizers import RecipeConfig
+from backbones.zoo import ZOO
+from classification.config import RecipeConfig
 from conf.app import refuse_foreign_experiment
 
 EXPERIMENT = Path(conf.__file__).parent / "experiment"
@@ -71,7 +73,7 @@ def test_a_file_starts_with_its_command_and_row_and_builds_its_network(experimen
 
 def test_the_small_comparison_differs_in_the_network_alone_and_its_sides_cost_the_same():
     nasnet, resnet = (composed(f"experiment={name}", "data.root=DIR") for name in SMALL)
-    costs = [profile(config.backbone.build(10)) for config in (nasnet, resnet)]
+    costs = [profile(build(config.backbone.spec(), 10)) for config in (nasnet, resnet)]
     assert costs[0].multiply_adds == pytest.approx(costs[1].multiply_adds, rel=0.01)
     assert vars(nasnet) | {"backbone": None} == vars(resnet) | {"backbone": None}
     assert (nasnet.recipe.drop_path_keep, nasnet.recipe.auxiliary_weight) == (1, 0)  # timm's has neither

@@ -11,8 +11,9 @@ from torchvision.transforms import RandomResizedCrop
 
 from backbones.image_transforms import central_square, normalise
 from backbones.spec import Preprocessing
+from classification.config import ImageDataConfig
 from classification.crops import draw_crop, training_pixels
-from classification.data import ImageDataConfig, ImageSet, open_images
+from classification.data import ImageSet, open_images
 from classification.decoded_images import (
     DecodedImages,
     draw_jitter,

@@ -8,10 +8,18 @@ import torch
 from torch import nn
 
 from backbones.network import NASNet
+from backbones.published import NASNET_A
 from backbones.spec import NetworkSpec
-from backbones.zoo import NASNET_A
+from classification.config import RecipeConfig
 from classification.module import classification_loss
-from classification.optimizers import ExponentialAverage, L2Gradient, RecipeConfig, TFRMSProp, cosine
+from classification.optimizers import (
+    ExponentialAverage,
+    L2Gradient,
+    TFRMSProp,
+    build_optimizer,
+    build_schedule,
+    cosine,
+)
 
 
 def small_network(**options):
@@ -54,7 +62,7 @@ def test_rmsprop_equals_timms(momentum, epsilon):
     )
     ours = nn.Linear(5, 7).double()
     theirs = copy.deepcopy(ours)
-    optimizer = recipe.build_optimizer(ours)
+    optimizer = build_optimizer(recipe, ours)
     # timm's decay is L2, too; its epsilon lies inside the root and its mean square starts at 1 in any case.
     groups = [{"params": [theirs.weight], "weight_decay": 0.01}, {"params": [theirs.bias]}]
     reference = timm.RMSpropTF(
@@ -81,7 +89,7 @@ def test_l2_is_part_of_the_loss_whose_gradient_is_clipped(optimizer):
     theirs = copy.deepcopy(ours)
     images = torch.randn(6, 4, dtype=torch.float64)
     for network, l2 in ((ours, 0.0), (theirs, 0.5)):
-        step = recipe.build_optimizer(network)
+        step = build_optimizer(recipe, network)
         if l2:
             for group in step.param_groups:
                 group["l2"] = 0.0
@@ -95,7 +103,7 @@ def test_l2_is_part_of_the_loss_whose_gradient_is_clipped(optimizer):
 def test_adamw_shrinks_the_decayed_weights_and_needs_no_l2():
     network = nn.Linear(2, 2)
     recipe = RecipeConfig(optimizer="adamw", lr=0.1, weight_decay=0.5, momentum=0.8, adam_decay=0.99)
-    optimizer, before = recipe.build_optimizer(network), copy.deepcopy(network.state_dict())
+    optimizer, before = build_optimizer(recipe, network), copy.deepcopy(network.state_dict())
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     step_by_recipe(optimizer)
@@ -106,8 +114,8 @@ def test_adamw_shrinks_the_decayed_weights_and_needs_no_l2():
 
 def test_the_rate_rises_linearly_then_falls_by_the_cosine():
     recipe = RecipeConfig(epochs=10, lr=0.02, warmup_epochs=2.5)
-    optimizer = recipe.build_optimizer(small_network())
-    schedule = recipe.build_schedule(optimizer, steps_per_epoch=4)
+    optimizer = build_optimizer(recipe, small_network())
+    schedule = build_schedule(recipe, optimizer, steps_per_epoch=4)
     rates = []
     for _ in range(41):
         rates.append(schedule.get_last_lr()[0])
@@ -119,8 +127,8 @@ def test_the_rate_rises_linearly_then_falls_by_the_cosine():
 
 def test_cosine_falls_from_lr_to_zero_in_one_half_period():
     recipe = RecipeConfig(epochs=10, lr=0.02)
-    optimizer = recipe.build_optimizer(small_network())
-    schedule = recipe.build_schedule(optimizer, steps_per_epoch=4)
+    optimizer = build_optimizer(recipe, small_network())
+    schedule = build_schedule(recipe, optimizer, steps_per_epoch=4)
     rates = []
     for _ in range(40):
         rates.append(schedule.get_last_lr()[0])
@@ -133,7 +141,7 @@ def test_cosine_falls_from_lr_to_zero_in_one_half_period():
 
 def test_exponential_falls_by_3_percent_every_2_4_epochs():
     recipe = RecipeConfig(schedule="exponential", lr=1.0)
-    schedule = recipe.build_schedule(recipe.build_optimizer(small_network()), steps_per_epoch=10)
+    schedule = build_schedule(recipe, build_optimizer(recipe, small_network()), steps_per_epoch=10)
     factor = schedule.lr_lambdas[0]
     assert [factor(step) for step in (0, 23, 24, 47, 48)] == pytest.approx([1, 1, 0.97, 0.97, 0.97**2])
 
@@ -147,7 +155,7 @@ def test_the_rate_is_scaled_to_the_batch():
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adamw"])
 def test_only_weights_of_convolutions_and_linear_layers_decay(optimizer):
     network = small_network()
-    built = RecipeConfig(optimizer=optimizer, weight_decay=0.01).build_optimizer(network)
+    built = build_optimizer(RecipeConfig(optimizer=optimizer, weight_decay=0.01), network)
     key = "weight_decay" if optimizer == "adamw" else "l2"
     decays = {id(p): group[key] for group in built.param_groups for p in group["params"]}
     assert optimizer == "adamw" or not any(group.get("weight_decay") for group in built.param_groups)

@@ -14,8 +14,9 @@ from backbones.image_transforms import normalise
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec
 from classification import predict
-from classification.data import ImageDataConfig, open_images
-from classification.evaluate import evaluation_loader
+from classification.config import ImageDataConfig
+from classification.data import open_images
+from classification.evaluation import evaluation_loader
 from classification.image_files import find_images
 
 NAMES = ["ant", "[bold]bee", "cat", "dog", "eel", "fly", "gnu"]

@@ -16,17 +16,14 @@ import torch
 from checkpoints import checkpoint
 
 from backbones import weights
-from backbones.zoo import BackboneConfig
+from backbones.config import BackboneConfig
 from classification import evaluate
-from classification.data import ImageDataConfig
-from classification.evaluate import EvaluateConfig
+from classification.config import ClassificationConfig, EvaluateConfig, ImageDataConfig, RecipeConfig
 from classification.module import ClassificationModule
-from classification.optimizers import RecipeConfig
-from classification.train import ClassificationConfig, run
+from classification.train import run
+from runtime.config import LoggerConfig, TrainerConfig
 from runtime.finite import NonFiniteError
 from runtime.resume import LAST
-from runtime.tracking import LoggerConfig
-from runtime.trainer import TrainerConfig
 
 STEPS_PER_EPOCH, EPOCHS = 4, 3
 AS_THEY_ARE = {"cutout": 0, "rand_augment": 0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}

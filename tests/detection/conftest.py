@@ -6,17 +6,14 @@ import torch
 from PIL import Image
 
 from backbones import weights
-from backbones.zoo import create
-from detection.backbone import BackboneSource
-from detection.engines.torchvision import TorchvisionFpnConfig
-from detection.heads import BoxHeadConfig
+from backbones.factory import create
+from detection.config import BackboneSource, DetectionConfig
+from detection.data_config import ScenesDataConfig
+from detection.engines.config import TorchvisionFpnConfig
+from detection.head_config import BoxHeadConfig, RpnConfig
 from detection.recipe import DetectionRecipe
-from detection.rpn import RpnConfig
-from detection.scenes import ScenesDataConfig
-from detection.train import DetectionConfig
 from detection.train import run as train
-from runtime.tracking import LoggerConfig
-from runtime.trainer import TrainerConfig
+from runtime.config import LoggerConfig, TrainerConfig
 
 
 @pytest.fixture(autouse=True, scope="module")

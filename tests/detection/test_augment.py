@@ -6,7 +6,9 @@ import torch
 from PIL import Image
 
 from detection.augment import ColorJitter, Placement, ScaleJitter, draw_words, uniform
-from detection.data import CocoDataConfig, InputSize, collate, resize, to_tensor
+from detection.data import collate, open_split, resize, to_tensor
+from detection.data_config import CocoDataConfig
+from detection.sizing import InputSize
 from runtime.loading import ResumableLoader
 
 JITTER = {"scale_jitter": [0.3, 2.0], "jitter_size": 64}
@@ -33,7 +35,7 @@ def assert_box_is_where_it_is_bright(sample, slack: int) -> None:
 
 
 def test_a_jittered_image_has_the_squares_size_and_its_boxes_follow(marked):
-    images = CocoDataConfig(root=str(marked), **JITTER).open("train")
+    images = open_split(CocoDataConfig(root=str(marked), **JITTER), "train")
     kept = 0
     for epoch in range(40):
         for index in (0, 1):
@@ -78,7 +80,7 @@ def test_jittered_sizes_and_pixels_are_detectron2s(scale):
 @pytest.mark.parametrize("config", [JITTER, COLORS, JITTER | COLORS, {"min_sizes": [40, 50]}])
 def test_what_is_drawn_depends_on_seed_epoch_and_image_only(coco_folder, config):
     def pictures(seed, epochs):
-        images = CocoDataConfig(root=str(coco_folder), **config).open("train", seed=seed)
+        images = open_split(CocoDataConfig(root=str(coco_folder), **config), "train", seed=seed)
         return [images[(epoch, 1)]["image"] for epoch in epochs]
 
     def equal(some, others):
@@ -91,8 +93,8 @@ def test_what_is_drawn_depends_on_seed_epoch_and_image_only(coco_folder, config)
 
 
 def test_a_setting_changes_no_other_draw(marked):
-    plain = CocoDataConfig(root=str(marked), min_sizes=[40, 50, 60]).open("train")
-    colored = CocoDataConfig(root=str(marked), min_sizes=[40, 50, 60], **COLORS).open("train")
+    plain = open_split(CocoDataConfig(root=str(marked), min_sizes=[40, 50, 60]), "train")
+    colored = open_split(CocoDataConfig(root=str(marked), min_sizes=[40, 50, 60], **COLORS), "train")
     for epoch in range(8):
         one, other = plain[(epoch, 0)], colored[(epoch, 0)]
         assert torch.equal(one["target"]["boxes"], other["target"]["boxes"])
@@ -136,7 +138,7 @@ def test_each_colour_change_is_torchvisions():
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_fixed_size_holds_for_training_and_evaluation(marked, split):
     config = CocoDataConfig(root=str(marked), fixed_size=60, flip=False)
-    sample = config.open(split)[(0, 0)]
+    sample = open_split(config, split)[(0, 0)]
     assert sample["image"].shape == (3, 60, 60)
     assert sample["target"]["boxes"].tolist() == [[35 * 60 / 40, 10, 60, 26]]
     assert config.input_size == InputSize(60, 60, keep_aspect=False)
@@ -164,7 +166,7 @@ def test_wide_and_tall_images_fill_batches_of_their_own(tmp_path, coco_file, wor
         min_sizes=[32],
         group_by_aspect=True,
     )
-    data = config.open("train")
+    data = open_split(config, "train")
     loader = ResumableLoader(data, 2, seed=0, shuffle=True, workers=workers, drop_last=True, collate=collate)
     iterator = iter(loader)
     batches = [next(iterator) for _ in range(9)]  # 7 tall images and 13 wide ones: 3 + 6 full batches

@@ -10,12 +10,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from backbones import weights
+from backbones.factory import create
 from backbones.genotype import Block, Cell, Genotype
-from backbones.zoo import create
-from detection.backbone import BackboneSource, FrozenStatistics, freeze_statistics
+from detection.backbone import FrozenStatistics, freeze_statistics
+from detection.config import BackboneSource
+from detection.data import open_split
 from detection.detector import Detector
-from detection.evaluate import evaluate, predict_all
-from detection.scoring import METRICS
+from detection.evaluation import predict_all
+from detection.scoring import METRICS, evaluate
 from detection.stages import check_halves
 from detection.train import run as train
 
@@ -229,8 +231,8 @@ def test_group_norm_is_trained_from_scratch_and_comes_back_from_the_file(
     norms = [m for m in detector.engine.backbone.modules() if isinstance(m, torch.nn.GroupNorm)]
     assert norms
     assert all(norm.num_channels // norm.num_groups >= 4 or norm.num_groups == 1 for norm in norms)
-    results = predict_all(detector, detector.prepare(scenes.open("val")), 0)
-    assert evaluate(scenes.open("val").coco, results).metrics == metrics
+    results = predict_all(detector, detector.prepare(open_split(scenes, "val")), 0)
+    assert evaluate(open_split(scenes, "val").coco, results).metrics == metrics
     assert detector.engine.for_inference().backbone.stem[1].__class__ is torch.nn.GroupNorm
 
 

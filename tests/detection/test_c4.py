@@ -5,16 +5,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from backbones.factory import create
 from backbones.weights import read_safetensors
-from backbones.zoo import create
 from detection.backbone import freeze_statistics
-from detection.c4 import C4HeadConfig
 from detection.coco_file import CategoryEntry
-from detection.data import InputSize
 from detection.detector import Detector
-from detection.engines.torchvision_c4 import TorchvisionC4Config
+from detection.engines.config import TorchvisionC4Config
+from detection.head_config import C4HeadConfig, RpnConfig
 from detection.roi_align import roi_align
-from detection.rpn import RpnConfig
+from detection.sizing import InputSize
 
 NUM_CLASSES = 3
 

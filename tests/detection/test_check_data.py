@@ -6,7 +6,8 @@ import pytest
 from annotated_folder import annotated_folder, found, of
 
 from detection.check_data import check, main
-from detection.data import CocoDataConfig
+from detection.data import open_split
+from detection.data_config import CocoDataConfig
 
 MASK = [[0, 0, 9, 0, 9, 9]]
 
@@ -200,4 +201,4 @@ def test_training_refuses_what_the_check_calls_an_error(data, fault):
     path = data(ANNOTATION_FAULTS[fault][0])
     config = CocoDataConfig(root=str(path.parent), train_images="images", train_annotations=path.name)
     with pytest.raises(ValueError, match=r"annotations\.json: (images|annotations): "):
-        config.open("train")
+        open_split(config, "train")

@@ -9,7 +9,8 @@ from annotated_folder import annotated_folder, found, of
 from PIL import Image
 
 from detection.check_data import check
-from detection.data import CocoDataConfig
+from detection.data import open_split
+from detection.data_config import CocoDataConfig
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_a_picture_that_cannot_be_turned_upright_is_named(data):
     assert found(path, decode=True) == [("error", 1, "truncated or damaged image", "a.png")]
     config = CocoDataConfig(root=str(path.parent), train_images="images", train_annotations=path.name)
     with pytest.raises(ValueError, match=r"a\.png: cannot be read as an image"):
-        config.open("train")[(0, 0)]
+        open_split(config, "train")[(0, 0)]
 
 
 def test_links_out_of_the_folder_are_found_and_others_are_not(data, tmp_path):

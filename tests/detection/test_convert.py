@@ -10,18 +10,21 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from backbones import weights
-from backbones.zoo import create
+from backbones.factory import create
 from detection import convert
-from detection.backbone import BackboneSource
-from detection.c4 import C4HeadConfig
+from detection.config import BackboneSource
+from detection.data import open_split
 from detection.detector import Detector
-from detection.engines.base import EngineConfig
-from detection.engines.detectron2_config import Detectron2C4Config, Detectron2FpnConfig
-from detection.engines.torchvision import TorchvisionFpnConfig
-from detection.engines.torchvision_c4 import TorchvisionC4Config
-from detection.evaluate import evaluate, predict_all
-from detection.heads import BoxHeadConfig
-from detection.rpn import RpnConfig
+from detection.engines.config import (
+    Detectron2C4Config,
+    Detectron2FpnConfig,
+    EngineConfig,
+    TorchvisionC4Config,
+    TorchvisionFpnConfig,
+)
+from detection.evaluation import predict_all
+from detection.head_config import BoxHeadConfig, C4HeadConfig, RpnConfig
+from detection.scoring import evaluate
 from detection.train import run as train
 
 pytest.importorskip("detectron2", reason="needs Detectron2: run make detectron2")
@@ -93,7 +96,7 @@ def detectors(paths, images):
 @EACH
 def test_boxes_and_scores_are_the_same(trained_and_converted):
     *paths, _, data = trained_and_converted
-    pair, images = detectors(paths, data.open("val"))
+    pair, images = detectors(paths, open_split(data, "val"))
     found = 0
     for index in range(len(images)):
         ours, theirs = (one.predict(images[(0, index)]["image"], (96, 96)) for one in pair)
@@ -108,7 +111,7 @@ def test_boxes_and_scores_are_the_same(trained_and_converted):
 @pytest.mark.parametrize("trained_and_converted", LONG, indirect=True)
 def test_the_number_of_detections_and_cocos_twelve_are_the_same(trained_and_converted):
     *paths, _, data = trained_and_converted
-    pair, images = detectors(paths, data.open("val"))
+    pair, images = detectors(paths, open_split(data, "val"))
     ours, theirs = (predict_all(one, images, 0) for one in pair)
     assert len(ours) == len(theirs)
     metrics = evaluate(images.coco, ours).metrics
@@ -119,7 +122,7 @@ def test_the_number_of_detections_and_cocos_twelve_are_the_same(trained_and_conv
 @EACH
 def test_losses_of_the_same_sample_are_the_same(trained_and_converted):
     source, target, _, data = trained_and_converted
-    samples = [data.open("train")[(0, index)] for index in range(3)]
+    samples = [open_split(data, "train")[(0, index)] for index in range(3)]
     images = [sample["image"].float() / 255 for sample in samples]
     engines = [Detector.load(path, "cpu").engine.train() for path in (source, target)]
 

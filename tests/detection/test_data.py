@@ -6,7 +6,9 @@ import torch
 from PIL import Image
 
 from detection.build import largest_image
-from detection.data import CocoDataConfig, DetectionImages, collate, resized_size
+from detection.data import DetectionImages, collate, open_split
+from detection.data_config import CocoDataConfig
+from detection.sizing import resized_size
 from runtime.loading import ResumableLoader
 
 
@@ -15,7 +17,7 @@ def test_boxes_follow_the_image_when_it_is_resized_and_mirrored(coco_folder):
     picture = Image.open(coco_folder / "train2017" / "a.png")
     picture.paste((255, 255, 255), (35, 5, 40, 13))  # where the box of image a lies, cut at the border
     picture.save(coco_folder / "train2017" / "a.png")
-    images = CocoDataConfig(root=str(coco_folder), min_sizes=[60, 90]).open("train")
+    images = open_split(CocoDataConfig(root=str(coco_folder), min_sizes=[60, 90]), "train")
     seen = set()
     for epoch in range(20):
         sample = images[(epoch, 0)]
@@ -31,7 +33,7 @@ def test_boxes_follow_the_image_when_it_is_resized_and_mirrored(coco_folder):
 
 def test_what_is_drawn_depends_on_seed_epoch_and_image_only(coco_folder):
     config = CocoDataConfig(root=str(coco_folder), min_sizes=[40, 50, 60, 70])
-    one, same, other = (config.open("train", seed=seed) for seed in (1, 1, 2))
+    one, same, other = (open_split(config, "train", seed=seed) for seed in (1, 1, 2))
     drawn = [[images[(epoch, 1)]["target"]["boxes"] for epoch in range(8)] for images in (one, same, other)]
     assert all(torch.equal(a, b) for a, b in zip(drawn[0], drawn[1], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(drawn[0], drawn[2], strict=True))
@@ -39,7 +41,7 @@ def test_what_is_drawn_depends_on_seed_epoch_and_image_only(coco_folder):
 
 
 def test_workers_give_what_the_main_process_gives(coco_folder):
-    images = CocoDataConfig(root=str(coco_folder), min_sizes=[40, 80]).open("train")
+    images = open_split(CocoDataConfig(root=str(coco_folder), min_sizes=[40, 80]), "train")
     batches = [
         next(iter(ResumableLoader(images, 2, seed=0, shuffle=True, workers=workers, collate=collate)))
         for workers in (0, 1)
@@ -50,7 +52,7 @@ def test_workers_give_what_the_main_process_gives(coco_folder):
 
 
 def test_evaluation_neither_mirrors_nor_draws_a_size(coco_folder):
-    images = CocoDataConfig(root=str(coco_folder), test_min_size=60).open("val")
+    images = open_split(CocoDataConfig(root=str(coco_folder), test_min_size=60), "val")
     assert {tuple(images[(epoch, 0)]["target"]["boxes"][0].tolist()) for epoch in range(9)} == {
         (70, 10, 80, 26)
     }
@@ -83,7 +85,7 @@ def test_sizes_equal_detectron2_over_many_shapes():
 
 def test_an_image_of_another_size_than_annotated_is_named(coco_folder):
     Image.new("RGB", (41, 30)).save(coco_folder / "val2017" / "a.png")
-    images = CocoDataConfig(root=str(coco_folder)).open("val")
+    images = open_split(CocoDataConfig(root=str(coco_folder)), "val")
     with pytest.raises(ValueError, match=r"a\.png has 41x30 pixels, .* says 40x30"):
         images[(0, 0)]
 
@@ -99,13 +101,13 @@ def test_an_image_of_another_size_than_annotated_is_named(coco_folder):
 )
 def test_a_wrong_layout_is_named(coco_folder, changes, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        CocoDataConfig(**{"root": str(coco_folder)} | changes).open("train")
+        open_split(CocoDataConfig(**{"root": str(coco_folder)} | changes), "train")
 
 
 def test_missing_images_are_counted_and_the_first_is_named(coco_folder):
     (coco_folder / "train2017" / "b.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 2 images are not in .*train2017, first b\.png"):
-        CocoDataConfig(root=str(coco_folder)).open("train")
+        open_split(CocoDataConfig(root=str(coco_folder)), "train")
 
 
 @pytest.mark.parametrize("left", [[], [{"iscrowd": 1}], [{"bbox": [1, 2, 0, 5]}, {"bbox": [90, 2, 5, 5]}]])
@@ -114,7 +116,7 @@ def test_training_without_a_target_is_refused(coco_folder, coco_file, left):
     rows = [box | {"id": number} | changes for number, changes in enumerate(left, start=1)]
     coco_file("annotations/instances_train2017.json", annotations=rows)
     with pytest.raises(ValueError, match=f"nothing to train on, none of the {len(left)} annotations of 2"):
-        CocoDataConfig(root=str(coco_folder)).open("train")
+        open_split(CocoDataConfig(root=str(coco_folder)), "train")
 
 
 def test_sizes_out_of_range_are_refused():
@@ -134,7 +136,7 @@ def test_blood_cells_are_read_by_keys_alone(real_data, name):
         val_annotations=f"annotations/{name}.json",
         test_min_size=320,
     )
-    images = config.open("val")
+    images = open_split(config, "val")
     assert isinstance(images, DetectionImages)
     assert images.coco.category_names == ["RBC", "WBC", "Platelets"]
     assert images[(0, 0)]["image"].shape == (3, 320, 427)
@@ -143,7 +145,7 @@ def test_blood_cells_are_read_by_keys_alone(real_data, name):
 def test_the_batch_size_is_found_for_images_of_both_orientations(coco_folder):
     """One is 80x60, the other 32x80 pixels: neither is as large as the batch of both."""
     data = CocoDataConfig(root=str(coco_folder), min_sizes=[60], max_size=80)
-    images = data.open("train")
+    images = open_split(data, "train")
     shapes = [images[(0, index)]["image"].shape[1:] for index in range(2)]
     assert (max(h for h, _ in shapes), max(w for _, w in shapes)) == largest_image(data)
     assert largest_image(dataclasses.replace(data, fixed_size=64)) == (64, 64)

@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 
 from backbones import weights
+from detection.config import EvaluateConfig
+from detection.data import open_split
 from detection.detector import Detector
-from detection.evaluate import EvaluateConfig, predict_all
-from detection.evaluate import run as evaluate
+from detection.evaluation import predict_all
+from detection.evaluation import run as evaluate
 
 
 def test_the_weights_alone_give_the_numbers_of_the_run(trained, scenes, tmp_path, capsys):
@@ -34,7 +36,7 @@ def test_the_detector_file_describes_itself_as_the_backbone_file_does(trained, b
 
 def test_a_detector_looks_at_pictures_and_tensors_alike(trained, scenes):
     detector = Detector.load(trained[0] / "detector.safetensors", device="cpu")
-    images = scenes.open("val")
+    images = open_split(scenes, "val")
     picture = images.read(0).resize((300, 200))
     tensor = (
         torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(200, 300, 3).permute(2, 0, 1)
@@ -64,7 +66,7 @@ def test_weights_that_are_not_finite_are_refused_and_named(trained, scenes, tmp_
     with torch.no_grad():
         detector.engine.box_head.class_logits.bias[2] = torch.nan
     with pytest.raises(ValueError, match=r"box_head\.class_logits\.bias of the detector holds numbers that"):
-        predict_all(detector, scenes.open("val"), workers=0)
+        predict_all(detector, open_split(scenes, "val"), workers=0)
     detector.save(tmp_path / "broken.safetensors", {})
     with pytest.raises(ValueError, match=r"broken\.safetensors: box_head\.class_logits\.bias of"):
         Detector.load(tmp_path / "broken.safetensors", device="cpu")
@@ -72,7 +74,7 @@ def test_weights_that_are_not_finite_are_refused_and_named(trained, scenes, tmp_
 
 def test_a_16_bit_picture_is_seen_as_its_8_bits(trained, scenes):
     detector = Detector.load(trained[0] / "detector.safetensors", device="cpu")
-    grey = scenes.open("val").read(0).convert("L")
+    grey = open_split(scenes, "val").read(0).convert("L")
     deep = Image.fromarray(np.asarray(grey, np.uint16) * 257)
     one, other = detector([grey, deep])
     assert len(one["boxes"]) > 0

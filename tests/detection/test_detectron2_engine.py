@@ -5,13 +5,11 @@ import copy
 import pytest
 import torch
 
-from backbones.zoo import create
-from detection.c4 import C4HeadConfig
-from detection.engines.detectron2_config import Detectron2C4Config, Detectron2FpnConfig
+from backbones.factory import create
+from detection.engines.config import Detectron2C4Config, Detectron2FpnConfig
 from detection.engines.registry import ENGINES
 from detection.engines.renaming import TORCHVISION_AND_DETECTRON2, rename, reverse
-from detection.heads import BoxHeadConfig
-from detection.rpn import RpnConfig
+from detection.head_config import BoxHeadConfig, C4HeadConfig, RpnConfig
 from tests.detection.test_engines import NUM_CLASSES, EngineContract, backbone, images, same, targets
 
 pytest.importorskip("detectron2", reason="needs Detectron2: run make detectron2")

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from detection.backbone import FrozenStatistics
-from detection.convert import convert
+from detection.conversion import convert
+from detection.data import open_split
 from detection.detector import Detector
 
 pytest.importorskip("detectron2", reason="needs Detectron2: run make detectron2")
@@ -114,7 +115,7 @@ def test_a_detector_of_ours_finds_the_same_in_plain_detectron2(
     monkeypatch.chdir(tmp_path)
     run(CONVERTED, model=model, nasnet=nasnet)
 
-    image = scenes.open("val")[(0, 0)]["image"]
+    image = open_split(scenes, "val")[(0, 0)]["image"]
     size = tuple(image.shape[1:])
     ours = detector.predict(image, size)
     with torch.no_grad():

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from backbones.zoo import create
+from backbones.factory import create
 from detection import boxes as box_ops
 from detection.backbone import freeze_statistics
+from detection.engines.config import TorchvisionFpnConfig
 from detection.engines.renaming import TORCHVISION_AND_DETECTRON2, rename, reverse
-from detection.engines.torchvision import TorchvisionFpnConfig
-from detection.heads import BoxHeadConfig, RoIAlignPyramid
-from detection.rpn import RpnConfig
+from detection.head_config import BoxHeadConfig, RpnConfig
+from detection.heads import RoIAlignPyramid
 
 pytest.importorskip("detectron2", reason="needs Detectron2: run make detectron2")
 

@@ -3,14 +3,12 @@
 import pytest
 import torch
 
+from backbones.factory import create
 from backbones.timm_models import TimmNASNet
-from backbones.zoo import create, resolve_spec
-from detection.c4 import C4HeadConfig
+from backbones.zoo import resolve_spec
 from detection.engines.base import Engine, Target
-from detection.engines.torchvision import TorchvisionFpnConfig
-from detection.engines.torchvision_c4 import TorchvisionC4Config
-from detection.heads import BoxHeadConfig
-from detection.rpn import RpnConfig
+from detection.engines.config import TorchvisionC4Config, TorchvisionFpnConfig
+from detection.head_config import BoxHeadConfig, C4HeadConfig, RpnConfig
 
 NUM_CLASSES = 3
 LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}

@@ -12,15 +12,17 @@ import pytest
 import torch
 from small_detectors import small_detector
 
-from detection.coco import read_coco
+from detection.coco import read_coco, read_split
 from detection.coco_file import CategoryEntry
+from detection.config import EvaluateConfig
 from detection.curves import read_curves
-from detection.data import CocoDataConfig
+from detection.data import open_split
+from detection.data_config import CocoDataConfig
 from detection.engines.base import Prediction
-from detection.evaluate import EvaluateConfig, predict_all, run
+from detection.evaluation import predict_all, run
 from detection.results_file import Result, read_results, to_results, write_results
 from detection.scoring import METRICS, evaluate
-from runtime.tracking import LoggerConfig
+from runtime.config import LoggerConfig
 
 
 def test_boxes_become_x_y_width_height_with_the_category_id():
@@ -108,7 +110,7 @@ def test_a_set_without_annotations_gives_predictions_and_no_ap(
     assert printed["metrics"] == printed["per_class"] == {}
     assert json.loads(capsys.readouterr().out) == printed
     assert "has no annotations: no metrics, predictions only" in caplog.text
-    coco, _ = data.read("val")
+    coco, _ = read_split(data, "val")
     assert read_results(tmp_path / "out" / "predictions.json", coco)
     assert not (tmp_path / "out" / "curves.json").exists()
 
@@ -144,10 +146,10 @@ class Forgetful(torch.utils.data.Dataset):
 
 
 def test_every_image_must_be_looked_at(scenes, tmp_path):
-    coco = scenes.read("val")[0]
+    coco = read_split(scenes, "val")[0]
     entries = [CategoryEntry(*pair) for pair in zip(coco.category_ids, coco.category_names, strict=True)]
     detector = small_detector(entries)
-    images = detector.prepare(scenes.open("val"))
+    images = detector.prepare(open_split(scenes, "val"))
     with pytest.raises(RuntimeError, match=r"5 of the 6 images .* were looked at, 6 times in all"):
         predict_all(detector, Forgetful(images), 0)
 
@@ -162,7 +164,7 @@ def as_rank(rank: int, port: int, weights: str, scenes, folder: Path) -> None:
 
 
 def test_two_processes_find_what_one_finds(scenes, tmp_path):
-    coco = scenes.read("val")[0]
+    coco = read_split(scenes, "val")[0]
     entries = [CategoryEntry(*pair) for pair in zip(coco.category_ids, coco.category_names, strict=True)]
     weights = str(tmp_path / "detector.safetensors")
     small_detector(entries).save(weights, {})
@@ -189,7 +191,7 @@ def test_two_processes_find_what_one_finds(scenes, tmp_path):
 
 @pytest.mark.slow
 def test_torchrun_evaluates_with_two_processes(scenes, tmp_path):
-    coco = scenes.read("val")[0]
+    coco = read_split(scenes, "val")[0]
     entries = [CategoryEntry(*pair) for pair in zip(coco.category_ids, coco.category_names, strict=True)]
     small_detector(entries).save(tmp_path / "detector.safetensors", {})
     keys = ("root", "train_scenes", "val_scenes", "min_sizes", "test_min_size")
@@ -202,7 +204,7 @@ def test_torchrun_evaluates_with_two_processes(scenes, tmp_path):
     assert done.returncode == 0, done.stderr
     content = json.loads(done.stdout)
     detector = small_detector(entries)
-    images = detector.prepare(scenes.open("val"))
+    images = detector.prepare(open_split(scenes, "val"))
     assert content["metrics"] == evaluate(coco, predict_all(detector, images, 0)).metrics
 
 

@@ -4,21 +4,25 @@ import json
 
 from PIL import Image
 
-from detection.data import CocoDataConfig
-from detection.evaluate import record
-from detection.examples import LOWEST_SCORE, log_examples, varied
+from detection.coco import read_split
+from detection.data import open_split
+from detection.data_config import CocoDataConfig
+from detection.evaluation import record
+from detection.examples import LOWEST_SCORE, varied
 from detection.results_file import Result
 from detection.scoring import evaluate
-from runtime.tracking import LoggerConfig, finish
+from detection.trackers import log_examples
+from runtime.config import LoggerConfig
+from runtime.tracking import build_loggers, finish
 
 
 def test_wandb_gets_examples_with_boxes_and_curves(coco_folder, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    images = CocoDataConfig(root=str(coco_folder), workers=0).open("val")
+    images = open_split(CocoDataConfig(root=str(coco_folder), workers=0), "val")
     results = [Result(3, 90, (1, 2, 10, 20), 0.9), Result(3, 1, (1, 2, 10, 20), LOWEST_SCORE / 2)]
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    loggers = LoggerConfig(name="wandb").build(run_dir, "detection", {})
+    loggers = build_loggers(LoggerConfig(name="wandb"), run_dir, "detection", {})
     record(run_dir, loggers, images, images.coco, results, evaluate(images.coco, results))
     finish(loggers)
     assert "wandb did not take" not in caplog.text
@@ -38,11 +42,11 @@ def test_wandb_gets_examples_with_boxes_and_curves(coco_folder, tmp_path, monkey
 
 
 def test_without_wandb_no_image_is_read(scenes, tmp_path):
-    loggers = LoggerConfig(name="csv").build(tmp_path, "detection", {})
-    log_examples(loggers, scenes.read("val")[0], tmp_path / "nowhere", [], "val")
+    loggers = build_loggers(LoggerConfig(name="csv"), tmp_path, "detection", {})
+    log_examples(loggers, read_split(scenes, "val")[0], tmp_path / "nowhere", [], "val")
 
 
 def test_the_examples_are_those_of_the_annotations_alone(scenes):
-    coco = scenes.read("val")[0]
+    coco = read_split(scenes, "val")[0]
     assert varied(coco) == list(range(len(coco)))  # there are no more than are shown
     assert set(varied(coco, 2)) <= set(varied(coco, 3))

@@ -12,13 +12,14 @@ from small_detectors import small_detector
 from backbones import Block, Cell, Genotype, NetworkSpec
 from backbones.build import build
 from backbones.spec import Preprocessing
-from detection.c4 import C4HeadConfig
 from detection.coco_file import CategoryEntry
-from detection.detector import Detector, InputSize
-from detection.engines.torchvision_c4 import TorchvisionC4Config
-from detection.export import agreement, export, main, pattern, real
+from detection.detector import Detector
+from detection.engines.config import TorchvisionC4Config
+from detection.export import main
 from detection.fixed import FixedDetector
-from detection.rpn import RpnConfig
+from detection.head_config import C4HeadConfig, RpnConfig
+from detection.program import agreement, export, pattern, real
+from detection.sizing import InputSize
 
 CATEGORIES = [CategoryEntry(3, "red"), CategoryEntry(7, "b"), CategoryEntry(90, "c")]
 # Few operators, so that an export is a matter of seconds.

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 import conf
 from conf.app import refuse_foreign_experiment
+from detection.backbone import build_backbone
 
 EXPERIMENT = Path(conf.__file__).parent / "experiment"
 # docs/nasnet.md, sections 6 and 7: the zoo's name, pixels, proposals, channels of the map, the row's figures.
@@ -55,7 +56,7 @@ def test_the_detector_is_built_and_sees_its_images(experiment):
     name, side, _, channels, _ = ROWS[experiment]
     config = composed(f"experiment={experiment}", "data.root=COCO", f"backbone.name={name}")
     with torch.device("meta"):
-        engine = config.detector.build(config.backbone.build(), 80, [0.5] * 3, [0.5] * 3)
+        engine = config.detector.build(build_backbone(config.backbone), 80, [0.5] * 3, [0.5] * 3)
         (feature_map,), _ = engine._pyramid([torch.empty(3, side, side)])
         logits, deltas = engine._score([feature_map], [torch.empty(2, 4)])
     assert feature_map.shape[1] == channels

@@ -12,7 +12,8 @@ from PIL import Image
 from small_detectors import small_detector
 
 from detection.coco_file import CategoryEntry
-from detection.predict import main, predict
+from detection.file_detections import predict
+from detection.predict import main
 
 CATEGORIES = [CategoryEntry(3, "[red] cell"), CategoryEntry(7, "b"), CategoryEntry(90, "c")]
 

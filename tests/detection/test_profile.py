@@ -2,17 +2,18 @@
 
 import pytest
 
-from backbones.build import TimmSpec
 from backbones.costs import profile as network_profile
-from backbones.zoo import create, resolve_spec
+from backbones.factory import create
+from backbones.timm_spec import TimmSpec
+from backbones.zoo import resolve_spec
 from conf.compose import detection_experiment
 from detection.coco_file import CategoryEntry
-from detection.data import InputSize
+from detection.costs import profile
 from detection.detector import Detector
+from detection.engines.config import TorchvisionC4Config, TorchvisionFpnConfig
 from detection.engines.registry import ENGINES
-from detection.engines.torchvision import TorchvisionFpnConfig
-from detection.engines.torchvision_c4 import TorchvisionC4Config
-from detection.profile import main, profile
+from detection.profile import main
+from detection.sizing import InputSize
 
 SMALL = {"cells_per_stage": 1, "filters": 8, "stem_filters": 4, "image_size": 64}
 

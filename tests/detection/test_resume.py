@@ -12,10 +12,9 @@ import pytest
 import torch
 from checkpoints import checkpoint
 
-from detection.c4 import C4HeadConfig
 from detection.engines.registry import ENGINES
+from detection.head_config import C4HeadConfig, RpnConfig
 from detection.module import DetectionModule
-from detection.rpn import RpnConfig
 from detection.train import run
 from runtime.resume import LAST
 

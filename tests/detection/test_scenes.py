@@ -3,9 +3,12 @@ import json
 import numpy as np
 import pytest
 
-from classification.data import ImageDataConfig, open_images
+from classification.config import ImageDataConfig
+from classification.data import open_images
 from detection.check_data import check
-from detection.scenes import CATEGORY_IDS, ScenesDataConfig
+from detection.data import open_split
+from detection.data_config import ScenesDataConfig
+from detection.scenes import CATEGORY_IDS
 
 
 def test_the_same_settings_draw_the_same_files(scenes, tmp_path):
@@ -23,7 +26,7 @@ def test_scenes_are_written_once(scenes):
 
 
 def test_scenes_have_what_real_data_has(scenes):
-    train, val = scenes.open("train").coco, scenes.open("val").coco
+    train, val = open_split(scenes, "train").coco, open_split(scenes, "val").coco
     assert train.category_ids == sorted(CATEGORY_IDS)
     assert {1, 3, 90} < set(train.category_ids)
     assert np.diff(train.category_ids).max() > 1
@@ -35,7 +38,7 @@ def test_scenes_have_what_real_data_has(scenes):
 
 
 def test_boxes_hug_the_ink(scenes):
-    images = scenes.open("train")
+    images = open_split(scenes, "train")
     index = int(np.flatnonzero(np.diff(images.coco.first) == 1)[0])  # one digit, which nothing covers
     x, y, width, height = images.coco.bboxes[images.coco.first[index]].astype(int)
     grey = np.asarray(images.read(index).convert("L"), dtype=int)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from backbones import weights
-from detection.data import CocoDataConfig
+from detection.data import open_split
+from detection.data_config import CocoDataConfig
 from detection.heads import SecondStage
 from detection.module import DetectionModule
 from detection.scoring import METRICS
@@ -26,13 +27,13 @@ def test_a_run_leaves_weights_predictions_and_the_twelve_numbers(trained, scenes
     assert list(result["metrics"]) == list(METRICS)
     assert all(0 <= value <= 1 for value in result["metrics"].values())
     assert list(result["per_class"]) == [str(digit) for digit in range(10)]
-    areas = scenes.open("val").coco.areas[~scenes.open("val").coco.crowd]
+    areas = open_split(scenes, "val").coco.areas[~open_split(scenes, "val").coco.crowd]
     absent = [key for key, here in (("s", areas < 32**2), ("l", areas > 96**2)) if not here.any()]
     assert result["undefined"] == [metric + size for metric in ("AP", "AR") for size in absent]
     assert "APl" in result["undefined"]  # no digit of a scene is larger than 84 px
     predictions = json.loads((folder / "predictions.json").read_text())
     assert {frozenset(p) for p in predictions} == {frozenset(["image_id", "category_id", "bbox", "score"])}
-    assert {p["image_id"] for p in predictions} <= set(scenes.open("val").coco.image_ids.tolist())
+    assert {p["image_id"] for p in predictions} <= set(open_split(scenes, "val").coco.image_ids.tolist())
 
 
 def test_a_finished_run_returns_its_figures_without_its_data(
@@ -69,7 +70,7 @@ def test_a_rate_that_is_too_high_stops_the_run_and_names_images_and_module(
         str(error.value),
     )
     report = json.loads((tmp_path / "non_finite.json").read_text())
-    ids = {f"image {i} " for i in scenes.open("train").coco.image_ids.tolist()}
+    ids = {f"image {i} " for i in open_split(scenes, "train").coco.image_ids.tolist()}
     assert len(report["samples"]) == 2
     assert all(any(sample.startswith(one) for one in ids) for sample in report["samples"])
     assert checkpoint(tmp_path)["global_step"] == 1

@@ -17,8 +17,8 @@ from torch import Tensor, distributed, nn
 
 from backbones import create
 from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Block, Cell, Genotype
-from backbones.network import ACTIVATION_MEMORY, NASNet
-from backbones.spec import NetworkSpec
+from backbones.network import NASNet
+from backbones.spec import ACTIVATION_MEMORY, NetworkSpec
 from benchmarks.calibration import calibrate
 
 # float32 rounds to 6e-8, of which fifty layers make 1e-5 of an answer. Gradients differ more: a value next to

@@ -11,8 +11,8 @@ import zipfile
 import pytest
 
 from backbones import Genotype
+from backbones.published import NASNET_A
 from backbones.weights import read_safetensors
-from backbones.zoo import NASNET_A
 from detection.scoring import METRICS
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from runtime.config import TrainerConfig
 from runtime.finite import NonFiniteError
 from runtime.folder import RunFolder
 from runtime.loading import ResumableLoader
 from runtime.resume import LAST
-from runtime.trainer import TrainerConfig, last_checkpoint
+from runtime.trainer import build_trainer, last_checkpoint
 
 
 class Pictures:
@@ -61,7 +62,7 @@ def fit(folder, module):
     run = RunFolder(folder)
     config = TrainerConfig(accelerator="cpu", checkpoint_seconds=None, checkpoint_steps=1)
     loader = ResumableLoader(Pictures(), 2, seed=0, shuffle=False)
-    config.build(run, [], [], max_steps=9).fit(module, loader, weights_only=True)
+    build_trainer(config, run, [], [], max_steps=9).fit(module, loader, weights_only=True)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from backbones.files import read_json
+from runtime.config import LoggerConfig
 from runtime.folder import RunFolder
-from runtime.tracking import LoggerConfig
 
 
 @dataclass(kw_only=True)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from runtime.distributed import end_with_parent
-from runtime.loading import ResumableLoader, counter_hash
+from runtime.launch import end_with_parent
+from runtime.loading import ResumableLoader
+from runtime.random import counter_hash
 
 
 class Numbers:

@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import nn
 
+from runtime.config import TrainerConfig
 from runtime.folder import RunFolder
 from runtime.loading import ResumableLoader
 from runtime.resume import LAST
-from runtime.trainer import TrainerConfig, last_checkpoint
+from runtime.trainer import build_trainer, last_checkpoint
 
 
 class Draws:
@@ -51,7 +52,7 @@ def fit(folder: Path, module, steps, accumulate=1, **trainer):
     config = TrainerConfig(accelerator="cpu", checkpoint_seconds=None, **trainer)
     loader = ResumableLoader(Draws(), 2, seed=0, shuffle=True)
     checkpoint = last_checkpoint(run)
-    lightning = config.build(run, [], [], max_steps=steps, accumulate=accumulate)
+    lightning = build_trainer(config, run, [], [], max_steps=steps, accumulate=accumulate)
     lightning.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
     return module
 
@@ -173,7 +174,7 @@ def test_an_unknown_compiler_is_refused_by_name():
 
 def test_an_end_is_asked_for(tmp_path):
     with pytest.raises(ValueError, match="neither max_epochs nor max_steps"):
-        TrainerConfig(accelerator="cpu").build(RunFolder(tmp_path), [], [])
+        build_trainer(TrainerConfig(accelerator="cpu"), RunFolder(tmp_path), [], [])
 
 
 @pytest.mark.parametrize(

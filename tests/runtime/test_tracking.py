@@ -4,8 +4,9 @@ import logging
 import pytest
 import wandb
 
+from runtime.config import LoggerConfig
 from runtime.csv_logger import CsvLogger
-from runtime.tracking import LoggerConfig, finish, log_artifact
+from runtime.tracking import build_loggers, finish, log_artifact
 
 
 def rows(path):
@@ -55,7 +56,7 @@ def nobody_logged_in(tmp_path_factory, monkeypatch):
 
 
 def test_wandb_is_offline_without_a_login_and_takes_figures_and_files(tmp_path, nobody_logged_in):
-    loggers = LoggerConfig(name="wandb", group="chain").build(tmp_path, "search", {"seed": 1})
+    loggers = build_loggers(LoggerConfig(name="wandb", group="chain"), tmp_path, "search", {"seed": 1})
     assert loggers[1].experiment.settings.mode == "offline"
     (tmp_path / "genotype.json").write_text("{}")
     for logger in loggers:
@@ -73,7 +74,7 @@ def test_a_continued_stage_is_one_run_of_wandb(tmp_path, monkeypatch):
     ids = []
     for folder in (tmp_path / "a", tmp_path / "a", tmp_path / "b"):
         folder.mkdir(exist_ok=True)
-        loggers = LoggerConfig(name="wandb").build(folder, "search", {})
+        loggers = build_loggers(LoggerConfig(name="wandb"), folder, "search", {})
         ids.append(loggers[1].experiment.id)
         finish(loggers)
     assert ids[0] == ids[1] != ids[2]
@@ -82,7 +83,7 @@ def test_a_continued_stage_is_one_run_of_wandb(tmp_path, monkeypatch):
 
 def test_a_failure_of_wandb_never_stops_a_run(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    loggers = LoggerConfig(name="wandb").build(tmp_path, "search", {})
+    loggers = build_loggers(LoggerConfig(name="wandb"), tmp_path, "search", {})
     run = loggers[1].experiment
 
     def broken(*_args, **_kwargs):
@@ -106,7 +107,7 @@ def test_wandb_that_cannot_start_leaves_the_csv_file(tmp_path, monkeypatch, capl
 
     monkeypatch.setattr(wandb, "init", broken)
     with caplog.at_level(logging.WARNING):
-        loggers = LoggerConfig(name="wandb").build(tmp_path, "search", {})
+        loggers = build_loggers(LoggerConfig(name="wandb"), tmp_path, "search", {})
     assert [logger.name for logger in loggers] == ["csv"]
     assert "the run goes on without it" in caplog.text
 
@@ -121,11 +122,11 @@ def test_tensorboard_that_is_not_installed_is_refused_with_the_command(monkeypat
 
 
 def test_tensorboard_and_none(tmp_path):
-    loggers = LoggerConfig(name="tensorboard").build(tmp_path, "detection", {})
+    loggers = build_loggers(LoggerConfig(name="tensorboard"), tmp_path, "detection", {})
     for logger in loggers:
         logger.log_metrics({"loss": 0.5}, 0)
     finish(loggers)
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
-    assert LoggerConfig(name="none").build(tmp_path, "detection", {}) == []
+    assert build_loggers(LoggerConfig(name="none"), tmp_path, "detection", {}) == []
     with pytest.raises(ValueError, match=r"logger\.name = 'mlflow', expected one of csv, wandb"):
         LoggerConfig(name="mlflow")

@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 
 from backbones.genotype import Block, Cell, Genotype
-from classification.data import ImageDataConfig, open_images
+from classification.config import ImageDataConfig
+from classification.data import open_images
 from search.base import ChildTask, Failure, Proposal
-from search.child import ChildConfig, ChildImages, predicted_microseconds, split, train_child
+from search.child import ChildImages, predicted_microseconds, split, train_child
+from search.config import ChildConfig
 from search.space import Space
 
 DIGITS = ImageDataConfig(name="digits", flip=False, crop_padding=0, train_limit=200)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from search.base import torch_threads, uniforms
+from runtime.device import torch_threads
+from runtime.random import uniforms
 from search.controller import Policy, entropy, joint_log_prob, next_baseline, ppo_loss
 from search.space import Space
 

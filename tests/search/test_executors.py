@@ -6,7 +6,7 @@ from toy_search import ScrambledConfig
 
 from backbones.genotype import GenotypeError
 from search.base import ChildFailed, ChildTask, Failure, Proposal, Result
-from search.executors import InlineConfig
+from search.config import InlineConfig
 from search.space import Space
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from search.base import Failure, Result
-from search.ledger import ChildRow, Ledger, read_children
+from search.ledger import Ledger
+from search.rows import ChildRow, read_children
 from search.space import Space
 from search.strategies import State
 

@@ -13,12 +13,14 @@ import toy_search
 from toy_search import Favourite, ScrambledConfig, history, toy_config
 
 from backbones.genotype import Genotype
-from classification.data import ImageDataConfig
+from classification.config import ImageDataConfig
 from search.base import Failure
-from search.ledger import Ledger, read_children
-from search.loop import BudgetConfig, SearchPaused, VirtualClock
+from search.config import BudgetConfig, RandomConfig
+from search.errors import SearchPaused
+from search.ledger import Ledger
+from search.loop import VirtualClock
+from search.rows import read_children
 from search.runner import run
-from search.strategies import RandomConfig
 
 CHILDREN = 30
 

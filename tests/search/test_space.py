@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Cell, Genotype
-from search.space import Space, SpaceConfig
+from search.config import SpaceConfig
+from search.space import Space
 
 
 @st.composite

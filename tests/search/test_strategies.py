@@ -5,8 +5,8 @@ import torch
 from toy_search import reward
 
 from search.base import Failure, Result
+from search.config import ControllerConfig, RandomConfig
 from search.space import Space
-from search.strategies import ControllerConfig, RandomConfig
 
 SPACE = Space(blocks=2)
 

@@ -3,8 +3,7 @@
 from hypothesis import strategies as st
 
 from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Block, Cell, Genotype
-from backbones.layers import PADDINGS
-from backbones.spec import STEMS, NetworkSpec
+from backbones.spec import PADDINGS, STEMS, NetworkSpec
 
 
 @st.composite

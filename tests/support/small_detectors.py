@@ -2,13 +2,13 @@
 
 import torch
 
+from backbones.factory import create
 from backbones.spec import Preprocessing
-from backbones.zoo import create
 from detection.coco_file import CategoryEntry
-from detection.detector import Detector, InputSize
-from detection.engines.torchvision import TorchvisionFpnConfig
-from detection.heads import BoxHeadConfig
-from detection.rpn import RpnConfig
+from detection.detector import Detector
+from detection.engines.config import TorchvisionFpnConfig
+from detection.head_config import BoxHeadConfig, RpnConfig
+from detection.sizing import InputSize
 
 
 def small_detector(categories: list[CategoryEntry], *, side: int = 96, **box_head) -> Detector:

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from backbones.genotype import Genotype
-from runtime.tracking import LoggerConfig
-from search.base import ChildFailed, ChildTask, Failure, Result, attempt
-from search.executors import InlineConfig
-from search.ledger import read_children
-from search.loop import BudgetConfig
-from search.runner import SearchConfig
-from search.space import SpaceConfig
-from search.strategies import ControllerConfig
+from runtime.config import LoggerConfig
+from search.attempt import attempt
+from search.base import ChildFailed, ChildTask, Failure, Result
+from search.config import BudgetConfig, ControllerConfig, InlineConfig, SearchConfig, SpaceConfig
+from search.rows import read_children
 
 FAVOURITE = "identity"
 

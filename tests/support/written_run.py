@@ -14,12 +14,13 @@ from backbones.genotype import Block, Cell, Genotype
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec
 from classification.mistakes import Mistakes, WorstImage, data_uri, write_mistakes
-from detection.data import CocoDataConfig
+from detection.data_config import CocoDataConfig
 from detection.scoring import METRICS
 from pipeline.report import write_report
 from runtime.folder import plain
 from search.base import Failure
-from search.ledger import ChildRow, Ledger
+from search.ledger import Ledger
+from search.rows import ChildRow
 from search.strategies import State
 
 CLASSES = ["<b>cat</b>", 'a "dog" & co']

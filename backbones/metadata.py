@@ -1,0 +1,42 @@
+"""What a weights file says of itself: one metadata key of a safetensors file, a JSON string."""
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+FORMAT = 2
+KEY = "celltransfer"
+
+
+def read_metadata(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """The metadata of a `backbone` or `detector` file; no tensor is read.
+
+    Raises FileNotFoundError, or ValueError that names the file, the key and what was expected there.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such {kind} file")
+    try:
+        with safe_open(path, framework="np") as file:
+            header = (file.metadata() or {}).get(KEY)
+        if header is None:
+            raise ValueError(f"{path}: no metadata key {KEY!r}; expected a {kind} file of this project")
+        metadata = json.loads(header)
+    except (SafetensorError, struct.error, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a {kind} file in safetensors format ({error})") from None
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path}: the metadata is {type(metadata).__name__}, expected an object")
+    if metadata.get("kind") != kind:
+        raise ValueError(f"{path}: kind = {metadata.get('kind')!r}, expected {kind!r}")
+    version = metadata.get("format")
+    if type(version) is int and version == 1:
+        raise ValueError(
+            f"{path}: format 1 named its tensors otherwise; "
+            f"this version reads format {FORMAT}: train it again"
+        )
+    if type(version) is not int or version != FORMAT:
+        raise ValueError(f"{path}: format = {version!r}, this version reads format {FORMAT}")
+    return metadata

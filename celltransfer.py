@@ -1,0 +1,144 @@
+"""The console command `celltransfer`; the commands and the extras by name.
+
+`celltransfer NAME …` is `python -m NAME …` for whoever installed the wheel. The difference is the user's own
+folder: `python -m` searches it first, so that a `search.py` there runs instead of this project's `search`;
+here it comes last. Every package asks `refuse_module` whether it was started as a command.
+"""
+
+import difflib
+import importlib.metadata
+import os
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+COMMANDS: Mapping[str, str] = {
+    "pipeline": "search, classify and detect in one run",
+    "pipeline.report": "write report.html from the files of a run",
+    "search": "search a cell on a small data set",
+    "classification": "train a classifier",
+    "classification.evaluate": "evaluate a classifier on labelled images",
+    "classification.predict": "classify images",
+    "classification.check_data": "check class folders of images before training",
+    "detection": "train a detector",
+    "detection.evaluate": "evaluate a detector, or a results file, on COCO-format data",
+    "detection.predict": "detect objects in images",
+    "detection.check_data": "check COCO-format data before training",
+    "detection.import_labels": "convert YOLO or VOC labels to COCO format",
+    "detection.split": "write the paper's split of COCO",
+    "detection.profile": "parameters, multiply-adds and memory of a detector",
+    "detection.convert": "convert a detector to another engine",
+    "detection.export": "write a detector for ONNX Runtime or torch.export",
+    "backbones": "list, profile, draw, convert and export networks",
+}
+"""What can be typed after `celltransfer`, or after `python -m`."""
+
+ROOT = Path(__file__).resolve().parent
+"""Where the packages lie: the clone, or `site-packages`."""
+CONSOLE = "CELLTRANSFER_CONSOLE"
+"""Set in the environment of the console command and of all processes that it starts."""
+
+
+def main() -> None:
+    """The console command: lists the commands, or runs one."""
+    name, *words = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        print("usage: celltransfer COMMAND …\n\ncommands (each has its own --help):")
+        print("\n".join(f"  {command:{width}}  {line}" for command, line in COMMANDS.items()))
+        print("\ncelltransfer --version prints the version.")
+    elif name == "--version":
+        print(f"celltransfer {version()}")
+    elif name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=3) or COMMANDS
+        sys.exit(f"celltransfer: {name!r} is not a command; did you mean {' or '.join(near)}?")
+    else:
+        # Processes that this one starts by `python -m` must not find the user's folder first, either.
+        os.environ |= {"PYTHONSAFEPATH": "1", CONSOLE: "1"}
+        user_folder_last()
+        sys.argv[1:] = words
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def version() -> str:
+    """Of the installed distribution."""
+    try:
+        return importlib.metadata.version("celltransfer")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def user_folder_last() -> None:
+    """Searches the current folder for modules after everything else, where the console command is used.
+
+    A `_target_` of a configuration may name a module there."""
+    if CONSOLE not in os.environ:
+        return
+    here = os.getcwd()
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != here]
+    # An editable installation is found after all of sys.path: the clone must stand before the user's folder.
+    sys.path += [folder for folder in (str(ROOT), here) if folder not in sys.path]
+
+
+def program(command: str) -> str:
+    """How the user types a command: `celltransfer NAME`, or `python -m NAME`."""
+    return f"{'celltransfer' if CONSOLE in os.environ else 'python -m'} {command}"
+
+
+def command_line() -> str:
+    """This process's command, to be typed again."""
+    if CONSOLE in os.environ:
+        command = sys.modules["__main__"].__spec__.name.removesuffix(".__main__")  # type: ignore[union-attr]
+        return shlex.join(["celltransfer", command, *sys.argv[1:]])
+    return shlex.join(["python", *sys.orig_argv[1:]])
+
+
+def refuse_module(package: str) -> None:
+    """Ends the process where `python -m` was given a module of `package` that is no command.
+
+    Called when the package is imported. Until Python has found the module to run, sys.argv[0] is `-m`."""
+    if sys.argv[:1] != ["-m"]:
+        return
+    name = _module_asked_for()
+    if name.split(".")[0] != package or name.removesuffix(".__main__") in COMMANDS:
+        return
+    own = [command for command in COMMANDS if command.split(".")[0] == package]
+    known = f"python -m {own[0]} is" if own else "celltransfer --help lists the commands"
+    others = f", as are {', '.join(own[1:])}" if own[1:] else ""
+    sys.exit(f"python -m {name} is not a command; {known}{others}")
+
+
+def _module_asked_for() -> str:
+    words = iter(sys.orig_argv[1:])
+    for word in words:
+        if found := re.fullmatch(r"-[bBdEhiIOPqsSuv]*m(.*)", word):
+            return found[1] or next(words, "")
+    return ""
+
+
+def not_installed(what: str, module: str, extra: str) -> ModuleNotFoundError:
+    """The error for a choice that needs an extra. what: the choice, such as `logger.name = tensorboard`."""
+    name = {"sklearn": "scikit-learn"}.get(module, module)
+    return ModuleNotFoundError(f"{what} needs {name}, which is not installed: {install_command(extra)}")
+
+
+def install_command(extra: str) -> str:
+    """What installs an extra: from the clone, or the packages themselves where there is none.
+
+    The distribution's own name would ask the package index, which does not have it."""
+    if (ROOT / "pyproject.toml").is_file():
+        return "make detectron2" if extra == "detectron2" else f'pip install -e ".[{extra}]"'
+    pattern = re.compile(rf"""(.+?)\s*;.*extra\s*==\s*["']{extra}["']""")
+    found = (pattern.fullmatch(line) for line in importlib.metadata.requires("celltransfer") or ())
+    packages = " ".join(f'"{match[1]}"' for match in found if match)
+    if extra == "detectron2":
+        source = "git+https://github.com/facebookresearch/detectron2.git"
+        return f'pip install {packages} wheel && pip install --no-build-isolation --no-deps "{source}"'
+    return f"pip install {packages}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Training, evaluation and export of a detector as values."""
+
+from dataclasses import dataclass, field
+
+from backbones.timm_spec import TIMM
+from detection.data_config import CocoDataConfig
+from detection.engines.config import EngineConfig
+from detection.recipe import AUTO, DetectionRecipe
+from runtime.config import LoggerConfig, TrainerConfig, check_device_name
+
+EVALUATORS = ("pycocotools", "fast")
+PROGRAM_FORMATS = ("onnx", "torch")
+"""Of `python -m detection.export`."""
+
+
+def check_evaluator(name: str) -> None:
+    """Raises ValueError unless `name` is one of EVALUATORS."""
+    if name not in EVALUATORS:
+        raise ValueError(f"evaluator = {name!r}, expected one of {', '.join(EVALUATORS)}")
+
+
+@dataclass(kw_only=True)
+class BackboneSource:
+    """Either `weights` or `name`; the other keys belong to `name`. None: what the name says."""
+
+    weights: str | None = None
+    """A backbone.safetensors, which brings its architecture and its preprocessing."""
+    from_scratch: bool = False
+    """Take the architecture of `weights` and leave its weights: the control of a transfer experiment."""
+    name: str | None = None
+    """A zoo name or a genotype.json, with fresh weights."""
+    cells_per_stage: int | None = None
+    """Normal cells in each of the three stages."""
+    filters: int | None = None
+    """Channels of one hidden state in the first stage."""
+    stem_filters: int | None = None
+    """Channels of the stem's convolution."""
+    batch_norm_momentum: float | None = None
+    """Weight of the newest batch in the running statistics; goes with `from_scratch`, too, where the momentum
+    of a long training on ImageNet would leave the statistics almost at their start."""
+    freeze_at: int = 0
+    """Loaded weights that are not trained: all that the maps up to this one are computed from, with their
+    statistics; 2 is c2, stride 4, Detectron2's FREEZE_AT = 2 of a ResNet, 5 the whole network. 0: none."""
+
+    def __post_init__(self) -> None:
+        if (self.weights is None) == (self.name is None):
+            raise ValueError(
+                f"backbone.weights = {self.weights} and backbone.name = {self.name}: give one, "
+                "a backbone.safetensors or a network's name"
+            )
+        given = [key for key, value in self.size().items() if value is not None]
+        if self.from_scratch:
+            given = [key for key in given if key != "batch_norm_momentum"]
+        if self.weights is not None and given:
+            raise ValueError(f"backbone.{given[0]} belongs to backbone.name; {self.weights} has its own")
+        if self.weights is None and self.from_scratch:
+            raise ValueError("backbone.from_scratch needs backbone.weights; a name is always from scratch")
+        if not 0 <= self.freeze_at <= 5:
+            raise ValueError(f"backbone.freeze_at = {self.freeze_at}, must be in 0..5")
+        if self.freeze_at and not self.pretrained:
+            raise ValueError(
+                f"backbone.freeze_at = {self.freeze_at} needs loaded weights; fresh ones would stay as drawn"
+            )
+
+    @property
+    def label(self) -> str:
+        """What a message calls the network."""
+        return str(self.weights or self.name)
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether `build` gives trained weights."""
+        return self.weights is not None and not self.from_scratch
+
+    def size(self) -> dict[str, int | float | None]:
+        """The keys that belong to `name`."""
+        keys = ("cells_per_stage", "filters", "stem_filters", "batch_norm_momentum")
+        return {key: getattr(self, key) for key in keys}
+
+    def extras(self) -> dict[str, str]:
+        """Modules that this choice needs, and the extra that installs each."""
+        return {"timm": "timm"} if str(self.name).startswith(TIMM) else {}
+
+
+@dataclass(kw_only=True)
+class DetectionConfig:
+    """`python -m detection`: trains a Faster R-CNN and scores it on the validation images."""
+
+    run_dir: str
+    """Folder of the run; an unfinished run there goes on."""
+    backbone: BackboneSource
+    """What the detector is built on."""
+    data: CocoDataConfig
+    """Group `data`: `coco` or `scenes`."""
+    detector: EngineConfig
+    """Group `detector`."""
+    recipe: DetectionRecipe = field(default_factory=DetectionRecipe)
+    """Group `recipe`."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """Device, precision, checkpoints."""
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    """Where the figures go."""
+    validate_every_epochs: int | None = None
+    """Epochs between two evaluations during training, whose best weights are kept; None: only at the end."""
+    validate_every_steps: int | None = None
+    """The same in optimiser steps; give at most one of the two."""
+    evaluator: str = "pycocotools"
+    """`pycocotools`, whose numbers are the official ones, or `fast`: faster-coco-eval's, which are equal."""
+    seed: int = 0
+    """Of fresh weights, order, augmentation and sampling."""
+
+    def __post_init__(self) -> None:
+        self.trainer.refuse_for("detection")
+        check_evaluator(self.evaluator)
+        for key in ("validate_every_epochs", "validate_every_steps"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ValueError(f"{key} = {value}, must be at least 1")
+        if self.validate_every_epochs is not None and self.validate_every_steps is not None:
+            raise ValueError("validate_every_epochs and validate_every_steps are both set, give one of them")
+        if self.recipe.patience is not None and not (self.validate_every_epochs or self.validate_every_steps):
+            raise ValueError(
+                f"recipe.patience = {self.recipe.patience} counts evaluations: set validate_every_epochs or "
+                "validate_every_steps"
+            )
+        if self.recipe.norm == "group" and self.backbone.pretrained:
+            raise ValueError(
+                f"recipe.norm = group needs fresh weights; those of {self.backbone.label} were trained with "
+                "batch norm"
+            )
+        if self.recipe.norm == "frozen" and not self.backbone.pretrained:
+            raise ValueError(
+                f"recipe.norm = frozen needs loaded weights; {self.backbone.label} starts fresh, and its "
+                "statistics are of no images: take auto, batch or group"
+            )
+        if self.recipe.batch_size != AUTO:
+            self.trainer.images_per_pass(self.recipe.images_per_step, self.recipe.accumulate)
+        elif self.trainer.processes > 1:
+            raise ValueError(
+                "recipe.batch_size = auto finds the batch of one device; for more of them give the number"
+            )
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """What is scored, on which data: a detector, or a predictions file without a model."""
+
+    weights: str | None = None
+    """A detector.safetensors."""
+    predictions: str | None = None
+    """A file in COCO's results format."""
+    data: CocoDataConfig
+    """Group `data`; its `val` split is scored."""
+    evaluator: str = "pycocotools"
+    """`pycocotools`, whose numbers are the official ones, or `fast`: faster-coco-eval's, which are equal."""
+    device: str = "auto"
+    """`auto` (cuda where there is one, else cpu), `cpu`, `cuda` or `cuda:<number>`."""
+    threads: int | None = None
+    """Threads of PyTorch on CPU; None: PyTorch's choice."""
+    output: str | None = None
+    """Folder for predictions.json, metrics.json and curves.json; None: the metrics are only printed."""
+    logger: LoggerConfig = field(default_factory=lambda: LoggerConfig(name="none"))
+    """Where the figures, curves and example images go besides; needs `output`."""
+
+    def __post_init__(self) -> None:
+        check_evaluator(self.evaluator)
+        check_device_name(self.device)
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads = {self.threads}, must be at least 1, or null for PyTorch's choice")
+        if (self.weights is None) == (self.predictions is None):
+            raise ValueError(
+                f"weights = {self.weights}, predictions = {self.predictions}: give one of them, "
+                "a detector.safetensors or a file in COCO's results format"
+            )
+        if self.logger.name != "none" and self.output is None:
+            raise ValueError(f"logger = {self.logger.name}, but there is no output folder; set output=DIR")

@@ -1,0 +1,144 @@
+"""Images and boxes for a detector as values: where they lie, at what size they are looked at."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from detection import scenes
+from detection.sizing import InputSize, check_side
+
+
+@dataclass(kw_only=True)
+class CocoDataConfig:
+    """Group `data`: `coco`. Any data in COCO format; the layout's defaults are those of COCO 2017."""
+
+    name: str = "coco"
+    """Recorded with the results."""
+    root: str | None = None
+    """Folder that the four paths below start from."""
+    train_images: str = "train2017"
+    """Folder of the training images."""
+    train_annotations: str = "annotations/instances_train2017.json"
+    """Their annotation file."""
+    val_images: str = "val2017"
+    """Folder of the images for evaluation."""
+    val_annotations: str = "annotations/instances_val2017.json"
+    """Their annotation file."""
+    train_limit: int | None = None
+    """Use only the first so many training images; None: all."""
+    val_limit: int | None = None
+    """The same for evaluation."""
+    min_sizes: list[int] = field(default_factory=lambda: [640, 672, 704, 736, 768, 800])
+    """Short side in pixels of a training image; one of them is drawn for each."""
+    max_size: int = 1333
+    """Long side in pixels that no image exceeds."""
+    test_min_size: int = 800
+    """Short side in evaluation."""
+    fixed_size: int | None = None
+    """Both sides in pixels of every image, its shape not kept, in training and evaluation, instead of the
+    three sizes above; the paper's detector sees 600, 800 or 1200. None: the shape is kept."""
+    flip: bool = True
+    """Mirror half of the training images; wrong for text."""
+    scale_jitter: list[float] | None = None
+    """Large-scale jitter of training images instead of `min_sizes`: least and largest scale, such as
+    [0.1, 2.0], of which one is drawn for each (Ghiasi et al. 2021)."""
+    jitter_size: int = 1024
+    """Side in pixels of the square in which a jittered image is fitted at scale 1, and cut or padded."""
+    color_jitter: list[float] | None = None
+    """Strengths of brightness, contrast, saturation (0..1) and hue (0..0.5), such as [0.4, 0.4, 0.4, 0.1]."""
+    group_by_aspect: bool = False
+    """Batches of wide images and of tall ones, which need less padding."""
+    workers: int = 2
+    """Processes that decode images."""
+
+    def __post_init__(self) -> None:
+        if not self.min_sizes:
+            raise ValueError("data.min_sizes is empty, give at least one short side in pixels")
+        sizes = [("min_sizes", size) for size in self.min_sizes]
+        for key, size in [*sizes, ("max_size", self.max_size), ("test_min_size", self.test_min_size)]:
+            check_side(f"data.{key}", size)
+        if self.fixed_size is not None:
+            check_side("data.fixed_size", self.fixed_size)
+            if self.scale_jitter is not None:
+                raise ValueError("data.fixed_size and data.scale_jitter are both set, give one of them")
+        self._check_jitter()
+        for key in ("train_limit", "val_limit"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ValueError(f"data.{key} = {value}, must be at least 1, or null for all images")
+        if self.workers < 0:
+            raise ValueError(f"data.workers = {self.workers}, must be at least 0")
+
+    def _check_jitter(self) -> None:
+        check_side("data.jitter_size", self.jitter_size)
+        scales, colors = self.scale_jitter, self.color_jitter
+        if scales is not None and not (len(scales) == 2 and 0 < scales[0] <= scales[1] <= 10):
+            raise ValueError(f"data.scale_jitter = {scales}, must be two rising scales in 0..10, or null")
+        if colors is not None and not (
+            len(colors) == 4 and all(0 <= c <= 1 for c in colors) and colors[3] <= 0.5
+        ):
+            raise ValueError(
+                f"data.color_jitter = {colors}, must be brightness, contrast, saturation in 0..1 and hue in "
+                "0..0.5, or null"
+            )
+
+    @property
+    def input_size(self) -> InputSize:
+        """At what size evaluation looks at images."""
+        if self.fixed_size is not None:
+            return InputSize(self.fixed_size, self.fixed_size, keep_aspect=False)
+        return InputSize(self.test_min_size, self.max_size)
+
+    def prepare(self) -> Path:
+        """The data's root. Raises ValueError or FileNotFoundError where there is none."""
+        if self.root is None:
+            raise ValueError(
+                f"data.root is not set: the folder of {self.train_images} and {self.train_annotations}"
+            )
+        root = Path(self.root).expanduser()
+        if not root.is_dir():
+            raise FileNotFoundError(f"data.root = {root}: no such folder")
+        return root
+
+
+@dataclass(kw_only=True)
+class ScenesDataConfig(CocoDataConfig):
+    """Group `data`: `scenes`. Written on first use; `root` None: a folder in the user's cache."""
+
+    name: str = "scenes"
+    """Recorded with the results."""
+    train_scenes: int = 240
+    """Training images."""
+    val_scenes: int = 60
+    """Images for evaluation."""
+    scenes_seed: int = 0
+    """Of the drawing; not the run's seed, so that runs compare."""
+    train_images: str = "train"
+    train_annotations: str = "annotations/train.json"
+    val_images: str = "val"
+    val_annotations: str = "annotations/val.json"
+    min_sizes: list[int] = field(default_factory=lambda: [144])
+    """Short side in pixels of a training image."""
+    max_size: int = 192
+    """Long side in pixels that no image exceeds."""
+    test_min_size: int = 144
+    """Short side in evaluation."""
+    flip: bool = False
+    """A mirrored digit is another sign."""
+    workers: int = 0
+    """Processes that decode images."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("train_scenes", "val_scenes"):
+            if (value := getattr(self, key)) < 4:
+                raise ValueError(f"data.{key} = {value}, must be at least 4")
+
+    def prepare(self) -> Path:
+        """Writes the scenes where they are not yet; returns their root.
+
+        Raises ValueError when `root` holds scenes of other settings."""
+        return scenes.prepare(self.root, self.train_scenes, self.val_scenes, self.scenes_seed)
+
+    def extras(self) -> dict[str, str]:
+        """Modules that this choice needs, and the extra that installs each."""
+        written = scenes.is_written(self.root, self.train_scenes, self.val_scenes, self.scenes_seed)
+        return {} if written else {"sklearn": "demo"}

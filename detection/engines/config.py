@@ -1,0 +1,143 @@
+"""Detectors as values: which engine, and the numbers of its parts.
+
+Sources: Detectron2's Base-RCNN-FPN; for one map the paper's section 4.3 (docs/nasnet.md, section 7) and
+Detectron2's `Res5ROIHeads`.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from detection.head_config import BoxHeadConfig, C4HeadConfig, RpnConfig, SecondStageConfig
+from runtime.config import Builds
+
+C4_STRIDE = 16
+"""Of the one map that gives proposals; each is cropped from it, and the rest of the network sees the crop."""
+
+
+@dataclass(kw_only=True)
+class EngineConfig(Builds):
+    """Group `detector`: an engine and the numbers of its detector. Subclasses add the keys of their parts.
+
+    `build(backbone, num_classes, mean, std)` gives a fresh `engines.base.Engine`, whose images are normalised
+    by `mean` and `std` (of 0..1). It raises ValueError unless the backbone reads RGB and has the maps that
+    the detector needs, ImportError where the engine's package is not installed."""
+
+    head: ClassVar[str]
+    """Kind of detector, `fpn` or `c4`: engines of one kind have the same keys, and their weights convert."""
+    engine: ClassVar[str]
+    """What `name` must be."""
+    name: str
+    """Name of the engine, recorded with the weights."""
+
+    def __post_init__(self) -> None:
+        if self.name != self.engine:
+            raise ValueError(f"detector.name = {self.name!r}, but these are the keys of {self.engine!r}")
+
+
+@dataclass(kw_only=True)
+class FpnConfig(EngineConfig):
+    """Keys of the engines with a pyramid. The defaults are those of Detectron2's Base-RCNN-FPN."""
+
+    head: ClassVar[str] = "fpn"
+    fpn_channels: int = 256
+    """Channels of the pyramid and of the proposal network."""
+    rpn: RpnConfig = field(default_factory=RpnConfig)
+    """First stage."""
+    box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
+    """Second stage."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fpn_channels < 1:
+            raise ValueError(f"detector.fpn_channels = {self.fpn_channels}, must be at least 1")
+
+
+def _paper_rpn() -> RpnConfig:
+    return RpnConfig(
+        anchor_sizes=[64, 128, 256, 512],  # scales 0.25, 0.5, 1 and 2 of 256
+        pre_nms_train=12_000,
+        pre_nms_test=6_000,
+        post_nms_train=300,
+        post_nms_test=300,
+        box_loss_weight=2.0,
+    )
+
+
+@dataclass(kw_only=True)
+class C4Config(EngineConfig):
+    """Keys of the engines on one map. The defaults are the paper's; proposals before NMS, Detectron2's."""
+
+    head: ClassVar[str] = "c4"
+    rpn_channels: int = 512
+    """Width of the proposal network's 3x3 convolution."""
+    rpn: RpnConfig = field(default_factory=_paper_rpn)
+    """First stage; every size has its anchors at every place of the map."""
+    box_head: C4HeadConfig = field(default_factory=C4HeadConfig)
+    """Second stage."""
+    roi_chunk: int = 32
+    """Regions whose last cells run at once in evaluation: memory grows with it, results do not change."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("rpn_channels", "roi_chunk"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"detector.{key} = {getattr(self, key)}, must be at least 1")
+
+
+@dataclass(kw_only=True)
+class TorchvisionFpnConfig(FpnConfig):
+    """Group `detector`: `torchvision_fpn`."""
+
+    engine: ClassVar[str] = "torchvision_fpn"
+    builds: ClassVar[str] = "detection.engines.torchvision:TorchvisionFpn"
+    name: str = "torchvision_fpn"
+
+
+@dataclass(kw_only=True)
+class TorchvisionC4Config(C4Config):
+    """Group `detector`: `torchvision_c4`."""
+
+    engine: ClassVar[str] = "torchvision_c4"
+    builds: ClassVar[str] = "detection.engines.torchvision_c4:TorchvisionC4"
+    name: str = "torchvision_c4"
+
+
+@dataclass(kw_only=True)
+class Detectron2FpnConfig(FpnConfig):
+    """Group `detector`: `detectron2_fpn`."""
+
+    engine: ClassVar[str] = "detectron2_fpn"
+    builds: ClassVar[str] = "detection.engines.detectron2_fpn:Detectron2Fpn"
+    name: str = "detectron2_fpn"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_zero(self.rpn, self.box_head)
+
+    def extras(self) -> dict[str, str]:
+        """Modules that this choice needs, and the extra that installs each."""
+        return {"detectron2": "detectron2"}
+
+
+@dataclass(kw_only=True)
+class Detectron2C4Config(C4Config):
+    """Group `detector`: `detectron2_c4`."""
+
+    engine: ClassVar[str] = "detectron2_c4"
+    builds: ClassVar[str] = "detection.engines.detectron2_c4:Detectron2C4"
+    name: str = "detectron2_c4"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_zero(self.rpn, self.box_head)
+
+    def extras(self) -> dict[str, str]:
+        """Modules that this choice needs, and the extra that installs each."""
+        return {"detectron2": "detectron2"}
+
+
+def _refuse_zero(rpn: RpnConfig, box_head: SecondStageConfig) -> None:
+    """Raises ValueError for an overlap of 0, which Detectron2's `Matcher` does not take."""
+    for key, value in (("rpn.iou_low", rpn.iou_low), ("box_head.iou_threshold", box_head.iou_threshold)):
+        if value == 0:
+            raise ValueError(f"detector.{key} = {value}, Detectron2 needs it above 0")

@@ -1,0 +1,76 @@
+"""Detections in image files."""
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from backbones.files import write_atomically
+from detection.detector import Detection, Detector
+from detection.draw import draw_detection
+from detection.results_file import Result, to_results
+from runtime.image_files import decode
+
+
+class NamedResult(Result):
+    """A detection in COCO's results format with the names that its ids stand for."""
+
+    file_name: str
+    category: str
+
+
+class Found(NamedTuple):
+    """What is found in an image file, best first; error: why the file cannot be read, None where it can."""
+
+    path: Path
+    results: list[NamedResult]
+    error: str | None = None
+
+
+def predict(
+    detector: Detector, paths: Sequence[Path], output: Path | None = None, min_score: float = 0.3
+) -> Iterator[Found]:
+    """Looks at one file after the other; image ids count them from 1.
+
+    Boxes are in pixels of the upright picture: EXIF rotation is applied. output: folder for a drawn copy of
+    each, a PNG. min_score: detections below it are left out. Raises ValueError unless it is in 0..1."""
+    if not 0 <= min_score <= 1:
+        raise ValueError(f"min_score = {min_score}, must be in 0..1")
+    category_ids = [category.id for category in detector.categories]
+    width = len(str(len(paths)))
+    for number, path in enumerate(paths, start=1):
+        try:
+            picture = decode(path)
+            detection = _above(detector([picture])[0], min_score)
+        except (ValueError, OSError) as error:
+            yield Found(path, [], str(error))
+            continue
+        if output is not None:
+            png = io.BytesIO()
+            draw_detection(picture, detection).save(png, "png")
+            # Numbered, since images of two folders may share a name.
+            write_atomically(output / f"{number:0{width}d}_{path.stem}.png", png.getvalue())
+        pairs = zip(to_results(number, detection, category_ids), detection["names"], strict=True)
+        yield Found(path, [_named(result, path, name) for result, name in pairs])
+
+
+def _above(detection: Detection, min_score: float) -> Detection:
+    good = detection["scores"] >= min_score
+    return {
+        "boxes": detection["boxes"][good],
+        "scores": detection["scores"][good],
+        "labels": detection["labels"][good],
+        "names": [name for name, keep in zip(detection["names"], good.tolist(), strict=True) if keep],
+    }
+
+
+def _named(result: Result, path: Path, category: str) -> NamedResult:
+    return NamedResult(**msgspec.structs.asdict(result), file_name=shown(path), category=category)
+
+
+def shown(path: Path) -> str:
+    """As far as it is UTF-8: JSON has no other names, nor have most terminals."""
+    return os.fsencode(path).decode("utf-8", "replace")

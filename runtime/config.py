@@ -1,0 +1,134 @@
+"""What every stage's run is told besides its own keys: where figures go, on what and how training runs.
+
+Ranges are checked when a value is made; what this machine must have is checked when a run takes the value:
+packages by `extras`, devices by `runtime.device` and `runtime.trainer`.
+"""
+
+import pkgutil
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from backbones.spec import ACTIVATION_MEMORY
+
+LOGGERS = ("csv", "wandb", "tensorboard", "none")
+ACCELERATORS = ("auto", "cpu", "gpu")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+_CLASSIFICATION_ONLY = ("compile",)
+
+
+class Builds:
+    """A choice that stands for an object of one class, which is imported when the object is built."""
+
+    builds: ClassVar[str]
+    """`module:Class`; the class takes the choice and what `build` is given."""
+
+    def build(self, *parts: Any) -> Any:
+        """The object, made of the choice and of the parts that its class asks for."""
+        return pkgutil.resolve_name(self.builds)(self, *parts)
+
+
+def check_device_name(name: str) -> None:
+    """Raises ValueError unless the name is one that `runtime.device.resolve_device` knows."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError(f"device = {name!r}, expected auto, cpu, cuda or cuda:<number>")
+
+
+@dataclass(kw_only=True)
+class LoggerConfig:
+    """Where the figures of a run go. A CSV file, `metrics.csv`, is written unless the name is `none`."""
+
+    name: str = "csv"
+    """`csv`, `wandb`, `tensorboard` or `none`."""
+    project: str = "celltransfer"
+    """wandb's project."""
+    group: str | None = None
+    """Ties the runs of one pipeline together in wandb."""
+
+    def __post_init__(self) -> None:
+        if self.name not in LOGGERS:
+            raise ValueError(f"logger.name = {self.name!r}, expected one of {', '.join(LOGGERS)}")
+
+    def extras(self) -> dict[str, str]:
+        """Modules that this choice needs, and the extra that installs each."""
+        return {"tensorboard": "tensorboard"} if self.name == "tensorboard" else {}
+
+
+@dataclass(kw_only=True)
+class TrainerConfig:
+    """Where and how a training runs; nothing here is part of a recipe."""
+
+    accelerator: str = "auto"
+    """`auto` (a CUDA GPU where there is one, else cpu), `cpu` or `gpu`."""
+    devices: int = 1
+    """Processes on each machine, each with its own CUDA GPU, or all on its CPU."""
+    num_nodes: int = 1
+    """Machines. More than one are started by torchrun or SLURM: docs/distributed.md."""
+    sync_batch_norm: bool = False
+    """Batch norm over the images of all devices together, on GPUs; False: of each device's own."""
+    precision: str = "32-true"
+    """`32-true`, `bf16-mixed`, or `16-mixed` (CUDA only)."""
+    threads: int | None = None
+    """Threads of PyTorch on CPU; None: PyTorch's choice, the number of cores."""
+    channels_last: bool = True
+    """Keep images and weights in channels-last order, which convolutions prefer; False: NCHW."""
+    activation_memory: str = "keep"
+    """What is kept for the backward pass: `keep`, everything; `lean` and `checkpoint` need less memory and
+    more time (docs/performance.md). `checkpoint` does not go with `compile`."""
+    compile: bool = False
+    """Compile the training step's network with `torch.compile`; evaluation stays as it is."""
+    compile_backend: str = "inductor"
+    """Of `compile`, one of `torch.compiler.list_backends()`."""
+    deterministic: bool = False
+    """Only deterministic kernels; equal runs on a GPU, slower. On CPU runs are equal without it."""
+    checkpoint_seconds: float | None = 300.0
+    """Longest time between two checkpoints; None: only by steps."""
+    checkpoint_steps: int | None = None
+    """Most optimiser steps between two checkpoints; None: only by time."""
+    log_every_steps: int = 50
+    """Optimiser steps between two logged training losses."""
+
+    def __post_init__(self) -> None:
+        if self.accelerator not in ACCELERATORS:
+            raise ValueError(
+                f"trainer.accelerator = {self.accelerator!r}, expected one of {', '.join(ACCELERATORS)}"
+            )
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"trainer.precision = {self.precision!r}, expected one of {', '.join(PRECISIONS)}"
+            )
+        if self.activation_memory not in ACTIVATION_MEMORY:
+            raise ValueError(
+                f"trainer.activation_memory = {self.activation_memory!r}, expected one of "
+                f"{', '.join(ACTIVATION_MEMORY)}"
+            )
+        if self.compile and self.activation_memory == "checkpoint":
+            raise ValueError(
+                "trainer.compile = true does not go with activation_memory = checkpoint; use keep or lean"
+            )
+        for key in ("devices", "num_nodes", "threads", "checkpoint_steps", "log_every_steps"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ValueError(f"trainer.{key} = {value}, must be at least 1")
+        if self.checkpoint_seconds is not None and self.checkpoint_seconds < 0:
+            raise ValueError(f"trainer.checkpoint_seconds = {self.checkpoint_seconds}, must not be negative")
+
+    @property
+    def processes(self) -> int:
+        """Of the whole training."""
+        return self.devices * self.num_nodes
+
+    def images_per_pass(self, batch_size: int, accumulate: int) -> int:
+        """Images of one backward pass of one process. Raises ValueError where they do not come out even."""
+        passes = accumulate * self.processes
+        if batch_size % passes:
+            raise ValueError(
+                f"recipe.batch_size = {batch_size}, must be a multiple of recipe.accumulate x "
+                f"trainer.devices x trainer.num_nodes = {accumulate} x {self.devices} x {self.num_nodes}"
+            )
+        return batch_size // passes
+
+    def refuse_for(self, stage: str) -> None:
+        """Raises ValueError for the first key that only the training of a classifier knows."""
+        for key in _CLASSIFICATION_ONLY:
+            if (value := getattr(self, key)) != getattr(TrainerConfig, key):
+                raise ValueError(f"{stage} does not support trainer.{key} = {value} yet")
