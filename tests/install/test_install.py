@@ -17,9 +17,8 @@ pytestmark = pytest.mark.install
 
 SIDE = 32
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
-LABELLED = "data=imagefolder data.workers=0 data.resident=true data.eval_crop=1.0 logger=csv"
-"""Class folders under `data.root`, and no tracker that would ask for a login."""
-DIGITS = "data=digits data.train_limit=64 data.test_limit=32 logger=csv"
+LABELLED = "data=imagefolder data.workers=0 data.resident=true data.eval_crop=1.0"
+DIGITS = "data=digits data.train_limit=64 data.test_limit=32"
 SCENES = "data=coco data.workers=0 data.min_sizes=[64] data.test_min_size=64"
 SEARCH = """
     space.blocks=2 strategy.architectures_per_update=2 budget.children=2 window=2
@@ -37,7 +36,7 @@ CLASSIFICATION = """
 DETECTION = """
     detector.fpn_channels=8 detector.box_head.width=16 detector.box_head.pooled_size=3
     detector.rpn.anchor_sizes=[8,16,32,64,128] detector.rpn.batch_size_per_image=32
-    recipe.steps=2 recipe.batch_size=2 recipe.lr=0.01 recipe.warmup_steps=1 logger=csv
+    recipe.steps=2 recipe.batch_size=2 recipe.lr=0.01 recipe.warmup_steps=1
     trainer.threads=1 trainer.accelerator=cpu
 """
 SETTINGS = {"search": SEARCH, "classification": CLASSIFICATION, "detection": SCENES + DETECTION}
@@ -45,8 +44,9 @@ PACKAGES = {"backbones", "runtime", "classification", "search", "detection", "co
 
 
 def stage(name: str, *words: str | Path, run_dir: str = "run") -> list[str]:
-    """The words of a tiny training by Hydra; run_dir: relative to the folder that it runs in."""
-    return [name, *SETTINGS[name].split(), f"run_dir={run_dir}", *map(str, words)]
+    """The words of a tiny training, without wandb; run_dir: relative to the folder that it runs in."""
+    given = [*SETTINGS[name].split(), f"run_dir={run_dir}", *map(str, words)]
+    return [name, *given, *(() if any(word.startswith("logger=") for word in given) else ("logger=csv",))]
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def folders(tmp_path_factory) -> Path:
         for name, colour in COLOURS.items():
             (root / split / name).mkdir(parents=True)
             for shade in range(count):
-                pixels = tuple(value + 5 * shade for value in colour)
+                pixels = tuple(value + 5 * shade + (split == "test") for value in colour)
                 Image.new("RGB", (SIDE, SIDE), pixels).save(root / split / name / f"{shade}.png")
     return root
 
@@ -164,8 +164,9 @@ def test_torch_program_needs_no_extra(base, backbone, tmp_path):
         ("timm", "timm", lambda *files: on_folders(*files, "backbone.name=timm/resnet18")),
         ("onnx", "onnx", lambda *files: ["backbones", "export", files[2], "--format", "onnx"]),
         ("openvino", "openvino", lambda *files: ["backbones", "export", files[2], "--format", "openvino"]),
-        ("detectron2", "Detectron2", lambda *files: on_scenes(*files, "detector=detectron2_fpn")),
+        ("detectron2", "detectron2", lambda *files: on_scenes(*files, "detector=detectron2_fpn")),
     ],
+    ids=["demo", "tensorboard", "timm", "export-onnx", "export-openvino", "detectron2"],
 )
 def test_a_choice_without_its_extra_says_what_to_install(
     base, folders, coco, backbone, tmp_path, module, what, words
