@@ -5,9 +5,10 @@ as it was.
 """
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,20 +72,26 @@ class Environment:
 
 
 @pytest.fixture(scope="session")
-def make_environment(tmp_path_factory) -> Callable[..., Environment]:
-    """Returns a function that makes an empty environment, which sees the packages of the folder `below`."""
+def make_environment(tmp_path_factory) -> Iterator[Callable[..., Environment]]:
+    """Gives a function that makes an empty environment, which sees the packages of the folder `below`.
+
+    They are several GB, so none is kept after the tests."""
+    made = []
 
     def make(name: str, below: Path | None = None) -> Environment:
         path = tmp_path_factory.mktemp(name)
         environment = Environment(path / "venv", path / "home")
         environment.home.mkdir()
+        made.append(environment)
         subprocess.run([sys.executable, "-m", "venv", environment.path], check=True)
         if below is not None:
             line = f"import site; site.addsitedir({str(below)!r})\n"  # reads the .pth files there, too
             (environment.packages / "below.pth").write_text(line)
         return environment
 
-    return make
+    yield make
+    for environment in made:
+        shutil.rmtree(environment.path, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
