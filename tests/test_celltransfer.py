@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import benchmarks
 import celltransfer
 from celltransfer import COMMANDS, install_command, refuse_module
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PACKAGES = ("backbones", "runtime", "classification", "search", "detection", "pipeline", "conf")
+PACKAGES = ("backbones", "runtime", "classification", "search", "detection", "pipeline", "conf", "benchmarks")
 CONSOLE = Path(sys.executable).parent / "celltransfer"
 TINY = """
     backbone=genotype backbone.name=GENOTYPE backbone.cells_per_stage=1 backbone.filters=8
-    backbone.stem=cifar backbone.stem_filters=8 backbone.image_size=8 recipe.epochs=1 recipe.batch_size=4 recipe.auxiliary_weight=0
+    backbone.stem=cifar backbone.stem_filters=8 backbone.image_size=8
+    recipe.epochs=1 recipe.batch_size=4 recipe.auxiliary_weight=0
     trainer.accelerator=cpu trainer.threads=1 logger=csv
 """
 HOSTILE = "import pathlib\npathlib.Path({marker!r}).touch()\n"
@@ -37,7 +39,10 @@ def is_command(module: str) -> bool:
 
 
 def test_the_commands_are_the_modules_that_can_be_run():
-    assert {name.removesuffix(".__main__") for name in modules() if is_command(name)} == set(COMMANDS)
+    assert {name.removesuffix(".__main__") for name in modules() if is_command(name)} == {
+        *COMMANDS,
+        *benchmarks.COMMANDS,
+    }
 
 
 @pytest.mark.parametrize("module", modules())
@@ -49,11 +54,12 @@ def test_every_other_module_says_that_it_is_no_command(module, monkeypatch):
     for other in PACKAGES:
         if other != package:
             refuse_module(other)
+    commands = benchmarks.COMMANDS if package == "benchmarks" else tuple(COMMANDS)
     if is_command(module):
-        refuse_module(package)
+        refuse_module(package, commands)
         return
     with pytest.raises(SystemExit) as end:
-        refuse_module(package)
+        refuse_module(package, commands)
     assert str(end.value).startswith(f"python -m {module} is not a command; ")
 
 
@@ -66,6 +72,7 @@ def test_every_other_module_says_that_it_is_no_command(module, monkeypatch):
         ("detection.engines.fpn", "python -m detection is"),
         ("runtime.trainer", "celltransfer --help lists the commands"),
         ("conf", "celltransfer --help lists the commands"),
+        ("benchmarks.peers", "python -m benchmarks.backbones is"),
     ],
 )
 def test_a_module_that_is_no_command_ends_with_one_sentence_that_names_it(module, command):
@@ -134,7 +141,7 @@ def test_the_users_folder_hides_no_module_from_ranks_and_loader_workers(folder):
     train(folder, "trainer.devices=2", "run_dir=run")
     assert (folder / "run" / "metrics.json").is_file()
     recorded = (folder / "run" / "command.txt").read_text()
-    assert recorded.startswith("celltransfer classification data=imagefolder ")
+    assert recorded.startswith("celltransfer classification trainer.devices=2 run_dir=run ")
 
 
 def test_the_users_folder_hides_no_module_from_a_sweep(folder):
