@@ -12,7 +12,7 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 COMMANDS: Mapping[str, str] = {
@@ -96,16 +96,16 @@ def command_line() -> str:
     return shlex.join(["python", *sys.orig_argv[1:]])
 
 
-def refuse_module(package: str) -> None:
+def refuse_module(package: str, commands: Collection[str] = tuple(COMMANDS)) -> None:
     """Ends the process where `python -m` was given a module of `package` that is no command.
 
     Called when the package is imported. Until Python has found the module to run, sys.argv[0] is `-m`."""
     if sys.argv[:1] != ["-m"]:
         return
     name = _module_asked_for()
-    if name.split(".")[0] != package or name.removesuffix(".__main__") in COMMANDS:
+    if name.split(".")[0] != package or name.removesuffix(".__main__") in commands:
         return
-    own = [command for command in COMMANDS if command.split(".")[0] == package]
+    own = [command for command in commands if command.split(".")[0] == package]
     known = f"python -m {own[0]} is" if own else "celltransfer --help lists the commands"
     others = f", as are {', '.join(own[1:])}" if own[1:] else ""
     sys.exit(f"python -m {name} is not a command; {known}{others}")

@@ -59,7 +59,13 @@ refuse_module(__name__)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return importlib.import_module(f"backbones.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(f"backbones.{_HOME[name]}"), name)
     return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

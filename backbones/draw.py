@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
-from backbones.cell_layout import BOX_GAP, BOX_WIDTH, PILL_WIDTH, CellLayout
+from backbones.cell_layout import BOX_GAP, BOX_WIDTH, MARGIN, PILL_WIDTH, CellLayout
 from backbones.genotype import Block, Cell, Genotype
-from detection.coco_rules import MARGIN
 
 LABELS: dict[str, tuple[str, str, str]] = {
     "identity": ("identity", "", "identity"),

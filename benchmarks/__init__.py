@@ -1,1 +1,16 @@
-"""Measurements against other implementations; each module but the shared ones is a command."""
+"""Measurements against other implementations."""
+
+from celltransfer import refuse_module
+
+COMMANDS = (
+    "benchmarks.backbones",
+    "benchmarks.classification",
+    "benchmarks.detection",
+    "benchmarks.detection_c4",
+    "benchmarks.detection_data",
+    "benchmarks.detection_evaluation",
+    "benchmarks.memory",
+    "benchmarks.startup",
+)
+
+refuse_module(__name__, COMMANDS)

@@ -21,7 +21,7 @@ from classification.image_files import find_images
 from runtime.progress import track
 
 if TYPE_CHECKING:
-    from classification.guess import Guess
+    from classification.file_predictions import Guess
 
 
 def _as_json(path: Path, guesses: Sequence["Guess"]) -> str:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=16, help="images per forward pass (default 16)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     options = parser.parse_args(arguments)
-    from classification.guess import load, predict  # imports torch, for which --help need not wait
+    from classification.file_predictions import load, predict  # imports torch, for which --help need not wait
 
     table = Table("image", "class", "probability")
     table.columns[2].justify = "right"

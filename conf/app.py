@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
@@ -36,6 +37,11 @@ def main(config_name: str, run: str) -> None:
     """
     refuse_foreign_experiment(config_name, sys.argv[1:])
     register(config_name)
+    if {"--help", "-h"} & {*sys.argv[1:]}:
+        # Hydra copies its whole store for each group that it lists, which takes seconds; what it takes out of
+        # the store it copies anyway.
+        store = ConfigStore.instance()
+        vars(store)["__deepcopy__"] = lambda memo: store
     hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(_task(run))()
 
 

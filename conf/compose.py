@@ -1,4 +1,6 @@
-"""Configurations for commands that look at files: composed once, without Hydra's run."""
+"""Configurations composed as a command composes them, without Hydra's run."""
+
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
@@ -8,6 +10,16 @@ from conf.app import experiments, refuse_foreign_experiment
 from detection.config import DetectionConfig
 
 
+def composed(command: str, *overrides: str) -> Any:
+    """The root dataclass of `python -m command overrides…`, its ranges checked.
+
+    command: the name of a configuration, such as `detection_evaluate`. Raises what Hydra and OmegaConf raise,
+    or ValueError."""
+    register(command)
+    with initialize_config_module("conf", version_base="1.3"):
+        return OmegaConf.to_object(compose(command, overrides=list(overrides)))
+
+
 def detection_experiment(name: str) -> DetectionConfig:
     """What `python -m detection experiment=name` trains, but for its data's root and its backbone.
 
@@ -15,9 +27,5 @@ def detection_experiment(name: str) -> DetectionConfig:
     refuse_foreign_experiment("detection", [f"experiment={name}"])
     if name not in (known := experiments("detection")):
         raise ValueError(f"unknown experiment {name!r}, expected one of {', '.join(known)}")
-    register("detection")
-    overrides = [f"experiment={name}", "run_dir=run", "data.root=.", "backbone.name=nasnet_a_mobile"]
-    with initialize_config_module("conf", version_base="1.3"):
-        config = OmegaConf.to_object(compose("detection", overrides=overrides))
-    assert isinstance(config, DetectionConfig)
-    return config
+    given = ["run_dir=run", "data.root=.", "backbone.name=nasnet_a_mobile"]
+    return composed("detection", f"experiment={name}", *given)

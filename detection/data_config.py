@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from detection import scenes
 from detection.sizing import InputSize, check_side
 
 
@@ -136,9 +135,13 @@ class ScenesDataConfig(CocoDataConfig):
         """Writes the scenes where they are not yet; returns their root.
 
         Raises ValueError when `root` holds scenes of other settings."""
+        from detection import scenes  # needs NumPy and Pillow, which a configuration need not wait for
+
         return scenes.prepare(self.root, self.train_scenes, self.val_scenes, self.scenes_seed)
 
     def extras(self) -> dict[str, str]:
         """Modules that this choice needs, and the extra that installs each."""
+        from detection import scenes
+
         written = scenes.is_written(self.root, self.train_scenes, self.val_scenes, self.scenes_seed)
         return {} if written else {"sklearn": "demo"}

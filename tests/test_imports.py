@@ -1,4 +1,6 @@
 import ast
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ OPTIONAL = {
     "sklearn": ("classification/data.py",),
     "timm": ("backbones/timm_models.py", "backbones/timm_backbone.py", "backbones/timm_resnet_cifar.py"),
     "onnx": ("backbones/onnx_graph.py",),
-    "onnxruntime": ("backbones/export.py", "detection/export.py"),
+    "onnxruntime": ("backbones/export.py", "detection/program.py"),
     "openvino": ("backbones/export.py",),
     "detectron2": ("detection/engines/detectron2_parts.py",),
 }
@@ -61,6 +63,10 @@ def test_imports_between_packages_run_one_way(package):
             assert ours <= allowed, f"{path.relative_to(REPOSITORY)} imports {sorted(ours - allowed)}"
 
 
+def test_the_console_command_imports_the_standard_library_alone():
+    assert imported(REPOSITORY / "celltransfer.py") <= sys.stdlib_module_names
+
+
 def test_only_conf_sees_hydra():
     for package in MAY_IMPORT:
         for path in files(package):
@@ -79,3 +85,14 @@ def test_optional_dependencies_are_imported_in_the_files_named():
 def test_no_public_name_of_the_backbones_hides_a_module():
     modules = {path.stem for path in files("backbones")}
     assert not modules & set(backbones.__all__)
+
+
+def test_every_public_name_of_the_backbones_is_found_in_its_module():
+    homes = {name: home for home, names in backbones._HOMES.items() for name in names}
+    assert sorted(homes) == sorted(backbones.__all__)
+    for name, home in homes.items():
+        module = importlib.import_module(f"backbones.{home}")
+        assert getattr(backbones, name) is getattr(module, name)
+        assert getattr(backbones, home) is module
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        backbones.nothing  # noqa: B018

@@ -2,9 +2,8 @@
 
 import pytest
 
-from benchmarks.detection_data import MEMORY, TIME, generate, measure
+from benchmarks.detection_data import MEMORY, TIME, WORKERS, generate, measure
 from benchmarks.memory import STATUS
-from benchmarks.small_images import WORKERS
 from detection.check_data import check
 
 

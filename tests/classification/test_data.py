@@ -10,8 +10,9 @@ from PIL import Image
 
 from backbones.spec import Preprocessing
 from classification.config import ImageDataConfig
+from classification.data import open_images, stratified
 from classification.decoded_images import DecodedImages
-from runtime.image_files import decode, open_images, stratified
+from runtime.image_files import decode
 
 
 def write(path, image):

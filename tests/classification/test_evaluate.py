@@ -194,9 +194,9 @@ def test_wandb_takes_the_confusion_matrix_the_classes_and_the_worst_images(
 
 def test_the_matrix_of_many_classes_is_left_out_of_wandb(monkeypatch):
     taken = []
-    monkeypatch.setattr("classification.mistakes.log_table", lambda _, name, *__: taken.append(name))
-    monkeypatch.setattr("classification.mistakes.log_confusion", lambda *_: taken.append("matrix"))
-    monkeypatch.setattr("classification.mistakes.log_images", lambda *_: None)
+    monkeypatch.setattr("classification.evaluation.log_table", lambda _, name, *__: taken.append(name))
+    monkeypatch.setattr("classification.evaluation.log_confusion", lambda *_: taken.append("matrix"))
+    monkeypatch.setattr("classification.evaluation.log_images", lambda *_: None)
     names = [f"n{i:08d}" for i in range(1000)]
     log_mistakes([], Mistakes("imagenet", names, [(0, 1, 3)], []), [None] * 1000, "test")
     assert taken == ["test/confused", "test/per_class"]

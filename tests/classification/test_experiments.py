@@ -1,14 +1,12 @@
 """The experiment files of the paper's Tables 1 to 3, the recipes they train by, the networks they build."""
 
 import re
-from pathlib import Path
+from functools import partial
 
 import pytest
-from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
 from torch import nn
 
-import conf
+import conf.compose
 from backbones.build import build
 from backbones.costs import profile
 from backbones.factory import create
@@ -17,7 +15,7 @@ from backbones.zoo import ZOO
 from classification.config import RecipeConfig
 from conf.app import refuse_foreign_experiment
 
-EXPERIMENT = Path(conf.__file__).parent / "experiment"
+EXPERIMENT = conf.EXPERIMENTS / "classification" / "experiment"
 # docs/nasnet.md, section 6: the file, the zoo's name, the N run, and what the row says in the paper's words.
 ROWS = {
     "table1_nasnet_a_6x768": ("nasnet_a_cifar", 6, ("3.3M", "3.41 %")),
@@ -34,10 +32,7 @@ SMALL = ("cifar10_small_nasnet", "cifar10_small_resnet")
 KNOWN_EXCESS = {"nasnet_a_cifar_large": 1.022, "nasnet_a_5x1536": 1.125, "nasnet_a_7x1920": 1.089}
 
 
-def composed(*overrides: str):
-    conf.register()
-    with initialize_config_module("conf", version_base="1.3"):
-        return OmegaConf.to_object(compose("classification", overrides=["run_dir=run", *overrides]))
+composed = partial(conf.compose.composed, "classification", "run_dir=run")
 
 
 def test_every_nasnet_a_row_of_the_tables_has_a_file():

@@ -13,7 +13,7 @@ from backbones.genotype import Block, Cell, Genotype
 from backbones.image_transforms import normalise
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec
-from classification import predict
+from classification import file_predictions, predict
 from classification.config import ImageDataConfig
 from classification.data import open_images
 from classification.evaluation import evaluation_loader
@@ -122,8 +122,8 @@ def test_a_batch_without_any_readable_file_is_passed_over(weights_file, pictures
 
 def test_a_fused_network_says_the_same(weights_file, pictures, capsys, monkeypatch):
     plain = as_json(capsys, weights_file, pictures)[1]
-    monkeypatch.setattr(predict, "FUSE_FROM", 1)
-    assert predict.load(weights_file, "cpu", 1).fused
+    monkeypatch.setattr(file_predictions, "FUSE_FROM", 1)
+    assert file_predictions.load(weights_file, "cpu", 1).fused
     fused = as_json(capsys, weights_file, pictures)[1]
     for one, other in zip(plain, fused, strict=True):
         assert [guess["class"] for guess in other["top"]] == [guess["class"] for guess in one["top"]]

@@ -17,7 +17,7 @@ from checkpoints import checkpoint
 
 from backbones import weights
 from backbones.config import BackboneConfig
-from classification import evaluate
+from classification import evaluation
 from classification.config import ClassificationConfig, EvaluateConfig, ImageDataConfig, RecipeConfig
 from classification.module import ClassificationModule
 from classification.train import run
@@ -217,7 +217,7 @@ def test_a_network_of_timm_trains_and_is_evaluated_like_ours(tmp_path, digit_fol
     assert metrics["parameters"] == sum(p.numel() for p in net.parameters())
     assert (net.classes, net.preprocessing.size) == (["nought", "one", "two"], 32)
     path = tmp_path / "backbone.safetensors"
-    content = evaluate.run(EvaluateConfig(weights=str(path), data=asked.data, device="cpu", threads=1))
+    content = evaluation.run(EvaluateConfig(weights=str(path), data=asked.data, device="cpu", threads=1))
     assert content["metrics"] == weights.read_safetensors(path, "backbone")[1]["metrics"]
 
 

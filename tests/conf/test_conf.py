@@ -3,42 +3,48 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-import conf
+import conf.compose
 from backbones.zoo import ZOO
 from runtime.folder import plain
 
 CONF = Path(conf.__file__).parent
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-
-
-@pytest.fixture(autouse=True)
-def _hydra():
-    conf.register()
-    with initialize_config_module("conf", version_base="1.3"):
-        yield
+EXPERIMENTS = sorted(
+    (path.parent.parent.name, path.stem) for path in conf.EXPERIMENTS.glob("*/experiment/*.yaml")
+)
 
 
 def composed(name: str, *overrides: str):
-    config = compose(name, overrides=["run_dir=run", *overrides])
-    return OmegaConf.to_object(config)
+    return conf.compose.composed(name, "run_dir=run", *overrides)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_composes_and_starts_with_its_command(experiment):
-    first, second = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()[:2]
+@pytest.mark.parametrize(("command", "experiment"), EXPERIMENTS)
+def test_every_experiment_composes_with_its_command_and_says_how_it_is_typed(command, experiment):
+    path = conf.EXPERIMENTS / command / "experiment" / f"{experiment}.yaml"
+    first, second = path.read_text().splitlines()[:2]
     assert first == "# @package _global_"
     start, module, *overrides = second.removeprefix("# ").partition("   (")[0].split(" ")[1:]
-    assert (start, overrides[0]) == ("-m", f"experiment={experiment}")
+    assert (start, module, overrides[0]) == ("-m", command, f"experiment={experiment}")
     config = composed(module, *overrides)
     if module != "pipeline":
         return
     assert config.detection.backbone.weights == "run/classification/backbone.safetensors"
     assert config.classification.backbone.name == "run/search/genotype.json"
     assert config.classification.backbone.stem != "cifar"  # detection would refuse its maps
+
+
+@pytest.mark.parametrize("command", ["classification", "detection", "pipeline"])
+def test_hydra_lists_the_experiments_of_the_command_alone(command):
+    own = [name for home, name in EXPERIMENTS if home == command]
+    conf.register(command)
+    with (
+        initialize_config_module("conf", version_base="1.3"),
+        pytest.raises(MissingConfigException) as error,
+    ):
+        compose(command, overrides=["experiment=no_such"])
+    assert sorted(error.value.options or []) == own
 
 
 README = (CONF.parent / "README.md").read_text()

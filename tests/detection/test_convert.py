@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from backbones import weights
 from backbones.factory import create
-from detection import convert
+from detection import conversion, convert
 from detection.config import BackboneSource
 from detection.data import open_split
 from detection.detector import Detector
@@ -83,7 +83,7 @@ def trained_and_converted(request, tmp_path_factory, small_config, scenes):
     )
     train(config)
     source, target = folder / "run" / "detector.safetensors", folder / "converted.safetensors"
-    convert.convert(source, other, target)
+    conversion.convert(source, other, target)
     return source, target, other, few
 
 
@@ -140,7 +140,7 @@ def test_losses_of_the_same_sample_are_the_same(trained_and_converted):
 def test_the_way_there_and_back_changes_no_byte(trained_and_converted, tmp_path):
     source, target, other, _ = trained_and_converted
     family = "torchvision" if other == "detectron2" else "detectron2"
-    convert.convert(target, family, tmp_path / "back.safetensors")
+    conversion.convert(target, family, tmp_path / "back.safetensors")
     before, after = load_file(source), load_file(tmp_path / "back.safetensors")
     assert before.keys() == after.keys()
     assert all(before[name].dtype == after[name].dtype for name in before)
@@ -218,8 +218,8 @@ def test_without_detectron2_all_but_its_engines_works_and_they_say_what_to_run(
         monkeypatch.delitem(sys.modules, name)
     for name in ("detectron2", "detectron2.config"):
         monkeypatch.setitem(sys.modules, name, None)
-    config = importlib.import_module("detection.engines.detectron2_config")
+    config = importlib.import_module("detection.engines.config")
     assert config.Detectron2FpnConfig().name == "detectron2_fpn"
-    convert.convert(untrained(), "detectron2", output)
+    conversion.convert(untrained(), "detectron2", output)
     with pytest.raises(ImportError, match=r"^Detectron2 is not installed \(.*\): run make detectron2$"):
         Detector.load(output, "cpu")

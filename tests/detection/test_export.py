@@ -154,7 +154,7 @@ def test_a_program_of_other_weights_is_not_written(tmp_path, monkeypatch):
             super().__init__(engine)
             engine.box_head.class_logits.weight.neg_()
 
-    monkeypatch.setattr("detection.export.FixedDetector", Other)
+    monkeypatch.setattr("detection.program.FixedDetector", Other)
     with pytest.raises(ValueError, match=r"was not written: it finds \d+% of what the detector finds"):
         export(c4_detector(), tmp_path / "a.pt2", "torch", 64, 64)
     assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from detection.check_data import check
-from detection.coco import read_coco
+from detection.coco import read_coco, read_split
 from detection.import_labels import main
 
 
@@ -179,7 +179,7 @@ def test_what_is_written_passes_the_check(request, kind, images):
 
 
 def test_scenes_come_back_from_yolo_as_they_were(scenes, tmp_path):
-    coco, folder = scenes.read("train")
+    coco, folder = read_split(scenes, "train")
     root = tmp_path / "yolo"
     (root / "labels").mkdir(parents=True)
     (root / "images").symlink_to(folder)

@@ -1,18 +1,16 @@
 """The experiment files of the paper's Table 4: what they say of themselves, and what they build."""
 
 import re
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
 
-import conf
+import conf.compose
 from conf.app import refuse_foreign_experiment
 from detection.backbone import build_backbone
 
-EXPERIMENT = Path(conf.__file__).parent / "experiment"
+EXPERIMENT = conf.EXPERIMENTS / "detection" / "experiment"
 # docs/nasnet.md, sections 6 and 7: the zoo's name, pixels, proposals, channels of the map, the row's figures.
 ROWS = {
     "table4_nasnet_a_mobile": ("nasnet_a_mobile", 600, 300, 1056, ("4 @ 1056", "29.6 %")),
@@ -21,10 +19,7 @@ ROWS = {
 }
 
 
-def composed(*overrides: str):
-    conf.register()
-    with initialize_config_module("conf", version_base="1.3"):
-        return OmegaConf.to_object(compose("detection", overrides=["run_dir=run", *overrides]))
+composed = partial(conf.compose.composed, "detection", "run_dir=run")
 
 
 def test_every_nasnet_row_of_the_table_has_a_file():

@@ -18,7 +18,7 @@ from runtime.config import TrainerConfig
 from runtime.folder import RunFolder
 from runtime.loading import ResumableLoader
 from runtime.resume import LAST
-from runtime.trainer import build_trainer, last_checkpoint
+from runtime.trainer import build_trainer, check_machine, last_checkpoint
 
 
 class Draws:
@@ -168,8 +168,9 @@ def test_a_disk_that_runs_full_leaves_the_last_good_checkpoint(tmp_path):
 
 
 def test_an_unknown_compiler_is_refused_by_name():
+    config = TrainerConfig(compile=True, compile_backend="gcc")
     with pytest.raises(ValueError, match=r"trainer\.compile_backend = 'gcc', known here are .*inductor"):
-        TrainerConfig(compile=True, compile_backend="gcc")
+        check_machine(config)
 
 
 def test_an_end_is_asked_for(tmp_path):
@@ -183,11 +184,6 @@ def test_an_end_is_asked_for(tmp_path):
         ({"devices": -1}, "trainer.devices = -1, must be at least 1"),
         ({"num_nodes": 0}, "trainer.num_nodes = 0, must be at least 1"),
         ({"accelerator": "tpu"}, "trainer.accelerator = 'tpu', expected one of auto, cpu, gpu"),
-        (
-            {"accelerator": "gpu"},
-            "trainer.accelerator = gpu, but there is no CUDA device here; use auto or cpu",
-        ),
-        ({"precision": "16-mixed"}, "trainer.precision = 16-mixed needs CUDA; use 32-true or bf16-mixed"),
         ({"precision": "16"}, "trainer.precision = '16', expected one of 32-true, bf16-mixed, 16-mixed"),
         (
             {"activation_memory": "none"},
@@ -201,8 +197,25 @@ def test_an_end_is_asked_for(tmp_path):
         ({"checkpoint_seconds": -1.0}, "trainer.checkpoint_seconds = -1.0, must not be negative"),
     ],
 )
-def test_bad_trainer_values_are_refused_by_name(monkeypatch, values, message):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_bad_trainer_values_are_refused_by_name(values, message):
     with pytest.raises(ValueError) as error:
         TrainerConfig(**values)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"accelerator": "gpu"},
+            "trainer.accelerator = gpu, but there is no CUDA device here; use auto or cpu",
+        ),
+        ({"precision": "16-mixed"}, "trainer.precision = 16-mixed needs CUDA; use 32-true or bf16-mixed"),
+    ],
+)
+def test_what_the_machine_lacks_is_said_when_a_run_takes_it(monkeypatch, values, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = TrainerConfig(**values)
+    with pytest.raises(ValueError) as error:
+        check_machine(config)
     assert str(error.value) == message

@@ -112,15 +112,6 @@ def test_wandb_that_cannot_start_leaves_the_csv_file(tmp_path, monkeypatch, capl
     assert "the run goes on without it" in caplog.text
 
 
-def test_tensorboard_that_is_not_installed_is_refused_with_the_command(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        ValueError, match=r"logger\.name = tensorboard .*: pip install -e \"\.\[tensorboard\]\""
-    ):
-        LoggerConfig(name="tensorboard")
-    assert LoggerConfig(name="csv").name == "csv"
-
-
 def test_tensorboard_and_none(tmp_path):
     loggers = build_loggers(LoggerConfig(name="tensorboard"), tmp_path, "detection", {})
     for logger in loggers:

@@ -186,3 +186,14 @@ class Page(HTMLParser):
 
 def read(run_dir):
     return Page(write_report(run_dir).read_text())
+
+
+def write_run(root):
+    """A finished run of the chain in `root/run`, its detector's data in `root/data`; returns its folder."""
+    folder = root / "run"
+    for name in ("search", "classification", "detection"):
+        (folder / name).mkdir(parents=True)
+    write_search(folder / "search")
+    write_classification(folder / "classification")
+    write_detection(folder / "detection", write_data(root / "data"))
+    return folder
