@@ -138,14 +138,8 @@ def test_classes_from_the_search_to_the_prediction(base, folders, genotype, back
 def test_boxes_from_the_training_to_the_prediction(base, coco, detector, tmp_path):
     annotations, images = coco / "annotations" / "instances_val2017.json", coco / "val2017"
     base.celltransfer(tmp_path, "detection.check_data", annotations, images)
-    base.celltransfer(
-        tmp_path,
-        "detection.evaluate",
-        f"weights={detector}",
-        *SCENES.split(),
-        f"data.root={coco}",
-        "logger=csv",
-    )
+    data = (*SCENES.split(), f"data.root={coco}")
+    base.celltransfer(tmp_path, "detection.evaluate", f"weights={detector}", *data)
     base.celltransfer(tmp_path, "detection.predict", detector, images, "--output", tmp_path / "drawn")
     assert {path.name for path in (tmp_path / "drawn").iterdir()} >= {"detections.json"}
     base.celltransfer(tmp_path, "pipeline.report", detector.parent)
