@@ -19,5 +19,5 @@ def test_the_configuration_tests_pass(make_environment):
     variables = environment_variables(environment.home)
     version = run([environment.python, "-c", "import hydra; print(hydra.__version__)"], REPOSITORY, variables)
     assert version.startswith("1.4.")
-    tests = [environment.python, "-m", "pytest", "-p", "no:cacheprovider", "tests/conf"]
+    tests = [environment.python, "-m", "pytest", "--disable-warnings", "-p", "no:cacheprovider", "tests/conf"]
     run(tests, REPOSITORY, variables)
