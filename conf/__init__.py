@@ -30,7 +30,8 @@ class Experiments(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         if (EXPERIMENTS / self.command).is_dir():
-            search_path.prepend("celltransfer", f"pkg://conf.experiments.{self.command}")
+            # As a folder: for pkg:// Hydra 1.4 wants a package with an __init__.py at each level.
+            search_path.prepend("celltransfer", f"file://{EXPERIMENTS / self.command}")
 
 
 def register(command: str) -> None:

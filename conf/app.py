@@ -139,12 +139,12 @@ def _objective(result: Any) -> Any:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Hydra makes the run folder before anything is checked; a refused run leaves none behind."""
+    """Hydra makes the run folder before anything is checked; a refused run leaves none behind.
+
+    Never removed is the folder that the user is in, or one around it."""
+    here = Path.cwd()
     for empty in (folder, *folder.parents):
-        if (
-            not empty.is_dir()
-            or any(empty.iterdir())
-            or (empty != folder and Path.cwd() not in empty.parents)
-        ):
+        kept = empty in (here, *here.parents) or (empty != folder and here not in empty.parents)
+        if kept or not empty.is_dir() or any(empty.iterdir()):
             return
         empty.rmdir()

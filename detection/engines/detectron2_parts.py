@@ -3,6 +3,8 @@
 import logging
 import warnings
 
+from celltransfer import install_command
+
 with warnings.catch_warnings():
     # torch.jit.script and pkg_resources, both deprecated, both used while Detectron2 is imported
     warnings.simplefilter("ignore")
@@ -22,7 +24,8 @@ with warnings.catch_warnings():
         from detectron2.structures import Boxes, ImageList, Instances
         from detectron2.utils.events import EventStorage
     except ImportError as error:
-        raise ImportError(f"Detectron2 is not installed ({error}): run make detectron2") from error
+        command = install_command("detectron2")
+        raise ImportError(f"Detectron2 is not installed ({error}): run {command}") from error
 
 # PyTorch warns of its anchors, which give no `indexing`, and of its pooler, which asks whether it is traced.
 warnings.filterwarnings("ignore", message="torch.meshgrid")
