@@ -58,7 +58,8 @@ endef
 endif
 
 # Detectron2's wheel names old versions of packages that it does not need.
-check = $(PIP) check | { ! grep --invert-match --regexp "^sal-detectron2 " --regexp "^No broken "; }
+check = $(PIP) check >$(VENV)/check.txt; test -s $(VENV)/check.txt && \
+	! grep --invert-match --regexp "^sal-detectron2 " --regexp "^No broken " $(VENV)/check.txt
 
 $(VENV)/.demo: pyproject.toml requirements/build.txt requirements/demo.txt $(VENV)/.venv
 	$(call install,demo)

@@ -39,7 +39,8 @@ COMMANDS: Mapping[str, str] = {
 ROOT = Path(__file__).resolve().parent
 """Where the packages lie: the clone, or `site-packages`."""
 CONSOLE = "CELLTRANSFER_CONSOLE"
-"""Set in the environment of the console command and of all processes that it starts."""
+"""Names the command in the environment of the console command and of all processes that it starts."""
+LISTED = "celltransfer --help lists the commands"
 
 
 def main() -> None:
@@ -53,11 +54,12 @@ def main() -> None:
     elif name == "--version":
         print(f"celltransfer {version()}")
     elif name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=3) or COMMANDS
-        sys.exit(f"celltransfer: {name!r} is not a command; did you mean {' or '.join(near)}?")
+        near = " or ".join(difflib.get_close_matches(name, COMMANDS, n=3))
+        hint = f"did you mean {near}?" if near else LISTED
+        sys.exit(f"celltransfer: {name!r} is not a command; {hint}")
     else:
         # Processes that this one starts by `python -m` must not find the user's folder first, either.
-        os.environ |= {"PYTHONSAFEPATH": "1", CONSOLE: "1"}
+        os.environ |= {"PYTHONSAFEPATH": "1", CONSOLE: name}
         user_folder_last()
         sys.argv[1:] = words
         runpy.run_module(name, run_name="__main__", alter_sys=True)
@@ -91,8 +93,7 @@ def program(command: str) -> str:
 def command_line() -> str:
     """This process's command, to be typed again."""
     if CONSOLE in os.environ:
-        command = sys.modules["__main__"].__spec__.name.removesuffix(".__main__")  # type: ignore[union-attr]
-        return shlex.join(["celltransfer", command, *sys.argv[1:]])
+        return shlex.join(["celltransfer", os.environ[CONSOLE], *sys.argv[1:]])
     return shlex.join(["python", *sys.orig_argv[1:]])
 
 
@@ -105,24 +106,32 @@ def refuse_module(package: str, commands: Collection[str] = tuple(COMMANDS)) -> 
     name = _module_asked_for()
     if name.split(".")[0] != package or name.removesuffix(".__main__") in commands:
         return
-    own = [command for command in commands if command.split(".")[0] == package]
-    known = f"python -m {own[0]} is" if own else "celltransfer --help lists the commands"
-    others = f", as are {', '.join(own[1:])}" if own[1:] else ""
-    sys.exit(f"python -m {name} is not a command; {known}{others}")
+    own = next((command for command in commands if command.split(".")[0] == package), None)
+    hint = LISTED if own is None else f"python -m {own} is ({LISTED})"
+    sys.exit(f"python -m {name} is not a command; {hint}")
 
 
 def _module_asked_for() -> str:
     words = iter(sys.orig_argv[1:])
     for word in words:
-        if found := re.fullmatch(r"-[bBdEhiIOPqsSuv]*m(.*)", word):
+        if word in ("-X", "-W"):
+            next(words)
+        elif found := re.fullmatch(r"-(?![XW])[a-zA-Z]*?m(.*)", word):
             return found[1] or next(words, "")
     return ""
 
 
-def not_installed(what: str, module: str, extra: str) -> ModuleNotFoundError:
-    """The error for a choice that needs an extra. what: the choice, such as `logger.name = tensorboard`."""
+def not_installed(
+    what: str, module: str, extra: str, error: ImportError | None = None
+) -> ModuleNotFoundError:
+    """The error for a choice that needs an extra. what: the choice, such as `logger.name = tensorboard`.
+
+    error: of the import, whose cause may lie deeper."""
     name = {"sklearn": "scikit-learn"}.get(module, module)
-    return ModuleNotFoundError(f"{what} needs {name}, which is not installed: {install_command(extra)}")
+    detail = "" if error is None else f" ({error})"
+    return ModuleNotFoundError(
+        f"{what} needs {name}, which is not installed{detail}: {install_command(extra)}"
+    )
 
 
 def install_command(extra: str) -> str:
@@ -131,8 +140,12 @@ def install_command(extra: str) -> str:
     The distribution's own name would ask the package index, which does not have it."""
     if (ROOT / "pyproject.toml").is_file():
         return "make detectron2" if extra == "detectron2" else f'pip install -e ".[{extra}]"'
+    try:
+        requirements = importlib.metadata.requires("celltransfer") or ()
+    except importlib.metadata.PackageNotFoundError:
+        return f"its packages are the extra {extra!r} of celltransfer"
     pattern = re.compile(rf"""(.+?)\s*;.*extra\s*==\s*["']{extra}["']""")
-    found = (pattern.fullmatch(line) for line in importlib.metadata.requires("celltransfer") or ())
+    found = (pattern.fullmatch(line) for line in requirements)
     packages = " ".join(f'"{match[1]}"' for match in found if match)
     if extra == "detectron2":
         source = "git+https://github.com/facebookresearch/detectron2.git"

@@ -36,7 +36,7 @@ class BackboneConfig:
     """Weight of the newest batch in the running statistics; the paper's 0.0003 needs 10,000s of steps."""
 
     def extras(self) -> dict[str, str]:
-        """Modules that this choice needs, and the extra that installs each."""
+        """See `runtime.config.check_extras`."""
         return {"timm": "timm"} if self.name.startswith(TIMM) else {}
 
     def _given(self) -> dict[str, Any]:

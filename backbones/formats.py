@@ -1,4 +1,4 @@
-"""The forms in which networks come and go: whose weights are read, which runtimes are written for."""
+"""Sources of foreign weights, and formats of exports."""
 
 import importlib.util
 from collections.abc import Collection, Mapping

@@ -93,4 +93,4 @@ class TimmSpec:
 
 
 def without_timm(error: ImportError) -> ModuleNotFoundError:
-    return not_installed("a network of timm", f"timm ({error})", "timm")
+    return not_installed("a network of timm", "timm", "timm", error)

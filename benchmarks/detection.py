@@ -71,6 +71,7 @@ def own_detector(name: str = "timm/resnet50", side: int = SIDE) -> TorchvisionFp
     network.remove_classifier()
     calibrate(network, images=2, size=max(128, side // 2), forward=network.features)
     engine = TorchvisionFpnConfig().build(network, CLASSES, MEAN, STD)
+    assert isinstance(engine, TorchvisionFpn)
     freeze_statistics(network)
     freeze_stages(network, FROZEN)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

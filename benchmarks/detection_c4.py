@@ -36,7 +36,9 @@ def detector(network: Backbone, side: int) -> TorchvisionC4:
             module.momentum = 1.0
     with torch.no_grad():
         network.train().features(torch.rand(2, 3, side, side))
-    return TorchvisionC4Config(roi_chunk=ALL_AT_ONCE).build(network, 80, [0.5] * 3, [0.5] * 3).eval()
+    engine = TorchvisionC4Config(roi_chunk=ALL_AT_ONCE).build(network, 80, [0.5] * 3, [0.5] * 3)
+    assert isinstance(engine, TorchvisionC4)
+    return engine.eval()
 
 
 def check_equal(plain: TorchvisionC4, fast: TorchvisionC4, image: Tensor) -> None:

@@ -83,7 +83,7 @@ class ImageDataConfig:
         return self.name != "imagefolder" if self.resident is None else self.resident
 
     def extras(self) -> dict[str, str]:
-        """Modules that this choice needs, and the extra that installs each."""
+        """See `runtime.config.check_extras`."""
         return {"sklearn": "demo"} if self.name == "digits" else {}
 
 

@@ -97,7 +97,7 @@ def _digits(config: ImageDataConfig, split: str) -> ImageSet:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise not_installed("data.name = digits", "scikit-learn", "demo") from None
+        raise not_installed("data.name = digits", "sklearn", "demo") from None
     digits = load_digits()
     labels = digits.target.astype(np.int64)
     test = stratified(labels, DIGITS_TEST_IMAGES, seed=0)

@@ -1,8 +1,4 @@
-"""The optimisers, schedules and averaging that a training recipe names.
-
-Recipes of the paper: docs/nasnet.md, sections 5.1 and 5.2. Their YAML files are in `conf/recipe`, beside that
-of a recipe as it is usual today.
-"""
+"""The optimisers, schedules and averaging that a training recipe names."""
 
 import math
 from collections.abc import Iterable

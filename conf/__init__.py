@@ -1,9 +1,9 @@
 """Hydra's configuration: the tree of YAML files here, and the dataclasses that give every key its type.
 
-The dataclasses of a folder lie in its `config.py`, which needs no tensors, and check their own ranges; this
-module only names them for Hydra. Choices that are all defaults exist as dataclasses alone; those with values
+The dataclasses lie in the packages, in files that need no tensors, and check their own ranges; this module
+only names them for Hydra. Choices that are all defaults exist as dataclasses alone; those with values
 of their own are YAML files that start from the group's `schema`. A choice is registered whether or not this
-machine can do it; `conf.app` asks that when a run takes it.
+machine can do it; `conf.app` checks that when a run takes it.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """How every Hydra command starts: compose, check, run, and say in one message what was wrong."""
 
-import dataclasses
-import importlib.util
+import contextlib
+import io
 import logging
 import os
 import pkgutil
@@ -18,8 +18,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from celltransfer import not_installed, user_folder_last
+from celltransfer import program, user_folder_last
 from conf import EXPERIMENTS, register
+from runtime.config import check_extras
 from runtime.launch import end_with_parent, launched_by_lightning, launched_by_torchrun, launched_rank
 from search.errors import SearchPaused
 
@@ -37,27 +38,39 @@ def main(config_name: str, run: str) -> None:
     """
     refuse_foreign_experiment(config_name, sys.argv[1:])
     register(config_name)
+    start = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(_task(run))
     if {"--help", "-h"} & {*sys.argv[1:]}:
-        # Hydra copies its whole store for each group that it lists, which takes seconds; what it takes out of
-        # the store it copies anyway.
-        store = ConfigStore.instance()
-        vars(store)["__deepcopy__"] = lambda memo: store
-    hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(_task(run))()
+        _help(start)
+    else:
+        start()
+
+
+def _help(start: Callable[[], None]) -> None:
+    """Hydra's help, without the folders of all commands' experiments, which are groups to it."""
+    # Hydra copies its whole store for each group that it lists, which takes seconds; what it takes out of the
+    # store it copies anyway.
+    store = ConfigStore.instance()
+    vars(store)["__deepcopy__"] = lambda memo: store
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(text):
+            start()
+    finally:
+        lines = text.getvalue().splitlines(keepends=True)
+        sys.stdout.writelines(line for line in lines if not line.startswith(f"{EXPERIMENTS.name}/"))
 
 
 def refuse_foreign_experiment(command: str, words: Sequence[str]) -> None:
-    """Ends the process where `experiment=` names one of another command, which Hydra would not know."""
+    """Ends the process where `experiment=` names one of another command, which Hydra would not know.
+
+    command: the name of its configuration."""
+    own = ", ".join(experiments(command)) or "none"
     names = [name for word in words if word.startswith("experiment=") for name in word[11:].split(",")]
     for name in names:
         homes = [path.parent.parent.name for path in EXPERIMENTS.glob(f"*/experiment/{name}.yaml")]
         if homes and command not in homes:
-            own = experiments(command)
-            print(
-                f"experiment={name} is one of python -m {homes[0]}; those of python -m {command} are: "
-                f"{', '.join(own) or 'none'}",
-                file=sys.stderr,
-            )
-            sys.exit(1)
+            theirs, ours = program(homes[0]), program(command.replace("_", "."))
+            sys.exit(f"experiment={name} is one of {theirs}; those of {ours} are: {own}")
 
 
 def experiments(command: str) -> list[str]:
@@ -102,18 +115,6 @@ def _task(run: str) -> Callable[[DictConfig], Any]:
                 _remove_if_empty(output_dir)
 
     return task
-
-
-def check_extras(config: Any, key: str = "") -> None:
-    """Raises ModuleNotFoundError for the first choice whose packages are not installed, with the command.
-
-    config: a dataclass; asked are it and all below it that have `extras`. key: where it stands."""
-    for module, extra in config.extras().items() if hasattr(config, "extras") else ():
-        if importlib.util.find_spec(module) is None:
-            raise not_installed(f"{key}.name = {config.name}", module, extra)
-    for field in dataclasses.fields(config):
-        if dataclasses.is_dataclass(value := getattr(config, field.name)):
-            check_extras(value, f"{key}.{field.name}" if key else field.name)
 
 
 def _check_one_folder(config: DictConfig, sweep: bool) -> None:

@@ -69,7 +69,7 @@ class BackboneSource:
 
     @property
     def pretrained(self) -> bool:
-        """Whether `build` gives trained weights."""
+        """Whether `detection.backbone.build_backbone` gives trained weights."""
         return self.weights is not None and not self.from_scratch
 
     def size(self) -> dict[str, int | float | None]:
@@ -78,7 +78,7 @@ class BackboneSource:
         return {key: getattr(self, key) for key in keys}
 
     def extras(self) -> dict[str, str]:
-        """Modules that this choice needs, and the extra that installs each."""
+        """See `runtime.config.check_extras`."""
         return {"timm": "timm"} if str(self.name).startswith(TIMM) else {}
 
 

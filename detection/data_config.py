@@ -137,11 +137,11 @@ class ScenesDataConfig(CocoDataConfig):
         Raises ValueError when `root` holds scenes of other settings."""
         from detection import scenes  # needs NumPy and Pillow, which a configuration need not wait for
 
-        return scenes.prepare(self.root, self.train_scenes, self.val_scenes, self.scenes_seed)
+        return scenes.prepare(*scenes.place(self.root, self.train_scenes, self.val_scenes, self.scenes_seed))
 
     def extras(self) -> dict[str, str]:
-        """Modules that this choice needs, and the extra that installs each."""
+        """See `runtime.config.check_extras`: the digits are needed where scenes are to be written."""
         from detection import scenes
 
-        written = scenes.is_written(self.root, self.train_scenes, self.val_scenes, self.scenes_seed)
-        return {} if written else {"sklearn": "demo"}
+        folder, _ = scenes.place(self.root, self.train_scenes, self.val_scenes, self.scenes_seed)
+        return {} if (folder / scenes.WRITTEN).is_file() else {"sklearn": "demo"}

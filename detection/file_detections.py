@@ -1,7 +1,6 @@
 """Detections in image files."""
 
 import io
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from backbones.files import write_atomically
 from detection.detector import Detection, Detector
 from detection.draw import draw_detection
 from detection.results_file import Result, to_results
-from runtime.image_files import decode
+from runtime.image_files import decode, shown
 
 
 class NamedResult(Result):
@@ -69,8 +68,3 @@ def _above(detection: Detection, min_score: float) -> Detection:
 
 def _named(result: Result, path: Path, category: str) -> NamedResult:
     return NamedResult(**msgspec.structs.asdict(result), file_name=shown(path), category=category)
-
-
-def shown(path: Path) -> str:
-    """As far as it is UTF-8: JSON has no other names, nor have most terminals."""
-    return os.fsencode(path).decode("utf-8", "replace")

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{options.output}: {len(labelled.images)} images ({without} without objects), "
         f"{len(objects)} objects ({crowds} of them crowd regions), {len(labelled.categories)} categories"
     )
-    print(f"check it: python -m detection.check_data {options.output} {labelled.folder}")
+    print(f"check it: {program('detection.check_data')} {options.output} {labelled.folder}")
     return 0
 
 

@@ -19,7 +19,8 @@ from rich.table import Table
 
 from backbones.files import write_atomically
 from celltransfer import program
-from classification.image_files import find_images
+from classification.find_images import find_images
+from runtime.image_files import shown
 from runtime.progress import track
 
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ SHOW_PROGRESS_FROM = 10
 """Images from which a person wants to know how many are left."""
 
 
-def _row(found: "Found", name: str) -> tuple[str, ...]:
+def _row(found: "Found") -> tuple[str, ...]:
     names = [result.category for result in found.results]
     counts = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
     best = f"{found.results[0].score:.2f}" if names else ""
-    return escape(name), str(len(names)), best, escape(counts)
+    return escape(shown(found.path)), str(len(names)), best, escape(counts)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.output is None and not options.json:
         parser.error("give --output DIR, or --json, or both")
     from detection.detector import Detector  # imports torch, for which --help need not wait
-    from detection.file_detections import predict, shown
+    from detection.file_detections import predict
 
     table = Table("image", "objects", "best", "found")
     results: list[NamedResult] = []
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for found in predict(detector, paths, options.output, options.min_score):
                 if found.error is None:
                     results += found.results
-                    table.add_row(*_row(found, shown(found.path)))
+                    table.add_row(*_row(found))
                 else:
                     unreadable += 1
                     print(found.error, file=sys.stderr)

@@ -70,7 +70,7 @@ def main(compose: Callable[[str], Any], arguments: Sequence[str] | None = None) 
     add("--name", metavar="NETWORK", help="a zoo name, a backbone.safetensors, or timm/<name>")
     add(
         "--experiment",
-        help="with --name: one of python -m detection, for the detector and its size",
+        help=f"with --name: one of {program('detection')}, for the detector and its size",
     )
     add("--detector", choices=list(ENGINES), help="with --name: an engine with its defaults")
     add("--classes", type=int, default=80, help="with --name (default: COCO's 80)")

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from backbones.formats import check_export
+from celltransfer import program
 from detection.config import PROGRAM_FORMATS
 from detection.detector import Detector
 from detection.engines.base import Prediction
@@ -56,7 +57,7 @@ def export(detector: Detector, path: str | os.PathLike[str], format: str, height
     if not isinstance(detector.engine, TorchvisionEngine):
         raise ValueError(
             f"{detector.config.name} cannot be exported, torchvision's engine can; to get the same detector "
-            "there: python -m detection.convert FILE --engine torchvision --output FILE"
+            f"there: {program('detection.convert')} FILE --engine torchvision --output FILE"
         )
     engine = copy.deepcopy(detector.engine).cpu().eval().requires_grad_(False)
     image, expected = _seen(engine, height, width)

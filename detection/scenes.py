@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,39 +37,33 @@ LARGEST_OVERLAP = 0.25
 """Share of a digit's box that later digits may cover."""
 INK = 96
 """Grey value, of 255, from which a pixel belongs to the digit."""
+WRITTEN = "scenes.json"
+"""Settings of the scenes in their folder, written last."""
 WRITER = 1
 """Version of this file's drawing; part of the cache's name."""
 
 
-def prepare(root: str | None, train: int, val: int, seed: int) -> Path:
-    """Writes the scenes where they are not yet; returns their folder.
+def place(root: str | None, train: int, val: int, seed: int) -> tuple[Path, dict[str, int]]:
+    """The folder of so many scenes, which may not be written yet, and their settings.
 
-    root: None: a folder in the user's cache. train, val: scenes. seed: of the drawing.
-    Raises ValueError when `root` holds scenes of other settings."""
-    settings = _settings(train, val, seed)
-    folder = _folder(root, settings)
-    if not is_written(root, train, val, seed):
-        log.info("writing %d scenes of handwritten digits to %s", train + val, folder)
+    root: None: a folder in the user's cache. seed: of the drawing."""
+    settings = {"writer": WRITER, "seed": seed, "train": train, "val": val}
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+    return cache_folder() / f"scenes-{digest}" if root is None else Path(root).expanduser(), settings
+
+
+def prepare(folder: Path, settings: dict[str, int]) -> Path:
+    """Writes the scenes where they are not yet; returns their folder. The arguments: of `place`.
+
+    Raises ValueError when the folder holds scenes of other settings."""
+    if not (folder / WRITTEN).is_file():
+        log.info("writing %d scenes of handwritten digits to %s", settings["train"] + settings["val"], folder)
         write_scenes(folder, settings)
-    elif (found := read_json(folder / "scenes.json", "scenes")) != settings:
+    elif (found := read_json(folder / WRITTEN, "scenes")) != settings:
         raise ValueError(
             f"{folder} holds scenes of {found}, asked for are {settings}: give another data.root"
         )
     return folder
-
-
-def is_written(root: str | None, train: int, val: int, seed: int) -> bool:
-    """Whether `prepare` finds scenes where it would write them."""
-    return (_folder(root, _settings(train, val, seed)) / "scenes.json").is_file()
-
-
-def _settings(train: int, val: int, seed: int) -> dict[str, int]:
-    return {"writer": WRITER, "seed": seed, "train": train, "val": val}
-
-
-def _folder(root: str | None, settings: Mapping[str, int]) -> Path:
-    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
-    return cache_folder() / f"scenes-{digest}" if root is None else Path(root).expanduser()
 
 
 def cache_folder() -> Path:
@@ -90,13 +83,13 @@ def write_scenes(root: Path, settings: dict[str, int]) -> None:
         for split, source in (("train", "train"), ("val", "test")):
             digits = open_images(ImageDataConfig(name="digits"), source)
             _write_split(temporary, split, digits, settings[split], settings["seed"])
-        write_json(temporary / "scenes.json", settings)
+        write_json(temporary / WRITTEN, settings)
         temporary.chmod(0o755)
         try:
             os.replace(temporary, root)
         except OSError:
             # Another process was faster; its scenes are the same.
-            if not (root / "scenes.json").is_file():
+            if not (root / WRITTEN).is_file():
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

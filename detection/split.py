@@ -107,7 +107,7 @@ def _read(path: Path) -> _File:
         for kind, form in (("images", _Named), ("categories", CategoryEntry)):
             msgspec.convert(getattr(file, kind), list[form])  # type: ignore[valid-type]
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}; see python -m detection.check_data") from None
+        raise ValueError(f"{path}: {error}; see {program('detection.check_data')}") from None
     return file
 
 
@@ -126,7 +126,7 @@ def _annotation_ids(path: Path, annotations: Sequence[msgspec.Raw]) -> list[_Ids
     try:
         return [decoder.decode(annotation) for annotation in annotations]
     except msgspec.DecodeError as error:
-        raise ValueError(f"{path}: annotations: {error}; see python -m detection.check_data") from None
+        raise ValueError(f"{path}: annotations: {error}; see {program('detection.check_data')}") from None
 
 
 def _claim(known: dict[int, Path], path: Path, kind: str, ids: Sequence[int]) -> None:

@@ -19,6 +19,7 @@ from detection.data import open_split
 from pipeline.config import PipelineConfig
 from pipeline.report import write_report
 from pipeline.summary import summary
+from runtime.device import resolve_device
 from runtime.folder import RunFolder
 from runtime.trainer import check_machine
 
@@ -62,6 +63,8 @@ def check(config: PipelineConfig, unfinished: Collection[str]) -> None:
 
     NASNet-A's cells stand in for those that the search will find.
     """
+    if "search" in unfinished and config.search.evaluator is None:
+        resolve_device(config.search.child.device)
     for trainer in (config.classification.trainer, config.detection.trainer):
         check_machine(trainer)
     if "classification" in unfinished:

@@ -208,7 +208,7 @@ def _commands(results: Results, data: CocoDataConfig | None) -> list[tuple[str, 
     commands += _classifier_commands(results.classification)
     detector = results.detection.folder / "detector.safetensors"
     predictions = results.detection.folder / "predictions.json"
-    evaluate = ["python", "-m", "detection.evaluate"]
+    evaluate = program("detection.evaluate").split()
     if data and detector.exists():
         again = shlex.join([*evaluate, f"weights={detector}", *_choice(data)])
         commands.append(("Score the detector again", again))
@@ -216,9 +216,9 @@ def _commands(results: Results, data: CocoDataConfig | None) -> list[tuple[str, 
         again = shlex.join([*evaluate, f"predictions={predictions}", *_choice(data)])
         commands.append(("Score the stored detections, without a model", again))
     if detector.exists():
-        look = f"python -m detection.predict {shlex.quote(str(detector))} IMAGES… --output DIR"
+        look = f"{program('detection.predict')} {shlex.quote(str(detector))} IMAGES… --output DIR"
         commands.append(("Look at pictures of your own", look))
-    write = shlex.join(["python", "-m", "pipeline.report", str(results.run_dir)])
+    write = shlex.join([*program("pipeline.report").split(), str(results.run_dir)])
     return [*commands, ("Write this page again", write)]
 
 
@@ -229,14 +229,12 @@ def _classifier_commands(stage: Stage) -> list[tuple[str, str]]:
     keys = ("root", "test_folder", "test_limit", "resident")
     values = [f"data.{key}={stage.data[key]}" for key in keys if stage.data.get(key) is not None]
     words = [
-        "python",
-        "-m",
-        "classification.evaluate",
+        *program("classification.evaluate").split(),
         f"weights={weights}",
         f"data={stage.data.get('name')}",
         *values,
     ]
-    look = f"python -m classification.predict {shlex.quote(str(weights))} IMAGES…"
+    look = f"{program('classification.predict')} {shlex.quote(str(weights))} IMAGES…"
     score = [("Score the classifier again", shlex.join(words))] if stage.data else []
     return [*score, ("Name what is in pictures of your own", look)]
 

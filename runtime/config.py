@@ -1,15 +1,19 @@
 """What every stage's run is told besides its own keys: where figures go, on what and how training runs.
 
 Ranges are checked when a value is made; what this machine must have is checked when a run takes the value:
-packages by `extras`, devices by `runtime.device` and `runtime.trainer`.
+packages by `check_extras`, devices by `runtime.device` and `runtime.trainer`.
 """
 
+import dataclasses
+import importlib.util
 import pkgutil
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from backbones.spec import ACTIVATION_MEMORY
+from celltransfer import not_installed
 
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
 ACCELERATORS = ("auto", "cpu", "gpu")
@@ -28,9 +32,27 @@ class Builds:
         return pkgutil.resolve_name(self.builds)(self, *parts)
 
 
+def check_extras(config: Any, key: str = "") -> None:
+    """Raises ModuleNotFoundError for the first choice whose packages are not installed, with the command.
+
+    config: a dataclass. It and those below it may have `extras()`, modules that the choice needs and the
+    extra that installs each, and `parts()`, the names of the fields that a run takes; all where there is
+    none. A stage that is finished needs nothing. key: where `config` stands."""
+    run_dir = getattr(config, "run_dir", None)
+    if run_dir is not None and (Path(run_dir) / "metrics.json").is_file():
+        return
+    for module, extra in config.extras().items() if hasattr(config, "extras") else ():
+        if importlib.util.find_spec(module) is None:
+            raise not_installed(f"{key}.name = {config.name}", module, extra)
+    fields = [field.name for field in dataclasses.fields(config)]
+    for name in config.parts() if hasattr(config, "parts") else fields:
+        if dataclasses.is_dataclass(part := getattr(config, name)):
+            check_extras(part, f"{key}.{name}" if key else name)
+
+
 def check_device_name(name: str) -> None:
     """Raises ValueError unless the name is one that `runtime.device.resolve_device` knows."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+    if not re.fullmatch(r"auto|cpu(:0)?|cuda(:(0|[1-9]\d*))?", name):
         raise ValueError(f"device = {name!r}, expected auto, cpu, cuda or cuda:<number>")
 
 
@@ -50,7 +72,7 @@ class LoggerConfig:
             raise ValueError(f"logger.name = {self.name!r}, expected one of {', '.join(LOGGERS)}")
 
     def extras(self) -> dict[str, str]:
-        """Modules that this choice needs, and the extra that installs each."""
+        """See `runtime.config.check_extras`."""
         return {"tensorboard": "tensorboard"} if self.name == "tensorboard" else {}
 
 

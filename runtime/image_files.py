@@ -3,6 +3,7 @@
 import os
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
@@ -37,3 +38,8 @@ def read(path: str | os.PathLike[str], take: Callable[[Image.Image], Result]) ->
         raise FileNotFoundError(f"{os.fspath(path)}: no such image file") from None
     except UNREADABLE as error:
         raise ValueError(f"{os.fspath(path)}: cannot be read as an image: {error}") from None
+
+
+def shown(path: Path) -> str:
+    """A file's name as far as it is UTF-8: JSON has no other names, nor have most terminals."""
+    return os.fsencode(path).decode("utf-8", "replace")

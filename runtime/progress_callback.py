@@ -9,7 +9,7 @@ from runtime.progress import Track
 
 
 class ProgressCallback(L.Callback):
-    """The same progress over a Trainer's optimiser steps, with the loss that `log("loss", …)` left.
+    """Shows progress over a Trainer's optimiser steps, with the loss that `log("loss", …)` left.
 
     images_per_step: of all processes together."""
 

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL.Image import Image
 
 from backbones.files import write_atomically
-from runtime.config import LoggerConfig
+from runtime.config import LoggerConfig, check_extras
 from runtime.csv_logger import CsvLogger
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ def build_loggers(config: LoggerConfig, folder: Path, stage: str, values: dict[s
         return []
     loggers: list[Logger] = [CsvLogger(folder / "metrics.csv")]
     if config.name == "tensorboard":
+        check_extras(config, "logger")
         loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
     if config.name == "wandb":
         loggers += _wandb_logger(folder, stage, values, config.project, config.group)

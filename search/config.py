@@ -1,6 +1,6 @@
 """A search and its parts as values: space, strategy, children, executor, budget."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Genotype
@@ -204,3 +204,8 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if self.window < 1:
             raise ValueError(f"window = {self.window}, must be at least 1")
+
+    def parts(self) -> list[str]:
+        """See `runtime.config.check_extras`: an evaluator of the user's own opens no images of ours."""
+        names = [field.name for field in fields(self)]
+        return names if self.evaluator is None else [name for name in names if name not in ("data", "child")]

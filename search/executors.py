@@ -37,7 +37,7 @@ class InlineExecutor:
     """Runs one task at a time in this process, when polled. Timeouts are the evaluator's to keep."""
 
     def __init__(self, config: InlineConfig, evaluator: Evaluator):
-        del config  # has no keys of its own
+        """config: has no keys of its own."""
         self._evaluator = evaluator
         self._task: ChildTask | None = None
 

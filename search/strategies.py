@@ -51,7 +51,7 @@ class RandomSearch:
     """Draws every decision uniformly and learns nothing; a failed child means nothing to it."""
 
     def __init__(self, config: RandomConfig, space: Space, seed: int):
-        del config  # has no keys of its own
+        """config: has no keys of its own."""
         self._space, self._seed, self._proposed = space, seed, 0
 
     def propose(self, n: int, pending: Sequence[Proposal]) -> list[Proposal]:

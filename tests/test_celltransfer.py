@@ -1,8 +1,8 @@
 """The console command, and what is said of modules that are no commands."""
 
 import ast
+import importlib.metadata
 import json
-import os
 import re
 import subprocess
 import sys
@@ -69,9 +69,11 @@ def test_every_other_module_says_that_it_is_no_command(module, monkeypatch):
         ("detection.train", "python -m detection is"),
         ("classification.train", "python -m classification is"),
         ("search.runner", "python -m search is"),
-        ("detection.engines.fpn", "python -m detection is"),
-        ("runtime.trainer", "celltransfer --help lists the commands"),
-        ("conf", "celltransfer --help lists the commands"),
+        ("detection.engines.torchvision", "python -m detection is"),
+        ("backbones.zoo", "python -m backbones is"),
+        ("pipeline.chain", "python -m pipeline is"),
+        ("runtime.trainer", celltransfer.LISTED),
+        ("conf.app", celltransfer.LISTED),
         ("benchmarks.peers", "python -m benchmarks.backbones is"),
     ],
 )
@@ -98,9 +100,18 @@ def test_alone_it_lists_the_commands_a_line_each():
 
 def test_it_says_its_version_and_the_nearest_command():
     assert re.fullmatch(r"celltransfer \d+\.\d+\.\d+\n", run("--version").stdout)
-    done = run("detection.predcit", "a.safetensors")
-    assert done.returncode == 1
-    assert "'detection.predcit' is not a command; did you mean detection.predict or" in done.stderr
+    near, far = run("detection.predcit", "a.safetensors"), run("foo")
+    assert (near.returncode, far.returncode) == (1, 1)
+    assert "'detection.predcit' is not a command; did you mean detection.predict or" in near.stderr
+    assert far.stderr == f"celltransfer: 'foo' is not a command; {celltransfer.LISTED}\n"
+
+
+@pytest.mark.parametrize("words", [["-um"], ["-X", "dev", "-Rm"], ["-W", "m", "-m"]])
+def test_pythons_own_options_hide_no_module(words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["-m"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", *words, "detection.train"])
+    with pytest.raises(SystemExit, match=r"python -m detection\.train is not a command"):
+        refuse_module("detection")
 
 
 def test_a_command_s_help_says_how_it_was_typed():
@@ -173,6 +184,14 @@ def test_an_extra_is_installed_from_the_clone_or_by_its_packages(monkeypatch, tm
     assert install_command("timm") == 'pip install "timm<1.1,>=1.0.20"'
     assert install_command("demo") == 'pip install "scikit-learn>=1.5"'
     assert "detectron2.git" in install_command("detectron2")
+    monkeypatch.undo()
+    monkeypatch.setattr(celltransfer, "ROOT", tmp_path)
+
+    def nothing_known(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.requires", nothing_known)
+    assert install_command("timm") == "its packages are the extra 'timm' of celltransfer"
 
 
 def test_without_the_console_command_the_path_stays_as_it_is(monkeypatch):
@@ -188,4 +207,3 @@ def test_with_it_the_users_folder_comes_last_behind_the_clone(monkeypatch, tmp_p
     monkeypatch.chdir(tmp_path)
     celltransfer.user_folder_last()
     assert sys.path == ["/elsewhere", str(celltransfer.ROOT), str(tmp_path)]
-    assert os.environ[celltransfer.CONSOLE] == "1"

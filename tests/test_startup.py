@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from annotated_folder import annotated_folder
+from PIL import Image
 from written_run import write_run
 
 from celltransfer import COMMANDS
@@ -64,7 +65,10 @@ def test_looking_at_annotations_imports_no_tensors(tmp_path):
 
 
 def test_checking_class_folders_imports_no_tensors(tmp_path):
-    assert imported("classification.check_data", tmp_path, code=1) == []
+    for folder in ("train/dark", "train/light", "val/dark", "val/light"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (ord(folder[0]), len(folder), 0)).save(tmp_path / folder / "a.png")
+    assert imported("classification.check_data", tmp_path) == []
 
 
 def test_importing_labels_imports_no_tensors(tmp_path):

@@ -4,11 +4,16 @@ Sources: Detectron2's Base-RCNN-FPN; for one map the paper's section 4.3 (docs/n
 Detectron2's `Res5ROIHeads`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from detection.head_config import BoxHeadConfig, C4HeadConfig, RpnConfig, SecondStageConfig
 from runtime.config import Builds
+
+if TYPE_CHECKING:
+    from backbones.base import Backbone
+    from detection.engines.base import Engine
 
 C4_STRIDE = 16
 """Of the one map that gives proposals; each is cropped from it, and the rest of the network sees the crop."""
@@ -16,11 +21,7 @@ C4_STRIDE = 16
 
 @dataclass(kw_only=True)
 class EngineConfig(Builds):
-    """Group `detector`: an engine and the numbers of its detector. Subclasses add the keys of their parts.
-
-    `build(backbone, num_classes, mean, std)` gives a fresh `engines.base.Engine`, whose images are normalised
-    by `mean` and `std` (of 0..1). It raises ValueError unless the backbone reads RGB and has the maps that
-    the detector needs, ImportError where the engine's package is not installed."""
+    """Group `detector`: an engine and the numbers of its detector. Subclasses add the keys of their parts."""
 
     head: ClassVar[str]
     """Kind of detector, `fpn` or `c4`: engines of one kind have the same keys, and their weights convert."""
@@ -32,6 +33,15 @@ class EngineConfig(Builds):
     def __post_init__(self) -> None:
         if self.name != self.engine:
             raise ValueError(f"detector.name = {self.name!r}, but these are the keys of {self.engine!r}")
+
+    def build(  # type: ignore[override]
+        self, backbone: "Backbone", num_classes: int, mean: Sequence[float], std: Sequence[float]
+    ) -> "Engine":
+        """A fresh detector over `backbone`, whose images are normalised by `mean` and `std` (of 0..1).
+
+        Raises ValueError unless the backbone reads RGB and has the maps that the detector needs, ImportError
+        where the engine's package is not installed."""
+        return super().build(backbone, num_classes, mean, std)
 
 
 @dataclass(kw_only=True)
@@ -115,7 +125,7 @@ class Detectron2FpnConfig(FpnConfig):
         _refuse_zero(self.rpn, self.box_head)
 
     def extras(self) -> dict[str, str]:
-        """Modules that this choice needs, and the extra that installs each."""
+        """See `runtime.config.check_extras`."""
         return {"detectron2": "detectron2"}
 
 
@@ -132,7 +142,7 @@ class Detectron2C4Config(C4Config):
         _refuse_zero(self.rpn, self.box_head)
 
     def extras(self) -> dict[str, str]:
-        """Modules that this choice needs, and the extra that installs each."""
+        """See `runtime.config.check_extras`."""
         return {"detectron2": "detectron2"}
 
 

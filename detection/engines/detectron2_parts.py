@@ -3,7 +3,7 @@
 import logging
 import warnings
 
-from celltransfer import install_command
+from celltransfer import not_installed
 
 with warnings.catch_warnings():
     # torch.jit.script and pkg_resources, both deprecated, both used while Detectron2 is imported
@@ -24,8 +24,7 @@ with warnings.catch_warnings():
         from detectron2.structures import Boxes, ImageList, Instances
         from detectron2.utils.events import EventStorage
     except ImportError as error:
-        command = install_command("detectron2")
-        raise ImportError(f"Detectron2 is not installed ({error}): run {command}") from error
+        raise not_installed("an engine of Detectron2", "detectron2", "detectron2", error) from error
 
 # PyTorch warns of its anchors, which give no `indexing`, and of its pooler, which asks whether it is traced.
 warnings.filterwarnings("ignore", message="torch.meshgrid")

@@ -205,7 +205,7 @@ for attempt in (create, lambda name: load({str(path)!r})):
     messages = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
     assert len(messages) == 2
     for message in messages:
-        assert message.startswith("a network of timm needs timm (")
+        assert message.startswith("a network of timm needs timm, which is not installed (")
         assert message.endswith('pip install -e ".[timm]"')
 
 

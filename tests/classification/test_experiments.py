@@ -188,21 +188,21 @@ def test_norms_and_first_weights_of_the_zoo_are_tf_slims(name):
         assert module.bias is None or (isinstance(module, nn.Linear) and module.bias.eq(0).all())
 
 
-def test_a_pipeline_experiment_is_refused_by_classification_in_one_line(capsys):
+@pytest.mark.parametrize("command", ["classification", "classification_evaluate"])
+def test_an_experiment_of_another_command_is_refused_in_one_line(command):
+    own = ", ".join(sorted({*ROWS, *SMALL})) if command == "classification" else "none"
     with pytest.raises(SystemExit) as end:
-        refuse_foreign_experiment("classification", ["data.root=DIR", "experiment=demo"])
-    assert end.value.code == 1
-    message = capsys.readouterr().err
-    assert message.startswith(
-        "experiment=demo is one of python -m pipeline; those of python -m classification are: "
+        refuse_foreign_experiment(command, ["data.root=DIR", "experiment=demo"])
+    typed = command.replace("_", ".")
+    assert (
+        end.value.code
+        == f"experiment=demo is one of python -m pipeline; those of python -m {typed} are: {own}"
     )
-    assert message.endswith(f"{', '.join(sorted({*ROWS, *SMALL}))}\n")
 
 
-def test_a_row_of_the_tables_is_refused_by_the_other_commands(capsys):
+def test_a_row_of_the_tables_is_refused_by_the_other_commands():
     for command in ("pipeline", "search", "detection"):
-        with pytest.raises(SystemExit):
-            refuse_foreign_experiment(command, ["-m", "experiment=smoke,table3_nasnet_a_4x1056"][:2])
-    assert "experiment=table3_nasnet_a_4x1056 is one of python -m classification" in capsys.readouterr().err
+        with pytest.raises(SystemExit, match="experiment=table3_nasnet_a_4x1056 is one of"):
+            refuse_foreign_experiment(command, ["-m", "experiment=my_own,table3_nasnet_a_4x1056"])
     refuse_foreign_experiment("classification", ["experiment=table3_nasnet_a_4x1056", "seed=1"])
     refuse_foreign_experiment("classification", ["experiment=my_own"])

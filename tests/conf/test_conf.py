@@ -1,4 +1,5 @@
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import conf.compose
 from backbones.zoo import ZOO
+from conf.app import main
 from runtime.folder import plain
 
 CONF = Path(conf.__file__).parent
@@ -33,6 +35,16 @@ def test_every_experiment_composes_with_its_command_and_says_how_it_is_typed(com
     assert config.detection.backbone.weights == "run/classification/backbone.safetensors"
     assert config.classification.backbone.name == "run/search/genotype.json"
     assert config.classification.backbone.stem != "cifar"  # detection would refuse its maps
+
+
+@pytest.mark.parametrize("command", ["search", "classification", "detection", "pipeline"])
+def test_help_lists_the_experiments_of_the_command_alone(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with pytest.raises(SystemExit):
+        main(command, "nothing:run")
+    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("experiment")]
+    own = ", ".join(name for home, name in EXPERIMENTS if home == command)
+    assert listed == ([f"experiment: {own}"] if own else [])
 
 
 @pytest.mark.parametrize("command", ["classification", "detection", "pipeline"])

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from conf.app import check_extras
+from backbones.formats import NEEDS, SUFFIXES, check_export
 from conf.compose import composed
+from runtime.config import check_extras
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 EXTRAS = {
@@ -35,8 +37,15 @@ roots = {
     "search": ("data", "strategy", "executor", "logger"),
     "classification": ("data", "backbone", "recipe", "trainer", "logger"),
     "detection": ("data", "detector", "recipe", "trainer", "logger"),
+    "classification_evaluate": ("data", "logger"),
+    "detection_evaluate": ("data", "logger"),
+    "pipeline": ("data", "logger"),
 }
-given = {"detection": ["backbone.name=nasnet_a_mobile"]}
+given = {
+    "detection": ["backbone.name=nasnet_a_mobile"],
+    "classification_evaluate": ["weights=a", "output=b"],
+    "detection_evaluate": ["weights=a", "output=b"],
+}
 count = 0
 for root, groups in roots.items():
     conf.register(root)
@@ -45,12 +54,16 @@ for root, groups in roots.items():
         nodes = [name.removesuffix(".yaml") for name in ConfigStore.instance().list(group)]
         for choice in {*files, *nodes} - {"schema", "images_schema"}:
             boxes = choice in ("coco", "scenes", "detectron2_1x", "nasnet_coco")
-            if group in ("data", "recipe") and boxes != (root == "detection"):
+            if group in ("data", "recipe") and boxes != root.startswith("detection"):
                 continue
             words = [f"{group}={choice}", *given.get(root, ())]
             words += ["backbone.name=cells.json"] * (choice == "genotype")
-            conf.compose.composed(root, "run_dir=run", *words)
+            conf.compose.composed(root, *(() if "evaluate" in root else ("run_dir=run",)), *words)
             count += 1
+for path in conf.EXPERIMENTS.glob("*/experiment/*.yaml"):
+    words = ["backbone.name=nasnet_a_mobile"] if path.parts[-3] == "detection" else []
+    conf.compose.composed(path.parts[-3], f"experiment={path.stem}", "run_dir=run", *words)
+    count += 1
 print(count)
 """
 
@@ -61,7 +74,7 @@ def test_without_extras_every_command_helps_and_every_choice_composes(hidden):
         [sys.executable, "-c", WITHOUT, ",".join(hidden)], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 30
+    assert int(done.stdout) > 60
 
 
 @pytest.mark.parametrize(
@@ -114,3 +127,33 @@ def test_a_choice_that_needs_nothing_passes_without_any_extra(monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
     check_extras(composed("classification", "run_dir=run", "logger=wandb"))
     check_extras(composed("detection", "run_dir=run", "data.root=a", "backbone.name=nasnet_a_mobile"))
+
+
+def test_the_extras_here_are_those_of_the_distribution():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert set(EXTRAS) == set(project["optional-dependencies"]) - {"test"}
+
+
+def test_an_export_without_its_extra_is_refused_with_the_command(monkeypatch, tmp_path):
+    for format, modules in NEEDS.items():
+        for module in modules:
+            monkeypatch.setitem(sys.modules, module, None)
+            with pytest.raises(ModuleNotFoundError) as error:
+                check_export(tmp_path / f"net{SUFFIXES[format]}", format)
+            monkeypatch.undo()
+            message = f"format {format} needs {module}, which is not installed"
+            assert str(error.value) == f'{message}: pip install -e ".[export]"'
+
+
+def test_what_a_run_does_not_take_is_not_asked_for(monkeypatch, tmp_path):
+    words = ["data=digits", "evaluator={_target_:my.rewards}", "run_dir=run"]
+    own, finished = (
+        composed("search", *words),
+        composed("classification", "data=digits", f"run_dir={tmp_path}"),
+    )
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    check_extras(own)
+    with pytest.raises(ModuleNotFoundError):
+        check_extras(finished)
+    (tmp_path / "metrics.json").write_text("{}")
+    check_extras(finished)

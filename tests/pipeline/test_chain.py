@@ -150,6 +150,8 @@ def test_a_sweep_runs_a_job_per_value_in_hydras_folders(tmp_path):
             "exceeds the 12 training images",
         ),
         (["pipeline", "experiment=smoke", "classification.backbone.stem=cifar"], "detection needs the maps"),
+        (["pipeline", "experiment=smoke", "search.child.device=cuda"], "there is no CUDA device here"),
+        (["search", "data=digits", "child.device=cuda"], "there is no CUDA device here"),
     ],
 )
 def test_a_mistake_ends_with_one_message_and_leaves_nothing(words, message, tmp_path, monkeypatch, capsys):
@@ -161,6 +163,7 @@ def test_a_mistake_ends_with_one_message_and_leaves_nothing(words, message, tmp_
     module, *overrides = (word.format(bad=bad, here=tmp_path) for word in words)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [module, *overrides])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     # Hydra closes all handlers there are; absl's, which an exporter made, would close the stream of pytest.
     monkeypatch.setattr(logging, "shutdown", lambda *_: None)
     handlers = logging.getLogger().handlers[:]

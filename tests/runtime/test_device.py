@@ -14,6 +14,7 @@ def with_cards(monkeypatch, cards):
     [
         (0, "auto", "cpu"),
         (0, "cpu", "cpu"),
+        (0, "cpu:0", "cpu:0"),
         (2, "auto", "cuda"),
         (2, "cpu", "cpu"),
         (2, "cuda", "cuda"),
@@ -30,6 +31,7 @@ def test_a_name_becomes_a_device_that_is_there(monkeypatch, cards, name, device)
     [
         (0, "foo", "device = 'foo', expected auto, cpu, cuda or cuda:<number>"),
         (0, "", "device = '', expected auto, cpu, cuda or cuda:<number>"),
+        (2, "cuda:00", "device = 'cuda:00', expected auto, cpu, cuda or cuda:<number>"),
         (0, "meta", "device = 'meta', expected auto, cpu, cuda or cuda:<number>"),
         (0, "cuda", "device = 'cuda', but there is no CUDA device here; expected auto, cpu, cuda or"),
         (2, "cuda:2", "device = 'cuda:2', but the 2 CUDA devices here count from 0; expected auto, cpu"),
