@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -84,11 +85,13 @@ def test_a_module_that_is_no_command_ends_with_one_sentence_that_names_it(module
     assert done.stderr.count("\n") == 1
 
 
-def run(*words: str | Path, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+def run(
+    *words: str | Path, cwd: Path = REPOSITORY, console: Sequence[str | Path] = (CONSOLE,)
+) -> subprocess.CompletedProcess[str]:
     """The installed console command."""
     if not CONSOLE.exists():
         pytest.skip(f"needs the installed package: no {CONSOLE}")
-    return subprocess.run([CONSOLE, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run([*console, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 def test_alone_it_lists_the_commands_a_line_each():
@@ -136,14 +139,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def train(folder: Path, *words: str) -> None:
+def train(folder: Path, *words: str, console: Sequence[str | Path] = (CONSOLE,)) -> None:
     cells = folder / "cells.json"
     block = {"left": 0, "right": 1, "left_op": "conv_1x1", "right_op": "identity", "combine": "add"}
     cell = {"blocks": [block], "concat": [2]}
     cells.write_text(json.dumps({"format": 1, "normal": cell, "reduction": cell, "origin": {}}))
     tiny = TINY.replace("GENOTYPE", str(cells)).split()
     data = ["data=imagefolder", "data.root=data", "data.workers=1"]
-    done = run("classification", *words, *data, *tiny, cwd=folder)
+    done = run("classification", *words, *data, *tiny, cwd=folder, console=console)
     assert done.returncode == 0, done.stderr
     assert not (folder / "imported").exists()
 
@@ -153,6 +156,14 @@ def test_the_users_folder_hides_no_module_from_ranks_and_loader_workers(folder):
     assert (folder / "run" / "metrics.json").is_file()
     recorded = (folder / "run" / "command.txt").read_text()
     assert recorded.startswith("celltransfer classification trainer.devices=2 run_dir=run ")
+
+
+def test_the_users_folder_hides_no_module_from_loader_workers_that_are_not_forked(folder):
+    spawning = (
+        "import multiprocessing, celltransfer as c; multiprocessing.set_start_method('spawn'); c.main()"
+    )
+    train(folder, "run_dir=run", console=[sys.executable, "-P", "-c", spawning])
+    assert (folder / "run" / "metrics.json").is_file()
 
 
 def test_the_users_folder_hides_no_module_from_a_sweep(folder):
