@@ -106,8 +106,10 @@ def refuse_module(package: str, commands: Collection[str] = tuple(COMMANDS)) -> 
     name = _module_asked_for()
     if name.split(".")[0] != package or name.removesuffix(".__main__") in commands:
         return
-    own = next((command for command in commands if command.split(".")[0] == package), None)
-    hint = LISTED if own is None else f"python -m {own} is ({LISTED})"
+    own = [command for command in commands if command.split(".")[0] == package]
+    hint = LISTED if not own else f"the commands of {package} are {', '.join(own)}"
+    if package in own:
+        hint = f"use python -m {package} ({LISTED})"
     sys.exit(f"python -m {name} is not a command; {hint}")
 
 
@@ -115,7 +117,7 @@ def _module_asked_for() -> str:
     words = iter(sys.orig_argv[1:])
     for word in words:
         if word in ("-X", "-W"):
-            next(words)
+            next(words, "")
         elif found := re.fullmatch(r"-(?![XW])[a-zA-Z]*?m(.*)", word):
             return found[1] or next(words, "")
     return ""

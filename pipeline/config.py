@@ -27,3 +27,7 @@ class PipelineConfig:
             raise ValueError(
                 "a chain trains on one device; for more train each stage alone (docs/distributed.md)"
             )
+
+    def parts(self) -> list[str]:
+        """See `runtime.config.check_extras`: the stages refer to `data`."""
+        return ["search", "classification", "detection", "logger"]

@@ -67,15 +67,15 @@ def test_every_other_module_says_that_it_is_no_command(module, monkeypatch):
 @pytest.mark.parametrize(
     ("module", "command"),
     [
-        ("detection.train", "python -m detection is"),
-        ("classification.train", "python -m classification is"),
-        ("search.runner", "python -m search is"),
-        ("detection.engines.torchvision", "python -m detection is"),
-        ("backbones.zoo", "python -m backbones is"),
-        ("pipeline.chain", "python -m pipeline is"),
+        ("detection.train", "use python -m detection ("),
+        ("classification.train", "use python -m classification ("),
+        ("search.runner", "use python -m search ("),
+        ("detection.engines.torchvision", "use python -m detection ("),
+        ("backbones.zoo", "use python -m backbones ("),
+        ("pipeline.chain", "use python -m pipeline ("),
         ("runtime.trainer", celltransfer.LISTED),
         ("conf.app", celltransfer.LISTED),
-        ("benchmarks.peers", "python -m benchmarks.backbones is"),
+        ("benchmarks.peers", "the commands of benchmarks are benchmarks.backbones, "),
     ],
 )
 def test_a_module_that_is_no_command_ends_with_one_sentence_that_names_it(module, command):
