@@ -1,19 +1,11 @@
-"""A network from its spec, and a spec from what a weights file says: ours, or one of timm's."""
+"""A network from its spec: ours, or one of timm's."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from backbones.base import Backbone
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec
 from backbones.timm_spec import TimmSpec
-
-
-def read_spec(value: Any, where: str = "network") -> NetworkSpec | TimmSpec:
-    """The spec whose `to_dict` this is. where: file and key for the message. Raises ValueError."""
-    if isinstance(value, Mapping) and "timm" in value:
-        return TimmSpec.from_dict(value, where)
-    return NetworkSpec.from_dict(value, where)
 
 
 def build(

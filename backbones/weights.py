@@ -12,13 +12,14 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from backbones.base import Backbone
-from backbones.build import build, read_spec
+from backbones.build import build
 from backbones.files import write_atomically
 from backbones.foreign_weights import FOREIGN_NETWORKS, blank_network, their_names
 from backbones.metadata import FORMAT, KEY, read_metadata
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec, Preprocessing
 from backbones.timm_spec import TimmSpec
+from backbones.zoo import read_spec
 
 LISTED = 20
 """Tensors of one kind that an error names; a foreign state dict can be wrong in a thousand."""

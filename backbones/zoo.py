@@ -65,3 +65,10 @@ def spec_of_genotype(genotype: Genotype, where: str, fields: Mapping[str, Any]) 
     # Three times the filters, as the CIFAR networks of the paper have (docs/nasnet.md, section 4.1).
     default = {"stem_filters": 3 * fields["filters"]} if fields.get("stem") == "cifar" else {}
     return NetworkSpec(genotype, **{**default, **fields})
+
+
+def read_spec(value: Any, where: str = "network") -> NetworkSpec | TimmSpec:
+    """The spec whose `to_dict` this is. where: file and key for the message. Raises ValueError."""
+    if isinstance(value, Mapping) and "timm" in value:
+        return TimmSpec.from_dict(value, where)
+    return NetworkSpec.from_dict(value, where)

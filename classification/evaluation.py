@@ -15,6 +15,7 @@ from backbones import weights
 from backbones.base import Backbone
 from backbones.files import write_json
 from backbones.image_transforms import normalise
+from backbones.metadata import read_metadata
 from backbones.spec import Preprocessing
 from backbones.statistics import batch_norm_momentum
 from classification.config import BATCH_SIZE, EvaluateConfig, ImageDataConfig
@@ -93,7 +94,7 @@ def log_mistakes(
 
 def stored_batch_size(path: str) -> int:
     """Images per forward pass of the evaluation that a weights file's metrics are of."""
-    evaluation = weights.read_safetensors(path, "backbone")[1].get("evaluation") or {}
+    evaluation = read_metadata(path, "backbone").get("evaluation") or {}
     return int(evaluation.get("batch_size", BATCH_SIZE))
 
 

@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from backbones.base import BackboneSpec
-from backbones.build import build, read_spec
+from backbones.build import build
 from backbones.pictures import as_picture
 from backbones.spec import NetworkSpec, Preprocessing
 from backbones.timm_spec import TimmSpec
 from backbones.weights import load_tensors, read_safetensors, write_safetensors
+from backbones.zoo import read_spec
 from detection import boxes as box_ops
 from detection.backbone import use_group_norm
 from detection.coco import CocoAnnotations

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from backbones.metadata import read_metadata
 from backbones.spec import NetworkSpec
 from backbones.timm_spec import TimmSpec
-from backbones.zoo import resolve_spec
+from backbones.zoo import read_spec, resolve_spec
 from celltransfer import program
 from detection.engines.config import C4Config, EngineConfig
 from detection.engines.registry import ENGINES
@@ -68,10 +69,7 @@ def main(compose: Callable[[str], Any], arguments: Sequence[str] | None = None) 
     add = parser.add_argument
     add("weights", nargs="?", help="a detector.safetensors; or take --name")
     add("--name", metavar="NETWORK", help="a zoo name, a backbone.safetensors, or timm/<name>")
-    add(
-        "--experiment",
-        help=f"with --name: one of {program('detection')}, for the detector and its size",
-    )
+    add("--experiment", help=f"with --name: one of {program('detection')}, for detector and size")
     add("--detector", choices=list(ENGINES), help="with --name: an engine with its defaults")
     add("--classes", type=int, default=80, help="with --name (default: COCO's 80)")
     add("--size", type=int, nargs=2, metavar=("H", "W"), help="of the image as the detector sees it, pixels")
@@ -102,12 +100,10 @@ def _asked_for(
     options: argparse.Namespace, compose: Callable[[str], Any]
 ) -> tuple[EngineConfig, NetworkSpec | TimmSpec, int, tuple[int, int] | None]:
     """Detector, network, classes, and (H, W) where it is fixed."""
-    from backbones.weights import read_safetensors
-    from detection.detector import Description
-
     if options.weights is not None:
-        _, metadata = read_safetensors(options.weights, "detector")
-        found = Description.read(metadata, options.weights)
+        from detection.detector import Description
+
+        found = Description.read(read_metadata(options.weights, "detector"), options.weights)
         side = None if found.input_size.keep_aspect else found.input_size.min_size
         return found.config, found.spec, len(found.categories), None if side is None else (side, side)
     spec = _network(options.name)
@@ -119,13 +115,9 @@ def _asked_for(
 
 
 def _network(name: str) -> NetworkSpec | TimmSpec:
-    from backbones.build import read_spec
-    from backbones.weights import read_safetensors
-
     if not name.endswith(".safetensors"):
         return resolve_spec(name)
-    _, metadata = read_safetensors(name, "backbone")
-    return read_spec(metadata.get("network"), f"{name}: network")
+    return read_spec(read_metadata(name, "backbone").get("network"), f"{name}: network")
 
 
 if __name__ == "__main__":

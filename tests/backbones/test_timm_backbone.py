@@ -9,10 +9,10 @@ import timm
 import torch
 
 from backbones import create, load, profile, save, timm_backbone
-from backbones.build import build, read_spec
+from backbones.build import build
 from backbones.config import BackboneConfig
 from backbones.timm_spec import TimmSpec
-from backbones.zoo import resolve_spec
+from backbones.zoo import read_spec, resolve_spec
 from benchmarks.calibration import calibrate
 
 NETWORKS = ["test_resnet", "test_efficientnet", "test_convnext", "resnet18", "mobilenetv3_small_050"]
