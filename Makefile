@@ -11,7 +11,7 @@ PACKAGES := backbones runtime classification search detection pipeline conf benc
 
 .PHONY: demo test test-slow test-install gpu-check lint install detectron2 lock audit clean
 
-demo: install  ## search, classify and detect on the embedded digits; about 3 minutes on 2 cores
+demo: install  ## search, classify and detect on the embedded digits; 2 minutes on 2 cores, once installed
 	$(BIN)/python -m pipeline experiment=demo
 
 test: $(VENV)/.test detectron2 lint  ## the suite
@@ -51,6 +51,7 @@ ifdef RANGES
 install = $(PIP) install --quiet --editable ".[$(EXTRAS_$(1))]"
 else
 define install
+@echo "Installing requirements/$(1).txt into $(VENV), which takes a minute or two."
 $(PIP) install --quiet --require-hashes --requirement requirements/build.txt
 $(PIP) install --quiet --no-build-isolation --no-deps --require-hashes --requirement requirements/$(1).txt
 $(PIP) install --quiet --no-build-isolation --no-deps --editable .

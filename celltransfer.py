@@ -28,10 +28,10 @@ COMMANDS: Mapping[str, str] = {
     "detection.predict": "detect objects in images",
     "detection.check_data": "check COCO-format data before training",
     "detection.import_labels": "convert YOLO or VOC labels to COCO format",
-    "detection.split": "write the paper's split of COCO",
+    "detection.split": "split COCO into training and mini-val as the paper does",
     "detection.profile": "parameters, multiply-adds and memory of a detector",
     "detection.convert": "convert a detector to another engine",
-    "detection.export": "write a detector for ONNX Runtime or torch.export",
+    "detection.export": "export a detector to ONNX or torch.export",
     "backbones": "list, profile, draw, convert and export networks",
 }
 """What can be typed after `celltransfer`, or after `python -m`."""
@@ -54,8 +54,9 @@ def main() -> None:
     elif name == "--version":
         print(f"celltransfer {version()}")
     elif name not in COMMANDS:
-        near = " or ".join(difflib.get_close_matches(name, COMMANDS, n=3))
-        hint = f"did you mean {near}?" if near else LISTED
+        package = [command for command in COMMANDS if command == name.split(".")[0]]
+        near = list(dict.fromkeys([*package, *difflib.get_close_matches(name, COMMANDS, n=3)]))
+        hint = f"did you mean {' or '.join(near)}?" if near else LISTED
         sys.exit(f"celltransfer: {name!r} is not a command; {hint}")
     else:
         # Processes that this one starts by `python -m` must not find the user's folder first, either.
@@ -137,22 +138,25 @@ def not_installed(
 
 
 def install_command(extra: str) -> str:
-    """What installs an extra: from the clone, or the packages themselves where there is none.
+    """What installs an extra, from any folder: from the clone, or the packages where there is none.
 
     The distribution's own name would ask the package index, which does not have it."""
+    install = [sys.executable, "-m", "pip", "install"]
     if (ROOT / "pyproject.toml").is_file():
-        return "make detectron2" if extra == "detectron2" else f'pip install -e ".[{extra}]"'
+        in_clone = ["make", "-C", str(ROOT), "detectron2"]
+        return shlex.join(in_clone if extra == "detectron2" else [*install, "-e", f"{ROOT}[{extra}]"])
     try:
         requirements = importlib.metadata.requires("celltransfer") or ()
     except importlib.metadata.PackageNotFoundError:
         return f"its packages are the extra {extra!r} of celltransfer"
     pattern = re.compile(rf"""(.+?)\s*;.*extra\s*==\s*["']{extra}["']""")
     found = (pattern.fullmatch(line) for line in requirements)
-    packages = " ".join(f'"{match[1]}"' for match in found if match)
+    packages = shlex.join([*install, *(match[1] for match in found if match)])
     if extra == "detectron2":
         source = "git+https://github.com/facebookresearch/detectron2.git"
-        return f'pip install {packages} wheel && pip install --no-build-isolation --no-deps "{source}"'
-    return f"pip install {packages}"
+        isolated = shlex.join([*install, "--no-build-isolation", "--no-deps", source])
+        return f"{packages} wheel && {isolated}"
+    return packages
 
 
 if __name__ == "__main__":

@@ -103,9 +103,10 @@ def test_alone_it_lists_the_commands_a_line_each():
 
 def test_it_says_its_version_and_the_nearest_command():
     assert re.fullmatch(r"celltransfer \d+\.\d+\.\d+\n", run("--version").stdout)
-    near, far = run("detection.predcit", "a.safetensors"), run("foo")
+    near, far, module = run("pipelin.report", "a"), run("foo"), run("detection.train")
     assert (near.returncode, far.returncode) == (1, 1)
-    assert "'detection.predcit' is not a command; did you mean detection.predict or" in near.stderr
+    assert "'pipelin.report' is not a command; did you mean pipeline.report" in near.stderr
+    assert "'detection.train' is not a command; did you mean detection or" in module.stderr
     assert far.stderr == f"celltransfer: 'foo' is not a command; {celltransfer.LISTED}\n"
 
 
@@ -184,16 +185,18 @@ def test_a_target_in_the_users_folder_is_found(folder):
     assert json.loads((folder / "run" / "metrics.json").read_text())["metrics"]["best_reward"] == 0.5
 
 
-def test_an_extra_is_installed_from_the_clone_or_by_its_packages(monkeypatch, tmp_path):
-    assert install_command("timm") == 'pip install -e ".[timm]"'
-    assert install_command("detectron2") == "make detectron2"
-    monkeypatch.setattr(
-        celltransfer, "ROOT", tmp_path
-    )  # where a wheel is installed there is no pyproject.toml
+def test_an_extra_is_installed_from_the_clone_or_by_its_packages_from_any_folder(monkeypatch, tmp_path):
+    pip = f"{sys.executable} -m pip install"
+    monkeypatch.setattr(celltransfer, "ROOT", tmp_path / "my clone")
+    (tmp_path / "my clone").mkdir()
+    (tmp_path / "my clone" / "pyproject.toml").touch()
+    assert install_command("timm") == f"{pip} -e '{tmp_path}/my clone[timm]'"
+    assert install_command("detectron2") == f"make -C '{tmp_path}/my clone' detectron2"
+    monkeypatch.setattr(celltransfer, "ROOT", tmp_path)  # a wheel has no pyproject.toml beside it
     needs = ["torch>=2", 'timm<1.1,>=1.0.20; extra == "timm"', "scikit-learn>=1.5 ; extra == 'demo'"]
     monkeypatch.setattr("importlib.metadata.requires", lambda name: needs)
-    assert install_command("timm") == 'pip install "timm<1.1,>=1.0.20"'
-    assert install_command("demo") == 'pip install "scikit-learn>=1.5"'
+    assert install_command("timm") == f"{pip} 'timm<1.1,>=1.0.20'"
+    assert install_command("demo") == f"{pip} 'scikit-learn>=1.5'"
     assert "detectron2.git" in install_command("detectron2")
     monkeypatch.undo()
     monkeypatch.setattr(celltransfer, "ROOT", tmp_path)

@@ -14,6 +14,7 @@ from backbones.config import BackboneConfig
 from backbones.timm_spec import TimmSpec
 from backbones.zoo import read_spec, resolve_spec
 from benchmarks.calibration import calibrate
+from celltransfer import install_command
 
 NETWORKS = ["test_resnet", "test_efficientnet", "test_convnext", "resnet18", "mobilenetv3_small_050"]
 
@@ -206,7 +207,7 @@ for attempt in (create, lambda name: load({str(path)!r})):
     assert len(messages) == 2
     for message in messages:
         assert message.startswith("a network of timm needs timm, which is not installed (")
-        assert message.endswith('pip install -e ".[timm]"')
+        assert message.endswith(install_command("timm"))
 
 
 def test_a_configuration_builds_a_network_of_timm():

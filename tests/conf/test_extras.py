@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from backbones.formats import NEEDS, SUFFIXES, check_export
+from celltransfer import install_command
 from conf.compose import composed
 from runtime.config import check_extras
 
@@ -113,8 +114,7 @@ def test_a_choice_without_its_extra_is_refused_with_the_command(extra, root, wor
     others = {name: modules for name, modules in EXTRAS.items() if name != extra}
     with pytest.raises(ModuleNotFoundError) as error:
         check_extras(config)
-    command = "make detectron2" if extra == "detectron2" else f'pip install -e ".[{extra}]"'
-    assert str(error.value) == f"{message}, which is not installed: {command}"
+    assert str(error.value) == f"{message}, which is not installed: {install_command(extra)}"
     monkeypatch.undo()
     for modules in others.values():
         for module in modules:
@@ -142,7 +142,7 @@ def test_an_export_without_its_extra_is_refused_with_the_command(monkeypatch, tm
                 check_export(tmp_path / f"net{SUFFIXES[format]}", format)
             monkeypatch.undo()
             message = f"format {format} needs {module}, which is not installed"
-            assert str(error.value) == f'{message}: pip install -e ".[export]"'
+            assert str(error.value) == f"{message}: {install_command('export')}"
 
 
 def test_what_a_run_does_not_take_is_not_asked_for(monkeypatch, tmp_path):

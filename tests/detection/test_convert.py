@@ -221,5 +221,5 @@ def test_without_detectron2_all_but_its_engines_works_and_they_say_what_to_run(
     config = importlib.import_module("detection.engines.config")
     assert config.Detectron2FpnConfig().name == "detectron2_fpn"
     conversion.convert(untrained(), "detectron2", output)
-    with pytest.raises(ImportError, match=r"Detectron2 needs detectron2, .* \(.*\): make detectron2$"):
+    with pytest.raises(ImportError, match=r"Detectron2 needs detectron2, .* \(.*\): make -C .* detectron2$"):
         Detector.load(output, "cpu")
