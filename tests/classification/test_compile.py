@@ -14,7 +14,7 @@ from benchmarks.calibration import calibrate
 from classification.module import ClassificationModule, DropPathSchedule, classification_loss
 from runtime.config import TrainerConfig
 from runtime.folder import RunFolder
-from runtime.trainer import build_trainer, prepare_network
+from runtime.trainer import build_trainer, compiled, prepare_network
 
 CELL = Cell(
     (Block(0, 1, "sep_conv_3x3", "max_pool_3x3", "add"), Block(0, 2, "conv_3x3", "identity", "concat")),
@@ -34,7 +34,7 @@ def learned(net: NASNet, folder, **trainer) -> dict[str, torch.Tensor]:
         classification_loss(0.1, 0.4),
         lambda network: torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9),
         lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
-        train_forward=config.compiled(net.forward_with_aux),
+        train_forward=compiled(config, net.forward_with_aux),
     )
     generator = torch.Generator().manual_seed(0)
     batches = [
