@@ -5,7 +5,7 @@ from typing import Any
 
 from backbones.genotype import Genotype
 from backbones.spec import NetworkSpec
-from backbones.timm_spec import TIMM, TimmSpec
+from backbones.timm_spec import TimmSpec, timm_extras
 from backbones.zoo import resolve_spec, spec_of_genotype
 
 
@@ -37,7 +37,7 @@ class BackboneConfig:
 
     def extras(self) -> dict[str, str]:
         """See `runtime.config.check_extras`."""
-        return {"timm": "timm"} if self.name.startswith(TIMM) else {}
+        return timm_extras(self.name)
 
     def _given(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "name" and value is not None}

@@ -94,3 +94,8 @@ class TimmSpec:
 
 def without_timm(error: ImportError) -> ModuleNotFoundError:
     return not_installed("a network of timm", "timm", "timm", error)
+
+
+def timm_extras(name: str | None) -> dict[str, str]:
+    """The `extras()` of a choice that a network's name stands for: see `runtime.config.check_extras`."""
+    return {"timm": "timm"} if name is not None and name.startswith(TIMM) else {}

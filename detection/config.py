@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from backbones.timm_spec import TIMM
+from backbones.timm_spec import timm_extras
 from detection.data_config import CocoDataConfig
 from detection.engines.config import EngineConfig
 from detection.recipe import AUTO, DetectionRecipe
@@ -79,7 +79,7 @@ class BackboneSource:
 
     def extras(self) -> dict[str, str]:
         """See `runtime.config.check_extras`."""
-        return {"timm": "timm"} if str(self.name).startswith(TIMM) else {}
+        return timm_extras(self.name)
 
 
 @dataclass(kw_only=True)

@@ -6,9 +6,9 @@ Detectron2's `Res5ROIHeads`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from detection.head_config import BoxHeadConfig, C4HeadConfig, RpnConfig, SecondStageConfig
+from detection.head_config import BoxHeadConfig, C4HeadConfig, RpnConfig
 from runtime.config import Builds
 
 if TYPE_CHECKING:
@@ -112,42 +112,36 @@ class TorchvisionC4Config(C4Config):
     name: str = "torchvision_c4"
 
 
+class _OfDetectron2:
+    """What the choices of Detectron2's engines share, beside the keys of their kind."""
+
+    def __post_init__(self: Any) -> None:
+        super().__post_init__()  # type: ignore[misc]
+        for key, value in (
+            ("rpn.iou_low", self.rpn.iou_low),
+            ("box_head.iou_threshold", self.box_head.iou_threshold),
+        ):
+            if value == 0:  # Detectron2's `Matcher` does not take it
+                raise ValueError(f"detector.{key} = {value}, Detectron2 needs it above 0")
+
+    def extras(self) -> dict[str, str]:
+        """See `runtime.config.check_extras`."""
+        return {"detectron2": "detectron2"}
+
+
 @dataclass(kw_only=True)
-class Detectron2FpnConfig(FpnConfig):
+class Detectron2FpnConfig(_OfDetectron2, FpnConfig):
     """Group `detector`: `detectron2_fpn`."""
 
     engine: ClassVar[str] = "detectron2_fpn"
     builds: ClassVar[str] = "detection.engines.detectron2_fpn:Detectron2Fpn"
     name: str = "detectron2_fpn"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _refuse_zero(self.rpn, self.box_head)
-
-    def extras(self) -> dict[str, str]:
-        """See `runtime.config.check_extras`."""
-        return {"detectron2": "detectron2"}
-
 
 @dataclass(kw_only=True)
-class Detectron2C4Config(C4Config):
+class Detectron2C4Config(_OfDetectron2, C4Config):
     """Group `detector`: `detectron2_c4`."""
 
     engine: ClassVar[str] = "detectron2_c4"
     builds: ClassVar[str] = "detection.engines.detectron2_c4:Detectron2C4"
     name: str = "detectron2_c4"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _refuse_zero(self.rpn, self.box_head)
-
-    def extras(self) -> dict[str, str]:
-        """See `runtime.config.check_extras`."""
-        return {"detectron2": "detectron2"}
-
-
-def _refuse_zero(rpn: RpnConfig, box_head: SecondStageConfig) -> None:
-    """Raises ValueError for an overlap of 0, which Detectron2's `Matcher` does not take."""
-    for key, value in (("rpn.iou_low", rpn.iou_low), ("box_head.iou_threshold", box_head.iou_threshold)):
-        if value == 0:
-            raise ValueError(f"detector.{key} = {value}, Detectron2 needs it above 0")

@@ -1,5 +1,6 @@
 """What is registered is not yet chosen: without an extra everything else works, and choosing it names it."""
 
+import importlib.util
 import subprocess
 import sys
 import tomllib
@@ -125,6 +126,7 @@ def test_a_choice_without_its_extra_is_refused_with_the_command(extra, root, wor
 def test_a_choice_that_needs_nothing_passes_without_any_extra(monkeypatch):
     for module in EVERYTHING:
         monkeypatch.setitem(sys.modules, module, None)
+    assert not any(map(importlib.util.find_spec, EVERYTHING))
     check_extras(composed("classification", "run_dir=run", "logger=wandb"))
     check_extras(composed("detection", "run_dir=run", "data.root=a", "backbone.name=nasnet_a_mobile"))
 
