@@ -40,9 +40,9 @@ install: $(VENV)/.demo  ## what the demo needs, in .venv
 detectron2: $(VENV)/.detectron2  ## the second engine, in .venv
 
 $(VENV)/.venv:
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=…')"
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=…')"
 	$(PYTHON) -m venv $(VENV)
-	touch $@
+	@touch $@
 
 # The locked versions, each held to its hash; sdists are built with the locked setuptools. Nothing is resolved, which
 # saves seconds; `pip check` follows. An editable install is refused beside hashes, so this repository comes last.
@@ -64,20 +64,20 @@ check = $(PIP) check >$(VENV)/check.txt; test -s $(VENV)/check.txt && \
 
 $(VENV)/.demo: pyproject.toml requirements/build.txt requirements/demo.txt $(VENV)/.venv
 	$(call install,demo)
-	$(check)
-	touch $@
+	@$(check)
+	@touch $@
 
 $(VENV)/.test: requirements/test.txt $(VENV)/.demo
 	$(call install,test)
-	$(check)
-	touch $@
+	@$(check)
+	@touch $@
 
 # Detectron2 publishes no wheel. This one is a third party's build of its main branch of April 2024 (three lines
 # differ) for Python 3.10; its compiled part is ignored on other versions, and Faster R-CNN does not need it.
 $(VENV)/.detectron2: requirements/detectron2.txt $(VENV)/.test
 	$(PIP) install --quiet --upgrade --no-deps --require-hashes --only-binary=:all: \
 		--python-version 3.10 --target "$(SITE)" --requirement requirements/detectron2.txt
-	touch $@
+	@touch $@
 
 # pip's own constraints hold for the lock, too, where they are set.
 CONSTRAINTS = $(shell $(PIP) config list | sed -n "s/.*\.constraint='\(.*\)'/\1/p")
@@ -95,7 +95,7 @@ audit: $(VENV)/.tools  ## known vulnerabilities of the locked versions; asks a s
 $(VENV)/.tools: $(VENV)/.venv
 	$(BIN)/python -m venv $(VENV)/tools
 	$(VENV)/tools/bin/pip install --quiet "uv>=0.9,<1" "pip-audit>=2.10,<3"
-	touch $@
+	@touch $@
 
 clean:  ## .venv and what builds leave
 	rm -rf $(VENV) build *.egg-info
