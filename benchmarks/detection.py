@@ -37,14 +37,14 @@ from benchmarks import detection_c4, detection_data, detection_evaluation
 from benchmarks.calibration import calibrate
 from benchmarks.peers import check_equal
 from benchmarks.ratios import Row, compare, cpu, interleaved, parser, report
-from detection.backbone import freeze_statistics
-from detection.data import Sample
+from detection.data.images import Sample
 from detection.engines.base import Engine, Target
 from detection.engines.config import TorchvisionFpnConfig
 from detection.engines.torchvision import TorchvisionFpn
-from detection.module import DetectionModule, decay_groups
-from detection.recipe import DetectionRecipe
-from detection.stages import freeze_stages
+from detection.model.norms import freeze_statistics
+from detection.model.stages import freeze_stages
+from detection.training.module import DetectionModule, decay_groups
+from detection.training.recipe import DetectionRecipe
 from runtime.config import TrainerConfig
 from runtime.folder import RunFolder
 from runtime.loading import ResumableLoader

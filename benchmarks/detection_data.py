@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.memory import REPOSITORY, STATUS
 from benchmarks.ratios import Row, compare, cpu, mebibytes, parser, report
-from detection.data import open_split
+from detection.data.images import open_split
 
 IMAGES, BOXES, CATEGORIES = 118_287, 860_001, 80
 SIZES = ((640, 480), (480, 640), (640, 427), (500, 375))
@@ -138,8 +138,8 @@ def open_peer(folder: Path) -> tuple[Any, Any]:
 
 def open_own(folder: Path) -> tuple[Any, Any]:
     """The images, and a loader of batches."""
-    from detection.data import collate
-    from detection.data_config import CocoDataConfig
+    from detection.data.config import CocoDataConfig
+    from detection.data.images import collate
     from runtime.loading import ResumableLoader
 
     config = CocoDataConfig(

@@ -3,9 +3,9 @@
     python -m benchmarks.detection_evaluation
 
 5,000 images of 80 categories with 36,000 boxes, some of them crowd regions, and 100 detections for each image
-near and far from them, generated. Timed is `detection.scoring.evaluate`, from detections in memory to the
-twelve numbers and those of each class, in seconds of a core. Both evaluators must agree to 1e-12, or there is
-no table. Ratios, quartiles and verdicts: `benchmarks.ratios`.
+near and far from them, generated. Timed is `detection.evaluation.scoring.evaluate`, from detections in memory
+to the twelve numbers and those of each class, in seconds of a core. Both evaluators must agree to 1e-12, or
+there is no table. Ratios, quartiles and verdicts: `benchmarks.ratios`.
 """
 
 import sys
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.ratios import Row, compare, cpu, interleaved, parser, report
-from detection.coco import CocoAnnotations
-from detection.config import EVALUATORS
-from detection.results_file import Result
-from detection.scoring import evaluate
+from detection.data.annotations import CocoAnnotations
+from detection.evaluation.results_file import Result
+from detection.evaluation.scoring import evaluate
+from detection.training.config import EVALUATORS
 
 IMAGES, BOXES, DETECTIONS, CATEGORIES = 5_000, 36_000, 100, 80
 HEIGHT, WIDTH = 480, 640

@@ -50,7 +50,7 @@ def register(command: str) -> None:
 
 def _roots() -> Mapping[str, Any]:
     import classification.config
-    import detection.config
+    import detection.training.config
     import pipeline.config
     import search.config
 
@@ -58,8 +58,8 @@ def _roots() -> Mapping[str, Any]:
         "search": search.config.SearchConfig,
         "classification": classification.config.ClassificationConfig,
         "classification_evaluate": classification.config.EvaluateConfig,
-        "detection": detection.config.DetectionConfig,
-        "detection_evaluate": detection.config.EvaluateConfig,
+        "detection": detection.training.config.DetectionConfig,
+        "detection_evaluate": detection.training.config.EvaluateConfig,
         "pipeline": pipeline.config.PipelineConfig,
     }
 
@@ -68,9 +68,9 @@ def _choices() -> Mapping[str, Mapping[str, Any]]:
     from backbones.config import BackboneConfig
     from backbones.zoo import ZOO
     from classification.config import ImageDataConfig, RecipeConfig
-    from detection.data_config import CocoDataConfig, ScenesDataConfig
+    from detection.data.config import CocoDataConfig, ScenesDataConfig
     from detection.engines.registry import ENGINES
-    from detection.recipe import DetectionRecipe
+    from detection.training.recipe import DetectionRecipe
     from runtime.config import LOGGERS, LoggerConfig, TrainerConfig
     from search.config import ControllerConfig, InlineConfig, RandomConfig
 

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from conf import register
 from conf.app import experiments, refuse_foreign_experiment
-from detection.config import DetectionConfig
+from detection.training.config import DetectionConfig
 
 
 def composed(command: str, *overrides: str) -> Any:

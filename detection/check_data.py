@@ -20,9 +20,9 @@ import numpy as np
 
 from celltransfer import program
 from classification.problems import Report as FolderReport
-from detection.coco_file import CocoFile, parse, places
-from detection.coco_rules import find_problems, is_target, leaves
-from detection.image_check import Fault, check_images, links_that_leave
+from detection.data.coco_file import CocoFile, parse, places
+from detection.data.coco_rules import find_problems, is_target, leaves
+from detection.data.image_check import Fault, check_images, links_that_leave
 from runtime.progress import track
 
 

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--output", type=Path, help="file to write; default: detector_detectron2.safetensors or so, beside it"
     )
     options = parser.parse_args(arguments)
-    from detection.conversion import convert  # imports torch, for which --help need not wait
+    from detection.engines.conversion import convert  # imports torch, for which --help need not wait
 
     beside = options.weights.with_name(f"{options.weights.stem}_{options.engine}.safetensors")
     output = options.output or beside

@@ -18,15 +18,15 @@ from backbones.spec import NetworkSpec, Preprocessing
 from backbones.timm_spec import TimmSpec
 from backbones.weights import load_tensors, read_safetensors, write_safetensors
 from backbones.zoo import read_spec
-from detection import boxes as box_ops
-from detection.backbone import use_group_norm
-from detection.coco import CocoAnnotations
-from detection.coco_file import CategoryEntry
-from detection.data import DetectionImages, resize, to_tensor
+from detection.data.annotations import CocoAnnotations
+from detection.data.coco_file import CategoryEntry
+from detection.data.images import DetectionImages, resize, to_tensor
+from detection.data.sizing import InputSize
 from detection.engines.base import Engine, Prediction
 from detection.engines.config import EngineConfig
 from detection.engines.registry import ENGINES
-from detection.sizing import InputSize
+from detection.model import boxes as box_ops
+from detection.model.norms import use_group_norm
 from runtime.device import resolve_device
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Description:
     categories: list[CategoryEntry]
     input_size: InputSize
     group_norm: bool = False
-    """The backbone's batch norm was replaced before training: `detection.backbone.use_group_norm`."""
+    """The backbone's batch norm was replaced before training: `detection.model.norms.use_group_norm`."""
 
     @classmethod
     def read(cls, metadata: Mapping[str, Any], path: str | os.PathLike[str]) -> "Description":

@@ -7,4 +7,4 @@ python -m detection.evaluate predictions=predictions.json data=coco data.root=â€
 if __name__ == "__main__":
     from conf.app import main
 
-    main("detection_evaluate", "detection.evaluation:run")
+    main("detection_evaluate", "detection.evaluation.run:run")

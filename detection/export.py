@@ -2,7 +2,7 @@
 
     python -m detection.export detector.safetensors --format onnx --size 800 1088 --output detector.onnx
 
-What the program takes and gives: `detection.program`.
+What the program takes and gives: `detection.deployment.program`.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from celltransfer import program
-from detection.config import PROGRAM_FORMATS
+from detection.training.config import PROGRAM_FORMATS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, required=True, help="file to write: .onnx, or .pt2 for torch")
     options = parser.parse_args(arguments)
+    from detection.deployment.program import export
     from detection.detector import Detector  # imports torch, for which --help need not wait
-    from detection.program import export
 
     try:
         detector = Detector.load(options.weights, "cpu")

@@ -16,9 +16,9 @@ import msgspec
 
 from backbones.files import write_atomically
 from celltransfer import program
-from detection.labels import LabelledImages
-from detection.voc_labels import read_voc
-from detection.yolo_labels import read_yolo
+from detection.data.labels import LabelledImages
+from detection.data.voc_labels import read_voc
+from detection.data.yolo_labels import read_yolo
 
 READERS: Mapping[str, Callable[[Path, str | None], LabelledImages]] = {"yolo": read_yolo, "voc": read_voc}
 

@@ -24,7 +24,7 @@ from runtime.image_files import shown
 from runtime.progress import track
 
 if TYPE_CHECKING:
-    from detection.file_detections import Found, NamedResult
+    from detection.evaluation.file_detections import Found, NamedResult
 
 SHOW_PROGRESS_FROM = 10
 """Images from which a person wants to know how many are left."""
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.output is None and not options.json:
         parser.error("give --output DIR, or --json, or both")
     from detection.detector import Detector  # imports torch, for which --help need not wait
-    from detection.file_detections import predict
+    from detection.evaluation.file_detections import predict
 
     table = Table("image", "objects", "best", "found")
     results: list[NamedResult] = []

@@ -22,7 +22,7 @@ from detection.engines.config import C4Config, EngineConfig
 from detection.engines.registry import ENGINES
 
 if TYPE_CHECKING:
-    from detection.costs import Part
+    from detection.engines.costs import Part
 
 
 def _table(title: str, parts: Sequence["Part"]) -> Table:
@@ -78,7 +78,7 @@ def main(compose: Callable[[str], Any], arguments: Sequence[str] | None = None) 
         parser.error("give a detector.safetensors, or --name NETWORK")
     if options.name is not None and (options.experiment is None) == (options.detector is None):
         parser.error("--name needs --experiment or --detector")
-    from detection.costs import profile  # imports torch, for which --help need not wait
+    from detection.engines.costs import profile  # imports torch, for which --help need not wait
 
     try:
         config, spec, classes, size = _asked_for(options, compose)

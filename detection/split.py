@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from backbones.files import write_atomically
 from celltransfer import program
-from detection.coco_file import CategoryEntry, Id, strict_json
+from detection.data.coco_file import CategoryEntry, Id, strict_json
 from runtime.random import counter_hash
 
 PREFIX = "instances_"

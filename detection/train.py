@@ -11,17 +11,17 @@ import torch
 
 from backbones.statistics import warn_of_slow_statistics
 from classification.optimizers import ExponentialAverage
-from detection.batch_size import keep_batch_size, kept_batch_size
-from detection.build import build_detector, find_batch_size, open_images
-from detection.config import DetectionConfig
-from detection.data import DetectionImages, collate
+from detection.data.images import DetectionImages, collate
 from detection.detector import Detector
-from detection.evaluation import predict_all, record, scored_on
-from detection.module import DetectionModule
-from detection.recipe import AUTO, DetectionRecipe
-from detection.results_file import write_results
-from detection.scoring import evaluate
-from detection.validation import Validation
+from detection.evaluation.results_file import write_results
+from detection.evaluation.run import predict_all, record, scored_on
+from detection.evaluation.scoring import evaluate
+from detection.training.batch_size import keep_batch_size, kept_batch_size
+from detection.training.build import build_detector, find_batch_size, open_images
+from detection.training.config import DetectionConfig
+from detection.training.module import DetectionModule
+from detection.training.recipe import AUTO, DetectionRecipe
+from detection.training.validation import Validation
 from runtime.distributed import broadcast_buffers, rank
 from runtime.folder import RunFolder, plain
 from runtime.launch import launched_rank

@@ -18,7 +18,7 @@ from detectron2.evaluation import COCOEvaluator
 import detection.engines.detectron2 as nasnet
 from backbones.spec import Preprocessing
 from backbones.weights import load
-from detection.data_config import ScenesDataConfig
+from detection.data.config import ScenesDataConfig
 
 
 class Trainer(DefaultTrainer):

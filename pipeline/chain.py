@@ -15,7 +15,7 @@ import search.runner
 from backbones.network import NASNet
 from backbones.published import NASNET_A
 from classification.data import open_images
-from detection.data import open_split
+from detection.data.images import open_split
 from pipeline.config import PipelineConfig
 from pipeline.report import write_report
 from pipeline.summary import summary

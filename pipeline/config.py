@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from classification.config import ClassificationConfig, ImageDataConfig
-from detection.config import DetectionConfig
+from detection.training.config import DetectionConfig
 from runtime.config import LoggerConfig
 from search.config import SearchConfig
 

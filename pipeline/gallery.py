@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from classification.mistakes import data_uri
-from detection.coco import CocoAnnotations
-from detection.examples import LOWEST_SCORE, varied
-from detection.results_file import Result
-from detection.xywh import intersection, iou, share_inside
+from detection.data.annotations import CocoAnnotations
+from detection.data.xywh import intersection, iou, share_inside
+from detection.evaluation.examples import LOWEST_SCORE, varied
+from detection.evaluation.results_file import Result
 from runtime.image_files import decode
 
 Xywh = tuple[float, float, float, float]

@@ -20,10 +20,10 @@ from backbones.draw import draw_cell
 from backbones.files import write_atomically
 from celltransfer import program
 from classification.mistakes import MATRIX_CLASSES, Mistakes
-from detection.coco import read_split
-from detection.curves import RECALLS, Curves
-from detection.data_config import CocoDataConfig, ScenesDataConfig
-from detection.results_file import read_results
+from detection.data.annotations import read_split
+from detection.data.config import CocoDataConfig, ScenesDataConfig
+from detection.evaluation.curves import RECALLS, Curves
+from detection.evaluation.results_file import read_results
 from pipeline.figures import ChainNode, Points, Series, chain, chart, confusion, reward_series
 from pipeline.gallery import FOUND_IOU, Gallery, gallery
 from pipeline.results import Results, Stage, percent, short

@@ -15,8 +15,8 @@ from backbones.genotype import Genotype
 from backbones.metadata import read_metadata
 from classification.mistakes import FILE as MISTAKES
 from classification.mistakes import Mistakes, read_mistakes
-from detection.curves import FILE as CURVES
-from detection.curves import Curves, read_curves
+from detection.evaluation.curves import FILE as CURVES
+from detection.evaluation.curves import Curves, read_curves
 from search.rows import ChildRow, read_children
 
 T = TypeVar("T")

@@ -174,7 +174,7 @@ def _quieten_lightning() -> None:
     for message in (
         ".*smaller than the logging interval.*",  # short runs; the epoch's figures are logged anyway
         ".*does not have many workers.*",
-        ".*in eval mode at the start of training.*",  # detection.backbone.FrozenStatistics, on purpose
+        ".*in eval mode at the start of training.*",  # detection.model.norms.FrozenStatistics, on purpose
         ".*`broadcast_buffers` is deprecated.*",  # its successor is younger than the oldest supported PyTorch
         ".*Grad strides do not match bucket view strides.*",  # 1x1 convolutions in channels_last
         ".*sync_dist=True.*",  # the figures have been added up over the ranks when they are logged

@@ -22,7 +22,7 @@ OPTIONAL = {
     "sklearn": ("classification/data.py",),
     "timm": ("backbones/timm_models.py", "backbones/timm_backbone.py", "backbones/timm_resnet_cifar.py"),
     "onnx": ("backbones/onnx_graph.py",),
-    "onnxruntime": ("backbones/export.py", "detection/program.py"),
+    "onnxruntime": ("backbones/export.py", "detection/deployment/program.py"),
     "openvino": ("backbones/export.py",),
     "detectron2": ("detection/engines/detectron2_parts.py",),
 }

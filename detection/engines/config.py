@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from detection.head_config import BoxHeadConfig, C4HeadConfig, RpnConfig
+from detection.model.config import BoxHeadConfig, C4HeadConfig, RpnConfig
 from runtime.config import Builds
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from backbones.base import Backbone as Network
 from backbones.factory import create
-from detection.backbone import freeze_statistics as freeze
 from detection.engines.detectron2_parts import (
     BACKBONE_REGISTRY,
     FPN,
@@ -25,6 +24,7 @@ from detection.engines.detectron2_parts import (
     ShapeSpec,
 )
 from detection.engines.renaming import ENGINE_AND_PLAIN, rename, reverse
+from detection.model.norms import freeze_statistics as freeze
 
 
 def add_config(cfg: CfgNode) -> None:

@@ -21,7 +21,7 @@ from detection.engines.detectron2_rcnn import (
     box_predictor,
     proposal_network,
 )
-from detection.head_config import C4HeadConfig
+from detection.model.config import C4HeadConfig
 
 MAP = "c4"
 """Name of the one map."""

@@ -23,8 +23,8 @@ from detection.engines.detectron2_rcnn import (
     box_predictor,
     proposal_network,
 )
-from detection.fpn import PYRAMID_STRIDES, pyramid_maps
-from detection.head_config import BoxHeadConfig
+from detection.engines.fpn import PYRAMID_STRIDES, pyramid_maps
+from detection.model.config import BoxHeadConfig
 
 
 class Detectron2Fpn(Detectron2Engine):

@@ -1,8 +1,8 @@
 """Faster R-CNN of Detectron2's parts as an engine of ours: what the pyramid and the C4 detector share.
 
 The parts are built with explicit arguments, not through Detectron2's global configuration. Two of its hooks
-are overridden: the anchors and the proposals for the losses are drawn by `detection.boxes.sample`, so that
-a target's seed decides them as it does in the other engine. What is computed from boxes and scores is
+are overridden: the anchors and the proposals for the losses are drawn by `detection.model.boxes.sample`, so
+that a target's seed decides them as it does in the other engine. What is computed from boxes and scores is
 computed in float32.
 """
 
@@ -13,7 +13,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detection import boxes as box_ops
 from detection.engines.base import Engine, Prediction, Target
 from detection.engines.detectron2_parts import (
     RPN,
@@ -29,9 +28,10 @@ from detection.engines.detectron2_parts import (
     ShapeSpec,
     StandardRPNHead,
 )
-from detection.head_config import RpnConfig, SecondStageConfig
-from detection.heads import SecondStage
-from detection.rpn import RegionProposals
+from detection.model import boxes as box_ops
+from detection.model.config import RpnConfig, SecondStageConfig
+from detection.model.heads import SecondStage
+from detection.model.rpn import RegionProposals
 
 
 class _RPNHead(StandardRPNHead):

@@ -13,9 +13,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from backbones.base import Backbone
 from detection.engines.base import Engine, Prediction, Target
 from detection.engines.config import FpnConfig
-from detection.fpn import PYRAMID_STRIDES, pyramid_maps
-from detection.heads import BoxHead, SecondStage
-from detection.rpn import RegionProposals
+from detection.engines.fpn import PYRAMID_STRIDES, pyramid_maps
+from detection.model.heads import BoxHead, SecondStage
+from detection.model.rpn import RegionProposals
 
 
 class TorchvisionEngine(Engine):

@@ -8,9 +8,9 @@ from torch import Tensor
 from backbones.base import Backbone
 from detection.engines.config import C4_STRIDE, C4Config
 from detection.engines.torchvision import TorchvisionEngine
-from detection.heads import SecondStage
-from detection.roi_align import roi_align, rows
-from detection.rpn import RegionProposals
+from detection.model.heads import SecondStage
+from detection.model.roi_align import roi_align, rows
+from detection.model.rpn import RegionProposals
 
 
 class TorchvisionC4(TorchvisionEngine):

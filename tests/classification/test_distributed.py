@@ -213,7 +213,7 @@ def test_what_does_not_fit_to_the_launcher_or_machine_is_refused(
 
 
 def test_detection_refuses_what_only_the_classifier_knows():
-    from detection.config import DetectionConfig
+    from detection.training.config import DetectionConfig
 
     with pytest.raises(ValueError) as error:
         DetectionConfig(

@@ -7,12 +7,12 @@ from PIL import Image
 
 from backbones import weights
 from backbones.factory import create
-from detection.config import BackboneSource, DetectionConfig
-from detection.data_config import ScenesDataConfig
+from detection.data.config import ScenesDataConfig
 from detection.engines.config import TorchvisionFpnConfig
-from detection.head_config import BoxHeadConfig, RpnConfig
-from detection.recipe import DetectionRecipe
+from detection.model.config import BoxHeadConfig, RpnConfig
 from detection.train import run as train
+from detection.training.config import BackboneSource, DetectionConfig
+from detection.training.recipe import DetectionRecipe
 from runtime.config import LoggerConfig, TrainerConfig
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from detection.augment import ColorJitter, Placement, ScaleJitter, draw_words, uniform
-from detection.data import collate, open_split, resize, to_tensor
-from detection.data_config import CocoDataConfig
-from detection.sizing import InputSize
+from detection.data.augment import ColorJitter, Placement, ScaleJitter, draw_words, uniform
+from detection.data.config import CocoDataConfig
+from detection.data.images import collate, open_split, resize, to_tensor
+from detection.data.sizing import InputSize
 from runtime.loading import ResumableLoader
 
 JITTER = {"scale_jitter": [0.3, 2.0], "jitter_size": 64}

@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 from backbones import weights
 from backbones.factory import create
 from backbones.genotype import Block, Cell, Genotype
-from detection.backbone import FrozenStatistics, freeze_statistics
-from detection.config import BackboneSource
-from detection.data import open_split
+from detection.data.images import open_split
 from detection.detector import Detector
-from detection.evaluation import predict_all
-from detection.scoring import METRICS, evaluate
-from detection.stages import check_halves
+from detection.evaluation.run import predict_all
+from detection.evaluation.scoring import METRICS, evaluate
+from detection.model.norms import FrozenStatistics, freeze_statistics
+from detection.model.stages import check_halves
 from detection.train import run as train
+from detection.training.config import BackboneSource
 
 
 def test_pretrained_statistics_are_frozen_and_fresh_ones_are_not(

@@ -7,13 +7,13 @@ from torch.utils._pytree import tree_leaves
 
 from backbones.factory import create
 from backbones.weights import read_safetensors
-from detection.backbone import freeze_statistics
-from detection.coco_file import CategoryEntry
+from detection.data.coco_file import CategoryEntry
+from detection.data.sizing import InputSize
 from detection.detector import Detector
 from detection.engines.config import TorchvisionC4Config
-from detection.head_config import C4HeadConfig, RpnConfig
-from detection.roi_align import roi_align
-from detection.sizing import InputSize
+from detection.model.config import C4HeadConfig, RpnConfig
+from detection.model.norms import freeze_statistics
+from detection.model.roi_align import roi_align
 
 NUM_CLASSES = 3
 

@@ -6,8 +6,8 @@ import pytest
 from annotated_folder import annotated_folder, found, of
 
 from detection.check_data import check, main
-from detection.data import open_split
-from detection.data_config import CocoDataConfig
+from detection.data.config import CocoDataConfig
+from detection.data.images import open_split
 
 MASK = [[0, 0, 9, 0, 9, 9]]
 

@@ -9,8 +9,8 @@ from annotated_folder import annotated_folder, found, of
 from PIL import Image
 
 from detection.check_data import check
-from detection.data import open_split
-from detection.data_config import CocoDataConfig
+from detection.data.config import CocoDataConfig
+from detection.data.images import open_split
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from detection.coco import read_coco
-from detection.coco_file import parse
+from detection.data.annotations import read_coco
+from detection.data.coco_file import parse
 
 
 def test_gaps_in_category_ids_become_contiguous_labels_and_come_back(coco_file):

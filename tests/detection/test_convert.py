@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from backbones import weights
 from backbones.factory import create
-from detection import conversion, convert
-from detection.config import BackboneSource
-from detection.data import open_split
+from detection import convert
+from detection.data.images import open_split
 from detection.detector import Detector
+from detection.engines import conversion
 from detection.engines.config import (
     Detectron2C4Config,
     Detectron2FpnConfig,
@@ -22,10 +22,11 @@ from detection.engines.config import (
     TorchvisionC4Config,
     TorchvisionFpnConfig,
 )
-from detection.evaluation import predict_all
-from detection.head_config import BoxHeadConfig, C4HeadConfig, RpnConfig
-from detection.scoring import evaluate
+from detection.evaluation.run import predict_all
+from detection.evaluation.scoring import evaluate
+from detection.model.config import BoxHeadConfig, C4HeadConfig, RpnConfig
 from detection.train import run as train
+from detection.training.config import BackboneSource
 
 pytest.importorskip("detectron2", reason="needs Detectron2: run make detectron2")
 

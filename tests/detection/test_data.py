@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from detection.build import largest_image
-from detection.data import DetectionImages, collate, open_split
-from detection.data_config import CocoDataConfig
-from detection.sizing import resized_size
+from detection.data.config import CocoDataConfig
+from detection.data.images import DetectionImages, collate, open_split
+from detection.data.sizing import resized_size
+from detection.training.build import largest_image
 from runtime.loading import ResumableLoader
 
 

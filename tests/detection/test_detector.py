@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from backbones import weights
-from detection.config import EvaluateConfig
-from detection.data import open_split
+from detection.data.images import open_split
 from detection.detector import Detector
-from detection.evaluation import predict_all
-from detection.evaluation import run as evaluate
+from detection.evaluation.run import predict_all
+from detection.evaluation.run import run as evaluate
+from detection.training.config import EvaluateConfig
 
 
 def test_the_weights_alone_give_the_numbers_of_the_run(trained, scenes, tmp_path, capsys):

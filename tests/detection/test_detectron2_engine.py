@@ -9,7 +9,7 @@ from backbones.factory import create
 from detection.engines.config import Detectron2C4Config, Detectron2FpnConfig
 from detection.engines.registry import ENGINES
 from detection.engines.renaming import TORCHVISION_AND_DETECTRON2, rename, reverse
-from detection.head_config import BoxHeadConfig, C4HeadConfig, RpnConfig
+from detection.model.config import BoxHeadConfig, C4HeadConfig, RpnConfig
 from tests.detection.test_engines import NUM_CLASSES, EngineContract, backbone, images, same, targets
 
 pytest.importorskip("detectron2", reason="needs Detectron2: run make detectron2")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from detection.backbone import FrozenStatistics
-from detection.conversion import convert
-from detection.data import open_split
+from detection.data.images import open_split
 from detection.detector import Detector
+from detection.engines.conversion import convert
+from detection.model.norms import FrozenStatistics
 
 pytest.importorskip("detectron2", reason="needs Detectron2: run make detectron2")
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from backbones.factory import create
-from detection import boxes as box_ops
-from detection.backbone import freeze_statistics
 from detection.engines.config import TorchvisionFpnConfig
 from detection.engines.renaming import TORCHVISION_AND_DETECTRON2, rename, reverse
-from detection.head_config import BoxHeadConfig, RpnConfig
-from detection.heads import RoIAlignPyramid
+from detection.model import boxes as box_ops
+from detection.model.config import BoxHeadConfig, RpnConfig
+from detection.model.heads import RoIAlignPyramid
+from detection.model.norms import freeze_statistics
 
 pytest.importorskip("detectron2", reason="needs Detectron2: run make detectron2")
 

@@ -12,9 +12,9 @@ import sys
 import pytest
 import torch
 
-from detection.heads import SecondStage
-from detection.module import DetectionModule
+from detection.model.heads import SecondStage
 from detection.train import run
+from detection.training.module import DetectionModule
 from runtime.finite import NonFiniteError
 from runtime.resume import LAST
 

@@ -8,7 +8,7 @@ from backbones.timm_models import TimmNASNet
 from backbones.zoo import resolve_spec
 from detection.engines.base import Engine, Target
 from detection.engines.config import TorchvisionC4Config, TorchvisionFpnConfig
-from detection.head_config import BoxHeadConfig, C4HeadConfig, RpnConfig
+from detection.model.config import BoxHeadConfig, C4HeadConfig, RpnConfig
 
 NUM_CLASSES = 3
 LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}

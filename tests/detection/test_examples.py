@@ -4,14 +4,14 @@ import json
 
 from PIL import Image
 
-from detection.coco import read_split
-from detection.data import open_split
-from detection.data_config import CocoDataConfig
-from detection.evaluation import record
-from detection.examples import LOWEST_SCORE, varied
-from detection.results_file import Result
-from detection.scoring import evaluate
-from detection.trackers import log_examples
+from detection.data.annotations import read_split
+from detection.data.config import CocoDataConfig
+from detection.data.images import open_split
+from detection.evaluation.examples import LOWEST_SCORE, varied
+from detection.evaluation.results_file import Result
+from detection.evaluation.run import record
+from detection.evaluation.scoring import evaluate
+from detection.evaluation.trackers import log_examples
 from runtime.config import LoggerConfig
 from runtime.tracking import build_loggers, finish
 

@@ -12,14 +12,14 @@ from small_detectors import small_detector
 from backbones import Block, Cell, Genotype, NetworkSpec
 from backbones.build import build
 from backbones.spec import Preprocessing
-from detection.coco_file import CategoryEntry
+from detection.data.coco_file import CategoryEntry
+from detection.data.sizing import InputSize
+from detection.deployment.fixed import FixedDetector
+from detection.deployment.program import agreement, export, pattern, real
 from detection.detector import Detector
 from detection.engines.config import TorchvisionC4Config
 from detection.export import main
-from detection.fixed import FixedDetector
-from detection.head_config import C4HeadConfig, RpnConfig
-from detection.program import agreement, export, pattern, real
-from detection.sizing import InputSize
+from detection.model.config import C4HeadConfig, RpnConfig
 
 CATEGORIES = [CategoryEntry(3, "red"), CategoryEntry(7, "b"), CategoryEntry(90, "c")]
 # Few operators, so that an export is a matter of seconds.
@@ -154,7 +154,7 @@ def test_a_program_of_other_weights_is_not_written(tmp_path, monkeypatch):
             super().__init__(engine)
             engine.box_head.class_logits.weight.neg_()
 
-    monkeypatch.setattr("detection.program.FixedDetector", Other)
+    monkeypatch.setattr("detection.deployment.program.FixedDetector", Other)
     with pytest.raises(ValueError, match=r"was not written: it finds \d+% of what the detector finds"):
         export(c4_detector(), tmp_path / "a.pt2", "torch", 64, 64)
     assert list(tmp_path.iterdir()) == []

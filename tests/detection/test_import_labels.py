@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from detection.check_data import check
-from detection.coco import read_coco, read_split
+from detection.data.annotations import read_coco, read_split
 from detection.import_labels import main
 
 

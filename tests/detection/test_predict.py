@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from small_detectors import small_detector
 
-from detection.coco_file import CategoryEntry
-from detection.file_detections import predict
+from detection.data.coco_file import CategoryEntry
+from detection.evaluation.file_detections import predict
 from detection.predict import main
 
 CATEGORIES = [CategoryEntry(3, "[red] cell"), CategoryEntry(7, "b"), CategoryEntry(90, "c")]

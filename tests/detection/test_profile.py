@@ -7,13 +7,13 @@ from backbones.factory import create
 from backbones.timm_spec import TimmSpec
 from backbones.zoo import resolve_spec
 from conf.compose import detection_experiment
-from detection.coco_file import CategoryEntry
-from detection.costs import profile
+from detection.data.coco_file import CategoryEntry
+from detection.data.sizing import InputSize
 from detection.detector import Detector
 from detection.engines.config import TorchvisionC4Config, TorchvisionFpnConfig
+from detection.engines.costs import profile
 from detection.engines.registry import ENGINES
 from detection.profile import main
-from detection.sizing import InputSize
 
 SMALL = {"cells_per_stage": 1, "filters": 8, "stem_filters": 4, "image_size": 64}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from detection.recipe import DetectionRecipe
+from detection.training.recipe import DetectionRecipe
 
 
 def test_the_rate_warms_up_and_falls_by_ten_at_the_milestones():

@@ -13,9 +13,9 @@ import torch
 from checkpoints import checkpoint
 
 from detection.engines.registry import ENGINES
-from detection.head_config import C4HeadConfig, RpnConfig
-from detection.module import DetectionModule
+from detection.model.config import C4HeadConfig, RpnConfig
 from detection.train import run
+from detection.training.module import DetectionModule
 from runtime.resume import LAST
 
 STEPS_PER_EPOCH, STEPS, EVERY = 3, 6, 2

@@ -6,9 +6,9 @@ import pytest
 from classification.config import ImageDataConfig
 from classification.data import open_images
 from detection.check_data import check
-from detection.data import open_split
-from detection.data_config import ScenesDataConfig
-from detection.scenes import CATEGORY_IDS
+from detection.data.config import ScenesDataConfig
+from detection.data.images import open_split
+from detection.data.scenes import CATEGORY_IDS
 
 
 def test_the_same_settings_draw_the_same_files(scenes, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from detection.coco import read_coco
+from detection.data.annotations import read_coco
 from detection.split import main
 
 MASK = {"counts": 'abc`\\"}', "size": [30, 40]}

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from backbones import weights
-from detection.data import open_split
-from detection.data_config import CocoDataConfig
-from detection.heads import SecondStage
-from detection.module import DetectionModule
-from detection.scoring import METRICS
+from detection.data.config import CocoDataConfig
+from detection.data.images import open_split
+from detection.evaluation.scoring import METRICS
+from detection.model.heads import SecondStage
 from detection.train import run as train
+from detection.training.module import DetectionModule
 from runtime.finite import NonFiniteError
 from runtime.resume import LAST
 
@@ -151,7 +151,7 @@ def test_the_largest_batch_is_found_once_and_kept(
         raise Killed
 
     def found(folder, megabytes):
-        monkeypatch.setattr("detection.batch_size.available_memory", lambda: megabytes * 2**20)
+        monkeypatch.setattr("detection.training.batch_size.available_memory", lambda: megabytes * 2**20)
         asked = small_config(tmp_path / folder, backbone_file, scenes, batch_size="auto", steps=1)
         with monkeypatch.context() as patch:
             patch.setattr(DetectionModule, "training_step", die)

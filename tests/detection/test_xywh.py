@@ -1,6 +1,6 @@
 import pytest
 
-from detection.xywh import intersection, iou, share_inside
+from detection.data.xywh import intersection, iou, share_inside
 
 
 @pytest.mark.parametrize(

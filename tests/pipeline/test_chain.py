@@ -13,7 +13,7 @@ import pytest
 from backbones import Genotype
 from backbones.published import NASNET_A
 from backbones.weights import read_safetensors
-from detection.scoring import METRICS
+from detection.evaluation.scoring import METRICS
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
 

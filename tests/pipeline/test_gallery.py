@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detection.coco import read_coco
-from detection.examples import MOST_BOXES, varied
-from detection.results_file import Result
+from detection.data.annotations import read_coco
+from detection.evaluation.examples import MOST_BOXES, varied
+from detection.evaluation.results_file import Result
 from pipeline.gallery import DrawnBox, balanced_score, judge, place_labels
 
 

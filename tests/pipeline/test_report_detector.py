@@ -3,7 +3,7 @@
 import pytest
 from written_run import CLASSES, Page, read, write_config, write_data
 
-from detection.curves import Curves, write_curves
+from detection.evaluation.curves import Curves, write_curves
 from pipeline.report import write_report
 from runtime.folder import plain
 

@@ -4,11 +4,11 @@ import torch
 
 from backbones.factory import create
 from backbones.spec import Preprocessing
-from detection.coco_file import CategoryEntry
+from detection.data.coco_file import CategoryEntry
+from detection.data.sizing import InputSize
 from detection.detector import Detector
 from detection.engines.config import TorchvisionFpnConfig
-from detection.head_config import BoxHeadConfig, RpnConfig
-from detection.sizing import InputSize
+from detection.model.config import BoxHeadConfig, RpnConfig
 
 
 def small_detector(categories: list[CategoryEntry], *, side: int = 96, **box_head) -> Detector:

@@ -14,8 +14,8 @@ from backbones.genotype import Block, Cell, Genotype
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec
 from classification.mistakes import Mistakes, WorstImage, data_uri, write_mistakes
-from detection.data_config import CocoDataConfig
-from detection.scoring import METRICS
+from detection.data.config import CocoDataConfig
+from detection.evaluation.scoring import METRICS
 from pipeline.report import write_report
 from runtime.folder import plain
 from search.base import Failure

@@ -4,18 +4,18 @@ from torch import nn
 
 from backbones.base import Backbone
 from backbones.norm import NarrowBatchNorm2d
-from detection.backbone import FrozenStatistics, build_backbone, freeze_statistics, use_group_norm
-from detection.batch_size import largest_batch
-from detection.coco_file import CategoryEntry
-from detection.config import BackboneSource
-from detection.data import DetectionImages, open_split
-from detection.data_config import CocoDataConfig
+from detection.data.coco_file import CategoryEntry
+from detection.data.config import CocoDataConfig
+from detection.data.images import DetectionImages, open_split
+from detection.data.sizing import InputSize
 from detection.detector import Detector, check_categories
 from detection.engines.base import Engine
 from detection.engines.config import C4_STRIDE, C4Config, EngineConfig
-from detection.recipe import DetectionRecipe
-from detection.sizing import InputSize
-from detection.stages import check_halves, check_maps, freeze_stages
+from detection.model.norms import FrozenStatistics, build_backbone, freeze_statistics, use_group_norm
+from detection.model.stages import check_halves, check_maps, freeze_stages
+from detection.training.batch_size import largest_batch
+from detection.training.config import BackboneSource
+from detection.training.recipe import DetectionRecipe
 from runtime.config import TrainerConfig
 from runtime.trainer import prepare_network, training_device
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from detection import boxes as box_ops
 from detection.engines.torchvision import TorchvisionEngine, TorchvisionFpn
 from detection.engines.torchvision_c4 import TorchvisionC4
-from detection.heads import RoIAlignPyramid, SecondStage
-from detection.roi_align import roi_align
-from detection.rpn import Proposals, RegionProposals
+from detection.model import boxes as box_ops
+from detection.model.heads import RoIAlignPyramid, SecondStage
+from detection.model.roi_align import roi_align
+from detection.model.rpn import Proposals, RegionProposals
 
 CANDIDATES = 5000
 """Detections that enter the last NMS at most, the best; `SecondStage.detect` takes all that it may."""

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import batched_nms, box_iou
 
-from detection import boxes as box_ops
 from detection.engines.base import Target
-from detection.head_config import RpnConfig
+from detection.model import boxes as box_ops
+from detection.model.config import RpnConfig
 
 
 class Proposals(NamedTuple):

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from detection import augment
-from detection.augment import ColorJitter, Placement, ScaleJitter
-from detection.coco import CocoAnnotations, read_split
-from detection.data_config import CocoDataConfig
+from detection.data import augment
+from detection.data.annotations import CocoAnnotations, read_split
+from detection.data.augment import ColorJitter, Placement, ScaleJitter
+from detection.data.config import CocoDataConfig
+from detection.data.image_check import missing_images
+from detection.data.sizing import resized_size
 from detection.engines.base import Target
-from detection.image_check import missing_images
-from detection.sizing import resized_size
 from runtime.image_files import decode
 
 

@@ -22,7 +22,7 @@ from PIL import Image, ImageFilter
 from backbones.files import read_json, write_json
 from classification.config import ImageDataConfig
 from classification.data import ImageSet, open_images
-from detection.xywh import share_inside
+from detection.data.xywh import share_inside
 
 log = logging.getLogger(__name__)
 

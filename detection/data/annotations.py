@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classification.problems import Problem
-from detection.coco_file import CocoFile, parse
-from detection.coco_rules import find_problems, is_target
-from detection.data_config import CocoDataConfig
+from detection.data.coco_file import CocoFile, parse
+from detection.data.coco_rules import find_problems, is_target
+from detection.data.config import CocoDataConfig
 
 log = logging.getLogger(__name__)
 

@@ -25,12 +25,12 @@ from torch.export import ExportedProgram
 
 from backbones.formats import check_export
 from celltransfer import program
-from detection.config import PROGRAM_FORMATS
+from detection.data.sizing import check_side
+from detection.deployment.fixed import FixedDetections, FixedDetector
 from detection.detector import Detector
 from detection.engines.base import Prediction
 from detection.engines.torchvision import TorchvisionEngine
-from detection.fixed import FixedDetections, FixedDetector
-from detection.sizing import check_side
+from detection.training.config import PROGRAM_FORMATS
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from backbones.build import build
 from backbones.norm import NarrowBatchNorm2d
 from backbones.spec import NetworkSpec
 from backbones.zoo import resolve_spec
-from detection.config import BackboneSource
+from detection.training.config import BackboneSource
 
 
 def build_backbone(source: BackboneSource) -> Backbone:

@@ -9,8 +9,8 @@ import msgspec
 
 from backbones.files import write_atomically
 from detection.detector import Detection, Detector
-from detection.draw import draw_detection
-from detection.results_file import Result, to_results
+from detection.evaluation.draw import draw_detection
+from detection.evaluation.results_file import Result, to_results
 from runtime.image_files import decode, shown
 
 

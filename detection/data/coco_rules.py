@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classification.problems import Problem
-from detection.coco_file import CocoFile
+from detection.data.coco_file import CocoFile
 
 LARGEST_SIDE = 2**31 - 1
 """Pixels; sizes are kept in 32 bits."""

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_iou
 
-from detection import boxes as box_ops
 from detection.engines.base import Prediction, Target
-from detection.head_config import BoxHeadConfig, SecondStageConfig
-from detection.roi_align import roi_align, rows
+from detection.model import boxes as box_ops
+from detection.model.config import BoxHeadConfig, SecondStageConfig
+from detection.model.roi_align import roi_align, rows
 
 
 class Sampled(NamedTuple):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from detection.coco import CocoAnnotations
-from detection.curves import RECALLS, Curves
-from detection.examples import LOWEST_SCORE, varied
-from detection.results_file import Result
+from detection.data.annotations import CocoAnnotations
+from detection.evaluation.curves import RECALLS, Curves
+from detection.evaluation.examples import LOWEST_SCORE, varied
+from detection.evaluation.results_file import Result
 from runtime.image_files import decode
 from runtime.tracking import Box, BoxedImage, log_boxes, log_lines
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detection.coco import CocoAnnotations
-from detection.curves import Curves, curves_of
-from detection.results_file import Result
+from detection.data.annotations import CocoAnnotations
+from detection.evaluation.curves import Curves, curves_of
+from detection.evaluation.results_file import Result
 
 log = logging.getLogger(__name__)
 

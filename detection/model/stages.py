@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone
-from detection.backbone import freeze_statistics
+from detection.model.norms import freeze_statistics
 
 DRY_RUN_SIZES = ((128, 192), (160, 96))
 """Height and width in pixels: multiples of 32, as engines pad, not square, and no multiple of each other, so

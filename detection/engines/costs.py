@@ -18,11 +18,11 @@ from backbones.cell import CellModule
 from backbones.layers import Pool
 from backbones.spec import NetworkSpec
 from backbones.timm_spec import TimmSpec
+from detection.data.sizing import check_side
 from detection.engines.config import C4_STRIDE, EngineConfig
 from detection.engines.registry import ENGINES
 from detection.engines.torchvision import TorchvisionFpn
 from detection.engines.torchvision_c4 import TorchvisionC4
-from detection.sizing import check_side
 
 _KEPT = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.MaxPool2d, Pool, CellModule)
 """Modules whose outputs are counted as activations, as `backbones.costs` does."""

@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 
 from backbones.files import write_atomically
-from detection.coco import CocoAnnotations
-from detection.coco_file import Id, decode_json
+from detection.data.annotations import CocoAnnotations
+from detection.data.coco_file import Id, decode_json
 
 if TYPE_CHECKING:
     from detection.engines.base import Prediction

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from detection.coco import CocoAnnotations
+from detection.data.annotations import CocoAnnotations
 
 EXAMPLES = 10
 """Images shown."""

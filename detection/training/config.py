@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 from backbones.timm_spec import timm_extras
-from detection.data_config import CocoDataConfig
+from detection.data.config import CocoDataConfig
 from detection.engines.config import EngineConfig
-from detection.recipe import AUTO, DetectionRecipe
+from detection.training.recipe import AUTO, DetectionRecipe
 from runtime.config import LoggerConfig, TrainerConfig, check_device_name
 
 EVALUATORS = ("pycocotools", "fast")
@@ -69,7 +69,7 @@ class BackboneSource:
 
     @property
     def pretrained(self) -> bool:
-        """Whether `detection.backbone.build_backbone` gives trained weights."""
+        """Whether `detection.training.build.build_backbone` gives trained weights."""
         return self.weights is not None and not self.from_scratch
 
     def size(self) -> dict[str, int | float | None]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from detection.sizing import InputSize, check_side
+from detection.data.sizing import InputSize, check_side
 
 
 @dataclass(kw_only=True)
@@ -135,13 +135,13 @@ class ScenesDataConfig(CocoDataConfig):
         """Writes the scenes where they are not yet; returns their root.
 
         Raises ValueError when `root` holds scenes of other settings."""
-        from detection import scenes  # needs NumPy and Pillow, which a configuration need not wait for
+        from detection.data import scenes  # needs NumPy and Pillow, which a configuration need not wait for
 
         return scenes.prepare(*scenes.place(self.root, self.train_scenes, self.val_scenes, self.scenes_seed))
 
     def extras(self) -> dict[str, str]:
         """See `runtime.config.check_extras`: the digits are needed where scenes are to be written."""
-        from detection import scenes
+        from detection.data import scenes
 
         folder, _ = scenes.place(self.root, self.train_scenes, self.val_scenes, self.scenes_seed)
         return {} if (folder / scenes.WRITTEN).is_file() else {"sklearn": "demo"}

@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from classification.class_folders import image_files
-from detection.image_check import upright_size
-from detection.labels import Faults, LabelledImage, LabelledImages, LabelledObject, cut
+from detection.data.image_check import upright_size
+from detection.data.labels import Faults, LabelledImage, LabelledImages, LabelledObject, cut
 from runtime.progress import track
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")

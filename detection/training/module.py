@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detection.data import Sample
+from detection.data.images import Sample
 from detection.engines.base import Engine
-from detection.recipe import DetectionRecipe
+from detection.training.recipe import DetectionRecipe
 
 
 class DetectionModule(L.LightningModule):

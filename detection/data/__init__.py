@@ -1,0 +1,1 @@
+"""COCO-format data: annotations, images, labels of other formats, the embedded scenes."""

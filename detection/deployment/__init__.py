@@ -1,0 +1,1 @@
+"""Detectors as programs for other runtimes."""

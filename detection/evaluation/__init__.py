@@ -1,0 +1,1 @@
+"""COCO metrics, curves and pictures of a detector."""

@@ -1,0 +1,1 @@
+"""Parts of Faster R-CNN that the engines share."""
