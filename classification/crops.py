@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from backbones.pictures import as_picture
 from backbones.spec import Preprocessing
-from runtime.random import counter_hash
+from runtime.random import counter_hash, unit
 
 ATTEMPTS = 10
 WIDEST = 4 / 3
@@ -47,7 +47,7 @@ def draw_crop(
     """
     width, height = size
     words = counter_hash(seed, epoch, index, np.arange(_FIRST_WORD, _FIRST_WORD + 1 + 4 * ATTEMPTS))
-    mirror, *draws = ((words >> np.uint64(11)) * 2.0**-53).tolist()
+    mirror, *draws = unit(words).tolist()
     flipped = flip and mirror < 0.5
     for share, shape, across, down in zip(*(draws[i::4] for i in range(4)), strict=True):
         area = width * height * (area_min + share * (1 - area_min))

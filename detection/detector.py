@@ -19,9 +19,10 @@ from backbones.timm_spec import TimmSpec
 from backbones.weights import load_tensors, read_safetensors, write_safetensors
 from backbones.zoo import read_spec
 from detection.data.annotations import CocoAnnotations
+from detection.data.augment import placed_image
 from detection.data.coco_file import CategoryEntry
-from detection.data.images import DetectionImages, resize, to_tensor
-from detection.data.sizing import InputSize
+from detection.data.images import DetectionImages, to_tensor
+from detection.data.sizing import EvaluationSize, SizeRecord
 from detection.engines.base import Engine, Prediction
 from detection.engines.config import EngineConfig
 from detection.engines.registry import ENGINES
@@ -52,7 +53,7 @@ class Description:
     spec: NetworkSpec | TimmSpec
     preprocessing: Preprocessing
     categories: list[CategoryEntry]
-    input_size: InputSize
+    input_size: EvaluationSize
     group_norm: bool = False
     """The backbone's batch norm was replaced before training: `detection.model.norms.use_group_norm`."""
 
@@ -67,7 +68,7 @@ class Description:
             config=_read(metadata, "detector", ENGINES[name], path),
             preprocessing=_read(metadata, "preprocessing", Preprocessing, path),
             categories=_read(metadata, "categories", list[CategoryEntry], path),
-            input_size=_read(metadata, "input", InputSize, path),
+            input_size=_read(metadata, "input", SizeRecord, path).size,
             group_norm=bool(metadata.get("group_norm", False)),
         )
 
@@ -96,7 +97,7 @@ class Detector:
         spec: BackboneSpec,
         preprocessing: Preprocessing,
         categories: list[CategoryEntry],
-        input_size: InputSize,
+        input_size: EvaluationSize,
         group_norm: bool = False,
     ):
         self.engine = engine
@@ -141,7 +142,7 @@ class Detector:
             "network": self.spec.to_dict(),
             "categories": msgspec.to_builtins(self.categories),
             "preprocessing": dataclasses.asdict(self.preprocessing),
-            "input": dataclasses.asdict(self.input_size),
+            "input": dataclasses.asdict(SizeRecord.of(self.input_size)),
             **({"group_norm": True} if self.group_norm else {}),
             "metrics": dict(metrics),
         }
@@ -151,8 +152,9 @@ class Detector:
         """Finds objects in images of any sizes: PIL images, or `[3, H, W]` RGB, uint8 or float in 0..1."""
         detections: list[Detection] = []
         for picture in map(_as_picture, images):
-            resized = resize(picture, **dataclasses.asdict(self.input_size))
-            prediction = self.predict(to_tensor(resized), (picture.height, picture.width))
+            stored = picture.height, picture.width
+            resized = placed_image(picture, self.input_size.place(stored))
+            prediction = self.predict(to_tensor(resized), stored)
             names = [self.categories[label].name for label in prediction["labels"].tolist()]
             detections.append({**prediction, "names": names})
         return detections
@@ -185,10 +187,7 @@ class Detector:
 
         Raises ValueError unless the data's categories are the detector's."""
         check_categories(images.coco, self.categories)
-        size = self.input_size
-        return DetectionImages(
-            images.coco, images.folder, [size.min_size], size.max_size, keep_aspect=size.keep_aspect
-        )
+        return DetectionImages(images.coco, images.folder, self.input_size)
 
 
 def _read(metadata: Mapping[str, Any], key: str, form: type[T], path: str | os.PathLike[str]) -> T:

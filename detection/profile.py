@@ -18,6 +18,7 @@ from backbones.spec import NetworkSpec
 from backbones.timm_spec import TimmSpec
 from backbones.zoo import read_spec, resolve_spec
 from celltransfer import program
+from detection.data.sizing import EvaluationSize, Fixed
 from detection.engines.config import C4Config, EngineConfig
 from detection.engines.registry import ENGINES
 
@@ -104,14 +105,16 @@ def _asked_for(
         from detection.detector import Description
 
         found = Description.read(read_metadata(options.weights, "detector"), options.weights)
-        side = None if found.input_size.keep_aspect else found.input_size.min_size
-        return found.config, found.spec, len(found.categories), None if side is None else (side, side)
+        return found.config, found.spec, len(found.categories), _fixed(found.input_size)
     spec = _network(options.name)
     if options.detector is not None:
         return ENGINES[options.detector](name=options.detector), spec, options.classes, None
     config = compose(options.experiment)
-    side = config.data.fixed_size
-    return config.detector, spec, options.classes, None if side is None else (side, side)
+    return config.detector, spec, options.classes, _fixed(config.data.evaluation_size)
+
+
+def _fixed(size: EvaluationSize) -> tuple[int, int] | None:
+    return size.largest() if isinstance(size, Fixed) else None
 
 
 def _network(name: str) -> NetworkSpec | TimmSpec:

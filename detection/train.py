@@ -61,7 +61,7 @@ def _train(config: DetectionConfig) -> dict[str, Any]:
     recipe = config.recipe
     recipe.total_steps(len(train))
     detector = build_detector(
-        config.backbone, config.detector, recipe, config.trainer, config.data.input_size, categories
+        config.backbone, config.detector, recipe, config.trainer, config.data.evaluation_size, categories
     )
     folder = RunFolder(Path(config.run_dir))
     if recipe.batch_size == AUTO:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +23,11 @@ def counter_hash(*words: ArrayLike) -> NDArray[np.uint64]:
     return state
 
 
+def unit(words: int | NDArray[np.uint64]) -> Any:
+    """64-bit words as numbers in [0, 1): a float for an int, an array of float64 for an array."""
+    return (words >> 11) * 2.0**-53
+
+
 def derive(seed: int, *parts: str | int) -> int:
     """A seed in [0, 2**63) for the purpose that `parts` name; equal on every machine and version."""
     return int.from_bytes(_digest(seed, parts)[:8], "big") >> 1
@@ -31,7 +37,7 @@ def uniforms(count: int, seed: int, *parts: str | int) -> np.ndarray:
     """`[count]` float64 in [0, 1), a pure function of the arguments: raw Philox words, whose stream NumPy
     keeps stable, as it does not promise for `Generator`'s methods."""
     words = np.random.Philox(key=int.from_bytes(_digest(seed, parts)[:16], "big")).random_raw(count)
-    return (words >> np.uint64(11)) * 2.0**-53
+    return unit(words)
 
 
 def _digest(seed: int, parts: tuple[str | int, ...]) -> bytes:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from detection.data.sizing import InputSize, check_side
+from detection.data.sizing import EvaluationSize, Fixed, ScaleJitter, ShortestEdge, TrainingSize, check_side
 
 
 @dataclass(kw_only=True)
@@ -80,11 +80,20 @@ class CocoDataConfig:
             )
 
     @property
-    def input_size(self) -> InputSize:
+    def evaluation_size(self) -> EvaluationSize:
         """At what size evaluation looks at images."""
         if self.fixed_size is not None:
-            return InputSize(self.fixed_size, self.fixed_size, keep_aspect=False)
-        return InputSize(self.test_min_size, self.max_size)
+            return Fixed(self.fixed_size)
+        return ShortestEdge((self.test_min_size,), self.max_size)
+
+    @property
+    def training_size(self) -> TrainingSize:
+        """At what sizes training looks at images."""
+        if self.scale_jitter is not None:
+            return ScaleJitter(self.scale_jitter[0], self.scale_jitter[1], self.jitter_size)
+        if self.fixed_size is not None:
+            return Fixed(self.fixed_size)
+        return ShortestEdge(tuple(self.min_sizes), self.max_size)
 
     def prepare(self) -> Path:
         """The data's root. Raises ValueError or FileNotFoundError where there is none."""

@@ -25,7 +25,7 @@ from torch.export import ExportedProgram
 
 from backbones.formats import check_export
 from celltransfer import program
-from detection.data.sizing import check_side
+from detection.data.sizing import SizeRecord, check_side
 from detection.deployment.fixed import FixedDetections, FixedDetector
 from detection.detector import Detector
 from detection.engines.base import Prediction
@@ -63,7 +63,7 @@ def export(detector: Detector, path: str | os.PathLike[str], format: str, height
     image, expected = _seen(engine, height, width)
     metadata = {
         "categories": json.dumps(msgspec.to_builtins(detector.categories)),
-        "input": json.dumps({"height": height, "width": width} | vars(detector.input_size)),
+        "input": json.dumps({"height": height, "width": width} | vars(SizeRecord.of(detector.input_size))),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)

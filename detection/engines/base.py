@@ -3,8 +3,8 @@
 Letters: `N` images, `H W` pixels, `R` boxes of one image, `K` classes.
 
 Images    list of N tensors `[3, H, W]`, float32, RGB, in 0..1, each already at the size at which the
-          detector looks at it (`detection.data.images.resize` does that as Detectron2 does, with Pillow's
-          antialiased bilinear filter on 8-bit pixels). Sizes may differ; the engine normalises with
+          detector looks at it (`detection.data.augment.placed_image` does that as Detectron2 does, with
+          Pillow's antialiased bilinear filter on 8-bit pixels). Sizes may differ; the engine normalises with
           the backbone's mean and deviation and pads with zeros: to the largest image of the batch, and with
           a pyramid to a multiple of 32.
 Boxes     `[R, 4]` float32 xyxy in pixels of the image as given, 0 <= x1 < x2 <= W, 0 <= y1 < y2 <= H.

@@ -7,7 +7,7 @@ from backbones.norm import NarrowBatchNorm2d
 from detection.data.coco_file import CategoryEntry
 from detection.data.config import CocoDataConfig
 from detection.data.images import DetectionImages, open_split
-from detection.data.sizing import InputSize
+from detection.data.sizing import EvaluationSize
 from detection.detector import Detector, check_categories
 from detection.engines.base import Engine
 from detection.engines.config import C4_STRIDE, C4Config, EngineConfig
@@ -42,7 +42,7 @@ def build_detector(
     config: EngineConfig,
     recipe: DetectionRecipe,
     trainer: TrainerConfig,
-    input_size: InputSize,
+    input_size: EvaluationSize,
     categories: list[CategoryEntry],
 ) -> Detector:
     """The untrained detector, its backbone checked, frozen and laid out as asked.
@@ -88,7 +88,7 @@ def find_batch_size(
     engine: Engine, recipe: DetectionRecipe, trainer: TrainerConfig, data: CocoDataConfig, images: int
 ) -> int:
     """`recipe.batch_size = auto` as a number: what one device holds, times the accumulated batches."""
-    height, width = largest_image(data)
+    height, width = data.training_size.largest()
     found = largest_batch(
         engine,
         training_device(trainer),
@@ -99,14 +99,3 @@ def find_batch_size(
         precision=trainer.precision,
     )
     return found * recipe.accumulate
-
-
-def largest_image(data: CocoDataConfig) -> tuple[int, int]:
-    """Height and width in pixels of the largest batch that the data's keys allow.
-
-    A wide and a tall image in one batch are padded to a square of the long side's bound."""
-    if data.fixed_size is not None:
-        return data.fixed_size, data.fixed_size
-    if data.scale_jitter is not None:
-        return data.jitter_size, data.jitter_size
-    return data.max_size, data.max_size

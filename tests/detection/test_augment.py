@@ -5,11 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from detection.data.augment import ColorJitter, Placement, ScaleJitter, draw_words, uniform
+from detection.data.augment import ColorJitter, draw_words, placed_boxes, placed_image
 from detection.data.config import CocoDataConfig
-from detection.data.images import collate, open_split, resize, to_tensor
-from detection.data.sizing import InputSize
+from detection.data.images import collate, open_split
+from detection.data.sizing import Fixed, Placement, ScaleJitter, ShortestEdge, SizeRecord
 from runtime.loading import ResumableLoader
+from runtime.random import unit
 
 JITTER = {"scale_jitter": [0.3, 2.0], "jitter_size": 64}
 COLORS = {"color_jitter": [0.4, 0.4, 0.4, 0.1]}
@@ -54,7 +55,7 @@ def test_a_jittered_image_has_the_squares_size_and_its_boxes_follow(marked):
 def test_boxes_that_a_crop_loses_are_left_out_and_others_cut():
     placement = Placement((100, 200), window=(50, 50), corner=(25, 100))
     boxes = np.array([[0, 0, 40, 40], [45, 10, 60, 30], [90, 5, 100, 45]], np.float32)
-    placed, seen = placement.boxes(boxes, (50, 100))
+    placed, seen = placed_boxes(boxes, placement, (50, 100))
     assert seen.tolist() == [False, True, False]
     assert placed[1].tolist() == [0, 0, 20, 35]
 
@@ -72,7 +73,8 @@ def test_jittered_sizes_and_pixels_are_detectron2s(scale):
     offset = np.round(np.maximum(np.subtract(size, 100), 0) * np.random.uniform()).astype(int)
     np.random.seed(3)
     expected = crop(transforms.AugInput(scaled)).apply_image(scaled)
-    own = Placement(size, window=(100, 100), corner=tuple(offset.tolist())).image(Image.fromarray(pixels))
+    placement = Placement(size, window=(100, 100), corner=tuple(offset.tolist()))
+    own = placed_image(Image.fromarray(pixels), placement)
     # Where a part is enlarged alone, Pillow rounds the filter's weights otherwise.
     assert np.abs(np.asarray(own, int) - expected.astype(int)).max() <= 2
 
@@ -101,7 +103,7 @@ def test_a_setting_changes_no_other_draw(marked):
 
 
 def test_draws_are_uniform():
-    draws = np.stack([uniform(draw_words(0, 3, index)) for index in range(2000)])
+    draws = np.stack([unit(draw_words(0, 3, index)) for index in range(2000)])
     assert draws.min() >= 0
     assert draws.max() < 1
     assert np.abs(draws.mean(axis=0) - 0.5).max() < 0.03
@@ -122,7 +124,7 @@ def test_each_colour_change_is_torchvisions():
 
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     picture, words = Image.fromarray(pixels), draw_words(0, 0, 5)
-    draws = (2 * uniform(words[5:9]) - 1).tolist()
+    draws = (2 * unit(words[5:9]) - 1).tolist()
     for place, (strengths, change, amount) in enumerate(
         [
             ((0.5, 0, 0, 0), functional.adjust_brightness, 1 + 0.5 * draws[0]),
@@ -141,14 +143,18 @@ def test_a_fixed_size_holds_for_training_and_evaluation(marked, split):
     sample = open_split(config, split)[(0, 0)]
     assert sample["image"].shape == (3, 60, 60)
     assert sample["target"]["boxes"].tolist() == [[35 * 60 / 40, 10, 60, 26]]
-    assert config.input_size == InputSize(60, 60, keep_aspect=False)
+    assert config.evaluation_size == Fixed(60)
 
 
-def test_a_picture_of_any_shape_is_resized_as_the_input_size_says():
+def test_a_picture_of_any_shape_is_resized_as_the_size_says():
     picture = Image.new("RGB", (40, 30))
-    assert resize(picture, 60, 100).size == (80, 60)
-    assert resize(picture, 60, 60, keep_aspect=False).size == (60, 60)
-    assert to_tensor(resize(picture, 60, 60, False)).shape == (3, 60, 60)
+    assert placed_image(picture, ShortestEdge((60,), 100).place((30, 40))).size == (80, 60)
+    assert placed_image(picture, Fixed(60).place((30, 40))).size == (60, 60)
+
+
+@pytest.mark.parametrize("size", [ShortestEdge((60,), 100), Fixed(60)])
+def test_a_size_comes_back_from_its_record(size):
+    assert SizeRecord.of(size).size == size
 
 
 @pytest.mark.parametrize("workers", [0, 2])

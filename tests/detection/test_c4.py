@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves
 from backbones.factory import create
 from backbones.weights import read_safetensors
 from detection.data.coco_file import CategoryEntry
-from detection.data.sizing import InputSize
+from detection.data.sizing import Fixed
 from detection.detector import Detector
 from detection.engines.config import TorchvisionC4Config
 from detection.model.config import C4HeadConfig, RpnConfig
@@ -181,7 +181,7 @@ def test_a_stored_detector_finds_the_same_and_is_stored_again_as_it_was(tmp_path
     normalised = network.preprocessing
     engine = config().build(network, NUM_CLASSES, normalised.mean, normalised.std)
     categories = [CategoryEntry(number, f"kind {number}") for number in range(1, NUM_CLASSES + 1)]
-    size = InputSize(96, 96, keep_aspect=False)
+    size = Fixed(96)
     detector = Detector(engine, config(), network.spec, normalised, categories, size)
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     detector.save(first, {})

@@ -8,7 +8,6 @@ from PIL import Image
 from detection.data.config import CocoDataConfig
 from detection.data.images import DetectionImages, collate, open_split
 from detection.data.sizing import resized_size
-from detection.training.build import largest_image
 from runtime.loading import ResumableLoader
 
 
@@ -147,6 +146,7 @@ def test_the_batch_size_is_found_for_images_of_both_orientations(coco_folder):
     data = CocoDataConfig(root=str(coco_folder), min_sizes=[60], max_size=80)
     images = open_split(data, "train")
     shapes = [images[(0, index)]["image"].shape[1:] for index in range(2)]
-    assert (max(h for h, _ in shapes), max(w for _, w in shapes)) == largest_image(data)
-    assert largest_image(dataclasses.replace(data, fixed_size=64)) == (64, 64)
-    assert largest_image(dataclasses.replace(data, scale_jitter=[0.5, 1.0], jitter_size=96)) == (96, 96)
+    assert (max(h for h, _ in shapes), max(w for _, w in shapes)) == data.training_size.largest()
+    assert dataclasses.replace(data, fixed_size=64).training_size.largest() == (64, 64)
+    jittered = dataclasses.replace(data, scale_jitter=[0.5, 1.0], jitter_size=96)
+    assert jittered.training_size.largest() == (96, 96)

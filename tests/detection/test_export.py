@@ -13,7 +13,7 @@ from backbones import Block, Cell, Genotype, NetworkSpec
 from backbones.build import build
 from backbones.spec import Preprocessing
 from detection.data.coco_file import CategoryEntry
-from detection.data.sizing import InputSize
+from detection.data.sizing import ShortestEdge
 from detection.deployment.fixed import FixedDetector
 from detection.deployment.program import agreement, export, pattern, real
 from detection.detector import Detector
@@ -40,7 +40,7 @@ def c4_detector(categories=CATEGORIES) -> Detector:
         engine.box_head.class_logits.weight *= 50
         engine.rpn.head.cls_logits.weight *= 50
     preprocessing = Preprocessing(64, (0.5,) * 3, (0.25,) * 3)
-    return Detector(engine, config, backbone.spec, preprocessing, categories, InputSize(96, 192))
+    return Detector(engine, config, backbone.spec, preprocessing, categories, ShortestEdge((96,), 192))
 
 
 def picture(height: int, width: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from backbones.timm_spec import TimmSpec
 from backbones.zoo import resolve_spec
 from conf.compose import detection_experiment
 from detection.data.coco_file import CategoryEntry
-from detection.data.sizing import InputSize
+from detection.data.sizing import Fixed
 from detection.detector import Detector
 from detection.engines.config import TorchvisionC4Config, TorchvisionFpnConfig
 from detection.engines.costs import profile
@@ -87,9 +87,7 @@ def test_a_file_is_profiled_at_its_fixed_size(small, tmp_path, capsys):
     config = TorchvisionC4Config(rpn_channels=16)
     engine = config.build(backbone, 2, [0.5] * 3, [0.5] * 3)
     categories = [CategoryEntry(1, "cat"), CategoryEntry(2, "dog")]
-    detector = Detector(
-        engine, config, small, backbone.preprocessing, categories, InputSize(96, 96, keep_aspect=False)
-    )
+    detector = Detector(engine, config, small, backbone.preprocessing, categories, Fixed(96))
     detector.save(tmp_path / "detector.safetensors", {})
     assert main(detection_experiment, [str(tmp_path / "detector.safetensors")]) == 0
     printed = capsys.readouterr().out

@@ -5,7 +5,7 @@ import torch
 from backbones.factory import create
 from backbones.spec import Preprocessing
 from detection.data.coco_file import CategoryEntry
-from detection.data.sizing import InputSize
+from detection.data.sizing import ShortestEdge
 from detection.detector import Detector
 from detection.engines.config import TorchvisionFpnConfig
 from detection.model.config import BoxHeadConfig, RpnConfig
@@ -31,4 +31,4 @@ def small_detector(categories: list[CategoryEntry], *, side: int = 96, **box_hea
         ):
             layer.weight *= gain
     preprocessing = Preprocessing(64, (0.5,) * 3, (0.25,) * 3)
-    return Detector(engine, config, backbone.spec, preprocessing, categories, InputSize(side, 2 * side))
+    return Detector(engine, config, backbone.spec, preprocessing, categories, ShortestEdge((side,), 2 * side))
