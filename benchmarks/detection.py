@@ -38,9 +38,10 @@ from benchmarks.calibration import calibrate
 from benchmarks.peers import check_equal
 from benchmarks.ratios import Row, compare, cpu, interleaved, parser, report
 from detection.data.images import Sample
-from detection.engines.base import Engine, Target
+from detection.engines.base import Engine
 from detection.engines.config import TorchvisionFpnConfig
 from detection.engines.torchvision import TorchvisionFpn
+from detection.formats import Target
 from detection.model.norms import freeze_statistics
 from detection.model.stages import freeze_stages
 from detection.training.module import DetectionModule, decay_groups

@@ -17,9 +17,9 @@ import numpy as np
 
 from benchmarks.ratios import Row, compare, cpu, interleaved, parser, report
 from detection.data.annotations import CocoAnnotations
+from detection.evaluation.config import EVALUATORS
 from detection.evaluation.results_file import Result
 from detection.evaluation.scoring import evaluate
-from detection.training.config import EVALUATORS
 
 IMAGES, BOXES, DETECTIONS, CATEGORIES = 5_000, 36_000, 100, 80
 HEIGHT, WIDTH = 480, 640

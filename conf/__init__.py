@@ -50,6 +50,7 @@ def register(command: str) -> None:
 
 def _roots() -> Mapping[str, Any]:
     import classification.config
+    import detection.evaluation.config
     import detection.training.config
     import pipeline.config
     import search.config
@@ -59,7 +60,7 @@ def _roots() -> Mapping[str, Any]:
         "classification": classification.config.ClassificationConfig,
         "classification_evaluate": classification.config.EvaluateConfig,
         "detection": detection.training.config.DetectionConfig,
-        "detection_evaluate": detection.training.config.EvaluateConfig,
+        "detection_evaluate": detection.evaluation.config.EvaluateConfig,
         "pipeline": pipeline.config.PipelineConfig,
     }
 

@@ -3,8 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar
+from typing import TypedDict
 
 import msgspec
 import torch
@@ -12,25 +11,20 @@ from PIL import Image
 from torch import Tensor
 
 from backbones.base import BackboneSpec
-from backbones.build import build
 from backbones.pictures import as_picture
-from backbones.spec import NetworkSpec, Preprocessing
-from backbones.timm_spec import TimmSpec
+from backbones.spec import Preprocessing
 from backbones.weights import load_tensors, read_safetensors, write_safetensors
-from backbones.zoo import read_spec
 from detection.data.annotations import CocoAnnotations
 from detection.data.augment import placed_image
 from detection.data.coco_file import CategoryEntry
 from detection.data.images import DetectionImages, to_tensor
 from detection.data.sizing import EvaluationSize, SizeRecord
-from detection.engines.base import Engine, Prediction
+from detection.engines.base import Engine
 from detection.engines.config import EngineConfig
-from detection.engines.registry import ENGINES
+from detection.engines.description import Description
+from detection.formats import Prediction
 from detection.model import boxes as box_ops
-from detection.model.norms import use_group_norm
 from runtime.device import resolve_device
-
-T = TypeVar("T")
 
 
 class Detection(TypedDict):
@@ -43,48 +37,6 @@ class Detection(TypedDict):
     scores: Tensor
     labels: Tensor
     names: list[str]
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a `detector.safetensors` says of its tensors."""
-
-    config: EngineConfig
-    spec: NetworkSpec | TimmSpec
-    preprocessing: Preprocessing
-    categories: list[CategoryEntry]
-    input_size: EvaluationSize
-    group_norm: bool = False
-    """The backbone's batch norm was replaced before training: `detection.model.norms.use_group_norm`."""
-
-    @classmethod
-    def read(cls, metadata: Mapping[str, Any], path: str | os.PathLike[str]) -> "Description":
-        """From the metadata of `path`. Raises ValueError that names the file, the key and the rule."""
-        name = str(metadata.get("engine"))
-        if name not in ENGINES:
-            raise ValueError(f"{path}: engine = {name}, expected one of {', '.join(ENGINES)}")
-        return cls(
-            spec=read_spec(metadata.get("network"), f"{path}: network"),
-            config=_read(metadata, "detector", ENGINES[name], path),
-            preprocessing=_read(metadata, "preprocessing", Preprocessing, path),
-            categories=_read(metadata, "categories", list[CategoryEntry], path),
-            input_size=_read(metadata, "input", SizeRecord, path).size,
-            group_norm=bool(metadata.get("group_norm", False)),
-        )
-
-    def build(self, path: str | os.PathLike[str]) -> Engine:
-        """The engine with fresh weights. path: the file, for the message. Raises ValueError, and ImportError
-        where the engine's package is not installed."""
-        try:
-            backbone = build(self.spec, num_classes=1)
-            backbone.remove_classifier()
-            if self.group_norm:
-                use_group_norm(backbone)
-            return self.config.build(
-                backbone, len(self.categories), self.preprocessing.mean, self.preprocessing.std
-            )
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
 
 
 class Detector:
@@ -188,16 +140,6 @@ class Detector:
         Raises ValueError unless the data's categories are the detector's."""
         check_categories(images.coco, self.categories)
         return DetectionImages(images.coco, images.folder, self.input_size)
-
-
-def _read(metadata: Mapping[str, Any], key: str, form: type[T], path: str | os.PathLike[str]) -> T:
-    """A key of the metadata. Raises ValueError that names file and key."""
-    if key not in metadata:
-        raise ValueError(f"{path}: the metadata key {key!r} is missing")
-    try:
-        return msgspec.convert(metadata[key], form)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"{path}: {key}: {error}") from None
 
 
 def check_categories(coco: CocoAnnotations, categories: Sequence[CategoryEntry]) -> None:

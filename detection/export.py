@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from celltransfer import program
-from detection.training.config import PROGRAM_FORMATS
+from detection.deployment import FORMATS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Write a detector as one program that looks at one image of a fixed size; NMS is inside.",
     )
     parser.add_argument("weights", help="a detector.safetensors")
-    parser.add_argument("--format", choices=PROGRAM_FORMATS, required=True, help="of the file to write")
+    parser.add_argument("--format", choices=FORMATS, required=True, help="of the file to write")
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"), required=True, help="pixels of the image"
     )

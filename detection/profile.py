@@ -102,7 +102,7 @@ def _asked_for(
 ) -> tuple[EngineConfig, NetworkSpec | TimmSpec, int, tuple[int, int] | None]:
     """Detector, network, classes, and (H, W) where it is fixed."""
     if options.weights is not None:
-        from detection.detector import Description
+        from detection.engines.description import Description
 
         found = Description.read(read_metadata(options.weights, "detector"), options.weights)
         return found.config, found.spec, len(found.categories), _fixed(found.input_size)

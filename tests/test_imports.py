@@ -1,4 +1,5 @@
 import ast
+import graphlib
 import importlib
 import sys
 from pathlib import Path
@@ -33,8 +34,8 @@ def guarded(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and "__main__" in ast.dump(node.test)
 
 
-def imported(path: Path) -> set[str]:
-    """Top-level packages that a file imports anywhere but under its main guard."""
+def imported_names(path: Path) -> set[str]:
+    """What a file imports anywhere but under its main guard: `a.b` and `a.b.c` of `from a.b import c`."""
     pending: list[ast.AST] = list(ast.parse(path.read_text()).body)
     found = set()
     while pending:
@@ -42,16 +43,28 @@ def imported(path: Path) -> set[str]:
         if guarded(node):
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add(str(node.module).split(".")[0])
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
         pending += ast.iter_child_nodes(node)
     return found
 
 
+def imported(path: Path) -> set[str]:
+    """Top-level packages that a file imports anywhere but under its main guard."""
+    return {name.split(".")[0] for name in imported_names(path)}
+
+
 def files(package: str) -> list[Path]:
     return sorted((REPOSITORY / package).rglob("*.py"))
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module(path): path for package in MAY_IMPORT for path in files(package)}
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
@@ -61,6 +74,44 @@ def test_imports_between_packages_run_one_way(package):
         if path.name != "__main__.py":
             ours = imported(path) & {*MAY_IMPORT, "benchmarks"}
             assert ours <= allowed, f"{path.relative_to(REPOSITORY)} imports {sorted(ours - allowed)}"
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Imports in functions and for the type checker count, too. A package's file is no part of a circle:
+    what stands in it runs before, and names its modules at most lazily."""
+    graph = {
+        name: {other for other in imported_names(path) & set(MODULES) if MODULES[other].name != "__init__.py"}
+        for name, path in MODULES.items()
+        if path.name != "__init__.py"
+    }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+DETECTION = (
+    {"formats"},
+    {"data", "model"},
+    {"engines"},
+    {"detector"},
+    {"evaluation"},
+    {"training", "deployment"},
+    {"train"},
+)
+"""Floors from below; what is not named is a command, on top."""
+
+
+def test_imports_inside_detection_run_downwards():
+    def floor(name: str) -> int:
+        room = name.split(".")[1]
+        return next((level for level, rooms in enumerate(DETECTION) if room in rooms), len(DETECTION))
+
+    for name, path in MODULES.items():
+        if name.startswith("detection."):
+            for other in imported_names(path) & set(MODULES):
+                if other.startswith("detection."):
+                    assert floor(other) <= floor(name), f"{name} imports {other}"
 
 
 def test_the_console_command_imports_the_standard_library_alone():

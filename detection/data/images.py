@@ -13,7 +13,7 @@ from detection.data.augment import ColorJitter, draw_words, placed_boxes, placed
 from detection.data.config import CocoDataConfig
 from detection.data.image_check import missing_images
 from detection.data.sizing import FLIP, SAMPLING, TrainingSize
-from detection.engines.base import Target
+from detection.formats import Target
 from runtime.image_files import decode
 
 

@@ -1,7 +1,8 @@
 """The sizes at which a detector looks at images: `ShortestEdge`, `Fixed` or `ScaleJitter`.
 
-Each variant has `place(stored, flipped, words)`, how an image of `stored` (H, W) comes before the detector, and
-`largest()`, height and width in pixels of the largest batch. words: of `augment.draw_words`, one draw each.
+Each variant has `place(stored, flipped, words)`, how an image of `stored` (H, W) comes before the detector,
+and `largest()`, height and width in pixels of the largest batch. words: of `augment.draw_words`, one draw
+each.
 """
 
 from collections.abc import Sequence

@@ -1,1 +1,4 @@
 """Detectors as programs for other runtimes."""
+
+FORMATS = ("onnx", "torch")
+"""Of `python -m detection.export`."""

@@ -26,11 +26,11 @@ from torch.export import ExportedProgram
 from backbones.formats import check_export
 from celltransfer import program
 from detection.data.sizing import SizeRecord, check_side
+from detection.deployment import FORMATS
 from detection.deployment.fixed import FixedDetections, FixedDetector
 from detection.detector import Detector
-from detection.engines.base import Prediction
 from detection.engines.torchvision import TorchvisionEngine
-from detection.training.config import PROGRAM_FORMATS
+from detection.formats import Prediction
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def export(detector: Detector, path: str | os.PathLike[str], format: str, height
     Raises ValueError that names what was wrong, also where the file would find something else, and
     ModuleNotFoundError with the command that installs what is missing."""
     path = Path(path)
-    check_export(path, format, PROGRAM_FORMATS)
+    check_export(path, format, FORMATS)
     for side in (height, width):
         check_side("size", side)
     if not isinstance(detector.engine, TorchvisionEngine):

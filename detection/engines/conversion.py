@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from backbones.weights import check_tensors, read_safetensors, write_safetensors
-from detection.detector import Description
+from detection.engines.description import Description
 from detection.engines.registry import ENGINES, FAMILIES
 from detection.engines.renaming import TORCHVISION_AND_DETECTRON2, rename, reverse
 

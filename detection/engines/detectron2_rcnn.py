@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detection.engines.base import Engine, Prediction, Target
+from detection.engines.base import Engine
 from detection.engines.detectron2_parts import (
     RPN,
     Box2BoxTransform,
@@ -28,6 +28,7 @@ from detection.engines.detectron2_parts import (
     ShapeSpec,
     StandardRPNHead,
 )
+from detection.formats import Prediction, Target
 from detection.model import boxes as box_ops
 from detection.model.config import RpnConfig, SecondStageConfig
 from detection.model.heads import SecondStage

@@ -11,9 +11,10 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from backbones.base import Backbone
-from detection.engines.base import Engine, Prediction, Target
+from detection.engines.base import Engine
 from detection.engines.config import FpnConfig
 from detection.engines.fpn import PYRAMID_STRIDES, pyramid_maps
+from detection.formats import Prediction, Target
 from detection.model.heads import BoxHead, SecondStage
 from detection.model.rpn import RegionProposals
 

@@ -12,7 +12,7 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.coco_file import Id, decode_json
 
 if TYPE_CHECKING:
-    from detection.engines.base import Prediction
+    from detection.formats import Prediction
 
 
 class Result(msgspec.Struct):

@@ -18,11 +18,11 @@ from backbones.files import write_json
 from detection.data.annotations import CocoAnnotations, read_split
 from detection.data.images import DetectionImages, collate, open_split
 from detection.detector import Detector
+from detection.evaluation.config import EvaluateConfig
 from detection.evaluation.curves import write_curves
 from detection.evaluation.results_file import Result, read_results, to_results, write_results
 from detection.evaluation.scoring import METRICS, Evaluation, evaluate
 from detection.evaluation.trackers import log_curves, log_examples
-from detection.training.config import EvaluateConfig
 from runtime.device import resolve_device
 from runtime.distributed import gather, rank, world
 from runtime.folder import plain

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_iou
 
-from detection.engines.base import Prediction, Target
+from detection.formats import Prediction, Target
 from detection.model import boxes as box_ops
 from detection.model.config import BoxHeadConfig, SecondStageConfig
 from detection.model.roi_align import roi_align, rows

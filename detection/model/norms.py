@@ -1,41 +1,11 @@
-"""The backbone that a detector is built on: where it comes from, and how it behaves inside a detector."""
+"""Normalisation layers of a backbone inside a detector."""
 
-import dataclasses
 import functools
 from typing import Any
 
 from torch import nn
 
-from backbones import weights
-from backbones.base import Backbone
-from backbones.build import build
 from backbones.norm import NarrowBatchNorm2d
-from backbones.spec import NetworkSpec
-from backbones.zoo import resolve_spec
-from detection.training.config import BackboneSource
-
-
-def build_backbone(source: BackboneSource) -> Backbone:
-    """The network without its classifier. Raises ValueError for the cifar stem."""
-    if source.weights is not None:
-        network = weights.load(source.weights)
-        if source.from_scratch:
-            preprocessing = network.preprocessing
-            spec: Any = network.spec
-            if source.batch_norm_momentum is not None:
-                spec = dataclasses.replace(spec, batch_norm_momentum=source.batch_norm_momentum)
-            network = build(spec, num_classes=1)
-            network.preprocessing = preprocessing
-    else:
-        size = {key: value for key, value in source.size().items() if value is not None}
-        network = build(resolve_spec(str(source.name), **size), num_classes=1)
-    if isinstance(network.spec, NetworkSpec) and network.spec.stem == "cifar":
-        raise ValueError(
-            f"{source.label} has the cifar stem, whose maps are too large for detection "
-            "(strides 1, 2, 4): train the classifier with the imagenet stem"
-        )
-    network.remove_classifier()
-    return network
 
 
 class FrozenStatistics(nn.BatchNorm2d):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import batched_nms, box_iou
 
-from detection.engines.base import Target
+from detection.formats import Target
 from detection.model import boxes as box_ops
 from detection.model.config import RpnConfig
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from backbones.files import read_json, write_json
-from detection.engines.base import Engine, Target
+from detection.engines.base import Engine
+from detection.formats import Target
 
 log = logging.getLogger(__name__)
 

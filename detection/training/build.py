@@ -1,9 +1,16 @@
 """The detector and the images of a training, built and checked before anything is written."""
 
+import dataclasses
+from typing import Any
+
 from torch import nn
 
+from backbones import weights
 from backbones.base import Backbone
+from backbones.build import build
 from backbones.norm import NarrowBatchNorm2d
+from backbones.spec import NetworkSpec
+from backbones.zoo import resolve_spec
 from detection.data.coco_file import CategoryEntry
 from detection.data.config import CocoDataConfig
 from detection.data.images import DetectionImages, open_split
@@ -11,13 +18,36 @@ from detection.data.sizing import EvaluationSize
 from detection.detector import Detector, check_categories
 from detection.engines.base import Engine
 from detection.engines.config import C4_STRIDE, C4Config, EngineConfig
-from detection.model.norms import FrozenStatistics, build_backbone, freeze_statistics, use_group_norm
+from detection.model.norms import FrozenStatistics, freeze_statistics, use_group_norm
 from detection.model.stages import check_halves, check_maps, freeze_stages
 from detection.training.batch_size import largest_batch
 from detection.training.config import BackboneSource
 from detection.training.recipe import DetectionRecipe
 from runtime.config import TrainerConfig
 from runtime.trainer import prepare_network, training_device
+
+
+def build_backbone(source: BackboneSource) -> Backbone:
+    """The network without its classifier. Raises ValueError for the cifar stem."""
+    if source.weights is not None:
+        network = weights.load(source.weights)
+        if source.from_scratch:
+            preprocessing = network.preprocessing
+            spec: Any = network.spec
+            if source.batch_norm_momentum is not None:
+                spec = dataclasses.replace(spec, batch_norm_momentum=source.batch_norm_momentum)
+            network = build(spec, num_classes=1)
+            network.preprocessing = preprocessing
+    else:
+        size = {key: value for key, value in source.size().items() if value is not None}
+        network = build(resolve_spec(str(source.name), **size), num_classes=1)
+    if isinstance(network.spec, NetworkSpec) and network.spec.stem == "cifar":
+        raise ValueError(
+            f"{source.label} has the cifar stem, whose maps are too large for detection "
+            "(strides 1, 2, 4): train the classifier with the imagenet stem"
+        )
+    network.remove_classifier()
+    return network
 
 
 def open_images(

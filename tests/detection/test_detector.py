@@ -10,9 +10,9 @@ from PIL import Image
 from backbones import weights
 from detection.data.images import open_split
 from detection.detector import Detector
+from detection.evaluation.config import EvaluateConfig
 from detection.evaluation.run import predict_all
 from detection.evaluation.run import run as evaluate
-from detection.training.config import EvaluateConfig
 
 
 def test_the_weights_alone_give_the_numbers_of_the_run(trained, scenes, tmp_path, capsys):

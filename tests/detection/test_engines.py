@@ -6,8 +6,9 @@ import torch
 from backbones.factory import create
 from backbones.timm_models import TimmNASNet
 from backbones.zoo import resolve_spec
-from detection.engines.base import Engine, Target
+from detection.engines.base import Engine
 from detection.engines.config import TorchvisionC4Config, TorchvisionFpnConfig
+from detection.formats import Target
 from detection.model.config import BoxHeadConfig, C4HeadConfig, RpnConfig
 
 NUM_CLASSES = 3

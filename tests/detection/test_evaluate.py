@@ -16,12 +16,12 @@ from detection.data.annotations import read_coco, read_split
 from detection.data.coco_file import CategoryEntry
 from detection.data.config import CocoDataConfig
 from detection.data.images import open_split
-from detection.engines.base import Prediction
+from detection.evaluation.config import EvaluateConfig
 from detection.evaluation.curves import read_curves
 from detection.evaluation.results_file import Result, read_results, to_results, write_results
 from detection.evaluation.run import predict_all, run
 from detection.evaluation.scoring import METRICS, evaluate
-from detection.training.config import EvaluateConfig
+from detection.formats import Prediction
 from runtime.config import LoggerConfig
 
 

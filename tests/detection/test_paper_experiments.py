@@ -7,7 +7,7 @@ import torch
 
 import conf.compose
 from conf.app import refuse_foreign_experiment
-from detection.model.norms import build_backbone
+from detection.training.build import build_backbone
 
 EXPERIMENT = conf.EXPERIMENTS / "detection" / "experiment"
 # docs/nasnet.md, sections 6 and 7: the zoo's name, pixels, proposals, channels of the map, the row's figures.

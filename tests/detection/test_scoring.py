@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detection.data.annotations import read_coco
+from detection.evaluation.config import EVALUATORS, check_evaluator
 from detection.evaluation.results_file import Result, read_results, write_results
 from detection.evaluation.scoring import METRICS, evaluate
-from detection.training.config import EVALUATORS, check_evaluator
 
 CATEGORY_IDS = [1, 3, 90, 100]
 """With gaps; the last one never has an annotated box."""
