@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 if TYPE_CHECKING:
@@ -10,20 +11,43 @@ if TYPE_CHECKING:
 
 
 def as_picture(image: "Image.Image | Tensor", grey: bool = False) -> Image.Image:
-    """Upright 8-bit RGB, or grey: EXIF rotation applied, transparency dropped, 16-bit grey scaled.
+    """Upright 8-bit RGB, or grey: EXIF rotation applied, transparency dropped, 16 bits scaled to 8.
 
-    Raises ValueError for floating-point pixels."""
+    Tensors: `[3, H, W]` RGB or `[1, H, W]` grey, uint8, uint16, or float in 0..1; they become what a file of
+    the same picture becomes. Raises ValueError for other tensors, and for images of floating-point pixels."""
     if not isinstance(image, Image.Image):
-        import torch
-        from torchvision.transforms.v2 import functional
-
-        return as_picture(functional.to_pil_image(functional.to_dtype(image, torch.uint8, scale=True)), grey)
+        image = _of_tensor(image)
     if image.mode == "F":  # PIL's own conversion makes 0..1 black
         raise ValueError("floating-point pixels, of an unknown range, expected 8 or 16 bits per channel")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey; PIL's own conversion would clip it to 255
-        image = Image.fromarray((np.asarray(image, np.int64) // 257).clip(0, 255).astype(np.uint8))
+        image = Image.fromarray(_to_8_bits(np.asarray(image, np.int64)))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     mode = "L" if grey else "RGB"
     return image if image.mode == mode else image.convert(mode)
+
+
+def _to_8_bits(pixels: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Of 16-bit pixels."""
+    return (pixels // 257).clip(0, 255).astype(np.uint8)
+
+
+def _of_tensor(tensor: "Tensor") -> Image.Image:
+    import torch  # not before it is used: commands that look at files alone start without it
+
+    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
+        raise ValueError(f"an image tensor has shape {tuple(tensor.shape)}, expected [3, H, W] or [1, H, W]")
+    if tensor.is_floating_point():
+        # What lies between two levels is cut, as of 16-bit files, but not what the type itself has rounded.
+        lost = min(0.5, 255 * torch.finfo(tensor.dtype).eps)
+        pixels = (255 * tensor.detach().cpu().double().clamp(0, 1).numpy() + lost).astype(np.uint8)
+    elif tensor.dtype == torch.uint16:
+        pixels = _to_8_bits(tensor.cpu().numpy())
+    elif tensor.dtype == torch.uint8:
+        pixels = tensor.cpu().numpy()
+    else:
+        raise ValueError(
+            f"an image tensor is of {tensor.dtype}, expected uint8, or a float in 0..1, or uint16"
+        )
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))

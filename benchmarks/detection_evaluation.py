@@ -40,7 +40,6 @@ def annotations(generator: np.random.Generator) -> CocoAnnotations:
         sizes=np.tile(np.array([HEIGHT, WIDTH], dtype=np.int32), (IMAGES, 1)),
         file_names=np.array([f"{index:012d}.jpg" for index in range(IMAGES)]),
         first=np.searchsorted(owners, np.arange(IMAGES + 1)),
-        annotation_ids=np.arange(1, BOXES + 1),
         bboxes=np.concatenate([corners, sides], axis=1),
         areas=sides.prod(axis=1) * 0.7,
         labels=generator.choice(CATEGORIES, BOXES, p=popularity / popularity.sum()),

@@ -21,7 +21,7 @@ import numpy as np
 from celltransfer import program
 from classification.problems import Report as FolderReport
 from detection.data.coco_file import CocoFile, parse, places
-from detection.data.coco_rules import find_problems, is_target, leaves
+from detection.data.coco_rules import find_problems, leaves, targets
 from detection.data.image_check import Fault, check_images, links_that_leave
 from runtime.progress import track
 
@@ -59,7 +59,8 @@ def check(
         return report
     report.problems = find_problems(file, names)
     known = file.places >= 0
-    if not is_target(file.bboxes[known], file.sizes[file.places[known]], file.iscrowd[known] != 0).any():
+    sizes = file.sizes[file.places[known]]
+    if not targets(file.bboxes[known], sizes, file.iscrowd[known] != 0)[1].any():
         rule = "annotations: nothing to train on, none with an area inside its image that is no crowd region"
         report.add(rule, str(annotations))
     _count(report, file)

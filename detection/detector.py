@@ -101,9 +101,9 @@ class Detector:
         write_safetensors(path, "detector", self.engine.state_dict(), metadata)
 
     def __call__(self, images: Sequence[Image.Image | Tensor]) -> list[Detection]:
-        """Finds objects in images of any sizes: PIL images, or `[3, H, W]` RGB, uint8 or float in 0..1."""
+        """Finds objects in images of any sizes: PIL images, or tensors: see `as_picture`."""
         detections: list[Detection] = []
-        for picture in map(_as_picture, images):
+        for picture in map(as_picture, images):
             stored = picture.height, picture.width
             resized = placed_image(picture, self.input_size.place(stored))
             prediction = self.predict(to_tensor(resized), stored)
@@ -159,15 +159,3 @@ def _check_finite(engine: Engine, where: str = "") -> None:
     for name, tensor in engine.state_dict().items():
         if not tensor.isfinite().all():
             raise ValueError(f"{where}{name} of the detector holds numbers that are not finite")
-
-
-def _as_picture(image: Image.Image | Tensor) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return as_picture(image)
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"an image tensor has shape {tuple(image.shape)}, expected [3, H, W]")
-    if not image.is_floating_point() and image.dtype != torch.uint8:
-        raise ValueError(f"an image tensor is of {image.dtype}, expected uint8, or a float in 0..1")
-    if image.is_floating_point():
-        image = (image.clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from classification.problems import Problem
 from detection.data.coco_file import CocoFile, parse
-from detection.data.coco_rules import find_problems, is_target
+from detection.data.coco_rules import find_problems, targets
 from detection.data.config import CocoDataConfig
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,6 @@ class CocoAnnotations:
     """`[N]`; an array, which forked workers share, where a list would be copied piece by piece."""
     first: NDArray[np.int64]
     """`[N + 1]`; annotations of image i are `first[i]:first[i + 1]`."""
-    annotation_ids: NDArray[np.int64]
-    """`[R]`."""
     bboxes: NDArray[np.float64]
     """`[R, 4]`, x, y, width, height in pixels."""
     areas: NDArray[np.float64]
@@ -61,20 +59,15 @@ class CocoAnnotations:
     def has_targets(self) -> bool:
         """Whether there is anything that training sees."""
         sizes = np.repeat(self.sizes, np.diff(self.first), axis=0)
-        return bool(is_target(self.bboxes, sizes, self.crowd).any())
+        return bool(targets(self.bboxes, sizes, self.crowd)[1].any())
 
     def targets(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Boxes `[R, 4]` xyxy cut at the border, and labels `[R]`, of one image, for training.
 
         Crowd regions and boxes without area are left out."""
         rows = slice(self.first[index], self.first[index + 1])
-        height, width = self.sizes[index]
-        corners = np.concatenate(
-            [self.bboxes[rows, :2], self.bboxes[rows, :2] + self.bboxes[rows, 2:]], axis=1
-        )
-        corners = corners.clip(0, [width, height, width, height]).astype(np.float32)
-        good = ~self.crowd[rows] & (corners[:, 2:] > corners[:, :2]).all(axis=1)
-        return corners[good], self.labels[rows][good]
+        boxes, seen = targets(self.bboxes[rows], self.sizes[index], self.crowd[rows])
+        return boxes[seen], self.labels[rows][seen]
 
     def subset(self, count: int) -> "CocoAnnotations":
         """The first `count` images with their annotations."""
@@ -82,8 +75,7 @@ class CocoAnnotations:
             return self
         rows = int(self.first[count])
         fields = vars(self) | {
-            name: getattr(self, name)[:rows]
-            for name in ("annotation_ids", "bboxes", "areas", "labels", "crowd")
+            name: getattr(self, name)[:rows] for name in ("bboxes", "areas", "labels", "crowd")
         }
         fields |= {name: getattr(self, name)[:count] for name in ("image_ids", "sizes", "file_names")}
         return CocoAnnotations(**fields | {"first": self.first[: count + 1]})
@@ -114,7 +106,6 @@ def _compact(path: Path, file: CocoFile) -> CocoAnnotations:
         sizes=file.sizes.astype(np.int32),
         file_names=np.array(file.file_names, dtype=np.str_),
         first=np.searchsorted(file.places[order], np.arange(len(file.image_ids) + 1)),
-        annotation_ids=file.annotation_ids[order],
         bboxes=bboxes,
         areas=np.where(np.isfinite(areas), areas, bboxes[:, 2] * bboxes[:, 3]),
         labels=np.searchsorted(ids, file.category_ids[order]),

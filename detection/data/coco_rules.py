@@ -129,32 +129,36 @@ def _of_boxes(file: CocoFile) -> Iterator[Found]:
     empty = finite & ~negative & ((width == 0) | (height == 0))
     # Where an image is unknown that is the error, and its size is anybody's.
     known = finite & ~negative & ~empty & (file.places >= 0)
-    image_height, image_width = file.sizes[file.places].T if len(file.sizes) else np.ones((2, len(left)))
+    sizes = file.sizes[file.places] if len(file.sizes) else np.ones((len(left), 2), np.int64)
+    image_height, image_width = sizes.T
     beyond = np.max([-left, -top, left + width - image_width, top + height - image_height], axis=0)
     outside = (left >= image_width) | (top >= image_height) | (left + width <= 0) | (top + height <= 0)
+    vanishing = known & ~outside & ~targets(file.bboxes, sizes, np.zeros(len(left), np.bool_))[1]
     yield (
         "error",
         "annotations: bbox holds a number that is not finite (NaN, infinite or null), annotation",
         _Rows(~finite, box),
     )
     yield "left out", "annotations: bbox has a negative width or height, annotation", _Rows(negative, box)
-    yield "left out", "annotations: bbox has no area, annotation", _Rows(empty, box)
+    yield "left out", "annotations: bbox has no area, annotation", _Rows(empty | vanishing, box)
     yield "left out", "annotations: bbox lies outside its image, annotation", _Rows(known & outside, box)
     yield (
         "warning",
         f"annotations: bbox reaches more than {MARGIN:g} px beyond its image and is cut there, annotation",
-        _Rows(known & ~outside & (beyond > MARGIN), box),
+        _Rows(known & ~outside & ~vanishing & (beyond > MARGIN), box),
     )
 
 
-def is_target(
+def targets(
     bboxes: NDArray[np.float64], sizes: NDArray[np.integer], crowd: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """`[R]`: what training sees, no crowd regions, and with an area inside the image.
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Boxes `[R, 4]` xyxy cut at the border of their images, and which of the R training sees.
 
-    bboxes: `[R, 4]`, x, y, width, height. sizes: `[R, 2]`, height and width of each box's image."""
-    ends = np.minimum(bboxes[:, :2] + bboxes[:, 2:], sizes[:, ::-1])
-    return ~crowd & (ends > np.maximum(bboxes[:, :2], 0)).all(axis=1)
+    It sees no crowd regions, and no box without an area in its image, as 32 bits give it. bboxes: `[R, 4]`,
+    x, y, width, height. sizes: `[R, 2]` or `[2]`, height and width of each box's image."""
+    corners = np.concatenate([bboxes[:, :2], bboxes[:, :2] + bboxes[:, 2:]], axis=1)
+    corners = corners.clip(0, sizes[..., [1, 0, 1, 0]]).astype(np.float32)
+    return corners, ~crowd & (corners[:, 2:] > corners[:, :2]).all(axis=1)
 
 
 def _repeated(values: NDArray[np.int64]) -> list[int]:

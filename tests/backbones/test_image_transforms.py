@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from backbones import create, transforms
+from backbones.pictures import as_picture
 from classification.config import ImageDataConfig
 from classification.data import open_images
 from classification.decoded_images import DecodedImages
@@ -125,8 +126,26 @@ def test_tensors_are_pictures_too():
     transform = transforms(network())
     expected = transform(picture)
     assert torch.equal(transform(pixels), expected)
-    torch.testing.assert_close(transform(pixels / 255), expected, atol=0.02, rtol=0)
+    for dtype in (torch.float64, torch.float32, torch.float16):
+        assert torch.equal(transform((pixels / 255).to(dtype)), expected), dtype
     assert torch.equal(transform(pixels[:1]), transform(picture.getchannel(0)))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.float32, torch.float64])
+def test_a_tensor_of_16_bits_becomes_what_its_file_becomes(tmp_path, dtype):
+    levels = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(levels).save(tmp_path / "levels.png")
+    tensor = torch.from_numpy(levels)[None]
+    if dtype.is_floating_point:
+        tensor = tensor.to(dtype) / 65535
+    with Image.open(tmp_path / "levels.png") as file:
+        assert (np.asarray(as_picture(file)) == np.asarray(as_picture(tensor))).all()
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (4, 40, 50), (1, 3, 40, 50)])
+def test_tensors_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"an image tensor has shape .*, expected \[3, H, W\]"):
+        as_picture(torch.zeros(shape))
 
 
 def of_channels(in_channels):
