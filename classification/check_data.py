@@ -20,7 +20,7 @@ from pathlib import Path
 from celltransfer import program
 from classification.class_folders import FilePlace, Layout, read_layout
 from classification.file_check import check_files
-from classification.problems import Report
+from runtime.problems import Report
 from runtime.progress import track
 
 

@@ -4,12 +4,12 @@ Only numbers are kept, and the files are walked again, in the same order, whenev
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from runtime.image_files import IMAGE_SUFFIXES
+from runtime.pictures import entries, image_files, is_image
 
 
 class FilePlace(NamedTuple):
@@ -45,7 +45,7 @@ def read_layout(folder: Path, add: AddProblem) -> Layout:
         add("no such folder; DIR must hold <split>/<class>/<image>", folder.name)
         return Layout(folder, images)
     root = folder.parent
-    for entry in _entries(folder):
+    for entry in entries(folder):
         if entry.is_dir():
             images[entry.name] = _read_class(Path(entry.path), root, add)
         elif is_image(entry.name):
@@ -73,44 +73,6 @@ def _read_class(folder: Path, root: Path, add: AddProblem) -> int:
     if not count:
         add("no image in this class folder", os.path.relpath(folder, root))
     return count
-
-
-def image_files(
-    folder: Path,
-    other: Callable[[os.DirEntry[str]], None] | None = None,
-    loop: Callable[[str], None] | None = None,
-    _around: tuple[str, ...] = (),
-) -> Iterator[Path]:
-    """Image files in and under `folder`, in the same order each time.
-
-    other: called with everything else that is not hidden, folders included. loop: called with links to a
-    folder around them, which would never end.
-    """
-    around = (*(_around or (os.path.realpath(folder.parent),)), os.path.realpath(folder))
-    for entry in _entries(folder):
-        if entry.is_dir():
-            if os.path.realpath(entry.path) in around:
-                if loop is not None:
-                    loop(entry.path)
-                continue
-            if other is not None:
-                other(entry)
-            yield from image_files(Path(entry.path), other, loop, around)
-        elif is_image(entry.name):
-            yield Path(entry.path)
-        elif other is not None:
-            other(entry)
-
-
-def is_image(name: str) -> bool:
-    """By its name."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """All but hidden ones, by name."""
-    with os.scandir(folder) as entries:
-        return sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
 
 
 def _shown(entry: os.DirEntry[str], root: Path) -> str:

@@ -17,7 +17,7 @@ from backbones.pictures import as_picture
 from celltransfer import not_installed
 from classification import archives
 from classification.config import ImageDataConfig
-from runtime.image_files import IMAGE_SUFFIXES, Result, read
+from runtime.pictures import IMAGE_SUFFIXES, Result, read
 from runtime.random import counter_hash
 
 DIGITS_TEST_IMAGES = 360

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from backbones.pictures import as_picture
 from classification.class_folders import FilePlace
-from runtime.image_files import UNREADABLE
+from runtime.pictures import UNREADABLE
 
 CHUNK = 64
 """Files per task of a worker."""

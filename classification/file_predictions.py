@@ -13,7 +13,7 @@ from backbones.base import Backbone
 from backbones.image_transforms import transforms
 from backbones.network import NASNet
 from runtime.device import resolve_device
-from runtime.image_files import read
+from runtime.pictures import read
 
 FUSE_FROM = 64
 """Images from which fusing a network of cells, which takes as long as some tens of images, pays on a CPU."""

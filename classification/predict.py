@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from celltransfer import program
-from classification.find_images import find_images
+from runtime.pictures import find_images
 from runtime.progress import track
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from celltransfer import program
-from classification.problems import Report as FolderReport
 from detection.data.coco_file import CocoFile, parse, places
 from detection.data.coco_rules import find_problems, leaves, targets
 from detection.data.image_check import Fault, check_images, links_that_leave
+from runtime.problems import Report as FolderReport
 from runtime.progress import track
 
 

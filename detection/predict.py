@@ -19,8 +19,7 @@ from rich.table import Table
 
 from backbones.files import write_atomically
 from celltransfer import program
-from classification.find_images import find_images
-from runtime.image_files import shown
+from runtime.pictures import find_images, shown
 from runtime.progress import track
 
 if TYPE_CHECKING:

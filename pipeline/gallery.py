@@ -14,7 +14,7 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.xywh import intersection, iou, share_inside
 from detection.evaluation.examples import LOWEST_SCORE, varied
 from detection.evaluation.results_file import Result
-from runtime.image_files import decode
+from runtime.pictures import decode
 
 Xywh = tuple[float, float, float, float]
 Annotated = tuple[int, Xywh, bool]

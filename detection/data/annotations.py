@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from classification.problems import Problem
 from detection.data.coco_file import CocoFile, parse
 from detection.data.coco_rules import find_problems, targets
 from detection.data.config import CocoDataConfig
+from runtime.problems import Problem
 
 log = logging.getLogger(__name__)
 

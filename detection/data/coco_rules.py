@@ -11,8 +11,8 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from classification.problems import Problem
 from detection.data.coco_file import CocoFile
+from runtime.problems import Problem
 
 LARGEST_SIDE = 2**31 - 1
 """Pixels; sizes are kept in 32 bits."""

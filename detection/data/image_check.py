@@ -12,7 +12,7 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from classification.file_check import check_file
-from runtime.image_files import UNREADABLE
+from runtime.pictures import UNREADABLE
 
 CHUNK = 256
 """Files per task of a worker."""

@@ -14,7 +14,7 @@ from detection.data.config import CocoDataConfig
 from detection.data.image_check import missing_images
 from detection.data.sizing import FLIP, SAMPLING, TrainingSize
 from detection.formats import Target
-from runtime.image_files import decode
+from runtime.pictures import decode
 
 
 def open_split(config: CocoDataConfig, split: str, *, seed: int = 0) -> "DetectionImages":

@@ -13,9 +13,9 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from classification.class_folders import image_files
 from detection.data.image_check import upright_size
 from detection.data.labels import Faults, LabelledImage, LabelledImages, LabelledObject, cut
+from runtime.pictures import image_files
 from runtime.progress import track
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import yaml
 
-from classification.class_folders import image_files
 from detection.data.image_check import upright_size
 from detection.data.labels import DECIMALS, Faults, LabelledImage, LabelledImages, LabelledObject, cut
+from runtime.pictures import image_files
 from runtime.progress import track
 
 NAMES = ("classes.txt", "labels/classes.txt", "obj.names")

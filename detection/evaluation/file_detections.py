@@ -11,7 +11,7 @@ from backbones.files import write_atomically
 from detection.detector import Detection, Detector
 from detection.evaluation.draw import draw_detection
 from detection.evaluation.results_file import Result, to_results
-from runtime.image_files import decode, shown
+from runtime.pictures import decode, shown
 
 
 class NamedResult(Result):

@@ -9,7 +9,7 @@ from detection.data.annotations import CocoAnnotations
 from detection.evaluation.curves import RECALLS, Curves
 from detection.evaluation.examples import LOWEST_SCORE, varied
 from detection.evaluation.results_file import Result
-from runtime.image_files import decode
+from runtime.pictures import decode
 from runtime.tracking import Box, BoxedImage, log_boxes, log_lines
 
 

@@ -12,7 +12,7 @@ from backbones.spec import Preprocessing
 from classification.config import ImageDataConfig
 from classification.data import open_images, stratified
 from classification.decoded_images import DecodedImages
-from runtime.image_files import decode
+from runtime.pictures import decode
 
 
 def write(path, image):

@@ -17,7 +17,7 @@ from classification import file_predictions, predict
 from classification.config import ImageDataConfig
 from classification.data import open_images
 from classification.evaluation import evaluation_loader
-from classification.find_images import find_images
+from runtime.pictures import find_images
 
 NAMES = ["ant", "[bold]bee", "cat", "dog", "eel", "fly", "gnu"]
 CELL = Cell.with_unused_concat(
