@@ -213,7 +213,7 @@ def overhead(rounds: int, side: int = SIDE, name: str = "timm/resnet50") -> Iter
     recipe = DetectionRecipe(batch_size=BATCH, steps=rounds + 1, lr=RATE, warmup_steps=0)
     samples = _Samples(side, rounds + 1)
     with tempfile.TemporaryDirectory() as folder:
-        config = TrainerConfig(accelerator="cpu", checkpoint_seconds=None)
+        config = TrainerConfig(device="cpu", checkpoint_seconds=None)
         alternately = _Alternately(plain_loop(bare, recipe, samples))
         trainer = build_trainer(
             config,
@@ -236,7 +236,7 @@ def plain_loop(engine: Engine, recipe: DetectionRecipe, samples: _Samples) -> Ca
     """A step of the same recipe, written out."""
     groups = decay_groups(engine.train(), recipe.weight_decay)
     optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
-    total = recipe.total_steps(len(samples))
+    total = recipe.steps or 0
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.rate(step, total))
 
     def run() -> None:

@@ -150,7 +150,7 @@ def fit(module: L.LightningModule, loader: Any, steps: int, *callbacks: L.Callba
     """An epoch as `python -m classification` trains it, its last checkpoint included."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(
-            TrainerConfig(accelerator="cpu", checkpoint_seconds=None),
+            TrainerConfig(device="cpu", checkpoint_seconds=None),
             RunFolder(Path(folder)),
             [],
             [*callbacks, L2Gradient(), ProgressCallback("classification", BATCH)],

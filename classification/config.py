@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 
 from backbones.config import BackboneConfig
 from runtime.config import LoggerConfig, TrainerConfig, check_device_name
+from runtime.ranges import AT, ConfigError, require
+from runtime.steps import StepPlan, scaled_rate
 
 DATA_SETS = ("digits", "cifar10", "fashion_mnist", "imagefolder")
 OPTIMIZERS = ("sgd", "rmsprop", "adamw")
+SCHEDULES = ("cosine", "exponential")
 BATCH_SIZE = 256
 """Images per forward pass where nothing says otherwise."""
 
@@ -58,24 +61,17 @@ class ImageDataConfig:
     """Per channel, divides afterwards."""
 
     def __post_init__(self) -> None:
-        if self.name not in DATA_SETS:
-            raise ValueError(f"data.name = {self.name!r}, known are: {', '.join(DATA_SETS)}")
+        require(self, "name", among=DATA_SETS)
+        require(self, "train_limit", "test_limit", least=1)
+        require(self, "workers", "crop_padding", least=0)
+        require(self, "crop_area_min", "eval_crop", above=0, most=1)
         if self.download and self.name not in ("cifar10", "fashion_mnist"):
-            raise ValueError(f"data.download = true, but data.name = {self.name} cannot be downloaded")
-        for key in ("train_limit", "test_limit"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise ValueError(f"data.{key} = {value}, must be at least 1, or null for all images")
-        for key in ("workers", "crop_padding"):
-            if (value := getattr(self, key)) < 0:
-                raise ValueError(f"data.{key} = {value}, must be at least 0")
-        for key in ("crop_area_min", "eval_crop"):
-            if not 0 < (value := getattr(self, key)) <= 1:
-                raise ValueError(f"data.{key} = {value}, must lie in (0, 1]")
+            raise ConfigError(f"{AT}download = true, but {AT}name = {self.name} cannot be downloaded")
         if self.color_jitter and self.is_resident:
-            raise ValueError("data.color_jitter = true changes decoded images only; set data.resident=false")
+            raise ConfigError(f"{AT}color_jitter = true changes decoded images only; set {AT}resident=false")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(
-                f"data.mean = {self.mean}, data.std = {self.std}: both need 3 numbers, std above 0"
+            raise ConfigError(
+                f"{AT}mean = {self.mean}, {AT}std = {self.std}: both need 3 numbers, std above 0"
             )
 
     @property
@@ -101,8 +97,9 @@ class RecipeConfig:
     """`sgd`, `rmsprop` (TensorFlow's) or `adamw`."""
     lr: float = 0.025
     """Learning rate at the start, or after the warm-up."""
-    lr_batch_size: int | None = None
-    """Images per step that `lr` is meant for; the rate used is lr * batch_size / lr_batch_size. None: lr."""
+    reference_batch_size: int | None = None
+    """Images per step that `lr` is meant for; the rate used is lr * batch_size / reference_batch_size. None:
+    `lr` as it is."""
     momentum: float = 0.9
     """Share of the last step in the next, in [0, 1); for adamw that of the old mean gradient in the new."""
     rms_decay: float = 0.9
@@ -146,45 +143,21 @@ class RecipeConfig:
     """The same with a rectangle of the other image instead; with both, each batch takes either. 0: off."""
 
     def __post_init__(self) -> None:
-        for key in ("epochs", "batch_size", "accumulate", "lr_batch_size"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise ValueError(f"recipe.{key} = {value}, must be at least 1")
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"recipe.batch_size = {self.batch_size} is no multiple of accumulate")
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"recipe.optimizer = {self.optimizer!r}, known are {', '.join(OPTIMIZERS)}")
-        if self.schedule not in ("cosine", "exponential"):
-            raise ValueError(f"recipe.schedule = {self.schedule!r}, known are cosine and exponential")
-        for key in ("lr", "rms_epsilon", "lr_decay", "lr_decay_epochs", "clip_norm"):
-            if (value := getattr(self, key)) is not None and not value > 0:
-                raise ValueError(f"recipe.{key} = {value}, must be above 0")
-        for key in ("momentum", "rms_decay", "adam_decay", "label_smoothing", "dropout", "ema_decay"):
-            if (value := getattr(self, key)) is not None and not 0 <= value < 1:
-                raise ValueError(f"recipe.{key} = {value}, must lie in [0, 1)")
-        if not 0 < self.drop_path_keep <= 1:
-            raise ValueError(f"recipe.drop_path_keep = {self.drop_path_keep}, must lie in (0, 1]")
-        for key in (
-            "weight_decay",
-            "auxiliary_weight",
-            "cutout",
-            "rand_augment",
-            "mixup_alpha",
-            "cutmix_alpha",
-        ):
-            if (value := getattr(self, key)) < 0:
-                raise ValueError(f"recipe.{key} = {value}, must not be negative")
-        if not 0 <= self.rand_augment_magnitude <= 30:
-            raise ValueError(
-                f"recipe.rand_augment_magnitude = {self.rand_augment_magnitude}, must lie in 0..30"
-            )
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise ValueError(
-                f"recipe.warmup_epochs = {self.warmup_epochs}, must lie in 0..{self.epochs} and below epochs"
-            )
+        require(self, "epochs", "batch_size", "accumulate", "reference_batch_size", least=1)
+        require(self, "optimizer", among=OPTIMIZERS)
+        require(self, "schedule", among=SCHEDULES)
+        require(self, "lr", "rms_epsilon", "lr_decay", "lr_decay_epochs", "clip_norm", above=0)
+        require(self, "momentum", "rms_decay", "adam_decay", least=0, below=1)
+        require(self, "label_smoothing", "dropout", "ema_decay", least=0, below=1)
+        require(self, "drop_path_keep", above=0, most=1)
+        require(self, "weight_decay", "auxiliary_weight", "cutout", "rand_augment", least=0)
+        require(self, "mixup_alpha", "cutmix_alpha", least=0)
+        require(self, "rand_augment_magnitude", least=0, most=30)
+        require(self, "warmup_epochs", least=0, below=self.epochs)
 
     @property
     def scaled_lr(self) -> float:
-        return self.lr * self.batch_size / (self.lr_batch_size or self.batch_size)
+        return scaled_rate(self.lr, self.batch_size, self.reference_batch_size)
 
 
 @dataclass(kw_only=True)
@@ -206,26 +179,18 @@ class ClassificationConfig:
     """Images per forward pass in evaluation."""
 
     def __post_init__(self) -> None:
-        for key in ("validate_every_epochs", "eval_batch_size"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise ValueError(f"{key} = {value}, must be at least 1")
-        if self.recipe.cutout and not self.data.is_resident:
-            raise ValueError(
-                f"recipe.cutout = {self.recipe.cutout} cuts resident images only; set data.resident=true, "
-                "or recipe.cutout=0"
+        require(self, "validate_every_epochs", "eval_batch_size", least=1)
+        recipe, trainer = self.recipe, self.trainer
+        if recipe.cutout and not self.data.is_resident:
+            raise ConfigError(
+                f"{AT}recipe.cutout = {recipe.cutout} cuts resident images only; set {AT}data.resident=true, "
+                f"or {AT}recipe.cutout=0"
             )
-        recipe, devices, nodes = self.recipe, self.trainer.devices, self.trainer.num_nodes
-        batch, parts = recipe.batch_size, recipe.accumulate * devices * nodes
-        shares = (
-            "recipe.accumulate x trainer.devices x trainer.num_nodes = "
-            f"{recipe.accumulate} x {devices} x {nodes}"
-        )
-        if batch % parts:
-            raise ValueError(f"recipe.batch_size = {batch}, must be a multiple of {shares}")
-        if (recipe.mixup_alpha or recipe.cutmix_alpha) and batch == parts:
-            raise ValueError(
-                f"recipe.batch_size = {batch} and {shares} leave 1 image for a backward pass; "
-                "mixup and cutmix need 2"
+        self.plan = StepPlan(recipe.batch_size, recipe.accumulate, trainer.devices, trainer.num_nodes)
+        if (recipe.mixup_alpha or recipe.cutmix_alpha) and self.plan.images_per_pass == 1:
+            raise ConfigError(
+                f"{AT}recipe.batch_size = {recipe.batch_size} leaves 1 image for each backward pass; mixup "
+                "and cutmix need 2"
             )
 
 
@@ -253,10 +218,9 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_device_name(self.device)
-        for key in ("batch_size", "threads"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise ValueError(f"{key} = {value}, must be at least 1")
-        if self.split not in ("test", "train"):
-            raise ValueError(f"split = {self.split!r}, must be train or test")
+        require(self, "batch_size", "threads", least=1)
+        require(self, "split", among=("test", "train"))
         if self.logger.name != "none" and self.output is None:
-            raise ValueError(f"logger = {self.logger.name}, but there is no output folder; set output=DIR")
+            raise ConfigError(
+                f"{AT}logger = {self.logger.name}, but there is no output folder; set {AT}output=DIR"
+            )

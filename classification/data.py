@@ -19,6 +19,7 @@ from classification import archives
 from classification.config import ImageDataConfig
 from runtime.pictures import IMAGE_SUFFIXES, Result, read
 from runtime.random import counter_hash
+from runtime.ranges import AT, ConfigError, NoSuchPathError
 
 DIGITS_TEST_IMAGES = 360
 
@@ -86,10 +87,12 @@ def stratified(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.i
 
 def _root(config: ImageDataConfig) -> Path:
     if config.root is None:
-        raise ValueError(f"data.root is not set, but data.name = {config.name} is read from a folder")
+        raise ConfigError(
+            f"{AT}data.root is not set, but {AT}data.name = {config.name} is read from a folder"
+        )
     root = Path(config.root).expanduser()
     if not root.is_dir() and not config.download:
-        raise FileNotFoundError(f"data.root = {root}: no such folder")
+        raise NoSuchPathError(f"{AT}data.root = {root}: no such folder")
     return root
 
 

@@ -5,7 +5,6 @@ import logging
 import math
 from collections.abc import Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,10 +25,10 @@ from classification.mistakes import MATRIX_CLASSES, PAIRS, Mistakes, find_mistak
 from classification.predictions import Predictions
 from runtime.device import resolve_device
 from runtime.finite import NonFiniteError
-from runtime.folder import plain
 from runtime.loading import ResumableLoader
 from runtime.progress import track
-from runtime.tracking import build_loggers, finish, log_confusion, log_images, log_table
+from runtime.stage import evaluation_loggers, output_folder
+from runtime.tracking import log_confusion, log_images, log_table
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +38,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     device = resolve_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if config.output is not None and (Path(config.output) / "config.yaml").exists():
-        raise ValueError(
-            f"output = {config.output} holds a run with figures of its own; choose another folder"
-        )
+    folder = output_folder(config.output)
     network = weights.load(config.weights)
     images = open_images(config.data, config.split)
     check_classes(config.weights, network, images)
@@ -57,16 +53,12 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         "per_class": dict(zip(images.classes, per_class, strict=True)),
     }
     print(json.dumps(content, indent=2))
-    if config.output is not None:
-        folder = Path(config.output)
+    if folder is not None:
         mistakes = find_mistakes(predictions, images)
         write_json(folder / "metrics.json", content)
         write_mistakes(folder, mistakes)
-        loggers = build_loggers(config.logger, folder, "evaluation", plain(config))
-        for logger in loggers:
-            logger.log_metrics({f"{config.split}/{key}": value for key, value in metrics.items()}, 0)
-        log_mistakes(loggers, mistakes, per_class, config.split)
-        finish(loggers)
+        with evaluation_loggers(config, folder, config.split, metrics) as loggers:
+            log_mistakes(loggers, mistakes, per_class, config.split)
     return content
 
 

@@ -41,11 +41,6 @@ class ClassificationSums:
             "loss": float(self._sums["loss"]) / images
         }
 
-    def per_class(self) -> list[float | None]:
-        """Accuracy of each class in 0..1, None where no image of it was seen."""
-        pairs = zip(self._sums["right"].tolist(), self._sums["seen"].tolist(), strict=True)
-        return [right / seen if seen else None for right, seen in pairs]
-
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self._sums)
 

@@ -1,14 +1,12 @@
 """Trains a classifier and writes `backbone.safetensors` and `metrics.json`."""
 
 import logging
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 
@@ -30,18 +28,18 @@ from classification.optimizers import ExponentialAverage, L2Gradient, build_opti
 from classification.predictions import Predictions
 from classification.rand_augment import RandAugment
 from runtime.finite import NonFiniteError
-from runtime.folder import RunFolder, plain
-from runtime.launch import launched_rank
-from runtime.loading import ResumableLoader
+from runtime.folder import RunFolder
+from runtime.loading import ResumableLoader, training_loader
 from runtime.progress_callback import ProgressCallback
-from runtime.random import counter_hash
-from runtime.tracking import build_loggers, finish, log_artifact
+from runtime.stage import Stage, seed_process
 from runtime.trainer import build_trainer, check_machine, compiled, last_checkpoint, prepare_network
 
 log = logging.getLogger(__name__)
 
-STAGE = "classification"
-MAY_CHANGE = ("trainer", "data.root", "data.download", "data.workers", "validate_every_epochs")
+STAGE = Stage(
+    "classification",
+    may_change=("trainer", "data.root", "data.download", "data.workers", "validate_every_epochs"),
+)
 
 
 def run(config: ClassificationConfig) -> dict[str, Any]:
@@ -50,26 +48,22 @@ def run(config: ClassificationConfig) -> dict[str, Any]:
     Of several processes the first one writes and returns that, the others return nothing.
     Raises ValueError or FileNotFoundError for anything wrong with data, network or folder, before training.
     """
-    if RunFolder(Path(config.run_dir)).finished() is None:
-        return _train(config)
-    if launched_rank():
-        return {}
-    folder = RunFolder.open(config.run_dir, config, stage=STAGE, may_change=MAY_CHANGE)
-    return folder.finished() or _train(config)
+    return STAGE.run(config, _train)
 
 
 def _train(config: ClassificationConfig) -> dict[str, Any]:
     check_machine(config.trainer)
-    _seed(config.seed)
+    seed_process(config.seed, rank=0)
     train_images, test_images = _open_both(config.data)
     network = _build_network(config, train_images.classes)
     recipe = config.recipe
     averaging = [ExponentialAverage(recipe.ema_decay)] if recipe.ema_decay is not None else []
+    progress = ProgressCallback(STAGE.name, config.plan.batch_size)
     trainer = build_trainer(
         config.trainer,
         RunFolder(Path(config.run_dir)),
         [],
-        [*averaging, L2Gradient(), DropPathSchedule(network), ProgressCallback(STAGE, recipe.batch_size)],
+        [*averaging, L2Gradient(), DropPathSchedule(network), progress],
         max_epochs=recipe.epochs,
         gradient_clip_norm=recipe.clip_norm,
         accumulate=recipe.accumulate,
@@ -77,20 +71,16 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
     )
     device, rank = trainer.strategy.root_device, trainer.global_rank
     if rank:  # dropout and drop path are each rank's own, the weights are of one seed
-        _seed(int(counter_hash(config.seed, rank)[0] >> np.uint64(1)))
+        seed_process(config.seed, rank)
     train_loader = _train_loader(config, train_images, network.preprocessing, device, rank)
     test_loader = evaluation_loader(
         test_images, config.data, network.preprocessing, device, config.eval_batch_size
     )
-    own_test_loader = test_loader.share(rank, config.trainer.processes)
-    module = _build_module(config, network, batches_per_epoch=len(train_loader))
-
-    # All that could be refused has been built, so the folder may be written to.
-    folder = RunFolder(Path(config.run_dir))
+    own_test_loader = test_loader.share(rank, config.plan.processes)
+    module = _build_module(config, network, config.plan.steps_per_epoch(len(train_images)))
+    folder = STAGE.open(config, trainer)
     if not rank:
-        folder = RunFolder.open(config.run_dir, config, stage=STAGE, may_change=MAY_CHANGE)
         warn_of_slow_statistics(network, len(train_loader) * recipe.epochs)
-        trainer.loggers = build_loggers(config.logger, folder.path, STAGE, plain(config))
     trainer.fit(module, train_loader, own_test_loader, ckpt_path=last_checkpoint(folder), weights_only=True)
     if rank:
         return {}
@@ -118,15 +108,17 @@ def _finish(
     weights.save(network, path, metrics=metrics, evaluation={"split": "test", "batch_size": batch_size})
     write_mistakes(folder.path, mistakes)
     log_mistakes(loggers, mistakes, per_class, "test")
-    log_artifact(loggers, path, "backbone")
-    finish(loggers)
-    costs = profile(network)
     log.info("test images: %s", "  ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
-    return folder.finish(
-        STAGE,
+    by_class = dict(zip(mistakes.classes, per_class, strict=True))
+    costs = profile(network)
+    return STAGE.finish(
+        folder,
+        loggers,
+        path,
         "test",
-        {**metrics, "parameters": costs.parameters, "multiply_adds": costs.multiply_adds},
-        dict(zip(mistakes.classes, per_class, strict=True)),
+        metrics,
+        by_class,
+        costs={"parameters": costs.parameters, "multiply_adds": costs.multiply_adds},
     )
 
 
@@ -136,12 +128,6 @@ def _open_both(data: ImageDataConfig) -> tuple[ImageSet, ImageSet]:
         odd = sorted({*train.classes} ^ {*test.classes})[0]
         raise ValueError(f"{train.source} and {test.source} have different classes: only one has {odd}")
     return train, test
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def _build_network(config: ClassificationConfig, classes: list[str]) -> Backbone:
@@ -165,18 +151,13 @@ def _build_network(config: ClassificationConfig, classes: list[str]) -> Backbone
 
 
 def _build_module(
-    config: ClassificationConfig, network: Backbone, batches_per_epoch: int
+    config: ClassificationConfig, network: Backbone, steps_per_epoch: int
 ) -> ClassificationModule:
     recipe = config.recipe
-    steps_per_epoch = batches_per_epoch // recipe.accumulate
     if recipe.scaled_lr != recipe.lr:
         log.info("learning rate %.4g for %d images per step", recipe.scaled_lr, recipe.batch_size)
-    if config.trainer.processes > 1 or recipe.accumulate > 1:
-        log.info(
-            "%d images per step: %d devices x %d nodes x %d accumulated batches of %d",
-            *(recipe.batch_size, config.trainer.devices, config.trainer.num_nodes, recipe.accumulate),
-            recipe.batch_size // (recipe.accumulate * config.trainer.processes),
-        )
+    if config.plan.images_per_pass != config.plan.batch_size:
+        log.info("%s", config.plan)
     mixing = None
     if recipe.mixup_alpha or recipe.cutmix_alpha:
         mixing = Mixing(recipe.mixup_alpha, recipe.cutmix_alpha, network.num_classes, config.seed)
@@ -198,12 +179,7 @@ def _train_loader(
     device: torch.device,
     rank: int,
 ) -> ResumableLoader:
-    """Batches of one backward pass; what does not fill a whole optimiser step of an epoch is left out."""
     recipe, data, seed = config.recipe, config.data, config.seed
-    processes = config.trainer.processes
-    batch_size = recipe.batch_size // (recipe.accumulate * processes)
-    options: dict[str, Any] = {"seed": seed, "shuffle": True, "drop_last": True, "step": recipe.accumulate}
-    options |= {"rank": rank, "world": processes}
     augment = None
     if recipe.rand_augment:
         augment = RandAugment(recipe.rand_augment, recipe.rand_augment_magnitude, seed)
@@ -212,7 +188,7 @@ def _train_loader(
             images, data, preprocessing.size, device, cutout=recipe.cutout, rand_augment=augment
         )
         batches = DeviceBatches(resident, seed, train=True)
-        return ResumableLoader(batches, batch_size, **options)
+        return training_loader(batches, config.plan, seed=seed, rank=rank)
     decoded = DecodedImages(
         images,
         preprocessing,
@@ -223,4 +199,4 @@ def _train_loader(
         color_jitter=data.color_jitter,
         rand_augment=augment,
     )
-    return ResumableLoader(decoded, batch_size, workers=data.workers, collate=stack, **options)
+    return training_loader(decoded, config.plan, seed=seed, rank=rank, workers=data.workers, collate=stack)

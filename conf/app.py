@@ -20,7 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from celltransfer import program, user_folder_last
 from conf import EXPERIMENTS, register
-from runtime.config import check_extras
+from conf.objects import to_objects
+from runtime.config import RENAMED, check_extras
 from runtime.launch import end_with_parent, launched_by_lightning, launched_by_torchrun, launched_rank
 from search.errors import SearchPaused
 
@@ -37,6 +38,7 @@ def main(config_name: str, run: str) -> None:
     A user's mistake ends with exit code 1 and one message; HYDRA_FULL_ERROR=1 shows the traceback.
     """
     refuse_foreign_experiment(config_name, sys.argv[1:])
+    refuse_old_names(sys.argv[1:])
     register(config_name)
     start = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(_task(run))
     if {"--help", "-h"} & {*sys.argv[1:]}:
@@ -73,6 +75,14 @@ def refuse_foreign_experiment(command: str, words: Sequence[str]) -> None:
             sys.exit(f"experiment={name} is one of {theirs}; those of {ours} are: {own}")
 
 
+def refuse_old_names(words: Sequence[str]) -> None:
+    """Ends the process where a key is given by its name of before."""
+    for key in (word.lstrip("+~").split("=")[0] for word in words):
+        for old, new in RENAMED.items():
+            if f".{key}".endswith(f".{old}"):
+                sys.exit(f"{key} is called {key.removesuffix(old)}{new} now")
+
+
 def experiments(command: str) -> list[str]:
     """Names that `experiment=` takes."""
     return sorted(path.stem for path in EXPERIMENTS.glob(f"{command}/experiment/*.yaml"))
@@ -92,7 +102,7 @@ def _task(run: str) -> Callable[[DictConfig], Any]:
         try:
             _check_one_folder(config, sweep)
             # Dataclasses check their ranges when they are made, before anything long starts.
-            asked = OmegaConf.to_object(config)
+            asked = to_objects(config)
             check_extras(asked)
             if "run_dir" in config:
                 log.info("%s: %s", HydraConfig.get().job.config_name, config.run_dir)

@@ -3,10 +3,10 @@
 from typing import Any
 
 from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
 
 from conf import register
 from conf.app import experiments, refuse_foreign_experiment
+from conf.objects import to_objects
 from detection.training.config import DetectionConfig
 
 
@@ -17,7 +17,7 @@ def composed(command: str, *overrides: str) -> Any:
     or ValueError."""
     register(command)
     with initialize_config_module("conf", version_base="1.3"):
-        return OmegaConf.to_object(compose(command, overrides=list(overrides)))
+        return to_objects(compose(command, overrides=list(overrides)))
 
 
 def detection_experiment(name: str) -> DetectionConfig:

@@ -16,11 +16,13 @@ from backbones.network import NASNet
 from backbones.published import NASNET_A
 from classification.data import open_images
 from detection.data.images import open_split
+from detection.training.recipe import AUTO
 from pipeline.config import PipelineConfig
 from pipeline.report import write_report
 from pipeline.summary import summary
 from runtime.device import resolve_device
 from runtime.folder import RunFolder
+from runtime.ranges import under
 from runtime.trainer import check_machine
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,8 @@ def run(config: PipelineConfig) -> dict[str, Any]:
         stage = getattr(config, name)
         log.info("%s: %s", name, stage.run_dir)
         before = _written(metrics[name])
-        result = run_stage(replace(stage, logger=logger))
+        with under(name):
+            result = run_stage(replace(stage, logger=logger))
         log.info("%s: %s", name, "was finished before" if before == _written(metrics[name]) else "finished")
     write_report(config.run_dir)
     Console().print(summary(config.run_dir))
@@ -64,9 +67,11 @@ def check(config: PipelineConfig, unfinished: Collection[str]) -> None:
     NASNet-A's cells stand in for those that the search will find.
     """
     if "search" in unfinished and config.search.evaluator is None:
-        resolve_device(config.search.child.device)
-    for trainer in (config.classification.trainer, config.detection.trainer):
-        check_machine(trainer)
+        with under("search.child"):
+            resolve_device(config.search.child.device)
+    for name in ("classification", "detection"):
+        with under(name):
+            check_machine(getattr(config, name).trainer)
     if "classification" in unfinished:
         spec = config.classification.backbone.spec_of(NASNET_A)
         if spec.stem == "cifar":
@@ -76,11 +81,13 @@ def check(config: PipelineConfig, unfinished: Collection[str]) -> None:
         train, test = (open_images(config.classification.data, split) for split in ("train", "test"))
         if train.classes != test.classes:
             raise ValueError(f"{train.source} and {test.source} have different classes")
-        if (batch := config.classification.recipe.batch_size) > len(train):
-            raise ValueError(f"classification.recipe.batch_size = {batch}, of {len(train)} training images")
+        with under("classification"):
+            config.classification.plan.check(len(train))
         if "detection" in unfinished:
             with torch.device("meta"):
                 config.detection.detector.build(NASNet(spec, 1), 1, [0.5] * 3, [0.5] * 3)
     if "detection" in unfinished:
         scenes, _ = (open_split(config.detection.data, split) for split in ("train", "val"))
-        config.detection.recipe.total_steps(len(scenes))
+        if config.detection.recipe.batch_size != AUTO:
+            with under("detection"):
+                config.detection.plan.check(len(scenes))

@@ -31,6 +31,8 @@ class Metrics(msgspec.Struct):
     images: int | None = None
     """How many images these are."""
     metrics: dict[str, float] = {}
+    costs: dict[str, float] = {}
+    """Parameters and multiply-adds; older runs have them among the metrics."""
     per_class: dict[str, float | dict[str, float | None] | None] = {}
     undefined: list[str] = []
     """Metrics that the data cannot tell, such as APs without small boxes."""
@@ -82,8 +84,9 @@ class Stage:
             return None
 
     def value(self, key: str) -> float | None:
-        """A metric; None where it is unknown or undefined."""
-        return None if key in self.results.undefined else self.results.metrics.get(key)
+        """A metric or a cost; None where it is unknown or undefined."""
+        known = self.results.metrics | self.results.costs
+        return None if key in self.results.undefined else known.get(key)
 
     @property
     def data(self) -> Mapping[str, Any]:

@@ -14,9 +14,11 @@ from typing import Any, ClassVar
 
 from backbones.spec import ACTIVATION_MEMORY
 from celltransfer import not_installed
+from runtime.ranges import AT, ConfigError, require
 
+RENAMED = {"recipe.lr_batch_size": "recipe.reference_batch_size", "trainer.accelerator": "trainer.device"}
+"""Keys of a training stage by their names of before."""
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
-ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _CLASSIFICATION_ONLY = ("compile",)
 
@@ -51,9 +53,9 @@ def check_extras(config: Any, key: str = "") -> None:
 
 
 def check_device_name(name: str) -> None:
-    """Raises ValueError unless the name is one that `runtime.device.resolve_device` knows."""
+    """Raises ConfigError, of a key `device`, unless `runtime.device.resolve_device` knows the name."""
     if not re.fullmatch(r"auto|cpu(:0)?|cuda(:(0|[1-9]\d*))?", name):
-        raise ValueError(f"device = {name!r}, expected auto, cpu, cuda or cuda:<number>")
+        raise ConfigError(f"{AT}device = {name!r}, expected auto, cpu, cuda or cuda:<number>")
 
 
 @dataclass(kw_only=True)
@@ -68,8 +70,7 @@ class LoggerConfig:
     """Ties the runs of one pipeline together in wandb."""
 
     def __post_init__(self) -> None:
-        if self.name not in LOGGERS:
-            raise ValueError(f"logger.name = {self.name!r}, expected one of {', '.join(LOGGERS)}")
+        require(self, "name", among=LOGGERS)
 
     def extras(self) -> dict[str, str]:
         """See `runtime.config.check_extras`."""
@@ -80,8 +81,8 @@ class LoggerConfig:
 class TrainerConfig:
     """Where and how a training runs; nothing here is part of a recipe."""
 
-    accelerator: str = "auto"
-    """`auto` (a CUDA GPU where there is one, else cpu), `cpu` or `gpu`."""
+    device: str = "auto"
+    """`auto` (cuda where there is one, else cpu), `cpu`, `cuda` or `cuda:<number>`."""
     devices: int = 1
     """Processes on each machine, each with its own CUDA GPU, or all on its CPU."""
     num_nodes: int = 1
@@ -111,46 +112,27 @@ class TrainerConfig:
     """Optimiser steps between two logged training losses."""
 
     def __post_init__(self) -> None:
-        if self.accelerator not in ACCELERATORS:
-            raise ValueError(
-                f"trainer.accelerator = {self.accelerator!r}, expected one of {', '.join(ACCELERATORS)}"
-            )
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"trainer.precision = {self.precision!r}, expected one of {', '.join(PRECISIONS)}"
-            )
-        if self.activation_memory not in ACTIVATION_MEMORY:
-            raise ValueError(
-                f"trainer.activation_memory = {self.activation_memory!r}, expected one of "
-                f"{', '.join(ACTIVATION_MEMORY)}"
+        check_device_name(self.device)
+        require(self, "precision", among=PRECISIONS)
+        require(self, "activation_memory", among=ACTIVATION_MEMORY)
+        require(self, "devices", "num_nodes", "threads", "checkpoint_steps", "log_every_steps", least=1)
+        require(self, "checkpoint_seconds", least=0)
+        if self.device.startswith("cuda:") and self.processes > 1:
+            raise ConfigError(
+                f"{AT}device = {self.device} is one device; for more of them set {AT}device=cuda"
             )
         if self.compile and self.activation_memory == "checkpoint":
-            raise ValueError(
-                "trainer.compile = true does not go with activation_memory = checkpoint; use keep or lean"
+            raise ConfigError(
+                f"{AT}compile = true does not go with {AT}activation_memory = checkpoint; use keep or lean"
             )
-        for key in ("devices", "num_nodes", "threads", "checkpoint_steps", "log_every_steps"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise ValueError(f"trainer.{key} = {value}, must be at least 1")
-        if self.checkpoint_seconds is not None and self.checkpoint_seconds < 0:
-            raise ValueError(f"trainer.checkpoint_seconds = {self.checkpoint_seconds}, must not be negative")
 
     @property
     def processes(self) -> int:
         """Of the whole training."""
         return self.devices * self.num_nodes
 
-    def images_per_pass(self, batch_size: int, accumulate: int) -> int:
-        """Images of one backward pass of one process. Raises ValueError where they do not come out even."""
-        passes = accumulate * self.processes
-        if batch_size % passes:
-            raise ValueError(
-                f"recipe.batch_size = {batch_size}, must be a multiple of recipe.accumulate x "
-                f"trainer.devices x trainer.num_nodes = {accumulate} x {self.devices} x {self.num_nodes}"
-            )
-        return batch_size // passes
-
     def refuse_for(self, stage: str) -> None:
         """Raises ValueError for the first key that only the training of a classifier knows."""
         for key in _CLASSIFICATION_ONLY:
             if (value := getattr(self, key)) != getattr(TrainerConfig, key):
-                raise ValueError(f"{stage} does not support trainer.{key} = {value} yet")
+                raise ConfigError(f"{stage} does not support {AT}trainer.{key} = {value} yet")

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 import torch
 
 from runtime.config import check_device_name
+from runtime.ranges import AT, ConfigError
 
 
 def resolve_device(name: str) -> torch.device:
     """`auto`: cuda where there is one, else cpu; else `cpu`, `cuda` or `cuda:<number>`.
 
-    Raises ValueError naming the value where it is no such name, or this machine has no such device.
+    Raises ConfigError, of a key `device`, where it is no such name, or this machine has no such device.
     """
     check_device_name(name)
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -20,7 +21,7 @@ def resolve_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= cards:
         found = f"the {cards} CUDA devices here count from 0" if cards else "there is no CUDA device here"
-        raise ValueError(f"device = {name!r}, but {found}; expected auto, cpu, cuda or cuda:<number>")
+        raise ConfigError(f"{AT}device = {name!r}, but {found}; expected auto, cpu, cuda or cuda:<number>")
     return device
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from backbones.files import read_json, write_atomically, write_json
 from celltransfer import command_line
+from runtime.config import RENAMED
 
 ALWAYS_FREE = ("run_dir", "logger")
 """Keys that may change when a run continues, in every stage."""
@@ -42,7 +43,7 @@ class RunFolder:
         stored = folder.path / "config.yaml"
         if stored.exists():
             free = (*ALWAYS_FREE, *may_change, *inputs)
-            changes = differences(yaml.safe_load(stored.read_text()), asked, free)
+            changes = differences(_with_new_names(yaml.safe_load(stored.read_text())), asked, free)
             known = read_json(folder.path / "inputs.json", "inputs")
             changes += [f"{line} (content)" for line in differences(known, inputs)]
             if changes:
@@ -90,6 +91,15 @@ def plain(config: Any) -> Any:
         return {str(key): plain(value) for key, value in config.items()}
     if isinstance(config, list | tuple):
         return [plain(value) for value in config]
+    return config
+
+
+def _with_new_names(config: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration with today's names of its keys."""
+    for old, new in RENAMED.items():
+        (group, old_key), new_key = old.split("."), new.split(".")[1]
+        if old_key in (section := config.get(group) or {}):
+            section[new_key] = section.pop(old_key)
     return config
 
 

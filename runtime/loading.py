@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from runtime.launch import end_with_parent
 from runtime.random import counter_hash
+from runtime.steps import StepPlan
 
 Sample = tuple[int, int]  # (epoch, index)
 
@@ -154,6 +155,30 @@ class ResumableLoader:
                 generator=torch.Generator().manual_seed(self.seed),
             )
         )
+
+
+def training_loader(
+    dataset: Any,
+    plan: StepPlan,
+    *,
+    seed: int,
+    rank: int,
+    workers: int = 0,
+    collate: Callable[[list[Any]], Any] | None = None,
+) -> ResumableLoader:
+    """Shuffled batches of one backward pass; what does not fill a whole optimiser step is left out."""
+    return ResumableLoader(
+        dataset,
+        plan.images_per_pass,
+        seed=seed,
+        shuffle=True,
+        workers=workers,
+        drop_last=True,
+        step=plan.accumulate,
+        collate=collate,
+        rank=rank,
+        world=plan.processes,
+    )
 
 
 def _in_groups(order: NDArray[np.int64], groups: NDArray[np.int64], size: int) -> NDArray[np.int64]:

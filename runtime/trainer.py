@@ -15,29 +15,31 @@ from lightning.pytorch.strategies import DDPStrategy
 from backbones.base import Backbone
 from backbones.network import NASNet
 from runtime.config import TrainerConfig
+from runtime.device import resolve_device
 from runtime.finite import NonFiniteGuard
 from runtime.folder import RunFolder
 from runtime.interrupts import Interrupts
 from runtime.launch import launched_by_torchrun
+from runtime.ranges import AT, ConfigError, under
 from runtime.resume import LAST, RandomState, TimedCheckpoint
 
 
 def training_device(config: TrainerConfig) -> torch.device:
-    """Of a training run in one process."""
-    return torch.device("cuda" if config.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    """Of a training run in one process; of several, `cuda` stands for each one's own."""
+    return resolve_device(config.device)
 
 
 def check_machine(config: TrainerConfig) -> None:
     """Raises ValueError where this machine cannot do what is asked for."""
-    if config.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ValueError("trainer.accelerator = gpu, but there is no CUDA device here; use auto or cpu")
-    if config.precision == "16-mixed" and not torch.cuda.is_available():
-        raise ValueError("trainer.precision = 16-mixed needs CUDA; use 32-true or bf16-mixed")
+    with under("trainer"):
+        device = resolve_device(config.device)
+    if config.precision == "16-mixed" and device.type != "cuda":
+        raise ConfigError(f"{AT}trainer.precision = 16-mixed needs CUDA; use 32-true or bf16-mixed")
     if config.compile and config.compile_backend not in (
         known := torch.compiler.list_backends(exclude_tags=())
     ):
-        raise ValueError(
-            f"trainer.compile_backend = {config.compile_backend!r}, known here are {', '.join(known)}"
+        raise ConfigError(
+            f"{AT}trainer.compile_backend = {config.compile_backend!r}, known here are {', '.join(known)}"
         )
 
 
@@ -48,8 +50,8 @@ def prepare_network(config: TrainerConfig, network: Backbone) -> None:
     if isinstance(network, NASNet):
         network.set_activation_memory(config.activation_memory)
     elif config.activation_memory != "keep":
-        raise ValueError(
-            f"trainer.activation_memory = {config.activation_memory} is for networks of cells only; set keep"
+        raise ConfigError(
+            f"{AT}trainer.activation_memory = {config.activation_memory} is for networks of cells; set keep"
         )
 
 
@@ -79,14 +81,14 @@ def build_trainer(
         raise ValueError("neither max_epochs nor max_steps says when training ends")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    on_cuda = training_device(config).type == "cuda"
-    _check_processes(config, on_cuda)
+    device = training_device(config)
+    _check_processes(config, device.type == "cuda")
     _quieten_lightning()
     interrupts = Interrupts()
     trainer = InterruptibleTrainer(
         # Lightning's own `auto` would also take accelerators on which nothing here has been tried.
-        accelerator="cuda" if on_cuda else "cpu",
-        devices=config.devices,
+        accelerator=device.type,
+        devices=config.devices if device.index is None else [device.index],
         num_nodes=config.num_nodes,
         # Buffers differ between ranks until `broadcast_buffers`: batch norm's are rank 0's in the end.
         strategy=DDPStrategy(find_unused_parameters=False, broadcast_buffers=False)
@@ -128,20 +130,23 @@ def _check_processes(config: TrainerConfig, on_cuda: bool) -> None:
     """Raises ValueError where the launcher or the machine do not fit to what is asked for."""
     started = launched_by_torchrun()
     if started is not None and started != config.processes:
-        raise ValueError(
-            f"torchrun started {started} processes, but trainer.devices = {config.devices} and "
-            f"trainer.num_nodes = {config.num_nodes} ask for {config.processes}"
+        raise ConfigError(
+            f"torchrun started {started} processes, but {AT}trainer.devices = {config.devices} and "
+            f"{AT}trainer.num_nodes = {config.num_nodes} ask for {config.processes}"
         )
     if config.num_nodes > 1 and started is None and "SLURM_NTASKS" not in os.environ:
-        raise ValueError(
-            f"trainer.num_nodes = {config.num_nodes} needs torchrun or SLURM: docs/distributed.md"
+        raise ConfigError(
+            f"{AT}trainer.num_nodes = {config.num_nodes} needs torchrun or SLURM: docs/distributed.md"
         )
     if on_cuda and config.devices > (cards := torch.cuda.device_count()):
-        raise ValueError(f"trainer.devices = {config.devices}, but there are {cards} CUDA devices here")
+        raise ConfigError(f"{AT}trainer.devices = {config.devices}, but there are {cards} CUDA devices here")
     if config.sync_batch_norm and not on_cuda:
-        raise ValueError("trainer.sync_batch_norm needs CUDA devices; leave it false on a CPU")
+        raise ConfigError(f"{AT}trainer.sync_batch_norm needs CUDA devices; leave it false on a CPU")
     if config.sync_batch_norm and config.activation_memory == "lean":
-        raise ValueError("trainer.sync_batch_norm does not go with activation_memory = lean; use checkpoint")
+        raise ConfigError(
+            f"{AT}trainer.sync_batch_norm does not go with {AT}trainer.activation_memory = lean; "
+            "use checkpoint"
+        )
     if config.processes > 1 and config.threads is not None:
         # Lightning would share the cores between the processes instead.
         os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))

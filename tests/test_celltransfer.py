@@ -23,7 +23,7 @@ TINY = """
     backbone=genotype backbone.name=GENOTYPE backbone.cells_per_stage=1 backbone.filters=8
     backbone.stem=cifar backbone.stem_filters=8 backbone.image_size=8
     recipe.epochs=1 recipe.batch_size=4 recipe.auxiliary_weight=0
-    trainer.accelerator=cpu trainer.threads=1 logger=csv
+    trainer.device=cpu trainer.threads=1 logger=csv
 """
 HOSTILE = "import pathlib\npathlib.Path({marker!r}).touch()\n"
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from detection.data.sizing import EvaluationSize, Fixed, ScaleJitter, ShortestEdge, TrainingSize, check_side
+from runtime.ranges import AT, ConfigError, NoSuchPathError, require
 
 
 @dataclass(kw_only=True)
@@ -51,31 +52,28 @@ class CocoDataConfig:
 
     def __post_init__(self) -> None:
         if not self.min_sizes:
-            raise ValueError("data.min_sizes is empty, give at least one short side in pixels")
+            raise ConfigError(f"{AT}min_sizes is empty, give at least one short side in pixels")
         sizes = [("min_sizes", size) for size in self.min_sizes]
         for key, size in [*sizes, ("max_size", self.max_size), ("test_min_size", self.test_min_size)]:
-            check_side(f"data.{key}", size)
+            check_side(key, size)
         if self.fixed_size is not None:
-            check_side("data.fixed_size", self.fixed_size)
+            check_side("fixed_size", self.fixed_size)
             if self.scale_jitter is not None:
-                raise ValueError("data.fixed_size and data.scale_jitter are both set, give one of them")
+                raise ConfigError(f"{AT}fixed_size and {AT}scale_jitter are both set, give one of them")
         self._check_jitter()
-        for key in ("train_limit", "val_limit"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise ValueError(f"data.{key} = {value}, must be at least 1, or null for all images")
-        if self.workers < 0:
-            raise ValueError(f"data.workers = {self.workers}, must be at least 0")
+        require(self, "train_limit", "val_limit", least=1)
+        require(self, "workers", least=0)
 
     def _check_jitter(self) -> None:
-        check_side("data.jitter_size", self.jitter_size)
+        check_side("jitter_size", self.jitter_size)
         scales, colors = self.scale_jitter, self.color_jitter
         if scales is not None and not (len(scales) == 2 and 0 < scales[0] <= scales[1] <= 10):
-            raise ValueError(f"data.scale_jitter = {scales}, must be two rising scales in 0..10, or null")
+            raise ConfigError(f"{AT}scale_jitter = {scales}, must be two rising scales in 0..10, or null")
         if colors is not None and not (
             len(colors) == 4 and all(0 <= c <= 1 for c in colors) and colors[3] <= 0.5
         ):
-            raise ValueError(
-                f"data.color_jitter = {colors}, must be brightness, contrast, saturation in 0..1 and hue in "
+            raise ConfigError(
+                f"{AT}color_jitter = {colors}, must be brightness, contrast, saturation in 0..1 and hue in "
                 "0..0.5, or null"
             )
 
@@ -98,12 +96,12 @@ class CocoDataConfig:
     def prepare(self) -> Path:
         """The data's root. Raises ValueError or FileNotFoundError where there is none."""
         if self.root is None:
-            raise ValueError(
-                f"data.root is not set: the folder of {self.train_images} and {self.train_annotations}"
+            raise ConfigError(
+                f"{AT}data.root is not set: the folder of {self.train_images} and {self.train_annotations}"
             )
         root = Path(self.root).expanduser()
         if not root.is_dir():
-            raise FileNotFoundError(f"data.root = {root}: no such folder")
+            raise NoSuchPathError(f"{AT}data.root = {root}: no such folder")
         return root
 
 
@@ -136,9 +134,7 @@ class ScenesDataConfig(CocoDataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("train_scenes", "val_scenes"):
-            if (value := getattr(self, key)) < 4:
-                raise ValueError(f"data.{key} = {value}, must be at least 4")
+        require(self, "train_scenes", "val_scenes", least=4)
 
     def prepare(self) -> Path:
         """Writes the scenes where they are not yet; returns their root.

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runtime.ranges import AT, ConfigError
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -22,9 +24,9 @@ SAMPLING = COLORS + 8
 
 
 def check_side(key: str, pixels: int) -> None:
-    """Raises ValueError unless a detector can look at pictures with a side of so many pixels."""
+    """Raises ConfigError unless a detector can look at pictures with a side of so many pixels."""
     if not 32 <= pixels <= 10_000:
-        raise ValueError(f"{key} = {pixels}, must be in 32..10000 pixels")
+        raise ConfigError(f"{AT}{key} = {pixels}, must be in 32..10000 pixels")
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class SizeRecord:
 
     def __post_init__(self) -> None:
         for key in ("min_size", "max_size"):
-            check_side(f"input.{key}", getattr(self, key))
+            check_side(key, getattr(self, key))
 
     @classmethod
     def of(cls, size: EvaluationSize) -> "SizeRecord":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from detection.model.config import BoxHeadConfig, C4HeadConfig, RpnConfig
 from runtime.config import Builds
+from runtime.ranges import AT, ConfigError, require
 
 if TYPE_CHECKING:
     from backbones.base import Backbone
@@ -32,7 +33,7 @@ class EngineConfig(Builds):
 
     def __post_init__(self) -> None:
         if self.name != self.engine:
-            raise ValueError(f"detector.name = {self.name!r}, but these are the keys of {self.engine!r}")
+            raise ConfigError(f"{AT}name = {self.name!r}, but these are the keys of {self.engine!r}")
 
     def build(  # type: ignore[override]
         self, backbone: "Backbone", num_classes: int, mean: Sequence[float], std: Sequence[float]
@@ -58,8 +59,7 @@ class FpnConfig(EngineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.fpn_channels < 1:
-            raise ValueError(f"detector.fpn_channels = {self.fpn_channels}, must be at least 1")
+        require(self, "fpn_channels", least=1)
 
 
 def _paper_rpn() -> RpnConfig:
@@ -89,9 +89,7 @@ class C4Config(EngineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("rpn_channels", "roi_chunk"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"detector.{key} = {getattr(self, key)}, must be at least 1")
+        require(self, "rpn_channels", "roi_chunk", least=1)
 
 
 @dataclass(kw_only=True)
@@ -122,7 +120,7 @@ class _OfDetectron2:
             ("box_head.iou_threshold", self.box_head.iou_threshold),
         ):
             if value == 0:  # Detectron2's `Matcher` does not take it
-                raise ValueError(f"detector.{key} = {value}, Detectron2 needs it above 0")
+                raise ConfigError(f"{AT}{key} = {value}, Detectron2 needs it above 0")
 
     def extras(self) -> dict[str, str]:
         """See `runtime.config.check_extras`."""

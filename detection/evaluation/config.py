@@ -4,14 +4,9 @@ from dataclasses import dataclass, field
 
 from detection.data.config import CocoDataConfig
 from runtime.config import LoggerConfig, check_device_name
+from runtime.ranges import AT, ConfigError, require
 
 EVALUATORS = ("pycocotools", "fast")
-
-
-def check_evaluator(name: str) -> None:
-    """Raises ValueError unless `name` is one of EVALUATORS."""
-    if name not in EVALUATORS:
-        raise ValueError(f"evaluator = {name!r}, expected one of {', '.join(EVALUATORS)}")
 
 
 @dataclass(kw_only=True)
@@ -36,14 +31,15 @@ class EvaluateConfig:
     """Where the figures, curves and example images go besides; needs `output`."""
 
     def __post_init__(self) -> None:
-        check_evaluator(self.evaluator)
+        require(self, "evaluator", among=EVALUATORS)
+        require(self, "threads", least=1)
         check_device_name(self.device)
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads = {self.threads}, must be at least 1, or null for PyTorch's choice")
         if (self.weights is None) == (self.predictions is None):
-            raise ValueError(
-                f"weights = {self.weights}, predictions = {self.predictions}: give one of them, "
+            raise ConfigError(
+                f"{AT}weights = {self.weights}, {AT}predictions = {self.predictions}: give one of them, "
                 "a detector.safetensors or a file in COCO's results format"
             )
         if self.logger.name != "none" and self.output is None:
-            raise ValueError(f"logger = {self.logger.name}, but there is no output folder; set output=DIR")
+            raise ConfigError(
+                f"{AT}logger = {self.logger.name}, but there is no output folder; set {AT}output=DIR"
+            )

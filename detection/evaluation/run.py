@@ -25,11 +25,11 @@ from detection.evaluation.scoring import METRICS, Evaluation, evaluate
 from detection.evaluation.trackers import log_curves, log_examples
 from runtime.device import resolve_device
 from runtime.distributed import gather, rank, world
-from runtime.folder import plain
 from runtime.launch import launched_by_torchrun, launched_rank
 from runtime.loading import ResumableLoader
 from runtime.progress import track
-from runtime.tracking import build_loggers, finish, log_table
+from runtime.stage import evaluation_loggers, output_folder
+from runtime.tracking import log_table
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +94,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     Of several processes the first one does, the others return nothing."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if config.output is not None and (Path(config.output) / "config.yaml").exists():
-        raise ValueError(
-            f"output = {config.output} holds a run with figures of its own; choose another folder"
-        )
+    folder = output_folder(config.output)
     images: DetectionImages | None = None
     if config.weights is not None:
         with _process_group():
@@ -115,7 +112,6 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         results = read_results(str(config.predictions), coco)
     content: dict[str, Any] = {"stage": "detection", "split": "val", **scored_on(coco)}
     content |= {"metrics": {}, "per_class": {}}
-    folder = Path(config.output) if config.output is not None else None
     if folder is not None and images is not None:
         write_results(folder / "predictions.json", results)
     if coco.annotated:
@@ -123,11 +119,8 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         content |= {key: getattr(evaluation, key) for key in ("metrics", "per_class", "undefined")}
         content["evaluator"] = config.evaluator
         if folder is not None:
-            loggers = build_loggers(config.logger, folder, "evaluation", plain(config))
-            for logger in loggers:
-                logger.log_metrics({f"val/{key}": value for key, value in evaluation.metrics.items()}, 0)
-            record(folder, loggers, images, coco, results, evaluation)
-            finish(loggers)
+            with evaluation_loggers(config, folder, "val", evaluation.metrics) as loggers:
+                record(folder, loggers, images, coco, results, evaluation)
     else:
         log.warning("%s has no annotations: no metrics, predictions only", coco.path)
     print(json.dumps(content, indent=2))

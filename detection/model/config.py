@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from runtime.ranges import AT, ConfigError, require
+
 
 @dataclass(kw_only=True)
 class RpnConfig:
@@ -34,36 +36,21 @@ class RpnConfig:
     """Factor of `loss_rpn_loc`."""
 
     def __post_init__(self) -> None:
-        if not self.anchor_sizes or min(self.anchor_sizes) <= 0:
-            raise ValueError(
-                f"detector.rpn.anchor_sizes = {self.anchor_sizes}, must be positive, one per level"
-            )
-        if not self.aspect_ratios or min(self.aspect_ratios) <= 0:
-            raise ValueError(f"detector.rpn.aspect_ratios = {self.aspect_ratios}, must be positive")
-        for name in ("positive_fraction", "iou_low", "iou_high", "nms_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"detector.rpn.{name} = {getattr(self, name)}, must be in 0..1")
+        for key in ("anchor_sizes", "aspect_ratios"):
+            if not (values := getattr(self, key)) or min(values) <= 0:
+                raise ConfigError(f"{AT}{key} = {values}, must be one or more numbers above 0")
+        require(self, "positive_fraction", "iou_low", "iou_high", "nms_threshold", least=0, most=1)
         if self.iou_low > self.iou_high:
-            raise ValueError(
-                f"detector.rpn.iou_low = {self.iou_low} exceeds detector.rpn.iou_high = {self.iou_high}"
-            )
-        for name in (
-            "batch_size_per_image",
-            "pre_nms_train",
-            "pre_nms_test",
-            "post_nms_train",
-            "post_nms_test",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"detector.rpn.{name} = {getattr(self, name)}, must be at least 1")
-        if not self.box_loss_weight > 0:
-            raise ValueError(f"detector.rpn.box_loss_weight = {self.box_loss_weight}, must be above 0")
+            raise ConfigError(f"{AT}iou_low = {self.iou_low} exceeds {AT}iou_high = {self.iou_high}")
+        require(self, "batch_size_per_image", "pre_nms_train", "pre_nms_test", least=1)
+        require(self, "post_nms_train", "post_nms_test", least=1)
+        require(self, "box_loss_weight", above=0)
 
     def sizes_by_level(self, strides: Sequence[int]) -> list[list[int]]:
         """Anchor sizes on each level of a pyramid. Raises ValueError unless there is one for each."""
         if len(self.anchor_sizes) != len(strides):
-            raise ValueError(
-                f"detector.rpn.anchor_sizes = {self.anchor_sizes}, expected {len(strides)} sizes, "
+            raise ConfigError(
+                f"{AT}detector.rpn.anchor_sizes = {self.anchor_sizes}, expected {len(strides)} sizes, "
                 f"one per level of the pyramid (strides {', '.join(map(str, strides))})"
             )
         return [[size] for size in self.anchor_sizes]
@@ -89,17 +76,10 @@ class SecondStageConfig:
     """Factor of `loss_box_reg`."""
 
     def __post_init__(self) -> None:
-        for name in ("positive_fraction", "iou_threshold", "score_threshold", "nms_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"detector.box_head.{name} = {getattr(self, name)}, must be in 0..1")
-        self._check_counts("batch_size_per_image", "detections_per_image")
-        if not self.box_loss_weight > 0:
-            raise ValueError(f"detector.box_head.box_loss_weight = {self.box_loss_weight}, must be above 0")
-
-    def _check_counts(self, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) < 1:
-                raise ValueError(f"detector.box_head.{name} = {getattr(self, name)}, must be at least 1")
+        require(self, "positive_fraction", "iou_threshold", "score_threshold", least=0, most=1)
+        require(self, "nms_threshold", least=0, most=1)
+        require(self, "batch_size_per_image", "detections_per_image", least=1)
+        require(self, "box_loss_weight", above=0)
 
 
 @dataclass(kw_only=True)
@@ -113,7 +93,7 @@ class BoxHeadConfig(SecondStageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_counts("width", "pooled_size")
+        require(self, "width", "pooled_size", least=1)
 
 
 @dataclass(kw_only=True)
@@ -133,4 +113,4 @@ class C4HeadConfig(SecondStageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_counts("crop_size")
+        require(self, "crop_size", least=1)

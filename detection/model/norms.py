@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from backbones.norm import NarrowBatchNorm2d
+from runtime.ranges import AT, ConfigError
 
 
 class FrozenStatistics(nn.BatchNorm2d):
@@ -28,9 +29,9 @@ def use_group_norm(network: nn.Module) -> nn.Module:
             if not isinstance(norm, nn.BatchNorm2d):
                 continue
             if type(norm) not in (nn.BatchNorm2d, NarrowBatchNorm2d):
-                raise ValueError(
-                    f"recipe.norm = group would lose what {type(norm).__name__} does besides normalising; "
-                    "take another norm for this network"
+                raise ConfigError(
+                    f"{AT}recipe.norm = group would lose what {type(norm).__name__} does besides "
+                    "normalising; take another norm for this network"
                 )
             channels = norm.num_features
             groups = max(g for g in range(1, 33) if channels % g == 0 and (g == 1 or channels // g >= 4))

@@ -18,6 +18,7 @@ from torch import Tensor
 from backbones.files import read_json, write_json
 from detection.engines.base import Engine
 from detection.formats import Target
+from runtime.ranges import AT, ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +67,9 @@ def largest_batch(
         else:
             found = _largest_on_cpu(step, extra, most)
     if not found:
-        raise ValueError(
-            f"recipe.batch_size = auto: not even a step on one image of {height}x{width} px fits into the "
-            f"memory of {device}; make data.min_sizes, data.max_size or the network smaller"
+        raise ConfigError(
+            f"{AT}recipe.batch_size = auto: not even a step on one image of {height}x{width} px fits into "
+            f"the memory of {device}; make {AT}data.min_sizes, {AT}data.max_size or the network smaller"
         )
     log.info("batch size %d: the most images of %dx%d px that fit", found, height, width)
     return found

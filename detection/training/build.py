@@ -24,6 +24,7 @@ from detection.training.batch_size import largest_batch
 from detection.training.config import BackboneSource
 from detection.training.recipe import DetectionRecipe
 from runtime.config import TrainerConfig
+from runtime.ranges import AT, ConfigError
 from runtime.trainer import prepare_network, training_device
 
 
@@ -102,14 +103,14 @@ def _check_norms(network: Backbone) -> None:
     """Raises ValueError for norms that Lightning would not synchronise, or not as they are."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms or any(isinstance(norm, FrozenStatistics) for norm in norms):
-        raise ValueError(
-            "trainer.sync_batch_norm = true, but the backbone has no batch norm or uses stored statistics; "
-            "leave it false, or set recipe.norm=batch and backbone.freeze_at=0"
+        raise ConfigError(
+            f"{AT}trainer.sync_batch_norm = true, but the backbone has no batch norm or uses stored "
+            f"statistics; leave it false, or set {AT}recipe.norm=batch and {AT}backbone.freeze_at=0"
         )
     for norm in norms:
         if type(norm) not in (nn.BatchNorm2d, NarrowBatchNorm2d):
-            raise ValueError(
-                f"trainer.sync_batch_norm = true would lose what {type(norm).__name__} does besides "
+            raise ConfigError(
+                f"{AT}trainer.sync_batch_norm = true would lose what {type(norm).__name__} does besides "
                 "normalising; leave it false for this network"
             )
 
@@ -118,6 +119,8 @@ def find_batch_size(
     engine: Engine, recipe: DetectionRecipe, trainer: TrainerConfig, data: CocoDataConfig, images: int
 ) -> int:
     """`recipe.batch_size = auto` as a number: what one device holds, times the accumulated batches."""
+    if images < recipe.accumulate:
+        raise ConfigError(f"{AT}recipe.accumulate = {recipe.accumulate} exceeds the {images} training images")
     height, width = data.training_size.largest()
     found = largest_batch(
         engine,

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from backbones.timm_spec import timm_extras
 from detection.data.config import CocoDataConfig
 from detection.engines.config import EngineConfig
-from detection.evaluation.config import check_evaluator
+from detection.evaluation.config import EVALUATORS
 from detection.training.recipe import AUTO, DetectionRecipe
 from runtime.config import LoggerConfig, TrainerConfig
+from runtime.ranges import AT, ConfigError, require
+from runtime.steps import StepPlan
 
 
 @dataclass(kw_only=True)
@@ -35,22 +37,21 @@ class BackboneSource:
 
     def __post_init__(self) -> None:
         if (self.weights is None) == (self.name is None):
-            raise ValueError(
-                f"backbone.weights = {self.weights} and backbone.name = {self.name}: give one, "
+            raise ConfigError(
+                f"{AT}weights = {self.weights} and {AT}name = {self.name}: give one, "
                 "a backbone.safetensors or a network's name"
             )
         given = [key for key, value in self.size().items() if value is not None]
         if self.from_scratch:
             given = [key for key in given if key != "batch_norm_momentum"]
         if self.weights is not None and given:
-            raise ValueError(f"backbone.{given[0]} belongs to backbone.name; {self.weights} has its own")
+            raise ConfigError(f"{AT}{given[0]} belongs to {AT}name; {self.weights} has its own")
         if self.weights is None and self.from_scratch:
-            raise ValueError("backbone.from_scratch needs backbone.weights; a name is always from scratch")
-        if not 0 <= self.freeze_at <= 5:
-            raise ValueError(f"backbone.freeze_at = {self.freeze_at}, must be in 0..5")
+            raise ConfigError(f"{AT}from_scratch needs {AT}weights; a name is always from scratch")
+        require(self, "freeze_at", least=0, most=5)
         if self.freeze_at and not self.pretrained:
-            raise ValueError(
-                f"backbone.freeze_at = {self.freeze_at} needs loaded weights; fresh ones would stay as drawn"
+            raise ConfigError(
+                f"{AT}freeze_at = {self.freeze_at} needs loaded weights; fresh ones would stay as drawn"
             )
 
     @property
@@ -101,31 +102,35 @@ class DetectionConfig:
     """Of fresh weights, order, augmentation and sampling."""
 
     def __post_init__(self) -> None:
+        """Sets `plan`, but where `recipe.batch_size` is still to be found."""
         self.trainer.refuse_for("detection")
-        check_evaluator(self.evaluator)
-        for key in ("validate_every_epochs", "validate_every_steps"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise ValueError(f"{key} = {value}, must be at least 1")
+        require(self, "evaluator", among=EVALUATORS)
+        require(self, "validate_every_epochs", "validate_every_steps", least=1)
         if self.validate_every_epochs is not None and self.validate_every_steps is not None:
-            raise ValueError("validate_every_epochs and validate_every_steps are both set, give one of them")
+            raise ConfigError(
+                f"{AT}validate_every_epochs and {AT}validate_every_steps are both set, give one of them"
+            )
         if self.recipe.patience is not None and not (self.validate_every_epochs or self.validate_every_steps):
-            raise ValueError(
-                f"recipe.patience = {self.recipe.patience} counts evaluations: set validate_every_epochs or "
-                "validate_every_steps"
+            raise ConfigError(
+                f"{AT}recipe.patience = {self.recipe.patience} counts evaluations: set "
+                f"{AT}validate_every_epochs or {AT}validate_every_steps"
             )
         if self.recipe.norm == "group" and self.backbone.pretrained:
-            raise ValueError(
-                f"recipe.norm = group needs fresh weights; those of {self.backbone.label} were trained with "
-                "batch norm"
+            raise ConfigError(
+                f"{AT}recipe.norm = group needs fresh weights; those of {self.backbone.label} were "
+                "trained with batch norm"
             )
         if self.recipe.norm == "frozen" and not self.backbone.pretrained:
-            raise ValueError(
-                f"recipe.norm = frozen needs loaded weights; {self.backbone.label} starts fresh, and its "
+            raise ConfigError(
+                f"{AT}recipe.norm = frozen needs loaded weights; {self.backbone.label} starts fresh, and its "
                 "statistics are of no images: take auto, batch or group"
             )
         if self.recipe.batch_size != AUTO:
-            self.trainer.images_per_pass(self.recipe.images_per_step, self.recipe.accumulate)
+            recipe, trainer = self.recipe, self.trainer
+            self.plan = StepPlan(
+                recipe.images_per_step, recipe.accumulate, trainer.devices, trainer.num_nodes
+            )
         elif self.trainer.processes > 1:
-            raise ValueError(
-                "recipe.batch_size = auto finds the batch of one device; for more of them give the number"
+            raise ConfigError(
+                f"{AT}recipe.batch_size = auto finds the batch of one device; for more give the number"
             )

@@ -1,8 +1,10 @@
 """How a detector is trained, as values: batch, rate and its schedule, averaging, normalisation."""
 
 import bisect
-import dataclasses
 from dataclasses import dataclass, field
+
+from runtime.ranges import AT, ConfigError, require
+from runtime.steps import StepPlan, scaled_rate
 
 AUTO = "auto"
 NORMS = (AUTO, "frozen", "batch", "group")
@@ -47,35 +49,24 @@ class DetectionRecipe:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
-            raise ValueError(f"recipe.epochs = {self.epochs}, recipe.steps = {self.steps}: give exactly one")
+            raise ConfigError(f"{AT}epochs = {self.epochs}, {AT}steps = {self.steps}: give exactly one")
         if isinstance(self.batch_size, str) and self.batch_size != AUTO:
-            raise ValueError(
-                f"recipe.batch_size = {self.batch_size!r}, expected a number of images or {AUTO}"
-            )
-        numbers = ("epochs", "steps", "batch_size", "accumulate", "reference_batch_size", "patience")
-        for key in numbers:
-            value = getattr(self, key)
-            if not (value is None or value == AUTO) and value < 1:
-                raise ValueError(f"recipe.{key} = {value}, must be at least 1")
-        for key in ("lr", "clip_norm"):
-            if (value := getattr(self, key)) is not None and not value > 0:
-                raise ValueError(f"recipe.{key} = {value}, must be above 0")
-        for key in ("momentum", "ema_decay"):
-            if (value := getattr(self, key)) is not None and not 0 <= value < 1:
-                raise ValueError(f"recipe.{key} = {value}, must be in [0, 1)")
-        for key in ("warmup_steps", "weight_decay"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"recipe.{key} = {getattr(self, key)}, must be at least 0")
-        if self.norm not in NORMS:
-            raise ValueError(f"recipe.norm = {self.norm!r}, expected one of {', '.join(NORMS)}")
+            raise ConfigError(f"{AT}batch_size = {self.batch_size!r}, expected a number of images or {AUTO}")
+        if self.batch_size != AUTO:
+            require(self, "batch_size", least=1)
+        require(self, "epochs", "steps", "accumulate", "reference_batch_size", "patience", least=1)
+        require(self, "lr", "clip_norm", above=0)
+        require(self, "momentum", "ema_decay", least=0, below=1)
+        require(self, "warmup_steps", "weight_decay", least=0)
+        require(self, "norm", among=NORMS)
         self._check_milestones()
 
     def _check_milestones(self) -> None:
         shares = all(0 < milestone < 1 for milestone in self.milestones)
         steps = all(milestone >= 1 and milestone == int(milestone) for milestone in self.milestones)
         if self.milestones != sorted(self.milestones) or not (shares or steps):
-            raise ValueError(
-                f"recipe.milestones = {self.milestones}, must be rising shares between 0 and 1, or rising "
+            raise ConfigError(
+                f"{AT}milestones = {self.milestones}, must be rising shares between 0 and 1, or rising "
                 "steps from 1 on"
             )
 
@@ -83,30 +74,21 @@ class DetectionRecipe:
     def images_per_step(self) -> int:
         """`batch_size` as a number. Raises ValueError while it is `auto`."""
         if isinstance(self.batch_size, str):
-            raise ValueError(f"recipe.batch_size = {self.batch_size} has not been found yet")
+            raise ConfigError(f"{AT}recipe.batch_size = {self.batch_size} has not been found yet")
         return self.batch_size
 
     @property
     def scaled_lr(self) -> float:
-        if self.reference_batch_size is None:
-            return self.lr
-        return self.lr * self.images_per_step / self.reference_batch_size
+        return scaled_rate(self.lr, self.images_per_step, self.reference_batch_size)
 
     def freezes_statistics(self, pretrained: bool) -> bool:
         """Whether a backbone, its weights loaded or not, normalises by its stored statistics in training."""
         return pretrained if self.norm == AUTO else self.norm == "frozen"
 
-    def with_batch_size(self, images: int) -> "DetectionRecipe":
-        return dataclasses.replace(self, batch_size=images)
-
-    def total_steps(self, images: int) -> int:
-        """Optimiser steps of the whole training on so many images; incomplete batches are left out.
-
-        Raises ValueError when there is no whole batch."""
-        batch = self.accumulate if self.batch_size == AUTO else self.images_per_step
-        if images < batch:
-            raise ValueError(f"recipe.batch_size = {self.batch_size} exceeds the {images} training images")
-        return self.steps if self.epochs is None else self.epochs * (images // batch)  # type: ignore[return-value]
+    def total_steps(self, plan: StepPlan, images: int) -> int:
+        """Optimiser steps of the whole training run on so many images. Raises ConfigError as `plan` does."""
+        per_epoch = plan.steps_per_epoch(images)
+        return self.steps or per_epoch * (self.epochs or 0)
 
     def rate(self, step: int, total: int) -> float:
         """Share of the peak rate at `step`, counted from 0."""

@@ -27,7 +27,7 @@ def learned(net: NASNet, folder, **trainer) -> dict[str, torch.Tensor]:
     """Weights and buffers after some steps on the same batches; drop path becomes likelier in each."""
     net = copy.deepcopy(net)
     torch.manual_seed(1)
-    config = TrainerConfig(accelerator="cpu", log_every_steps=1, **trainer)
+    config = TrainerConfig(device="cpu", log_every_steps=1, **trainer)
     prepare_network(config, net)
     module = ClassificationModule(
         net,

@@ -265,16 +265,16 @@ def test_mistakes_in_the_layout_are_named(tmp_path):
     [
         (
             {"name": "imagenet21k"},
-            "data.name = 'imagenet21k', known are: digits, cifar10, fashion_mnist, imagefolder",
+            "name = 'imagenet21k', expected one of digits, cifar10, fashion_mnist, imagefolder",
         ),
-        ({"train_limit": 0}, "data.train_limit = 0, must be at least 1, or null for all images"),
-        ({"crop_padding": -1}, "data.crop_padding = -1, must be at least 0"),
-        ({"eval_crop": 1.5}, "data.eval_crop = 1.5, must lie in (0, 1]"),
+        ({"train_limit": 0}, "train_limit = 0, must be at least 1, or null"),
+        ({"crop_padding": -1}, "crop_padding = -1, must be at least 0"),
+        ({"eval_crop": 1.5}, "eval_crop = 1.5, must be in (0, 1]"),
         (
             {"color_jitter": True},
-            "data.color_jitter = true changes decoded images only; set data.resident=false",
+            "color_jitter = true changes decoded images only; set resident=false",
         ),
-        ({"download": True}, "data.download = true, but data.name = digits cannot be downloaded"),
+        ({"download": True}, "download = true, but name = digits cannot be downloaded"),
     ],
 )
 def test_bad_values_are_refused_by_name(values, message):

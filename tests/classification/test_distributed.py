@@ -51,7 +51,7 @@ def config(run_dir, root, *, devices=2, recipe=None, workers=0, **trainer):
             | (recipe or {})
         ),
         trainer=TrainerConfig(
-            accelerator="cpu",
+            device="cpu",
             devices=devices,
             threads=1,
             checkpoint_seconds=None,
@@ -225,7 +225,7 @@ def test_detection_refuses_what_only_the_classifier_knows():
 COMMAND = [
     *("data=digits", "recipe.epochs=2", "recipe.batch_size=600", "logger=csv", "trainer.threads=1"),
     *("backbone.cells_per_stage=1", "backbone.filters=4", "backbone.stem_filters=4", "backbone.image_size=8"),
-    *("trainer.accelerator=cpu", "trainer.devices=2", "trainer.checkpoint_steps=1"),
+    *("trainer.device=cpu", "trainer.devices=2", "trainer.checkpoint_steps=1"),
 ]
 
 
@@ -255,7 +255,7 @@ def test_the_command_trains_with_two_processes_in_one_folder(tmp_path, launcher)
 @pytest.mark.gpu
 def test_synchronised_norms_train_on_gpus(tmp_path):
     devices = min(2, torch.cuda.device_count())
-    options = [f"trainer.devices={devices}", "trainer.accelerator=gpu", "trainer.sync_batch_norm=true"]
+    options = [f"trainer.devices={devices}", "trainer.device=cuda", "trainer.sync_batch_norm=true"]
     command = [sys.executable, "-m", "classification", *COMMAND, *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -42,7 +42,7 @@ def trained(run_dir, data, **trainer):
             name="nasnet_a_cifar", cells_per_stage=1, filters=4, stem_filters=4, image_size=16
         ),
         recipe=RecipeConfig(epochs=1, batch_size=10, lr=0.05),
-        trainer=TrainerConfig(accelerator="cpu", threads=1, checkpoint_seconds=None, **trainer),
+        trainer=TrainerConfig(device="cpu", threads=1, checkpoint_seconds=None, **trainer),
         logger=LoggerConfig(name="none"),
         validate_every_epochs=None,
         eval_batch_size=7,

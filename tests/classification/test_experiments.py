@@ -92,7 +92,7 @@ def test_imagenet_rows_take_1600_images_per_step_in_the_papers_passes(experiment
 CIFAR = {
     "epochs": 600,
     "batch_size": 32,
-    "lr_batch_size": None,
+    "reference_batch_size": None,
     "optimizer": "sgd",
     "momentum": 0.9,
     "lr": 0.025,
@@ -105,7 +105,7 @@ CIFAR = {
 MOBILE = {
     "epochs": 312,  # 250,000 steps of 1600 out of 1,281,167 images
     "batch_size": 1600,
-    "lr_batch_size": 1600,
+    "reference_batch_size": 1600,
     "optimizer": "rmsprop",
     "momentum": 0.9,
     "rms_decay": 0.9,

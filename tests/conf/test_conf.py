@@ -1,3 +1,4 @@
+import copy
 import re
 import subprocess
 import sys
@@ -6,11 +7,14 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 import conf.compose
 from backbones.zoo import ZOO
+from conf.objects import to_objects
 from runtime.folder import plain
+from runtime.ranges import ConfigError
 
 CONF = Path(conf.__file__).parent
 EXPERIMENTS = sorted(
@@ -118,7 +122,7 @@ def test_every_choice_composes(group, choices, root):
         ("search", "budget.children=many", "could not be converted to Integer"),
         ("search", "window=0", "window = 0, must be at least 1"),
         ("classification", "recipe.batch_size=0", "batch_size = 0, must be at least 1"),
-        ("classification", "data.name=mnist", "data.name = 'mnist', known are"),
+        ("classification", "data.name=mnist", "data.name = 'mnist', expected one of"),
         ("detection", "backbone.weights=null", "give one, a backbone.safetensors or a network's name"),
         ("pipeline", "logger.name=mlflow", "logger.name = 'mlflow', expected one of csv, wandb"),
     ],
@@ -128,3 +132,64 @@ def test_a_wrong_key_choice_type_or_range_is_named(root, override, message):
         composed(root, override)
     chain = [str(error.value), str(error.value.__cause__)]
     assert any(message in text for text in chain), chain
+
+
+def leaves(config: DictConfig, prefix: str = ""):
+    """Dotted keys of all values that stand where they are named."""
+    for name in map(str, config):
+        if OmegaConf.is_interpolation(config, name) or OmegaConf.is_missing(config, name):
+            continue
+        if isinstance(value := config[name], DictConfig):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+@pytest.mark.parametrize("command", ["search", "classification", "detection", "pipeline"])
+def test_a_value_out_of_range_is_refused_under_the_key_that_was_typed(command):
+    given = ["backbone.weights=w.safetensors"] if command == "detection" else []
+    conf.register(command)
+    with initialize_config_module("conf", version_base="1.3"):
+        config = compose(command, overrides=["run_dir=run", "data.root=.", *given])
+    refused = {}
+    for key in leaves(config):
+        broken = copy.deepcopy(config)
+        try:
+            OmegaConf.update(broken, key, -12345)
+            to_objects(broken)
+        except ConfigError as error:
+            refused[key] = str(error)
+        except ValidationError:  # of another type than the key's: OmegaConf names the whole key
+            continue
+    assert len(refused) > 20
+    for key, message in refused.items():
+        assert key in message.split(), message
+
+
+def test_two_stages_that_refuse_the_same_key_are_told_apart():
+    for key in ("classification.recipe.lr", "detection.recipe.lr", "data.workers", "detection.data.workers"):
+        with pytest.raises(ConfigError, match=f"^{re.escape(key)} = -1"):
+            composed("pipeline", f"{key}=-1")
+
+
+@pytest.mark.parametrize(
+    ("command", "word", "answer"),
+    [
+        (
+            "classification",
+            "recipe.lr_batch_size=64",
+            "recipe.lr_batch_size is called recipe.reference_batch_size now",
+        ),
+        ("detection", "trainer.accelerator=gpu", "trainer.accelerator is called trainer.device now"),
+        (
+            "pipeline",
+            "+detection.trainer.accelerator=cpu",
+            "detection.trainer.accelerator is called detection.trainer.device now",
+        ),
+    ],
+)
+def test_a_key_by_its_old_name_is_answered_with_the_new_one(command, word, answer):
+    done = subprocess.run(
+        [sys.executable, "-m", command, word], cwd=CONF.parent, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.strip()) == (1, answer)

@@ -118,7 +118,7 @@ def small_config():
                 box_head=BoxHeadConfig(width=16, batch_size_per_image=16, pooled_size=3, score_threshold=0.0),
             ),
             recipe=DetectionRecipe(**{"batch_size": 2, "steps": 4, "lr": 0.01, "warmup_steps": 2} | recipe),
-            trainer=TrainerConfig(accelerator="cpu", threads=1, checkpoint_steps=1),
+            trainer=TrainerConfig(device="cpu", threads=1, checkpoint_steps=1),
             logger=LoggerConfig(name="csv"),
         )
 

@@ -186,15 +186,15 @@ def test_wide_and_tall_images_fill_batches_of_their_own(tmp_path, coco_file, wor
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scale_jitter": [2.0, 0.1]}, "data.scale_jitter = .*, must be two rising scales"),
-        ({"scale_jitter": [0.5]}, "data.scale_jitter = .*, must be two rising scales"),
-        ({"color_jitter": [0.4, 0.4, 0.4]}, "data.color_jitter = .*, must be brightness"),
+        ({"scale_jitter": [2.0, 0.1]}, "scale_jitter = .*, must be two rising scales"),
+        ({"scale_jitter": [0.5]}, "scale_jitter = .*, must be two rising scales"),
+        ({"color_jitter": [0.4, 0.4, 0.4]}, "color_jitter = .*, must be brightness"),
         ({"color_jitter": [0.4, 0.4, 0.4, 0.6]}, "hue in 0..0.5"),
-        ({"fixed_size": 16}, "data.fixed_size = 16, must be in 32"),
-        ({"jitter_size": 16}, "data.jitter_size = 16, must be in 32"),
+        ({"fixed_size": 16}, "fixed_size = 16, must be in 32"),
+        ({"jitter_size": 16}, "jitter_size = 16, must be in 32"),
         (
             {"fixed_size": 600, "scale_jitter": [0.1, 2.0]},
-            "data.fixed_size and data.scale_jitter are both set",
+            "fixed_size and scale_jitter are both set",
         ),
     ],
 )

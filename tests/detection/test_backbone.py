@@ -132,12 +132,12 @@ def test_a_genotype_without_a_map_at_stride_4_is_refused_for_what_it_is(small_co
         ({"weights": "a", "batch_norm_momentum": 0.1}, "backbone.batch_norm_momentum belongs to"),
         ({"weights": "a", "from_scratch": True, "filters": 8}, "backbone.filters belongs to backbone.name"),
         ({"name": "nasnet_a_mobile", "from_scratch": True}, "from_scratch needs backbone.weights"),
-        ({"name": "nasnet_a_mobile", "freeze_at": 2}, "backbone.freeze_at = 2 needs loaded weights"),
+        ({"name": "nasnet_a_mobile", "freeze_at": 2}, "freeze_at = 2 needs loaded weights"),
         (
             {"weights": "a", "from_scratch": True, "freeze_at": 2},
-            "backbone.freeze_at = 2 needs loaded weights",
+            "freeze_at = 2 needs loaded weights",
         ),
-        ({"weights": "a", "freeze_at": 6}, "backbone.freeze_at = 6, must be in 0..5"),
+        ({"weights": "a", "freeze_at": 6}, "freeze_at = 6, must be in 0..5"),
     ],
 )
 def test_contradicting_backbone_keys_are_refused(keys, message):

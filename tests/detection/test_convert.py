@@ -197,7 +197,7 @@ def test_what_cannot_be_converted_is_refused_by_name_and_nothing_is_written(untr
     cases = [
         ({}, "torchvision", "is a detector of torchvision_fpn already"),
         ({"drop": "rpn.head.cls_logits.bias"}, "detectron2", "missing rpn.head.cls_logits.bias"),
-        ({"engine": "detectron2_fpn"}, "torchvision", "detector.name = 'torchvision_fpn'"),
+        ({"engine": "detectron2_fpn"}, "torchvision", "name = 'torchvision_fpn'"),
         ({"detector": zero_overlap(metadata["detector"])}, "detectron2", "Detectron2 needs it above 0"),
     ]
     for changes, engine, message in cases:

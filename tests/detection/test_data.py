@@ -119,11 +119,11 @@ def test_training_without_a_target_is_refused(coco_folder, coco_file, left):
 
 
 def test_sizes_out_of_range_are_refused():
-    with pytest.raises(ValueError, match=r"data\.min_sizes = 8, must be in 32\.\.10000"):
+    with pytest.raises(ValueError, match=r"min_sizes = 8, must be in 32\.\.10000"):
         CocoDataConfig(min_sizes=[64, 8])
-    with pytest.raises(ValueError, match=r"data\.test_min_size = 20000, must be in"):
+    with pytest.raises(ValueError, match=r"test_min_size = 20000, must be in"):
         CocoDataConfig(test_min_size=20_000)
-    with pytest.raises(ValueError, match=r"data\.max_size = 31, must be in"):
+    with pytest.raises(ValueError, match=r"max_size = 31, must be in"):
         CocoDataConfig(max_size=31)
 
 

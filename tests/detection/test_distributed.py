@@ -185,7 +185,7 @@ def test_the_command_trains_with_two_processes_in_one_folder(tmp_path, launcher,
     words = [
         *("data=scenes", f"data.root={scenes.root}", "data.train_scenes=12", "data.val_scenes=6"),
         *("data.min_sizes=[96]", "data.test_min_size=96", f"backbone.weights={backbone_file}", "logger=csv"),
-        *("recipe.steps=2", "recipe.batch_size=4", "trainer.devices=2", "trainer.accelerator=cpu"),
+        *("recipe.steps=2", "recipe.batch_size=4", "trainer.devices=2", "trainer.device=cpu"),
         *("trainer.threads=1", "run_dir=runs/detection/a", "detector.rpn.anchor_sizes=[16,32,64,96,128]"),
     ]
     done = subprocess.run(

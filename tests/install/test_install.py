@@ -31,13 +31,13 @@ CELLS = """
 """
 CLASSIFICATION = """
     recipe.epochs=1 recipe.batch_size=8 recipe.lr=0.05 validate_every_epochs=null
-    trainer.threads=1 trainer.accelerator=cpu
+    trainer.threads=1 trainer.device=cpu
 """
 DETECTION = """
     detector.fpn_channels=8 detector.box_head.width=16 detector.box_head.pooled_size=3
     detector.rpn.anchor_sizes=[8,16,32,64,128] detector.rpn.batch_size_per_image=32
     recipe.steps=2 recipe.batch_size=2 recipe.lr=0.01 recipe.warmup_steps=1
-    trainer.threads=1 trainer.accelerator=cpu
+    trainer.threads=1 trainer.device=cpu
 """
 SETTINGS = {"search": SEARCH, "classification": CLASSIFICATION, "detection": SCENES + DETECTION}
 PACKAGES = {"backbones", "runtime", "classification", "search", "detection", "conf", "pipeline"}

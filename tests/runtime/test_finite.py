@@ -60,7 +60,7 @@ class Chain(L.LightningModule):
 
 def fit(folder, module):
     run = RunFolder(folder)
-    config = TrainerConfig(accelerator="cpu", checkpoint_seconds=None, checkpoint_steps=1)
+    config = TrainerConfig(device="cpu", checkpoint_seconds=None, checkpoint_steps=1)
     loader = ResumableLoader(Pictures(), 2, seed=0, shuffle=False)
     build_trainer(config, run, [], [], max_steps=9).fit(module, loader, weights_only=True)
 

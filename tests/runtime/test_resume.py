@@ -49,7 +49,7 @@ class Line(L.LightningModule):
 
 def fit(folder: Path, module, steps, accumulate=1, **trainer):
     run = RunFolder(folder)
-    config = TrainerConfig(accelerator="cpu", checkpoint_seconds=None, **trainer)
+    config = TrainerConfig(device="cpu", checkpoint_seconds=None, **trainer)
     loader = ResumableLoader(Draws(), 2, seed=0, shuffle=True)
     checkpoint = last_checkpoint(run)
     lightning = build_trainer(config, run, [], [], max_steps=steps, accumulate=accumulate)
@@ -175,26 +175,26 @@ def test_an_unknown_compiler_is_refused_by_name():
 
 def test_an_end_is_asked_for(tmp_path):
     with pytest.raises(ValueError, match="neither max_epochs nor max_steps"):
-        build_trainer(TrainerConfig(accelerator="cpu"), RunFolder(tmp_path), [], [])
+        build_trainer(TrainerConfig(device="cpu"), RunFolder(tmp_path), [], [])
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"devices": -1}, "trainer.devices = -1, must be at least 1"),
-        ({"num_nodes": 0}, "trainer.num_nodes = 0, must be at least 1"),
-        ({"accelerator": "tpu"}, "trainer.accelerator = 'tpu', expected one of auto, cpu, gpu"),
-        ({"precision": "16"}, "trainer.precision = '16', expected one of 32-true, bf16-mixed, 16-mixed"),
+        ({"devices": -1}, "devices = -1, must be at least 1"),
+        ({"num_nodes": 0}, "num_nodes = 0, must be at least 1"),
+        ({"device": "tpu"}, "device = 'tpu', expected auto, cpu, cuda or cuda:<number>"),
+        ({"precision": "16"}, "precision = '16', expected one of 32-true, bf16-mixed, 16-mixed"),
         (
             {"activation_memory": "none"},
-            "trainer.activation_memory = 'none', expected one of keep, lean, checkpoint",
+            "activation_memory = 'none', expected one of keep, lean, checkpoint",
         ),
         (
             {"activation_memory": "checkpoint", "compile": True},
-            "trainer.compile = true does not go with activation_memory = checkpoint; use keep or lean",
+            "compile = true does not go with activation_memory = checkpoint; use keep or lean",
         ),
-        ({"threads": 0}, "trainer.threads = 0, must be at least 1"),
-        ({"checkpoint_seconds": -1.0}, "trainer.checkpoint_seconds = -1.0, must not be negative"),
+        ({"threads": 0}, "threads = 0, must be at least 1, or null"),
+        ({"checkpoint_seconds": -1.0}, "checkpoint_seconds = -1.0, must be at least 0, or null"),
     ],
 )
 def test_bad_trainer_values_are_refused_by_name(values, message):
@@ -207,8 +207,9 @@ def test_bad_trainer_values_are_refused_by_name(values, message):
     ("values", "message"),
     [
         (
-            {"accelerator": "gpu"},
-            "trainer.accelerator = gpu, but there is no CUDA device here; use auto or cpu",
+            {"device": "cuda"},
+            "trainer.device = 'cuda', but there is no CUDA device here; expected auto, cpu, "
+            "cuda or cuda:<number>",
         ),
         ({"precision": "16-mixed"}, "trainer.precision = 16-mixed needs CUDA; use 32-true or bf16-mixed"),
     ],

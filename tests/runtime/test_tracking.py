@@ -119,5 +119,5 @@ def test_tensorboard_and_none(tmp_path):
     finish(loggers)
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
     assert build_loggers(LoggerConfig(name="none"), tmp_path, "detection", {}) == []
-    with pytest.raises(ValueError, match=r"logger\.name = 'mlflow', expected one of csv, wandb"):
+    with pytest.raises(ValueError, match=r"name = 'mlflow', expected one of csv, wandb"):
         LoggerConfig(name="mlflow")

@@ -1,0 +1,79 @@
+"""What the values of a configuration may be; messages name the key where it stands, as the user typed it."""
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, get_args
+
+AT = "\ue000"
+"""Stands before each key in the text of a ConfigError: there goes what the refused dataclass stands under."""
+
+
+class ConfigError(ValueError):
+    """A value that a configuration cannot have.
+
+    The text names keys, each after AT, as the dataclass that refuses them knows them: `lr`, `recipe.lr`.
+    Whoever knows under which key that dataclass stands completes them: `error.under("detection")`."""
+
+    def __init__(self, text: str, prefix: str = "") -> None:
+        super().__init__(text, prefix)
+        self.text, self.prefix = text, prefix
+
+    def __str__(self) -> str:
+        return self.text.replace(AT, self.prefix)
+
+    def under(self, key: str) -> "ConfigError":
+        """The same error of a dataclass that stands under `key`; an empty one changes nothing."""
+        return type(self)(self.text, f"{key}.{self.prefix}" if key else self.prefix)
+
+
+class NoSuchPathError(ConfigError, FileNotFoundError):
+    """A value that names what does not exist."""
+
+
+@contextmanager
+def under(key: str) -> Iterator[None]:
+    """ConfigErrors in the block are of a dataclass that stands under `key`."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error.under(key) from None
+
+
+def require(
+    config: Any,
+    *keys: str,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    among: Collection[str] | None = None,
+) -> None:
+    """Raises ConfigError for the first of the keys whose value is outside; None is never refused.
+
+    least, most: bounds that a value may have. above, below: bounds that it may not. among: all it may be."""
+    for key in keys:
+        value = getattr(config, key)
+        if value is None:
+            continue
+        if among is not None:
+            if value not in among:
+                raise ConfigError(f"{AT}{key} = {value!r}, expected one of {', '.join(among)}")
+        elif not (
+            (least is None or value >= least)
+            and (above is None or value > above)
+            and (most is None or value <= most)
+            and (below is None or value < below)
+        ):
+            types = {field.name: field.type for field in dataclasses.fields(config)}
+            null = ", or null" if type(None) in get_args(types[key]) else ""
+            raise ConfigError(f"{AT}{key} = {value}, must be {_told(least, above, most, below)}{null}")
+
+
+def _told(least: float | None, above: float | None, most: float | None, below: float | None) -> str:
+    low, high = (least if above is None else above), (most if below is None else below)
+    if high is None:
+        return f"at least {least}" if above is None else f"above {above}"
+    if above is None and below is None:
+        return f"in {low}..{high}"
+    return f"in {'[' if above is None else '('}{low}, {high}{']' if below is None else ')'}"

@@ -1,0 +1,102 @@
+"""What the training and the evaluation of every network begin and end with."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import Logger
+
+from runtime.folder import RunFolder, plain
+from runtime.launch import launched_rank
+from runtime.random import counter_hash
+from runtime.ranges import AT, ConfigError
+from runtime.tracking import build_loggers, finish, log_artifact
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage that trains a network. name: in files and figures. may_change: keys that do not make another
+    run of it. config, below: the stage's root dataclass."""
+
+    name: str
+    may_change: tuple[str, ...]
+
+    def run(self, config: Any, train: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """What `train(config)` returns, or what a finished run's `metrics.json` holds.
+
+        Of several processes the first one returns that, the others return nothing."""
+        if RunFolder(Path(config.run_dir)).finished() is None:
+            return train(config)
+        if launched_rank():
+            return {}
+        folder = RunFolder.open(config.run_dir, config, stage=self.name, may_change=self.may_change)
+        return folder.finished() or train(config)
+
+    def open(self, config: Any, trainer: L.Trainer) -> RunFolder:
+        """The run's folder; the first process makes it and gives the trainer its loggers.
+
+        To be called when all that could be refused has been built: it is the first that writes."""
+        if trainer.global_rank:
+            return RunFolder(Path(config.run_dir))
+        folder = RunFolder.open(config.run_dir, config, stage=self.name, may_change=self.may_change)
+        trainer.loggers = build_loggers(config.logger, folder.path, self.name, plain(config))
+        return folder
+
+    def finish(
+        self,
+        folder: RunFolder,
+        loggers: Sequence[Logger],
+        weights: Path,
+        split: str,
+        metrics: Mapping[str, float],
+        per_class: Mapping[str, Any],
+        **more: Any,
+    ) -> dict[str, Any]:
+        """Closes the loggers, writes `metrics.json` and returns its content. more: its further keys.
+
+        weights: the file that the run leaves."""
+        log_artifact(loggers, weights, weights.stem)
+        finish(loggers)
+        return folder.finish(self.name, split, metrics, per_class, **more)
+
+
+def seed_process(seed: int, rank: int) -> None:
+    """Seeds the generators of Python, NumPy and PyTorch; weights need `rank` 0 in all processes.
+
+    Dropout and drop path are each process's own: it calls this again with its own rank once they are built.
+    """
+    own = int(counter_hash(seed, rank)[0] >> np.uint64(1)) if rank else seed
+    random.seed(own)
+    np.random.seed(own % 2**32)
+    torch.manual_seed(own)
+
+
+def output_folder(output: str | None) -> Path | None:
+    """The folder that an evaluation writes to. Raises ConfigError for that of a training run."""
+    if output is not None and (Path(output) / "config.yaml").exists():
+        raise ConfigError(f"{AT}output = {output} holds a run with figures of its own; choose another folder")
+    return None if output is None else Path(output)
+
+
+@contextmanager
+def evaluation_loggers(
+    config: Any, folder: Path, split: str, metrics: Mapping[str, float]
+) -> Iterator[Sequence[Logger]]:
+    """Loggers of an evaluation, which have been given its metrics and are closed afterwards.
+
+    config: the root dataclass of the command."""
+    loggers = build_loggers(config.logger, folder, "evaluation", plain(config))
+    log_metrics(loggers, split, metrics)
+    yield loggers
+    finish(loggers)
+
+
+def log_metrics(loggers: Sequence[Logger], split: str, metrics: Mapping[str, float], step: int = 0) -> None:
+    for logger in loggers:
+        logger.log_metrics({f"{split}/{key}": value for key, value in metrics.items()}, step)

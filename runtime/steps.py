@@ -1,0 +1,61 @@
+"""How images become optimiser steps, on all devices together."""
+
+from dataclasses import dataclass
+
+from runtime.ranges import AT, ConfigError
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """batch_size: images per optimiser step. accumulate: backward passes per step of each process.
+
+    devices: processes on each of `num_nodes` machines. Raises ConfigError unless the images of a step are
+    shared out evenly. What does not fill a whole step of an epoch is left out."""
+
+    batch_size: int
+    accumulate: int = 1
+    devices: int = 1
+    num_nodes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size % (self.accumulate * self.processes):
+            raise ConfigError(
+                f"{AT}recipe.batch_size = {self.batch_size}, must be a multiple of {AT}recipe.accumulate x "
+                f"{AT}trainer.devices x {AT}trainer.num_nodes = "
+                f"{self.accumulate} x {self.devices} x {self.num_nodes}"
+            )
+
+    @property
+    def processes(self) -> int:
+        """Of the whole training run."""
+        return self.devices * self.num_nodes
+
+    @property
+    def images_per_pass(self) -> int:
+        """Images of one backward pass of one process."""
+        return self.batch_size // (self.accumulate * self.processes)
+
+    def check(self, images: int) -> None:
+        """Raises ConfigError where so many training images fill no step."""
+        if images < self.batch_size:
+            raise ConfigError(
+                f"{AT}recipe.batch_size = {self.batch_size} exceeds the {images} training images"
+            )
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Raises as `check` does."""
+        self.check(images)
+        return images // self.batch_size
+
+    def __str__(self) -> str:
+        return (
+            f"{self.batch_size} images per step: {self.devices} devices x {self.num_nodes} nodes x "
+            f"{self.accumulate} accumulated batches of {self.images_per_pass}"
+        )
+
+
+def scaled_rate(lr: float, batch_size: int, reference_batch_size: int | None) -> float:
+    """The learning rate for steps on `batch_size` images: the linear rule of 1706.02677, section 2.1.
+
+    reference_batch_size: images per step that `lr` is meant for. None: `lr` is taken as it is."""
+    return lr if reference_batch_size is None else lr * batch_size / reference_batch_size
