@@ -10,7 +10,6 @@ bytes are kept per file, 22 MB for ImageNet's 1.3 million. Duplicates are files 
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from celltransfer import program
 from classification.class_folders import FilePlace, Layout, read_layout
 from classification.file_check import check_files
-from runtime.problems import Report
+from runtime.problems import Report, parse_check
 from runtime.progress import track
 
 
@@ -91,14 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--train-folder", default="train", help="as data.train_folder; default: train")
     parser.add_argument("--test-folder", help="as data.test_folder; default: test, or val without test")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    parser.add_argument("--names", type=int, default=5, help="shown of each problem; default: 5")
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes; 0: this one; default: one per core"
-    )
-    options = parser.parse_args(arguments)
-    if options.names < 1 or options.workers < 0:
-        parser.error("--names must be at least 1, --workers at least 0")
+    options = parse_check(parser, arguments)
     report = check(
         options.folder.expanduser(),
         options.train_folder,

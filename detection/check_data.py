@@ -10,7 +10,6 @@ training, one that starts with `left out` counts boxes that a training leaves ou
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,6 +22,7 @@ from detection.data.coco_file import CocoFile, parse, places
 from detection.data.coco_rules import find_problems, leaves, targets
 from detection.data.image_check import Fault, check_images, links_that_leave
 from runtime.problems import Report as FolderReport
+from runtime.problems import parse_check
 from runtime.progress import track
 
 
@@ -111,14 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("annotations", type=Path, help="annotation file in COCO format")
     parser.add_argument("images", type=Path, help="folder of its images")
     parser.add_argument("--decode", action="store_true", help="read all of every image, not its header only")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    parser.add_argument("--names", type=int, default=5, help="shown of each problem; default: 5")
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes; 0: this one; default: one per core"
-    )
-    options = parser.parse_args(arguments)
-    if options.names < 1 or options.workers < 0:
-        parser.error("--names must be at least 1, --workers at least 0")
+    options = parse_check(parser, arguments)
     report = check(
         options.annotations.expanduser(),
         options.images.expanduser(),

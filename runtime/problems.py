@@ -1,5 +1,8 @@
 """What a check of a data set finds: broken rules, each with a count and its first offenders."""
 
+import argparse
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -34,3 +37,16 @@ class Report:
         found.count += 1
         if len(found.names) < self.names:
             found.names.append(name)
+
+
+def parse_check(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of a command that checks data, with the options that all such commands have."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument("--names", type=int, default=5, help="shown of each problem; default: 5")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes; 0: this one; default: one per core"
+    )
+    options = parser.parse_args(arguments)
+    if options.names < 1 or options.workers < 0:
+        parser.error("--names must be at least 1, --workers at least 0")
+    return options
