@@ -114,7 +114,7 @@ def batch(side: int = SIDE, objects: int = 7) -> tuple[list[Tensor], list[Target
 
 @torch.inference_mode()
 def check_first_stage(work: str, own: TorchvisionFpn, peer: FasterRCNN, images: list[Tensor]) -> None:
-    maps, _ = own._pyramid(images)
+    maps, _ = own.maps(images)
     pyramid = list(peer.backbone(peer.transform(images)[0].tensors).values())
     logits, deltas = peer.rpn.head(pyramid)
     own_logits, own_deltas = own.rpn.head(maps)

@@ -45,12 +45,12 @@ def check_equal(plain: TorchvisionC4, fast: TorchvisionC4, image: Tensor) -> Non
     """Raises AssertionError unless both stages give the same numbers for the same proposals.
 
     Detections of random weights are no test: scores are nearly tied, and rounding changes their order."""
-    maps, sizes = plain._pyramid([image])
-    fast_maps, _ = fast._pyramid([image])
+    maps, sizes = plain.maps([image])
+    fast_maps, _ = fast.maps([image])
     first, fast_first = plain.rpn(maps), fast.rpn(fast_maps)
     boxes = plain.rpn.select(first, sizes)
-    expected = (first.logits, first.deltas, *plain._score(maps, boxes))
-    found = (fast_first.logits, fast_first.deltas, *fast._score(fast_maps, boxes))
+    expected = (first.logits, first.deltas, *plain.score(maps, boxes))
+    found = (fast_first.logits, fast_first.deltas, *fast.score(fast_maps, boxes))
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5 * one.abs().max().item())
 

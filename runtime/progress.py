@@ -1,7 +1,7 @@
 """Progress with images per second and the time left: a bar in a terminal, plain lines in a log."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -15,11 +15,19 @@ class Track:
     """Counts work done. All speeds are this process's own, so a resumed run is not fooled."""
 
     def __init__(
-        self, console: Console, total: int, description: str, done: int, images_per_unit: int | None = None
+        self,
+        console: Console,
+        total: int,
+        description: str,
+        done: int,
+        images_per_unit: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """clock: seconds since any moment."""
         self.total, self.description, self.done = total, description, done
         self.images_per_unit = images_per_unit
-        self._first, self._start, self._last_line = done, time.monotonic(), time.monotonic()
+        self._clock = clock
+        self._first, self._start, self._last_line = done, clock(), clock()
         self._seconds_aside = 0.0
         self._aside_since: float | None = None
         self._console, self._figures, self._printed = console, "", -1
@@ -46,12 +54,12 @@ class Track:
     def aside(self, what: str) -> None:
         """Shows other work that the units wait for, until `back`; images per second leave it out."""
         if self._aside_since is None:
-            self._aside_since = time.monotonic()
+            self._aside_since = self._clock()
         self._show(what)
 
     def back(self) -> None:
         if self._aside_since is not None:
-            self._seconds_aside += time.monotonic() - self._aside_since
+            self._seconds_aside += self._clock() - self._aside_since
             self._aside_since = None
 
     def left(self) -> str:
@@ -59,13 +67,13 @@ class Track:
         done_here = self.done - self._first
         if done_here <= 0:
             return "?"
-        seconds = int((time.monotonic() - self._start) / done_here * max(0, self.total - self.done))
+        seconds = int((self._clock() - self._start) / done_here * max(0, self.total - self.done))
         minutes, hours = seconds // 60 % 60, seconds // 3600
         return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
 
     def images_per_second(self) -> float | None:
         """Without the time aside; None before anything is known, or where the units are not images."""
-        seconds = (self._aside_since or time.monotonic()) - self._start - self._seconds_aside
+        seconds = (self._aside_since or self._clock()) - self._start - self._seconds_aside
         done_here = self.done - self._first
         if self.images_per_unit is None or done_here <= 0 or seconds <= 0:
             return None
@@ -75,8 +83,8 @@ class Track:
         """instead: of the figures."""
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, state=self._state(instead))
-        elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
-            self._last_line = time.monotonic()
+        elif self._clock() - self._last_line >= PLAIN_SECONDS:
+            self._last_line = self._clock()
             self._print_line(instead)
 
     def _state(self, instead: str | None = None) -> str:
@@ -97,11 +105,17 @@ class Track:
 
 
 @contextmanager
-def track(total: int, description: str, done: int = 0, images_per_unit: int | None = None) -> Iterator[Track]:
+def track(
+    total: int,
+    description: str,
+    done: int = 0,
+    images_per_unit: int | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Track]:
     """Shows progress on stderr. total, done: units of work in all and before this process.
 
-    images_per_unit: what images per second are counted by; None: they are not shown."""
-    progress = Track(Console(stderr=True), total, description, done, images_per_unit)
+    images_per_unit: what images per second are counted by. None: they are not shown. clock: see `Track`."""
+    progress = Track(Console(stderr=True), total, description, done, images_per_unit, clock)
     try:
         yield progress
     finally:

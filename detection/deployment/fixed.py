@@ -48,9 +48,9 @@ class FixedDetector(nn.Module):
     def forward(self, image: Tensor) -> FixedDetections:
         """image: `[1, 3, H, W]` float32, RGB in 0..1."""
         size = (image.shape[2], image.shape[3])
-        maps, _ = self.engine._pyramid([image[0]])
+        maps, _ = self.engine.maps([image[0]])
         proposals = fixed_proposals(self.engine.rpn, self.engine.rpn(maps), size)
-        logits, deltas = self.engine._score(maps, [proposals])
+        logits, deltas = self.engine.score(maps, [proposals])
         return fixed_detections(self.engine.box_head, logits, deltas, proposals, size)
 
 

@@ -26,25 +26,25 @@ class TorchvisionEngine(Engine):
     box_head: SecondStage
 
     def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
-        maps, sizes = self._pyramid(images)
+        maps, sizes = self.maps(images)
         proposals = self.rpn(maps)
         losses = self.rpn.losses(proposals, targets)
         sampled = self.box_head.sample(self.rpn.select(proposals, sizes), targets)
-        logits, deltas = self._score(maps, [image.boxes for image in sampled])
+        logits, deltas = self.score(maps, [image.boxes for image in sampled])
         return losses | self.box_head.losses(logits, deltas, sampled)
 
     def predict(self, images: list[Tensor]) -> list[Prediction]:
-        maps, sizes = self._pyramid(images)
+        maps, sizes = self.maps(images)
         proposals = self.rpn.select(self.rpn(maps), sizes)
-        logits, deltas = self._score(maps, proposals)
+        logits, deltas = self.score(maps, proposals)
         return self.box_head.detect(logits, deltas, proposals, sizes)
 
     @abstractmethod
-    def _pyramid(self, images: list[Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
+    def maps(self, images: list[Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
         """Maps `[N, C, H, W]` of the first stage, one or a pyramid of them, and the image sizes."""
 
     @abstractmethod
-    def _score(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def score(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Class logits and deltas of the boxes `[R, 4]` of each image; see `SecondStage.score`."""
 
     def _batch(self, images: list[Tensor], divisor: int) -> tuple[Tensor, list[tuple[int, int]]]:
@@ -87,12 +87,12 @@ class TorchvisionFpn(TorchvisionEngine):
         )
         self.box_head = BoxHead(config.box_head, channels, PYRAMID_STRIDES, num_classes)
 
-    def _pyramid(self, images: list[Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
+    def maps(self, images: list[Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
         """Maps p2..p6 and the image sizes."""
         batch, sizes = self._batch(images, PYRAMID_STRIDES[-1])
         features = self.backbone.features(batch)
         pyramid = self.fpn(OrderedDict((name, features[name]) for name in self.names))
         return list(pyramid.values()), sizes
 
-    def _score(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def score(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         return self.box_head(maps[:-1], boxes)

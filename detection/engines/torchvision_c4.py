@@ -32,12 +32,12 @@ class TorchvisionC4(TorchvisionEngine):
         self.crop_size = config.box_head.crop_size
         self.roi_chunk = config.roi_chunk
 
-    def _pyramid(self, images: list[Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
+    def maps(self, images: list[Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
         """One map, at stride 16. The batch is as large as its largest image, as with Detectron2's C4."""
         batch, sizes = self._batch(images, 1)
         return [self.backbone.split(C4_STRIDE).trunk(batch)], sizes
 
-    def _score(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def score(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         (feature_map,) = maps
         tail = self.backbone.split(C4_STRIDE).tail
         rois = rows(boxes)

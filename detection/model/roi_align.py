@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torchvision.ops import roi_align as _one_thread
+from torchvision.ops import roi_align as one_thread
 
 SAMPLES = 0
 """Sampling ratio: as many samples as the box has places."""
@@ -28,7 +28,7 @@ def roi_align(feature_map: Tensor, rois: Tensor, size: int, stride: int) -> Tens
     if in_eager_mode and feature_map.device.type == "cpu" and torch.get_num_threads() > 1:
         crops: Tensor = _AllCores.apply(feature_map, rois, size, stride)
         return crops
-    return _one_thread(feature_map, rois, size, 1 / stride, SAMPLES, aligned=True)
+    return one_thread(feature_map, rois, size, 1 / stride, SAMPLES, aligned=True)
 
 
 def rows(boxes: Sequence[Tensor]) -> Tensor:
@@ -41,7 +41,7 @@ class _AllCores(torch.autograd.Function):
     def forward(ctx: Any, feature_map: Tensor, rois: Tensor, size: int, stride: int) -> Tensor:
         ctx.save_for_backward(rois)
         ctx.scale, ctx.shape = 1 / stride, feature_map.shape
-        return _by_channels(lambda part: _one_thread(part, rois, size, ctx.scale, SAMPLES, True), feature_map)
+        return _by_channels(lambda part: one_thread(part, rois, size, ctx.scale, SAMPLES, True), feature_map)
 
     @staticmethod
     @once_differentiable

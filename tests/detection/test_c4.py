@@ -65,7 +65,7 @@ def test_images_of_the_paper_have_its_anchors(side, anchors):
     network = backbone().to("meta")
     with torch.device("meta"):
         engine = defaults.build(network, NUM_CLASSES, [0.5] * 3, [0.5] * 3)
-        (feature_map,), sizes = engine._pyramid([torch.empty(3, side, side)])
+        (feature_map,), sizes = engine.maps([torch.empty(3, side, side)])
         proposals = engine.rpn.head([feature_map])
     assert sizes == [(side, side)]
     assert proposals[0][0].numel() == anchors
@@ -75,7 +75,7 @@ def test_images_of_the_paper_have_its_anchors(side, anchors):
 def test_anchors_of_every_size_lie_at_every_place():
     engine = build(rpn=RpnConfig(anchor_sizes=[64, 128, 256, 512]))
     with torch.no_grad():
-        anchors = engine.rpn(engine._pyramid([torch.rand(3, 64, 96)])[0]).anchors.view(4, 6, 12, 4)
+        anchors = engine.rpn(engine.maps([torch.rand(3, 64, 96)])[0]).anchors.view(4, 6, 12, 4)
     sides = anchors[..., 2:] - anchors[..., :2]
     expected = torch.tensor([64.0, 128, 256, 512]).repeat_interleave(3)
     torch.testing.assert_close(sides.prod(dim=-1).sqrt(), expected.expand(4, 6, 12))
@@ -145,11 +145,11 @@ def test_the_chunk_bounds_the_memory_of_regions(fused):
     engine = plain.for_inference() if fused else plain
     boxes = torch.tensor([[0.0, 0, 60, 50], [8, 10, 90, 60], [20, 30, 50, 64]])
     with torch.no_grad():
-        maps, _ = engine._pyramid([torch.rand(3, 64, 96)])
+        maps, _ = engine.maps([torch.rand(3, 64, 96)])
         largest = {}
         for count in (2, 8, 32):
             with LargestTensor() as mode:
-                engine._score(maps, [boxes.repeat(count, 1)[:count]])
+                engine.score(maps, [boxes.repeat(count, 1)[:count]])
             largest[count] = mode.bytes
     channels = engine.backbone.split().channels
     assert largest[8] == largest[32] == 2 * largest[2]
@@ -164,8 +164,8 @@ def test_the_second_stage_is_the_tail_on_crops(batch):
     engine = build().eval()
     box = torch.tensor([[4.0, 8, 60, 52]])
     with torch.no_grad():
-        maps, _ = engine._pyramid(images[:1])
-        logits, deltas = engine._score(maps, [box])
+        maps, _ = engine.maps(images[:1])
+        logits, deltas = engine.score(maps, [box])
         split = engine.backbone.split()
         crops = roi_align(maps[0], torch.cat([torch.zeros(1, 1), box], dim=1), 5, 16)
         mean = split.tail(crops).flatten(2).mean(2)
@@ -201,8 +201,8 @@ def test_no_proposals_are_no_detections(batch):
     images, _ = batch
     engine = build().eval()
     with torch.no_grad():
-        maps, _ = engine._pyramid(images)
-        logits, deltas = engine._score(maps, [torch.zeros(0, 4)] * 2)
+        maps, _ = engine.maps(images)
+        logits, deltas = engine.score(maps, [torch.zeros(0, 4)] * 2)
     assert logits.shape == (0, NUM_CLASSES + 1)
     assert deltas.shape == (0, NUM_CLASSES, 4)
 

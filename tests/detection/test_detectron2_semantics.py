@@ -148,7 +148,7 @@ def test_pyramid_equals_detectron2(pair):
     theirs, ours = (model.eval() for model in pair)
     image = torch.rand(3, 96, 128)
     with torch.no_grad():
-        maps, _ = ours._pyramid([image])
+        maps, _ = ours.maps([image])
         expected = theirs.backbone((image[None] - 0.5) / 0.5)
     assert len(maps) == len(expected) == 5
     for ours_map, theirs_map in zip(maps, expected.values(), strict=True):

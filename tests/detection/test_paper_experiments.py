@@ -51,8 +51,8 @@ def test_the_detector_is_built_and_sees_its_images(experiment):
     config = composed(f"experiment={experiment}", "data.root=COCO", f"backbone.name={name}")
     with torch.device("meta"):
         engine = config.detector.build(build_backbone(config.backbone), 80, [0.5] * 3, [0.5] * 3)
-        (feature_map,), _ = engine._pyramid([torch.empty(3, side, side)])
-        logits, deltas = engine._score([feature_map], [torch.empty(2, 4)])
+        (feature_map,), _ = engine.maps([torch.empty(3, side, side)])
+        logits, deltas = engine.score([feature_map], [torch.empty(2, 4)])
     assert feature_map.shape[1] == channels
     assert (logits.shape, deltas.shape) == ((2, 81), (2, 80, 4))
 

@@ -50,7 +50,7 @@ def test_each_thread_has_channels_of_its_own(threads, monkeypatch):
         seen.append(part.shape[1])
         return torchvision_roi_align(part, *rest, **more)
 
-    monkeypatch.setattr("detection.model.roi_align._one_thread", counted)
+    monkeypatch.setattr("detection.model.roi_align.one_thread", counted)
     roi_align(torch.randn(1, 6, 12, 9), boxes(10, 1, side=144), 7, 16)
     assert sum(seen) == 6
     assert len(seen) == min(threads, 6)

@@ -1,6 +1,5 @@
 import pytest
 
-from runtime import progress
 from runtime.progress import track
 
 
@@ -10,19 +9,17 @@ class Clock:
     def __init__(self):
         self.now = 1000.0
 
-    def monotonic(self):
+    def __call__(self):
         return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(progress, "time", clock)
-    return clock
+def clock():
+    return Clock()
 
 
 def test_the_time_left_follows_this_process_speed_alone(clock):
-    with track(total=100, description="search", done=40) as bar:
+    with track(total=100, description="search", done=40, clock=clock) as bar:
         assert bar.left() == "?"
         clock.now += 20
         bar.advance(10)
@@ -30,7 +27,7 @@ def test_the_time_left_follows_this_process_speed_alone(clock):
 
 
 def test_images_per_second_are_of_this_process_and_leave_out_what_was_done_aside(clock):
-    with track(total=100, description="training", done=40, images_per_unit=32) as bar:
+    with track(total=100, description="training", done=40, images_per_unit=32, clock=clock) as bar:
         assert bar.images_per_second() is None
         clock.now += 20
         bar.advance(10)
@@ -47,14 +44,14 @@ def test_images_per_second_are_of_this_process_and_leave_out_what_was_done_aside
 
 
 def test_a_long_time_left_is_told_in_hours(clock):
-    with track(total=1000, description="training") as bar:
+    with track(total=1000, description="training", clock=clock) as bar:
         clock.now += 3600
         bar.advance(100)
         assert bar.left() == "9:00:00"
 
 
 def test_a_line_tells_images_per_second_and_what_is_done_aside(clock, capsys):
-    with track(total=4, description="training", images_per_unit=800) as bar:
+    with track(total=4, description="training", images_per_unit=800, clock=clock) as bar:
         clock.now += 20
         bar.advance(2, loss=0.5)
         bar.aside("evaluation 0/2")
@@ -71,7 +68,7 @@ def test_a_line_tells_images_per_second_and_what_is_done_aside(clock, capsys):
 
 
 def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(clock, capsys):
-    with track(total=4, description="search") as bar:
+    with track(total=4, description="search", clock=clock) as bar:
         for reward in (0.1, 0.2, 0.3, 0.4):
             clock.now += 10
             bar.advance(best=reward)
@@ -85,7 +82,7 @@ def interrupted():
         raise KeyboardInterrupt
 
 
-def test_an_interrupted_bar_says_how_far_it_came(clock, capsys):
+def test_an_interrupted_bar_says_how_far_it_came(capsys):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert capsys.readouterr().err.startswith("detection 3/9")
