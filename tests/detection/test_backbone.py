@@ -128,10 +128,10 @@ def test_a_genotype_without_a_map_at_stride_4_is_refused_for_what_it_is(small_co
     [
         ({}, "give one, a backbone.safetensors or a network's name"),
         ({"weights": "a", "name": "b"}, "give one"),
-        ({"weights": "a", "filters": 8}, "backbone.filters belongs to backbone.name"),
-        ({"weights": "a", "batch_norm_momentum": 0.1}, "backbone.batch_norm_momentum belongs to"),
-        ({"weights": "a", "from_scratch": True, "filters": 8}, "backbone.filters belongs to backbone.name"),
-        ({"name": "nasnet_a_mobile", "from_scratch": True}, "from_scratch needs backbone.weights"),
+        ({"weights": "a", "filters": 8}, "filters belongs to name"),
+        ({"weights": "a", "batch_norm_momentum": 0.1}, "batch_norm_momentum belongs to"),
+        ({"weights": "a", "from_scratch": True, "filters": 8}, "filters belongs to name"),
+        ({"name": "nasnet_a_mobile", "from_scratch": True}, "from_scratch needs weights"),
         ({"name": "nasnet_a_mobile", "freeze_at": 2}, "freeze_at = 2 needs loaded weights"),
         (
             {"weights": "a", "from_scratch": True, "freeze_at": 2},

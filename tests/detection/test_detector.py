@@ -101,7 +101,7 @@ def test_files_that_are_no_detector_are_refused_with_the_key(trained, backbone_f
             {"detector": {**metadata["detector"], "fpn_channels": 0}},
             "fpn_channels = 0, must be at least 1",
         ),
-        ({"input": {"min_size": 0, "max_size": 192}}, "input: input.min_size = 0, must be in 32..10000"),
+        ({"input": {"min_size": 0, "max_size": 192}}, "input: min_size = 0, must be in 32..10000"),
         ({"input": {"min_size": 96}}, "input: .*max_size"),
         (
             {"preprocessing": changed(mean=[0.5] * 4)},
