@@ -17,7 +17,7 @@ from classification.mistakes import FILE as MISTAKES
 from classification.mistakes import Mistakes, read_mistakes
 from detection.curves import FILE as CURVES
 from detection.curves import Curves, read_curves
-from search.rows import ChildRow, read_children
+from search.ledger.rows import ChildRow, read_children
 
 T = TypeVar("T")
 

@@ -35,7 +35,7 @@ class SpaceConfig:
 class RandomConfig(Builds):
     """Uniform random search, the paper's baseline."""
 
-    builds: ClassVar[str] = "search.strategies:RandomSearch"
+    builds: ClassVar[str] = "search.strategies.controller:RandomSearch"
     name: str = "random"
 
 
@@ -43,7 +43,7 @@ class RandomConfig(Builds):
 class ControllerConfig(Builds):
     """The LSTM controller trained with PPO; defaults are the paper's where it states them."""
 
-    builds: ClassVar[str] = "search.strategies:Controller"
+    builds: ClassVar[str] = "search.strategies.controller:Controller"
     name: str = "controller"
     hidden: int = 100
     """Units of the LSTM; 100 in the paper."""
@@ -149,7 +149,7 @@ class ChildConfig:
 class InlineConfig(Builds):
     """One child after the other in the search's own process."""
 
-    builds: ClassVar[str] = "search.executors:InlineExecutor"
+    builds: ClassVar[str] = "search.executors.inline:InlineExecutor"
     name: str = "inline"
 
 

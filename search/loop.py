@@ -18,13 +18,13 @@ from lightning.pytorch.loggers import Logger
 from backbones.genotype import Genotype
 from runtime.progress import Track, track
 from runtime.random import derive
-from search.base import FINAL_AT_ONCE, ChildTask, Failure, Proposal, Result
 from search.config import BudgetConfig
 from search.errors import SearchPaused
-from search.executors import Executor
-from search.ledger import Ledger
-from search.rows import ChildRow
-from search.strategies import Strategy
+from search.executors.inline import Executor
+from search.ledger.rows import ChildRow
+from search.ledger.writer import Ledger
+from search.messages import FINAL_AT_ONCE, ChildTask, Failure, Proposal, Result
+from search.strategies.controller import Strategy
 
 POLL_SECONDS = 0.05
 

@@ -10,9 +10,9 @@ from PIL import Image
 from backbones.genotype import Block, Cell, Genotype
 from classification.config import ImageDataConfig
 from classification.data import open_images
-from search.base import ChildTask, Failure, Proposal
-from search.child import ChildImages, predicted_microseconds, split, train_child
+from search.children.training import ChildImages, predicted_microseconds, split, train_child
 from search.config import ChildConfig
+from search.messages import ChildTask, Failure, Proposal
 from search.space import Space
 
 DIGITS = ImageDataConfig(name="digits", flip=False, crop_padding=0, train_limit=200)

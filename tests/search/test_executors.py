@@ -5,8 +5,8 @@ import torch
 from toy_search import ScrambledConfig
 
 from backbones.genotype import GenotypeError
-from search.base import ChildFailed, ChildTask, Failure, Proposal, Result
 from search.config import InlineConfig
+from search.messages import ChildFailed, ChildTask, Failure, Proposal, Result
 from search.space import Space
 
 

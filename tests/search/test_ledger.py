@@ -3,11 +3,11 @@ import sqlite3
 import pytest
 import torch
 
-from search.base import Failure, Result
-from search.ledger import Ledger
-from search.rows import ChildRow, read_children
+from search.ledger.rows import ChildRow, read_children
+from search.ledger.writer import Ledger
+from search.messages import Failure, Result
 from search.space import Space
-from search.strategies import State
+from search.strategies.controller import State
 
 
 def row(number, **settings):

@@ -14,13 +14,13 @@ from toy_search import Favourite, ScrambledConfig, history, toy_config
 
 from backbones.genotype import Genotype
 from classification.config import ImageDataConfig
-from search.base import Failure
 from search.config import BudgetConfig, RandomConfig
 from search.errors import SearchPaused
-from search.ledger import Ledger
+from search.ledger.rows import read_children
+from search.ledger.writer import Ledger
 from search.loop import VirtualClock
-from search.rows import read_children
-from search.runner import run
+from search.messages import Failure
+from search.run import run
 
 CHILDREN = 30
 
@@ -129,7 +129,7 @@ def test_search_killed_at_any_commit_continues_as_if_nothing_had_happened(unbrok
 
 def test_search_killed_outright_continues_as_if_nothing_had_happened(unbroken, tmp_path):
     program = (
-        "from toy_search import toy_config\nfrom search.runner import run\n"
+        "from toy_search import toy_config\nfrom search.run import run\n"
         f"run(toy_config({str(tmp_path)!r}, {CHILDREN}, evaluator={evaluator(kill_at=7)!r}))"
     )
     paths = [str(Path(toy_search.__file__).parent), str(Path(__file__).parents[2])]
@@ -249,7 +249,7 @@ def test_plain_function_with_arguments_can_score(tmp_path):
     assert content["metrics"]["best_reward"] <= 0.5
 
 
-@pytest.mark.parametrize("target", ["nonsense", "search.runner.absent", "absent.module"])
+@pytest.mark.parametrize("target", ["nonsense", "search.run.absent", "absent.module"])
 def test_unknown_evaluator_is_named_before_anything_is_written(tmp_path, target):
     with pytest.raises(ValueError, match=f"evaluator._target_ = '{target}', expected a dotted path"):
         run(toy_config(tmp_path / "run", 3, evaluator={"_target_": target}))

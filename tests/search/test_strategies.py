@@ -4,8 +4,8 @@ import pytest
 import torch
 from toy_search import reward
 
-from search.base import Failure, Result
 from search.config import ControllerConfig, RandomConfig
+from search.messages import Failure, Result
 from search.space import Space
 
 SPACE = Space(blocks=2)

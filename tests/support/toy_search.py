@@ -9,10 +9,10 @@ from typing import Any
 
 from backbones.genotype import Genotype
 from runtime.config import LoggerConfig
-from search.attempt import attempt
-from search.base import ChildFailed, ChildTask, Failure, Result
+from search.children.attempt import attempt
 from search.config import BudgetConfig, ControllerConfig, InlineConfig, SearchConfig, SpaceConfig
-from search.rows import read_children
+from search.ledger.rows import read_children
+from search.messages import ChildFailed, ChildTask, Failure, Result
 
 FAVOURITE = "identity"
 

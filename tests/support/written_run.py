@@ -18,10 +18,10 @@ from detection.data_config import CocoDataConfig
 from detection.scoring import METRICS
 from pipeline.report import write_report
 from runtime.folder import plain
-from search.base import Failure
-from search.ledger import Ledger
-from search.rows import ChildRow
-from search.strategies import State
+from search.ledger.rows import ChildRow
+from search.ledger.writer import Ledger
+from search.messages import Failure
+from search.strategies.controller import State
 
 CLASSES = ["<b>cat</b>", 'a "dog" & co']
 COCO = {name: (index + 1) / 50 for index, name in enumerate(METRICS)}

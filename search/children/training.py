@@ -28,9 +28,9 @@ from classification.device_images import DeviceImages
 from classification.optimizers import cosine, decay_groups
 from runtime.device import resolve_device, torch_threads
 from runtime.random import derive
-from search.attempt import attempt
-from search.base import ChildFailed, ChildTask, Failure, Result
+from search.children.attempt import attempt
 from search.config import ChildConfig
+from search.messages import ChildFailed, ChildTask, Failure, Result
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from backbones.genotype import Genotype
 from runtime.folder import ALWAYS_FREE, RunFolder, plain
 from runtime.random import derive
 from runtime.tracking import build_loggers, finish, log_artifact
-from search.base import Evaluator
-from search.child import ChildImages, ChildTrainer, predicted_microseconds
+from search.children.training import ChildImages, ChildTrainer, predicted_microseconds
 from search.config import SearchConfig
 from search.errors import SearchPaused
-from search.ledger import Ledger
+from search.ledger.writer import Ledger
 from search.loop import Search
+from search.messages import Evaluator
 from search.space import Space
 
 log = logging.getLogger(__name__)

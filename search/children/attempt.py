@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from backbones.genotype import GenotypeError
-from search.base import ChildFailed, ChildTask, Failure, Result
+from search.messages import ChildFailed, ChildTask, Failure, Result
 
 
 def attempt(run: Callable[[], Result], task: ChildTask) -> Result:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.genotype import Genotype
-from search.base import Failure, Proposal, Result
+from search.messages import Failure, Proposal, Result
 
 SCHEMA = 1
 

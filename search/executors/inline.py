@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from search.attempt import attempt
-from search.base import ChildTask, Evaluator, Result
+from search.children.attempt import attempt
 from search.config import InlineConfig
+from search.messages import ChildTask, Evaluator, Result
 
 
 class Executor(Protocol):

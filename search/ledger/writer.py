@@ -18,8 +18,8 @@ from typing import Any
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from search.rows import SCHEMA, ChildRow, columns_of, connect, read_rows
-from search.strategies import State
+from search.ledger.rows import SCHEMA, ChildRow, columns_of, connect, read_rows
+from search.strategies.controller import State
 
 _TABLES = """
 CREATE TABLE children (

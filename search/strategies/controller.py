@@ -9,10 +9,10 @@ from torch import Tensor
 
 from runtime.device import torch_threads
 from runtime.random import derive, uniforms
-from search.base import Proposal, Result
 from search.config import ControllerConfig, RandomConfig
-from search.controller import Episode, Policy, next_baseline, update
+from search.messages import Proposal, Result
 from search.space import Space
+from search.strategies.ppo import Episode, Policy, next_baseline, update
 
 
 class State(NamedTuple):
