@@ -22,7 +22,7 @@ from celltransfer import program, user_folder_last
 from conf import EXPERIMENTS, register
 from runtime.config import check_extras
 from runtime.launch import end_with_parent, launched_by_lightning, launched_by_torchrun, launched_rank
-from search.errors import SearchPaused
+from search.messages import SearchPaused
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from classification.mistakes import FILE as MISTAKES
 from classification.mistakes import Mistakes, read_mistakes
 from detection.curves import FILE as CURVES
 from detection.curves import Curves, read_curves
-from search.ledger.rows import ChildRow, read_children
+from search.ledger.reader import read_children
+from search.ledger.rows import ChildRow
 
 T = TypeVar("T")
 

@@ -6,7 +6,6 @@ take as long for a child as was predicted; a proposal waits for the children tha
 it virtually starts, and for no other.
 """
 
-import heapq
 import logging
 import time
 from collections import deque
@@ -18,48 +17,17 @@ from lightning.pytorch.loggers import Logger
 from backbones.genotype import Genotype
 from runtime.progress import Track, track
 from runtime.random import derive
+from search.clock import VirtualClock
 from search.config import BudgetConfig
-from search.errors import SearchPaused
-from search.executors.inline import Executor
+from search.executors.protocol import Executor
 from search.ledger.rows import ChildRow
 from search.ledger.writer import Ledger
-from search.messages import FINAL_AT_ONCE, ChildTask, Failure, Proposal, Result
-from search.strategies.controller import Strategy
+from search.messages import FINAL_AT_ONCE, ChildTask, Failure, Proposal, Result, SearchPaused
+from search.strategies.protocol import Strategy
 
 POLL_SECONDS = 0.05
 
 log = logging.getLogger(__name__)
-
-
-class VirtualClock:
-    """`workers` virtual workers, each busy with a child until its virtual finish. Times in microseconds.
-
-    Children that finish together free their workers together: those start one group of proposals. A child
-    without cost frees its worker at once, for the next group at the same time.
-    """
-
-    def __init__(self, workers: int):
-        self.now, self.free = 0, workers
-        self._busy: list[tuple[int, int]] = []
-
-    def due(self) -> list[int]:
-        """Numbers of the children whose results the next group waits for, in order of consumption."""
-        return sorted(number for finish, number in self._busy if finish == self._busy[0][0])
-
-    def advance(self) -> None:
-        """To the next virtual finish."""
-        self.now = self._busy[0][0]
-        while self._busy and self._busy[0][0] == self.now:
-            heapq.heappop(self._busy)
-            self.free += 1
-
-    def occupy(self, number: int, finish: int) -> None:
-        self.free -= 1
-        heapq.heappush(self._busy, (finish, number))
-
-    def busy(self) -> list[int]:
-        """Numbers of the children that are not virtually finished."""
-        return sorted(number for _, number in self._busy)
 
 
 class Search:

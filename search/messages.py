@@ -85,3 +85,7 @@ class Result:
 
 
 Evaluator = Callable[[Genotype, ChildTask], Result]
+
+
+class SearchPaused(RuntimeError):
+    """The search cannot go on by itself; everything so far is in the ledger, and starting again continues."""

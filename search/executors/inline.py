@@ -1,36 +1,8 @@
-"""Where children run. One protocol; the inline executor, which is also the fake in everybody's tests."""
-
-from collections.abc import Sequence
-from typing import Protocol
+"""The inline executor, which is also the fake in everybody's tests."""
 
 from search.children.attempt import attempt
-from search.config import InlineConfig
+from search.executors.config import InlineConfig
 from search.messages import ChildTask, Evaluator, Result
-
-
-class Executor(Protocol):
-    """Runs tasks and returns each one's result once, in any order.
-
-    Laws, tested for all by `ExecutorContract`: an evaluator that raises gives a typed failure, never an
-    exception of `poll`; a task with `alone` shares its device with no other; a cancelled task has no result.
-    The proposal's number identifies a task, so it is submitted again only after its result.
-    """
-
-    def capacity(self) -> int:
-        """Tasks that may be submitted now; 0 when busy."""
-        ...
-
-    def submit(self, task: ChildTask) -> None:
-        """Raises RuntimeError above the capacity."""
-        ...
-
-    def poll(self) -> Sequence[Result]:
-        """Results since the last call; may wait a moment, and inline waits for one. Empty without tasks."""
-        ...
-
-    def cancel(self, number: int) -> None:
-        """Forgets the task of that proposal, if it is known and not done."""
-        ...
 
 
 class InlineExecutor:

@@ -1,16 +1,43 @@
-"""The children of a ledger as values, and reading them: what a report needs, without tensors."""
+"""The tables of a ledger, and a child as a value."""
 
 import json
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from backbones.genotype import Genotype
 from search.messages import Failure, Proposal, Result
 
 SCHEMA = 1
+
+TABLES = """
+CREATE TABLE children (
+    number INTEGER PRIMARY KEY,         -- 0, 1, ... in the order of proposing
+    proposal_group INTEGER NOT NULL,    -- proposed together
+    genotype TEXT NOT NULL,             -- JSON
+    cell_key TEXT NOT NULL,             -- of the canonical genotype
+    decisions TEXT NOT NULL,            -- JSON
+    log_prob REAL,                      -- under the policy that drew it
+    cost INTEGER NOT NULL,              -- predicted, microseconds
+    start INTEGER NOT NULL,             -- virtual, microseconds
+    finish INTEGER NOT NULL,            -- virtual, microseconds
+    original INTEGER REFERENCES children(number),   -- lowest number with the same key, if a duplicate
+    status TEXT NOT NULL CHECK (status IN ('queued', 'running', 'done')),
+    attempts INTEGER NOT NULL DEFAULT 0,            -- runs begun
+    alone INTEGER NOT NULL DEFAULT 0,               -- 1: failed once, to be repeated alone on a device
+    observed INTEGER NOT NULL DEFAULT 0,            -- 1: the strategy has learned from it
+    reward REAL,
+    failure TEXT,
+    detail TEXT NOT NULL DEFAULT '',
+    curve TEXT NOT NULL DEFAULT '[]',               -- JSON, validation accuracy per epoch
+    seconds REAL NOT NULL DEFAULT 0,                -- real, of the attempt that counted; 0 for a duplicate
+    peak_bytes INTEGER
+) STRICT;
+CREATE INDEX children_by_key ON children(cell_key);
+CREATE TABLE strategy (tensors BLOB NOT NULL, state_values TEXT NOT NULL) STRICT;
+CREATE TABLE state_hashes (proposal_group INTEGER PRIMARY KEY, sha256 TEXT NOT NULL) STRICT;
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;     -- value: JSON
+CREATE TABLE events (time REAL NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL) STRICT;  -- detail: JSON
+"""
 
 
 @dataclass
@@ -57,44 +84,7 @@ class ChildRow:
         )
 
 
-def read_children(path: str | Path) -> list[ChildRow]:
-    """All children by number, read-only, also while the search runs.
-
-    Raises FileNotFoundError, or ValueError for a file that is not a ledger or has a newer schema.
-    """
-    with closing(connect(Path(path), read_only=True)) as database:
-        return read_rows(database)
-
-
-def connect(path: Path, read_only: bool = False) -> sqlite3.Connection:
-    """Raises FileNotFoundError, or ValueError for a file that is not a ledger or has a newer schema."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such ledger")
-    # Without isolation_level=None the driver would open and commit transactions behind our back.
-    mode = "ro" if read_only else "rw"
-    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
-    try:
-        schema = database.execute("PRAGMA user_version").fetchone()[0]
-        if schema != SCHEMA:
-            advice = "update celltransfer" if schema > SCHEMA else "it is not a search's file"
-            raise ValueError(f"{path}: schema version {schema}, this version reads {SCHEMA}; {advice}")
-    except sqlite3.DatabaseError as error:
-        database.close()
-        raise ValueError(f"{path}: not a search ledger: {error}") from None
-    except ValueError:
-        database.close()
-        raise
-    return database
-
-
-def read_rows(database: sqlite3.Connection) -> list[ChildRow]:
-    """All children by number."""
-    columns = list(ChildRow.__dataclass_fields__)
-    found = database.execute(f"SELECT {', '.join(columns)} FROM children ORDER BY number")
-    return [_row(dict(zip(columns, values, strict=True))) for values in found]
-
-
-def _row(columns: dict[str, Any]) -> ChildRow:
+def row_of(columns: dict[str, Any]) -> ChildRow:
     where = f"ledger, child {columns['number']}"
     parsed = {
         "genotype": Genotype.from_dict(json.loads(columns["genotype"]), where),

@@ -18,39 +18,9 @@ from typing import Any
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from search.ledger.rows import SCHEMA, ChildRow, columns_of, connect, read_rows
-from search.strategies.controller import State
-
-_TABLES = """
-CREATE TABLE children (
-    number INTEGER PRIMARY KEY,         -- 0, 1, ... in the order of proposing
-    proposal_group INTEGER NOT NULL,    -- proposed together
-    genotype TEXT NOT NULL,             -- JSON
-    cell_key TEXT NOT NULL,             -- of the canonical genotype
-    decisions TEXT NOT NULL,            -- JSON
-    log_prob REAL,                      -- under the policy that drew it
-    cost INTEGER NOT NULL,              -- predicted, microseconds
-    start INTEGER NOT NULL,             -- virtual, microseconds
-    finish INTEGER NOT NULL,            -- virtual, microseconds
-    original INTEGER REFERENCES children(number),   -- lowest number with the same key, if a duplicate
-    status TEXT NOT NULL CHECK (status IN ('queued', 'running', 'done')),
-    attempts INTEGER NOT NULL DEFAULT 0,            -- runs begun
-    alone INTEGER NOT NULL DEFAULT 0,               -- 1: failed once, to be repeated alone on a device
-    observed INTEGER NOT NULL DEFAULT 0,            -- 1: the strategy has learned from it
-    reward REAL,
-    failure TEXT,
-    detail TEXT NOT NULL DEFAULT '',
-    curve TEXT NOT NULL DEFAULT '[]',               -- JSON, validation accuracy per epoch
-    seconds REAL NOT NULL DEFAULT 0,                -- real, of the attempt that counted; 0 for a duplicate
-    peak_bytes INTEGER
-) STRICT;
-CREATE INDEX children_by_key ON children(cell_key);
-CREATE TABLE strategy (tensors BLOB NOT NULL, state_values TEXT NOT NULL) STRICT;
-CREATE TABLE state_hashes (proposal_group INTEGER PRIMARY KEY, sha256 TEXT NOT NULL) STRICT;
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;     -- value: JSON
-CREATE TABLE events (time REAL NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL) STRICT;  -- detail: JSON
-"""
-
+from search.ledger.reader import connect, read_rows
+from search.ledger.rows import SCHEMA, TABLES, ChildRow, columns_of
+from search.strategies.protocol import State
 
 _OUTCOME = ("status", "reward", "failure", "detail", "curve", "seconds", "peak_bytes")
 
@@ -73,7 +43,7 @@ class Ledger:
         if not path.exists():
             with closing(sqlite3.connect(path, isolation_level=None)) as database:
                 database.execute("PRAGMA journal_mode = WAL")
-                database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT")
+                database.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT")
         self._database = connect(path)
         self._database.execute("PRAGMA synchronous = FULL")
 

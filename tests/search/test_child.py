@@ -10,8 +10,10 @@ from PIL import Image
 from backbones.genotype import Block, Cell, Genotype
 from classification.config import ImageDataConfig
 from classification.data import open_images
-from search.children.training import ChildImages, predicted_microseconds, split, train_child
-from search.config import ChildConfig
+from search.children.config import ChildConfig
+from search.children.cost import predicted_microseconds
+from search.children.images import ChildImages, split
+from search.children.training import train_child
 from search.messages import ChildTask, Failure, Proposal
 from search.space import Space
 

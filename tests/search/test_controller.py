@@ -7,7 +7,8 @@ import torch
 from runtime.device import torch_threads
 from runtime.random import uniforms
 from search.space import Space
-from search.strategies.ppo import Policy, entropy, joint_log_prob, next_baseline, ppo_loss
+from search.strategies.controller import Policy
+from search.strategies.ppo import entropy, joint_log_prob, next_baseline, ppo_loss
 
 
 def policy(space, seed=0, init=0.1):

@@ -5,7 +5,7 @@ import torch
 from toy_search import ScrambledConfig
 
 from backbones.genotype import GenotypeError
-from search.config import InlineConfig
+from search.executors.config import InlineConfig
 from search.messages import ChildFailed, ChildTask, Failure, Proposal, Result
 from search.space import Space
 

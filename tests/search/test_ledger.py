@@ -3,11 +3,12 @@ import sqlite3
 import pytest
 import torch
 
-from search.ledger.rows import ChildRow, read_children
+from search.ledger.reader import read_children
+from search.ledger.rows import ChildRow
 from search.ledger.writer import Ledger
 from search.messages import Failure, Result
 from search.space import Space
-from search.strategies.controller import State
+from search.strategies.protocol import State
 
 
 def row(number, **settings):

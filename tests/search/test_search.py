@@ -14,13 +14,13 @@ from toy_search import Favourite, ScrambledConfig, history, toy_config
 
 from backbones.genotype import Genotype
 from classification.config import ImageDataConfig
-from search.config import BudgetConfig, RandomConfig
-from search.errors import SearchPaused
-from search.ledger.rows import read_children
+from search.clock import VirtualClock
+from search.config import BudgetConfig
+from search.ledger.reader import read_children
 from search.ledger.writer import Ledger
-from search.loop import VirtualClock
-from search.messages import Failure
+from search.messages import Failure, SearchPaused
 from search.run import run
+from search.strategies.config import RandomConfig
 
 CHILDREN = 30
 

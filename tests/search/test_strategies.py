@@ -4,9 +4,9 @@ import pytest
 import torch
 from toy_search import reward
 
-from search.config import ControllerConfig, RandomConfig
 from search.messages import Failure, Result
 from search.space import Space
+from search.strategies.config import ControllerConfig, RandomConfig
 
 SPACE = Space(blocks=2)
 

@@ -10,9 +10,11 @@ from typing import Any
 from backbones.genotype import Genotype
 from runtime.config import LoggerConfig
 from search.children.attempt import attempt
-from search.config import BudgetConfig, ControllerConfig, InlineConfig, SearchConfig, SpaceConfig
-from search.ledger.rows import read_children
+from search.config import BudgetConfig, SearchConfig, SpaceConfig
+from search.executors.config import InlineConfig
+from search.ledger.reader import read_children
 from search.messages import ChildFailed, ChildTask, Failure, Result
+from search.strategies.config import ControllerConfig
 
 FAVOURITE = "identity"
 

@@ -21,7 +21,7 @@ from runtime.folder import plain
 from search.ledger.rows import ChildRow
 from search.ledger.writer import Ledger
 from search.messages import Failure
-from search.strategies.controller import State
+from search.strategies.protocol import State
 
 CLASSES = ["<b>cat</b>", 'a "dog" & co']
 COCO = {name: (index + 1) / 50 for index, name in enumerate(METRICS)}

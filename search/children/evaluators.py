@@ -1,0 +1,59 @@
+"""Who scores children: our own training, or a callable of the user's."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from backbones.genotype import Genotype
+from classification.config import ImageDataConfig
+from search.children.config import ChildConfig
+from search.children.cost import predicted_microseconds
+from search.children.images import ChildImages
+from search.children.training import train_child
+from search.messages import ChildTask, Evaluator, Result
+
+
+class ChildTrainer:
+    """The evaluator of a search that names no other: `train_child` with its images and settings."""
+
+    def __init__(self, config: ChildConfig, images: ChildImages):
+        self._config, self._images = config, images
+
+    def __call__(self, genotype: Genotype, task: ChildTask) -> Result:
+        return train_child(task, self._images, self._config)
+
+    def predicted_microseconds(self, genotype: Genotype) -> int:
+        images = len(self._images.training)
+        return predicted_microseconds(genotype, self._config, images, self._images.num_classes)
+
+
+def evaluation(
+    chosen: Mapping[str, Any] | None, data: ImageDataConfig, child: ChildConfig, seed: int
+) -> tuple[Evaluator, Callable[[Genotype], int], dict[str, Any]]:
+    """Who scores children, what a child is predicted to cost, and the facts about it for the ledger."""
+    if chosen is None:
+        images = ChildImages.open(data, child, seed)
+        trainer = ChildTrainer(child, images)
+        return trainer, trainer.predicted_microseconds, {"split": images.record}
+    arguments = dict(chosen)
+    name = str(arguments.pop("_target_", ""))
+    module, _, attribute = name.rpartition(".")
+    try:
+        target = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"evaluator._target_ = {name!r}, expected a dotted path: {error}") from None
+    if not callable(target):
+        raise ValueError(f"evaluator: {name} cannot be called")
+    given = () if isinstance(target, type) else ("genotype", "task")
+    try:
+        inspect.signature(target).bind(*given, **arguments)
+    except TypeError as error:
+        raise ValueError(f"evaluator: {name} {error}") from None
+    evaluator = target(**arguments) if isinstance(target, type) else partial(target, **arguments)
+    # Only ratios count, so without an estimate of its own the cost of training on one image does.
+    cost = getattr(
+        evaluator, "predicted_microseconds", partial(predicted_microseconds, config=child, images=1)
+    )
+    return evaluator, cost, {}
