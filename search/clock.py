@@ -19,13 +19,14 @@ class VirtualClock:
         return sorted(number for finish, number in self._busy if finish == self._busy[0][0])
 
     def advance(self) -> None:
-        """To the next virtual finish."""
+        """Moves on to the next virtual finish."""
         self.now = self._busy[0][0]
         while self._busy and self._busy[0][0] == self.now:
             heapq.heappop(self._busy)
             self.free += 1
 
     def occupy(self, number: int, finish: int) -> None:
+        """Gives a child to a free worker."""
         self.free -= 1
         heapq.heappush(self._busy, (finish, number))
 

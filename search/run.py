@@ -3,7 +3,9 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from backbones.genotype import Genotype
 from runtime.folder import ALWAYS_FREE, RunFolder, plain
 from runtime.random import derive
 from runtime.tracking import build_loggers, finish, log_artifact
+from search.budget import Budget
 from search.children.evaluators import evaluation
 from search.config import SearchConfig
 from search.ledger.writer import Ledger
@@ -27,10 +30,11 @@ MAY_CHANGE = ("budget", "executor", "data.root", "data.workers", "data.download"
 """Keys that do not make another search of it; the ledger knows the split by its content."""
 
 
-def run(config: SearchConfig) -> dict[str, Any]:
+def run(config: SearchConfig, *, clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
     """Runs or continues a search until its budget is spent; returns what `metrics.json` holds.
 
     Writes `search.sqlite` all along, `genotype.json` (the best child) and `metrics.json` at the end.
+    clock: seconds from any origin, for `budget.hours`.
     Raises ValueError or FileNotFoundError before anything long starts, SearchPaused when it cannot go on.
     """
     path = Path(config.run_dir) / "search.sqlite"
@@ -52,7 +56,7 @@ def run(config: SearchConfig) -> dict[str, Any]:
             cost,
             seed=config.seed,
             window=config.window,
-            budget=config.budget,
+            budget=Budget(config.budget, float(ledger.fact("seconds") or 0), clock),
             loggers=loggers,
         )
         search.run()
@@ -72,12 +76,9 @@ def search_id(config: SearchConfig) -> str:
 
 
 def _finished(config: SearchConfig, path: Path) -> dict[str, Any] | None:
-    ledger = Ledger(path)
-    try:
+    with closing(Ledger(path)) as ledger:
         if ledger.fact("finished") != plain(config.budget):
             return None
-    finally:
-        ledger.close()
     return RunFolder.open(config.run_dir, config, stage="search", may_change=MAY_CHANGE).finished()
 
 
@@ -85,7 +86,7 @@ def _check_facts(ledger: Ledger, path: Path, facts: dict[str, Any]) -> None:
     for name, value in facts.items():
         if (known := ledger.fact(name)) not in (None, value):
             raise ValueError(f"{path}: this search began with {name} = {known}, now it is {value}")
-    ledger.remember(facts)
+    ledger.save(facts=facts)
 
 
 def _write_outcome(
@@ -114,5 +115,5 @@ def _write_outcome(
     }
     content = folder.finish("search", "validation", metrics)
     log.info("%d children, %d failed, best reward %.4g", len(done), metrics["failed"], scored[best.number])
-    ledger.remember({"finished": plain(config.budget)})
+    ledger.save(facts={"finished": plain(config.budget)})
     return content

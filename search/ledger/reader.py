@@ -25,15 +25,13 @@ def connect(path: Path, read_only: bool = False) -> sqlite3.Connection:
     database = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
     try:
         schema = database.execute("PRAGMA user_version").fetchone()[0]
-        if schema != SCHEMA:
-            advice = "update celltransfer" if schema > SCHEMA else "it is not a search's file"
-            raise ValueError(f"{path}: schema version {schema}, this version reads {SCHEMA}; {advice}")
     except sqlite3.DatabaseError as error:
         database.close()
         raise ValueError(f"{path}: not a search ledger: {error}") from None
-    except ValueError:
+    if schema != SCHEMA:
         database.close()
-        raise
+        advice = "update celltransfer" if schema > SCHEMA else "it is not a search's file"
+        raise ValueError(f"{path}: schema version {schema}, this version reads {SCHEMA}; {advice}")
     return database
 
 

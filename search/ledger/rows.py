@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backbones.genotype import Genotype
-from search.messages import Failure, Proposal, Result
+from search.messages import ChildTask, Failure, Proposal, Result
 
 SCHEMA = 1
 
@@ -42,7 +42,11 @@ CREATE TABLE events (time REAL NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NUL
 
 @dataclass
 class ChildRow:
-    """A child as the ledger holds it; see the comments of its table. Virtual times in microseconds."""
+    """A child as the ledger holds it; see the comments of its table. Virtual times in microseconds.
+
+    The fields before `status` are fixed when the child is proposed. The methods are its transitions;
+    `Ledger.save` writes a row that they changed.
+    """
 
     number: int
     proposal_group: int
@@ -65,12 +69,31 @@ class ChildRow:
     seconds: float = 0.0
     peak_bytes: int | None = None
 
+    def begin(self, seed: int) -> ChildTask:
+        """queued -> running. Counts the attempt and returns it as a task."""
+        task = ChildTask(self.proposal, seed, self.attempts, self.alone)
+        self.status, self.attempts = "running", self.attempts + 1
+        return task
+
+    def requeue(self, *, alone: bool = False, uncount: bool = False) -> None:
+        """running -> queued, to be repeated.
+
+        alone: from now on on a device of its own. uncount: we broke the attempt off, so it does not count.
+        """
+        self.status, self.alone = "queued", self.alone or alone
+        self.attempts -= int(uncount)
+
     def finish_with(self, result: Result) -> None:
-        """Takes over what became of the child, or of the one that it duplicates."""
+        """-> done. Takes the result of the child, or of the one that it duplicates."""
         self.status = "done"
         self.reward, self.failure, self.detail = result.reward, result.failure, result.detail
         self.curve, self.peak_bytes = result.curve, result.peak_bytes
         self.seconds = result.seconds if self.original is None else 0.0
+
+    def consume(self) -> Result:
+        """done -> observed. Returns the result, for the strategy to learn from."""
+        self.observed = True
+        return self.result
 
     @property
     def proposal(self) -> Proposal:
@@ -85,6 +108,7 @@ class ChildRow:
 
 
 def row_of(columns: dict[str, Any]) -> ChildRow:
+    """The inverse of `columns_of`."""
     where = f"ledger, child {columns['number']}"
     parsed = {
         "genotype": Genotype.from_dict(json.loads(columns["genotype"]), where),
@@ -99,11 +123,5 @@ def row_of(columns: dict[str, Any]) -> ChildRow:
 
 def columns_of(row: ChildRow) -> dict[str, Any]:
     """A child as the table `children` holds it."""
-    return vars(row) | {
-        "genotype": json.dumps(row.genotype.to_dict()),
-        "decisions": json.dumps(row.decisions),
-        "curve": json.dumps(row.curve),
-        "failure": row.failure.value if row.failure else None,
-        "alone": int(row.alone),
-        "observed": int(row.observed),
-    }
+    encoded = {name: json.dumps(getattr(row, name)) for name in ("decisions", "curve")}
+    return vars(row) | encoded | {"genotype": json.dumps(row.genotype.to_dict())}

@@ -10,7 +10,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,12 @@ from search.ledger.reader import connect, read_rows
 from search.ledger.rows import SCHEMA, TABLES, ChildRow, columns_of
 from search.strategies.protocol import State
 
-_OUTCOME = ("status", "reward", "failure", "detail", "curve", "seconds", "peak_bytes")
+_COLUMNS = tuple(ChildRow.__dataclass_fields__)
+_CHANGING = _COLUMNS[_COLUMNS.index("status") :]
+_SAVE = (
+    f"INSERT INTO children ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)}) "
+    f"ON CONFLICT (number) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _CHANGING)}"
+)
 
 
 class Ledger:
@@ -64,19 +69,28 @@ class Ledger:
         row = self._database.execute("SELECT tensors, state_values FROM strategy").fetchone()
         return None if row is None else State(load_tensors(row[0]), json.loads(row[1]))
 
-    def remember(self, facts: Mapping[str, Any]) -> None:
-        with self._transaction() as database:
-            _write_facts(database, facts)
+    def save(
+        self,
+        rows: Iterable[ChildRow] = (),
+        *,
+        facts: Mapping[str, Any] | None = None,
+        events: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes children as they are now, new ones too, with facts by name and events by kind."""
+        with self.transaction() as database:
+            database.executemany(_SAVE, map(columns_of, rows))
+            known = [(name, json.dumps(value)) for name, value in (facts or {}).items()]
+            database.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", known)
+            happened = [(time.time(), kind, json.dumps(detail)) for kind, detail in (events or {}).items()]
+            database.executemany("INSERT INTO events VALUES (?, ?, ?)", happened)
 
-    def step(self, consumed: Sequence[int], state: State, proposed: Sequence[ChildRow], group: int) -> None:
-        """These results were consumed, this is the strategy now, these are the next children."""
+    def step(self, rows: Iterable[ChildRow], state: State, group: int) -> None:
+        """Writes the children that were consumed or proposed, and the strategy that this made."""
         tensors = save_tensors(dict(sorted(state.tensors.items())))
         values = json.dumps(state.values, sort_keys=True)
         sha256 = hashlib.sha256(tensors + values.encode()).hexdigest()
-        with self._transaction() as database:
-            database.executemany(
-                "UPDATE children SET observed = 1 WHERE number = ?", [(n,) for n in consumed]
-            )
+        with self.transaction() as database:
+            database.executemany(_SAVE, map(columns_of, rows))
             if tensors == self._tensors:  # megabytes that change only with an update
                 database.execute("UPDATE strategy SET state_values = ?", [values])
             else:
@@ -84,42 +98,11 @@ class Ledger:
                 database.execute("INSERT INTO strategy VALUES (?, ?)", [tensors, values])
             # A group that an extended budget completes has two states; the later one counts.
             database.execute("INSERT OR REPLACE INTO state_hashes VALUES (?, ?)", [group, sha256])
-            for row in proposed:
-                _insert(database, row)
         self._tensors = tensors
 
-    def begin(self, number: int) -> None:
-        """Counts an attempt before it starts, so that one which takes the process along counts, too."""
-        with self._transaction() as database:
-            database.execute(
-                "UPDATE children SET status = 'running', attempts = attempts + 1 WHERE number = ?", [number]
-            )
-
-    def record(self, rows: Sequence[ChildRow], facts: Mapping[str, Any]) -> None:
-        """The final result of a child and of its duplicates, as their rows have it."""
-        with self._transaction() as database:
-            for row in rows:
-                columns = columns_of(row)
-                values = [columns[name] for name in _OUTCOME]
-                assignments = ", ".join(f"{name} = ?" for name in _OUTCOME)
-                database.execute(f"UPDATE children SET {assignments} WHERE number = ?", [*values, row.number])
-            _write_facts(database, facts)
-
-    def requeue(self, number: int, *, alone: bool, uncount: bool, why: str) -> None:
-        """Sends a child back. uncount: the attempt was broken off by us and does not count."""
-        with self._transaction() as database:
-            database.execute(
-                "UPDATE children SET status = 'queued', alone = ?, attempts = attempts - ? WHERE number = ?",
-                [int(alone), int(uncount), number],
-            )
-            _write_event(database, "requeued", {"child": number, "alone": alone, "why": why})
-
-    def note(self, kind: str, detail: Mapping[str, Any]) -> None:
-        with self._transaction() as database:
-            _write_event(database, kind, detail)
-
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing of what is executed on the connection inside."""
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield self._database
@@ -128,18 +111,3 @@ class Ledger:
             if self._database.in_transaction:  # SQLite itself rolls back when the disk is full
                 self._database.execute("ROLLBACK")
             raise
-
-
-def _insert(database: sqlite3.Connection, row: ChildRow) -> None:
-    columns = columns_of(row)
-    marks = ", ".join("?" * len(columns))
-    database.execute(f"INSERT INTO children ({', '.join(columns)}) VALUES ({marks})", list(columns.values()))
-
-
-def _write_facts(database: sqlite3.Connection, facts: Mapping[str, Any]) -> None:
-    rows = [(name, json.dumps(value)) for name, value in facts.items()]
-    database.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
-
-
-def _write_event(database: sqlite3.Connection, kind: str, detail: Mapping[str, Any]) -> None:
-    database.execute("INSERT INTO events VALUES (?, ?, ?)", [time.time(), kind, json.dumps(detail)])

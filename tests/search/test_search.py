@@ -4,9 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import toy_search
@@ -104,7 +102,7 @@ def test_extended_budget_gives_what_the_larger_one_would_have(unbroken, tmp_path
 
 
 def test_search_killed_at_any_commit_continues_as_if_nothing_had_happened(unbroken, tmp_path, monkeypatch):
-    left, transaction = 0, Ledger._transaction
+    left, transaction = 0, Ledger.transaction
 
     def dying(ledger):
         nonlocal left
@@ -113,7 +111,7 @@ def test_search_killed_at_any_commit_continues_as_if_nothing_had_happened(unbrok
             raise SystemExit("power cut before the commit")
         return transaction(ledger)
 
-    monkeypatch.setattr(Ledger, "_transaction", dying)
+    monkeypatch.setattr(Ledger, "transaction", dying)
     lives = 0
     while True:
         lives += 1
@@ -223,10 +221,9 @@ def test_hours_cut_a_prefix(unbroken, tmp_path, monkeypatch):
         return score(self, genotype, task)
 
     monkeypatch.setattr(Favourite, "__call__", one_hour)
-    monkeypatch.setattr("search.loop.time", SimpleNamespace(monotonic=lambda: now, sleep=time.sleep))
-
     for hours in (4.5, 9.5):  # over both sittings together
-        content = run(toy_config(tmp_path, CHILDREN, budget=BudgetConfig(children=CHILDREN, hours=hours)))
+        budget = BudgetConfig(children=CHILDREN, hours=hours)
+        content = run(toy_config(tmp_path, CHILDREN, budget=budget), clock=lambda: now)
         assert len(trained) == hours + 0.5
         cut = history(tmp_path)
         assert content["metrics"]["children"] == sum(row[8] == "done" for row in cut)

@@ -59,7 +59,7 @@ def write_search(folder):
         for i, (reward, failure) in enumerate(outcomes)
     ]
     ledger = Ledger(folder / "search.sqlite")
-    ledger.step([], State({}, {}), rows, group=0)
+    ledger.step(rows, State({}, {}), group=0)
     ledger.close()
     write_config(folder, {"data": {"name": "digits"}})
 
