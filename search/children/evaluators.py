@@ -12,21 +12,7 @@ from search.children.config import ChildConfig
 from search.children.cost import predicted_microseconds
 from search.children.images import ChildImages
 from search.children.training import train_child
-from search.messages import ChildTask, Evaluator, Result
-
-
-class ChildTrainer:
-    """The evaluator of a search that names no other: `train_child` with its images and settings."""
-
-    def __init__(self, config: ChildConfig, images: ChildImages):
-        self._config, self._images = config, images
-
-    def __call__(self, genotype: Genotype, task: ChildTask) -> Result:
-        return train_child(task, self._images, self._config)
-
-    def predicted_microseconds(self, genotype: Genotype) -> int:
-        images = len(self._images.training)
-        return predicted_microseconds(genotype, self._config, images, self._images.num_classes)
+from search.messages import Evaluator
 
 
 def evaluation(
@@ -35,8 +21,13 @@ def evaluation(
     """Who scores children, what a child is predicted to cost, and the facts about it for the ledger."""
     if chosen is None:
         images = ChildImages.open(data, child, seed)
-        trainer = ChildTrainer(child, images)
-        return trainer, trainer.predicted_microseconds, {"split": images.record}
+        cost = partial(
+            predicted_microseconds,
+            config=child,
+            images=len(images.training),
+            num_classes=images.num_classes,
+        )
+        return partial(train_child, images=images, config=child), cost, {"split": images.record}
     arguments = dict(chosen)
     name = str(arguments.pop("_target_", ""))
     module, _, attribute = name.rpartition(".")

@@ -15,33 +15,29 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
+from backbones.genotype import Genotype
 from backbones.network import NASNet
 from classification.device_images import DeviceImages
 from classification.optimizers import cosine, decay_groups
 from runtime.device import resolve_device, torch_threads
-from search.children.attempt import attempt
 from search.children.config import ChildConfig
 from search.children.images import ChildImages
 from search.messages import ChildFailed, ChildTask, Failure, Result
 
 
-def train_child(task: ChildTask, images: ChildImages, config: ChildConfig) -> Result:
+def train_child(genotype: Genotype, task: ChildTask, images: ChildImages, config: ChildConfig) -> Result:
     """Trains one child; `reward` is its accuracy on the held-out images after the last epoch, in [0, 1].
 
-    Never raises for what the child did: it comes back in `Result.failure`. All chance derives from
-    `task.seed`. What is trained is the canonical form, so that equal cells get equal rewards.
+    All chance derives from `task.seed`. What is trained is the canonical form, so that equal cells get equal
+    rewards. Raises ChildFailed when the time is over or the loss is not finite.
     """
-    return attempt(lambda: _train(task, images, config), task)
-
-
-def _train(task: ChildTask, images: ChildImages, config: ChildConfig) -> Result:
     start = time.monotonic()
     device = resolve_device(config.device)
     devices = [device] if device.type == "cuda" else []
     with torch_threads(config.threads), torch.random.fork_rng(devices):
         _reset_peak(device)
         torch.manual_seed(task.seed)
-        network = NASNet(config.spec(task.proposal.genotype.canonical()), images.num_classes)
+        network = NASNet(config.spec(genotype.canonical()), images.num_classes)
         network = network.to(device).to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(
             decay_groups(network, config.weight_decay), lr=config.lr, momentum=config.momentum

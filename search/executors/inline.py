@@ -23,9 +23,7 @@ class InlineExecutor:
 
     def poll(self) -> list[Result]:
         task, self._task = self._task, None
-        if task is None:
-            return []
-        return [attempt(lambda: self._evaluator(task.proposal.genotype, task), task)]
+        return [] if task is None else [attempt(self._evaluator, task)]
 
     def cancel(self, number: int) -> None:
         if self._task is not None and self._task.proposal.number == number:

@@ -1,6 +1,7 @@
 """Real children on real digits, as small as they can be."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from backbones.genotype import Block, Cell, Genotype
 from classification.config import ImageDataConfig
 from classification.data import open_images
+from search.children.attempt import attempt
 from search.children.config import ChildConfig
 from search.children.cost import predicted_microseconds
 from search.children.images import ChildImages, split
@@ -29,8 +31,9 @@ TINY = ChildConfig(
 )
 
 
-def task(genotype, seed=1):
-    return ChildTask(Proposal(0, genotype, ()), seed=seed)
+def train(genotype, images, config, seed=1):
+    evaluator = partial(train_child, images=images, config=config)
+    return attempt(evaluator, ChildTask(Proposal(0, genotype, ()), seed=seed))
 
 
 BLOCK = Block(0, 1, "conv_1x1", "identity")
@@ -74,40 +77,38 @@ def test_split_is_a_function_of_the_seed():
 
 def test_child_learns_and_repeats_exactly(images):
     config = dataclasses.replace(TINY, epochs=12, lr=0.1)
-    result = train_child(task(one_block()), images, config)
+    result = train(one_block(), images, config)
     assert result.curve[-1] == result.reward
     assert result.curve[-1] > 0.5  # ten classes
     assert len(result.curve) == 12
     assert result.seconds > 0
-    again = train_child(task(one_block()), images, config)
+    again = train(one_block(), images, config)
     assert again.curve == result.curve
 
 
 def test_chance_comes_from_the_task_alone(images):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    first = train_child(task(one_block(), seed=3), images, TINY)
+    first = train(one_block(), images, TINY, seed=3)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert train_child(task(one_block(), seed=3), images, TINY).curve == first.curve
-    assert train_child(task(one_block(), seed=4), images, TINY).curve != first.curve
+    assert train(one_block(), images, TINY, seed=3).curve == first.curve
+    assert train(one_block(), images, TINY, seed=4).curve != first.curve
 
 
 def test_equal_functions_get_equal_rewards(images):
     swapped = one_block(Block(1, 0, "identity", "conv_1x1"))
-    assert (
-        train_child(task(swapped), images, TINY).curve == train_child(task(one_block()), images, TINY).curve
-    )
+    assert train(swapped, images, TINY).curve == train(one_block(), images, TINY).curve
 
 
 def test_exploding_child_is_not_finite(images):
     config = dataclasses.replace(TINY, lr=1e30, clip_norm=None)
-    result = train_child(task(one_block()), images, config)
+    result = train(one_block(), images, config)
     assert result.failure is Failure.NOT_FINITE
     assert "in epoch 0" in result.detail
 
 
 def test_slow_child_times_out_and_says_where(images):
-    result = train_child(task(one_block()), images, dataclasses.replace(TINY, timeout_seconds=1e-9))
+    result = train(one_block(), images, dataclasses.replace(TINY, timeout_seconds=1e-9))
     assert result.failure is Failure.TIMEOUT
     assert result.detail == "1e-09 s were over at epoch 0, step 0 of 4"
 
@@ -123,7 +124,7 @@ def test_predicted_cost_grows_with_the_work():
 def test_cell_that_never_reads_its_second_input_is_predicted_and_trained(images):
     genotype = one_block(Block(0, 0, "conv_1x1", "identity"))
     assert predicted_microseconds(genotype, TINY, images=100) > 0
-    assert train_child(task(genotype), images, TINY).failure is None
+    assert train(genotype, images, TINY).failure is None
 
 
 @pytest.mark.slow
@@ -131,7 +132,7 @@ def test_every_operation_and_combination_trains(images):
     space = Space(blocks=2)
     for number in range(20):
         decisions = space.sample(0, number)
-        result = train_child(task(space.decode(decisions)), images, TINY)
+        result = train(space.decode(decisions), images, TINY)
         assert result.failure is None, result.detail
 
 
@@ -143,7 +144,7 @@ def test_test_files_are_never_opened(tmp_path):
             Image.new("RGB", (8, 8), (value + i,) * 3).save(folder / f"{i}.png")
     data = ImageDataConfig(name="imagefolder", root=str(tmp_path), resident=True, crop_padding=0)
     config = dataclasses.replace(TINY, batch_size=10, validation=10, epochs=4)
-    result = train_child(task(one_block()), ChildImages.open(data, config, seed=0), config)
+    result = train(one_block(), ChildImages.open(data, config, seed=0), config)
     assert result.reward == 1.0
 
 

@@ -76,10 +76,7 @@ class ScrambledExecutor:
     def poll(self) -> list[Result]:
         finished = self._random.sample(self._tasks, self._random.randint(1, len(self._tasks)))
         self._tasks = [task for task in self._tasks if task not in finished]
-        return [
-            attempt(lambda task=task: self._evaluator(task.proposal.genotype, task), task)  # type: ignore[misc]
-            for task in finished
-        ]
+        return [attempt(self._evaluator, task) for task in finished]
 
     def cancel(self, number: int) -> None:
         self._tasks = [task for task in self._tasks if task.proposal.number != number]
