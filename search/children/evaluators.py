@@ -1,7 +1,7 @@
 """Who scores children: our own training, or a callable of the user's."""
 
-import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -30,9 +30,9 @@ def evaluation(
         return partial(train_child, images=images, config=child), cost, {"split": images.record}
     arguments = dict(chosen)
     name = str(arguments.pop("_target_", ""))
-    module, _, attribute = name.rpartition(".")
     try:
-        target = getattr(importlib.import_module(module), attribute)
+        # With a colon the module's own ImportError comes through, not that of a missing attribute.
+        target = pkgutil.resolve_name(":".join(name.rsplit(".", 1)))
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"evaluator._target_ = {name!r}, expected a dotted path: {error}") from None
     if not callable(target):

@@ -246,11 +246,19 @@ def test_plain_function_with_arguments_can_score(tmp_path):
     assert content["metrics"]["best_reward"] <= 0.5
 
 
-@pytest.mark.parametrize("target", ["nonsense", "search.run.absent", "absent.module"])
+@pytest.mark.parametrize("target", ["nonsense", "", "search.run.absent", "absent.module"])
 def test_unknown_evaluator_is_named_before_anything_is_written(tmp_path, target):
     with pytest.raises(ValueError, match=f"evaluator._target_ = '{target}', expected a dotted path"):
         run(toy_config(tmp_path / "run", 3, evaluator={"_target_": target}))
     assert not (tmp_path / "run").exists()
+
+
+def test_evaluator_whose_module_needs_something_absent_says_what(tmp_path, monkeypatch):
+    (tmp_path / "rewards").mkdir()
+    (tmp_path / "rewards" / "mine.py").write_text("import absent_package\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"'rewards\.mine\.score', .*: No module named 'absent_package'"):
+        run(toy_config(tmp_path / "run", 3, evaluator={"_target_": "rewards.mine.score"}))
 
 
 @pytest.mark.parametrize(
