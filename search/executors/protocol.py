@@ -10,8 +10,9 @@ class Executor(Protocol):
     """Runs tasks and returns each one's result once, in any order.
 
     Laws, tested for all by `ExecutorContract`: an evaluator that raises gives a typed failure, never an
-    exception of `poll`; a task with `alone` shares its device with no other; a cancelled task has no result.
-    The proposal's number identifies a task, so it is submitted again only after its result.
+    exception of `poll`; a task with `alone` shares its device with no other, so that on one device it starts
+    when those before it have ended, and none is accepted until it has; a cancelled task has no result. The
+    proposal's number identifies a task, so it is submitted again only after its result.
     """
 
     def capacity(self) -> int:

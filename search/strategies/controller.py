@@ -31,7 +31,7 @@ from search.messages import Proposal, Result
 from search.space import Space
 from search.strategies.config import ControllerConfig
 from search.strategies.ppo import Episode, next_baseline, update
-from search.strategies.protocol import State
+from search.strategies.protocol import State, check_state
 
 IMPOSSIBLE = -1e9
 """Log-probability of an option that does not exist; finite, so that 0 * IMPOSSIBLE is 0 and not NaN."""
@@ -94,7 +94,7 @@ class Policy(nn.Module):
 
 
 class Controller:
-    """The paper's controller: see `search.controller`.
+    """The paper's controller: a `Policy` that learns by PPO.
 
     A failed child is an architecture with `failed_reward`: the policy should learn to avoid it.
     """
@@ -156,19 +156,22 @@ class Controller:
             return State({name: tensor.clone() for name, tensor in tensors.items()}, values)
 
     def load_state_dict(self, state: State) -> None:
-        policy = _with_prefix(state.tensors, "policy.")
-        shapes = {name: tuple(tensor.shape) for name, tensor in policy.items()}
-        expected = {name: tuple(tensor.shape) for name, tensor in self._policy.state_dict().items()}
-        if shapes != expected:
-            raise ValueError(f"controller state has the tensors {shapes}, this configuration has {expected}")
+        tensors, values = state
+        own = self._policy.state_dict()
+        shapes = {f"policy.{name}": tuple(tensor.shape) for name, tensor in own.items()}
+        if values.get("updates"):
+            for number, parameter in enumerate(self._policy.parameters()):
+                shape = tuple(parameter.shape)
+                adam = {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
+                shapes |= {f"adam.{number}.{name}": size for name, size in adam.items()}
+        check_state(state, shapes, ("proposed", "updates", "baseline", "batch"))
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _with_prefix(state.tensors, "adam.").items():
+        for name, tensor in _with_prefix(tensors, "adam.").items():
             index, kind = name.split(".")
             moments.setdefault(int(index), {})[kind] = tensor.clone()
-        self._policy.load_state_dict(policy)
+        self._policy.load_state_dict(_with_prefix(tensors, "policy."))
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        values = state.values
         self._proposed, self._updates = values["proposed"], values["updates"]
         self._baseline = values["baseline"]
         self._batch = [

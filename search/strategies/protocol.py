@@ -1,6 +1,6 @@
 """What every strategy does, and the state that it leaves in the ledger."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -36,5 +36,14 @@ class Strategy(Protocol):
     def state_dict(self) -> State: ...
 
     def load_state_dict(self, state: State) -> None:
-        """Raises ValueError, and changes nothing, for a state of another space or configuration."""
+        """Raises ValueError, and changes nothing, for a state with other tensors or values than its own."""
         ...
+
+
+def check_state(state: State, shapes: Mapping[str, tuple[int, ...]], values: Collection[str]) -> None:
+    """Raises ValueError unless a state has exactly these tensors and values."""
+    found = {name: tuple(tensor.shape) for name, tensor in state.tensors.items()}
+    if found != shapes:
+        raise ValueError(f"strategy state has the tensors {found}, this configuration has {shapes}")
+    if state.values.keys() != set(values):
+        raise ValueError(f"strategy state has the values {[*state.values]}, this strategy has {[*values]}")

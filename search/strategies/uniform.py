@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from search.messages import Proposal, Result
 from search.space import Space
 from search.strategies.config import RandomConfig
-from search.strategies.protocol import State
+from search.strategies.protocol import State, check_state
 
 
 class RandomSearch:
@@ -27,4 +27,5 @@ class RandomSearch:
         return State({}, {"proposed": self._proposed})
 
     def load_state_dict(self, state: State) -> None:
+        check_state(state, {}, ["proposed"])
         self._proposed = state.values["proposed"]

@@ -7,6 +7,7 @@ from toy_search import reward
 from search.messages import Failure, Result
 from search.space import Space
 from search.strategies.config import ControllerConfig, RandomConfig
+from search.strategies.protocol import State
 
 SPACE = Space(blocks=2)
 
@@ -56,6 +57,27 @@ class StrategyContract:
         before = flat(state)
         strategy.observe(score(strategy.propose(20, [])))
         assert flat(state) == before
+
+    def test_state_that_is_not_its_own_is_refused_and_changes_nothing(self, config):
+        strategy, same = self.build(config), self.build(config)
+        for each in (strategy, same):
+            each.observe(score(each.propose(9, [])))
+        tensors, values = strategy.state_dict()
+        another = RandomConfig() if isinstance(config, ControllerConfig) else ControllerConfig()
+        foreign = [
+            self.build(another).state_dict(),
+            State({}, {}),
+            State({**tensors, "more": torch.zeros(2)}, values),
+            State(tensors, {**values, "more": 1}),
+            *(State(tensors, {k: v for k, v in values.items() if k != gone}) for gone in values),
+            *(State({**tensors, name: torch.zeros(7, 7)}, values) for name in tensors),
+            *(State({k: v for k, v in tensors.items() if k != gone}, values) for gone in tensors),
+        ]
+        for state in foreign:
+            with pytest.raises(ValueError, match="strategy state has"):
+                strategy.load_state_dict(state)
+        assert flat(strategy.state_dict()) == flat(same.state_dict())
+        assert strategy.propose(2, []) == same.propose(2, [])
 
     def test_chance_outside_does_not_matter(self, config):
         torch.manual_seed(1)
@@ -116,7 +138,7 @@ class TestController(StrategyContract):
     def test_state_of_another_space_is_refused_and_changes_nothing(self, config):
         strategy, other = self.build(config), config.build(Space(blocks=3), 0)
         before = flat(strategy.state_dict())
-        with pytest.raises(ValueError, match="controller state has the tensors"):
+        with pytest.raises(ValueError, match="strategy state has the tensors"):
             strategy.load_state_dict(other.state_dict())
         assert flat(strategy.state_dict()) == before
 

@@ -57,7 +57,7 @@ def score(genotype: Genotype, task: ChildTask, *, scale: float = 1.0) -> Result:
 
 
 class ScrambledExecutor:
-    """`slots` tasks at a time, finished in an order drawn from `seed`, sometimes several at once or none."""
+    """`slots` tasks at a time on one device, finished in an order drawn from `seed`, or several at once."""
 
     def __init__(self, evaluator: Any, slots: int, seed: int):
         self._evaluator, self._slots, self._random = evaluator, slots, random.Random(seed)
@@ -74,7 +74,8 @@ class ScrambledExecutor:
         self._tasks.append(task)
 
     def poll(self) -> list[Result]:
-        finished = self._random.sample(self._tasks, self._random.randint(1, len(self._tasks)))
+        ready = [task for task in self._tasks if not task.alone] or self._tasks
+        finished = self._random.sample(ready, self._random.randint(min(1, len(ready)), len(ready)))
         self._tasks = [task for task in self._tasks if task not in finished]
         return [attempt(self._evaluator, task) for task in finished]
 
