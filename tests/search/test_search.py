@@ -1,9 +1,12 @@
 """The laws of the search as a whole, on an analytic reward."""
 
+import csv
 import dataclasses
 import json
+import re
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,12 +15,14 @@ from toy_search import Favourite, ScrambledConfig, history, toy_config
 
 from backbones.genotype import Genotype
 from classification.config import ImageDataConfig
-from search.clock import VirtualClock
+from runtime.config import LoggerConfig
+from runtime.random import derive
 from search.config import BudgetConfig
+from search.executors.config import InlineConfig
 from search.ledger.reader import read_children
 from search.ledger.writer import Ledger
 from search.messages import Failure, SearchPaused
-from search.run import run
+from search.run import run, search_id
 from search.strategies.config import RandomConfig
 
 CHILDREN = 30
@@ -43,6 +48,7 @@ def test_search_writes_the_best_genotype_and_its_origin(tmp_path):
     assert genotype.origin["child"] == best.number
     assert genotype.origin["reward"] == best.reward == toy_search.reward(genotype)
     assert genotype.origin["seed"] == 0
+    assert genotype.origin["child_seed"] == derive(0, "child", best.cell_key)
     assert content == json.loads((tmp_path / "metrics.json").read_text())
     assert content["metrics"] == {
         "best_reward": best.reward,
@@ -76,6 +82,7 @@ def test_proposals_learn_from_what_is_virtually_finished_and_nothing_else(unbrok
 
 def test_proposals_with_one_virtual_start_are_one_group(unbroken):
     assert [row[1] for row in unbroken[:5]] == [0, 0, 0, 0, 1]
+    assert unbroken[0][5] == 0
     starts = [{row[5] for row in unbroken if row[1] == group} for group in range(unbroken[-1][1] + 1)]
     assert all(len(start) == 1 for start in starts)
 
@@ -127,7 +134,7 @@ def test_search_killed_at_any_commit_continues_as_if_nothing_had_happened(unbrok
 
 def test_search_killed_outright_continues_as_if_nothing_had_happened(unbroken, tmp_path):
     program = (
-        "from toy_search import toy_config\nfrom search.run import run\n"
+        "from toy_search import toy_config\nfrom search.run import run, search_id\n"
         f"run(toy_config({str(tmp_path)!r}, {CHILDREN}, evaluator={evaluator(kill_at=7)!r}))"
     )
     paths = [str(Path(toy_search.__file__).parent), str(Path(__file__).parents[2])]
@@ -199,6 +206,13 @@ def test_child_that_keeps_losing_its_host_pauses_the_search(tmp_path):
     assert run(more)["metrics"]["failed"] == 0
 
 
+def test_failures_with_a_success_between_them_do_not_pause_the_search(tmp_path):
+    failed = {number: ["not finite"] for number in (0, 1, 3, 4, 6, 7)}
+    budget = BudgetConfig(children=9, failures_in_a_row=3)
+    config = toy_config(tmp_path, 9, evaluator=evaluator(failures=failed), budget=budget)
+    assert run(dataclasses.replace(config, strategy=RandomConfig()))["metrics"]["failed"] == 6
+
+
 def test_many_failures_in_a_row_pause_the_search(tmp_path):
     config = toy_config(
         tmp_path,
@@ -235,51 +249,82 @@ def test_hours_cut_a_prefix(unbroken, tmp_path, monkeypatch):
     assert history(tmp_path) == unbroken
 
 
+def test_metrics_of_a_smaller_budget_do_not_outlive_a_larger_one(tmp_path, monkeypatch):
+    run(toy_config(tmp_path, 4))
+
+    def interrupted(self, genotype, task):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Favourite, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(toy_config(tmp_path, 20))
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_search_without_any_reward_pauses_with_the_first_failure(tmp_path):
+    failures = {number: ["not finite"] for number in range(5)}
+    message = "none of 5 children has a reward; child 0: not finite: as ordered"
+    with pytest.raises(SearchPaused, match=message):
+        run(toy_config(tmp_path, 5, evaluator=evaluator(failures=failures)))
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_ledger_of_another_search_is_refused_with_both_facts(tmp_path):
+    config = toy_config(tmp_path, 4)
+    run(config)
+    with closing(Ledger(tmp_path / "search.sqlite")) as ledger:
+        ledger.save(facts={"search": "0123"})
+    message = f"search.sqlite: this search began with search = 0123, now it is {search_id(config)}"
+    with pytest.raises(ValueError, match=message):
+        run(toy_config(tmp_path, 5))
+
+
+def test_search_is_named_by_what_decides_its_proposals():
+    images = ImageDataConfig(name="cifar10", root="here")
+    config = toy_config("run", 4, data=images)
+    name = search_id(config)
+    assert re.fullmatch("[0-9a-f]{12}", name)
+    elsewhere = dataclasses.replace(images, root="there", workers=9, download=True)
+    logger = dataclasses.replace(config.logger, name="csv")
+    for same in (
+        {"budget": BudgetConfig(children=9)},
+        {"executor": ScrambledConfig()},
+        {"data": elsewhere},
+        {"run_dir": "other"},
+        {"logger": logger},
+    ):
+        assert search_id(dataclasses.replace(config, **same)) == name
+    for other in (
+        {"seed": 1},
+        {"window": 5},
+        {"strategy": RandomConfig()},
+        {"data": dataclasses.replace(images, train_limit=7)},
+        {"evaluator": evaluator(kill_at=3)},
+    ):
+        assert search_id(dataclasses.replace(config, **other)) != name
+
+
+@pytest.mark.parametrize("executor", [InlineConfig(), ScrambledConfig(slots=3, seed=2)])
+def test_logged_figures_end_as_the_metrics_digit_for_digit(tmp_path, executor):
+    scale = {"_target_": "toy_search.score", "scale": 1 / 3}  # sums of thirds depend on their order
+    logger = LoggerConfig(name="csv")
+    config = toy_config(tmp_path, 12, evaluator=scale, logger=logger, executor=executor)
+    metrics = run(dataclasses.replace(config, strategy=RandomConfig()))["metrics"]
+    rows = read_children(tmp_path / "search.sqlite")
+    rewards = [row.reward for row in rows]
+    with (tmp_path / "metrics.csv").open() as file:
+        logged = list(csv.DictReader(file))
+    assert len(logged) == len([row for row in rows if row.original is None])
+    assert [float(row["reward"]) for row in logged] == [rewards[int(float(row["child"]))] for row in logged]
+    assert int(logged[-1]["step"]) == len(rows)
+    assert float(logged[-1]["best"]) == metrics["best_reward"] == max(rewards)
+    assert float(logged[-1]["mean"]) == metrics["mean_reward"] == sum(rewards) / len(rewards)
+
+
 def test_another_configuration_is_refused_in_the_same_folder(tmp_path):
     run(toy_config(tmp_path, 4))
     with pytest.raises(ValueError, match="window: 4 -> 5"):
         run(toy_config(tmp_path, 4, window=5))
-
-
-def test_plain_function_with_arguments_can_score(tmp_path):
-    content = run(toy_config(tmp_path, 3, evaluator={"_target_": "toy_search.score", "scale": 0.5}))
-    assert content["metrics"]["best_reward"] <= 0.5
-
-
-@pytest.mark.parametrize("target", ["nonsense", "", "search.run.absent", "absent.module"])
-def test_unknown_evaluator_is_named_before_anything_is_written(tmp_path, target):
-    with pytest.raises(ValueError, match=f"evaluator._target_ = '{target}', expected a dotted path"):
-        run(toy_config(tmp_path / "run", 3, evaluator={"_target_": target}))
-    assert not (tmp_path / "run").exists()
-
-
-def test_evaluator_whose_module_needs_something_absent_says_what(tmp_path, monkeypatch):
-    (tmp_path / "rewards").mkdir()
-    (tmp_path / "rewards" / "mine.py").write_text("import absent_package\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ValueError, match=r"'rewards\.mine\.score', .*: No module named 'absent_package'"):
-        run(toy_config(tmp_path / "run", 3, evaluator={"_target_": "rewards.mine.score"}))
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (
-            {"_target_": "toy_search.Favourite", "wrong": 1},
-            "evaluator: toy_search.Favourite got an unexpected keyword argument 'wrong'",
-        ),
-        (
-            {"_target_": "toy_search.score", "scales": 0.5},
-            "evaluator: toy_search.score got an unexpected keyword argument 'scales'",
-        ),
-        ({"_target_": "toy_search.FAVOURITE"}, "evaluator: toy_search.FAVOURITE cannot be called"),
-    ],
-)
-def test_an_evaluator_is_refused_with_arguments_that_it_does_not_take(tmp_path, given, message):
-    with pytest.raises(ValueError) as error:
-        run(toy_config(tmp_path / "run", 3, evaluator=given))
-    assert str(error.value) == message
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_search_continues_where_its_images_have_moved(tmp_path):
@@ -289,12 +334,3 @@ def test_a_search_continues_where_its_images_have_moved(tmp_path):
     assert run(toy_config(tmp_path, 6, data=here))["metrics"]["children"] == 6
     with pytest.raises(ValueError, match=r"data\.name: cifar10 -> digits"):
         run(toy_config(tmp_path, 6, data=ImageDataConfig(name="digits")))
-
-
-def test_clock_frees_together_what_finishes_together():
-    clock = VirtualClock(workers=3)
-    for number, finish in enumerate((7, 5, 5)):
-        clock.occupy(number, finish)
-    assert (clock.free, clock.due()) == (0, [1, 2])
-    clock.advance()
-    assert (clock.now, clock.free, clock.busy()) == (5, 2, [0])

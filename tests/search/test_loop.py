@@ -1,0 +1,107 @@
+"""What the loop tells its executor, its ledger and its user."""
+
+import json
+import logging
+from contextlib import closing
+
+import pytest
+from toy_search import FAVOURITE, Favourite, ScrambledConfig
+
+from runtime.random import derive
+from search.budget import Budget
+from search.clock import VirtualClock
+from search.config import BudgetConfig
+from search.executors.config import InlineConfig
+from search.ledger.reader import connect
+from search.ledger.writer import Ledger
+from search.loop import Search
+from search.messages import Failure
+from search.space import Space
+from search.strategies.config import RandomConfig
+
+SPACE = Space(1, (FAVOURITE, "conv_1x1"), ("add",))
+
+
+@pytest.fixture
+def searched(tmp_path):
+    """Runs a random search of 14 children with seed 3; returns their rows and the tasks as they were run."""
+    ledger = Ledger(tmp_path / "search.sqlite")
+
+    def search(failures=None, executor=None):
+        evaluator = Favourite(failures)
+        search = Search(
+            ledger,
+            RandomConfig().build(SPACE, 3),
+            (executor or InlineConfig()).build(evaluator),
+            evaluator.predicted_microseconds,
+            seed=3,
+            window=4,
+            budget=Budget(BudgetConfig(children=14), 0.0, lambda: 0.0),
+        )
+        search.run()
+        return search.rows, evaluator.seen
+
+    yield search
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        ([], [(0, False)]),
+        (["not finite"], [(0, False)]),
+        (["crash"], [(0, False), (1, True)]),
+        (["host lost"], [(0, False), (1, False)]),
+        (["timeout", "host lost", "out of memory"], [(0, False), (1, True), (2, True)]),
+    ],
+)
+def test_child_that_failed_beside_others_is_repeated_alone(searched, failures, expected):
+    rows, seen = searched({2: failures})
+    assert [(task.attempt, task.alone) for task in seen if task.proposal.number == 2] == expected
+    assert rows[2].attempts == len(expected)
+
+
+def test_seed_of_a_child_follows_from_the_search_and_the_cell_alone(searched):
+    rows, seen = searched({2: ["crash"], 5: ["host lost"]}, ScrambledConfig(slots=2))
+    assert len(seen) == len([row for row in rows if row.original is None]) + 2
+    for task in seen:
+        assert task.seed == derive(3, "child", task.proposal.genotype.key)
+
+
+def test_duplicate_is_never_run_and_shares_the_failure_of_its_original(searched):
+    rows, seen = searched({5: ["not finite"]})
+    assert {row.number: row.original for row in rows if row.original is not None} == {6: 5, 12: 11}
+    assert sorted(task.proposal.number for task in seen) == [*range(6), *range(7, 12), 13]
+    assert rows[6].failure is rows[5].failure is Failure.NOT_FINITE
+    assert (rows[6].status, rows[6].attempts, rows[6].detail) == ("done", 0, "as ordered")
+    assert rows[12].reward == rows[11].reward is not None
+
+
+def test_events_say_when_a_search_started_and_why_a_child_was_repeated(searched, tmp_path):
+    searched({2: ["crash"], 5: ["host lost"]})
+    with closing(connect(tmp_path / "search.sqlite", read_only=True)) as database:
+        found = database.execute("SELECT kind, detail FROM events").fetchall()
+    budget = {"children": 14, "hours": None, "max_attempts": 5, "failures_in_a_row": 20}
+    assert [(kind, json.loads(detail)) for kind, detail in found] == [
+        ("started", {"done": 0, "budget": budget}),
+        ("requeued", {"child": 2, "alone": True, "why": "crash: as ordered"}),
+        ("requeued", {"child": 5, "alone": False, "why": "host lost: as ordered"}),
+    ]
+
+
+@pytest.mark.parametrize(("slots", "warned"), [(2, False), (3, True)])
+def test_more_workers_than_half_the_window_are_warned_of(searched, caplog, slots, warned):
+    with caplog.at_level(logging.WARNING):
+        searched(executor=ScrambledConfig(slots=slots))
+    message = "window = 4, below twice the 3 workers: some will idle"
+    assert [record.message for record in caplog.records] == [message] * warned
+
+
+def test_clock_frees_together_what_finishes_together():
+    clock = VirtualClock(workers=3)
+    assert (clock.now, clock.free) == (0, 3)
+    for number, finish in enumerate((7, 5, 5)):
+        clock.occupy(number, finish)
+    assert (clock.free, clock.due()) == (0, [1, 2])
+    clock.advance()
+    assert (clock.now, clock.free, clock.busy()) == (5, 2, [0])
