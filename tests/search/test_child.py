@@ -14,6 +14,7 @@ from classification.data import open_images
 from search.children.attempt import attempt
 from search.children.config import ChildConfig
 from search.children.cost import predicted_microseconds
+from search.children.evaluators import evaluation
 from search.children.images import ChildImages, split
 from search.children.training import train_child
 from search.messages import ChildTask, Failure, Proposal
@@ -75,6 +76,39 @@ def test_split_is_a_function_of_the_seed():
     assert first == again != other
 
 
+def test_record_tells_one_split_from_another():
+    first, again, other = (ChildImages.open(DIGITS, TINY, seed).record for seed in (0, 0, 1))
+    assert first == again == {"training": 160, "validation": 40, "sha256": first["sha256"]}
+    assert first["sha256"] != other["sha256"]
+
+
+def test_a_search_of_its_own_children_trains_them_and_remembers_the_split(images):
+    evaluator, cost, facts = evaluation(None, DIGITS, TINY, seed=0)
+    assert facts == {"split": images.record}
+    assert cost(one_block()) == predicted_microseconds(one_block(), TINY, images=160, num_classes=10)
+    result = attempt(evaluator, ChildTask(Proposal(0, one_block(), ()), seed=1))
+    assert result.curve == train(one_block(), images, TINY).curve
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"filters": 6},
+        {"cells_per_stage": 2},
+        {"lr": 0.1},
+        {"batch_size": 20},
+        {"momentum": 0.0},
+        {"weight_decay": 1.0},
+        {"clip_norm": 0.1},
+        {"batch_norm_momentum": 0.9},
+    ],
+)
+def test_every_setting_of_training_matters(images, setting):
+    usual = dataclasses.replace(TINY, epochs=4)
+    changed = dataclasses.replace(usual, **setting)
+    assert train(one_block(), images, changed).curve != train(one_block(), images, usual).curve
+
+
 def test_child_learns_and_repeats_exactly(images):
     config = dataclasses.replace(TINY, epochs=12, lr=0.1)
     result = train(one_block(), images, config)
@@ -82,6 +116,7 @@ def test_child_learns_and_repeats_exactly(images):
     assert result.curve[-1] > 0.5  # ten classes
     assert len(result.curve) == 12
     assert result.seconds > 0
+    assert result.peak_bytes is None or result.peak_bytes > 2**20
     again = train(one_block(), images, config)
     assert again.curve == result.curve
 
@@ -118,6 +153,8 @@ def test_predicted_cost_grows_with_the_work():
     cost = predicted_microseconds(light, TINY, images=100)
     assert isinstance(cost, int)
     assert predicted_microseconds(light, TINY, images=200) == pytest.approx(2 * cost, rel=1e-3)
+    longer = dataclasses.replace(TINY, epochs=2 * TINY.epochs)
+    assert predicted_microseconds(light, longer, images=100) == pytest.approx(2 * cost, rel=1e-3)
     assert predicted_microseconds(heavy, TINY, images=100) > cost
 
 

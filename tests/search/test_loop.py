@@ -1,5 +1,6 @@
 """What the loop tells its executor, its ledger and its user."""
 
+import dataclasses
 import json
 import logging
 from contextlib import closing
@@ -23,11 +24,16 @@ SPACE = Space(1, (FAVOURITE, "conv_1x1"), ("add",))
 
 
 @pytest.fixture
-def searched(tmp_path):
-    """Runs a random search of 14 children with seed 3; returns their rows and the tasks as they were run."""
-    ledger = Ledger(tmp_path / "search.sqlite")
+def ledger(tmp_path):
+    with closing(Ledger(tmp_path / "search.sqlite")) as ledger:
+        yield ledger
 
-    def search(failures=None, executor=None):
+
+@pytest.fixture
+def searched(ledger):
+    """Runs a random search with seed 3; returns the rows of its children and the tasks as they were run."""
+
+    def search(failures=None, executor=None, children=14):
         evaluator = Favourite(failures)
         search = Search(
             ledger,
@@ -36,13 +42,12 @@ def searched(tmp_path):
             evaluator.predicted_microseconds,
             seed=3,
             window=4,
-            budget=Budget(BudgetConfig(children=14), 0.0, lambda: 0.0),
+            budget=Budget(BudgetConfig(children=children), 0.0, lambda: 0.0),
         )
         search.run()
         return search.rows, evaluator.seen
 
-    yield search
-    ledger.close()
+    return search
 
 
 @pytest.mark.parametrize(
@@ -89,6 +94,19 @@ def test_events_say_when_a_search_started_and_why_a_child_was_repeated(searched,
     ]
 
 
+def test_child_of_a_process_that_ended_is_queued_again_and_its_attempt_counts(searched, ledger, tmp_path):
+    rows, _ = searched(children=4)
+    lost = dataclasses.replace(rows[2], status="queued", reward=None)
+    lost.begin(seed=0)
+    ledger.save([lost])
+    rows, seen = searched(children=4)
+    assert [(task.proposal.number, task.attempt, task.alone) for task in seen] == [(2, 2, False)]
+    assert (rows[2].status, rows[2].attempts) == ("done", 3)
+    with closing(connect(tmp_path / "search.sqlite", read_only=True)) as database:
+        ((detail,),) = database.execute("SELECT detail FROM events WHERE kind = 'requeued'").fetchall()
+    assert json.loads(detail) == {"child": 2, "alone": False, "why": "the process that ran it ended"}
+
+
 @pytest.mark.parametrize(("slots", "warned"), [(2, False), (3, True)])
 def test_more_workers_than_half_the_window_are_warned_of(searched, caplog, slots, warned):
     with caplog.at_level(logging.WARNING):
@@ -105,3 +123,17 @@ def test_clock_frees_together_what_finishes_together():
     assert (clock.free, clock.due()) == (0, [1, 2])
     clock.advance()
     assert (clock.now, clock.free, clock.busy()) == (5, 2, [0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"children": 0}, "budget.children = 0, must be at least 1"),
+        ({"failures_in_a_row": 0}, "budget.failures_in_a_row = 0, must be at least 1"),
+        ({"max_attempts": 1}, "budget.max_attempts = 1, must be at least 2"),
+        ({"hours": 0.0}, "budget.hours = 0.0, must be above 0, or null"),
+    ],
+)
+def test_budget_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        BudgetConfig(**settings)
