@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from backbones.genotype import Block, Cell, Genotype
+from backbones.spec import NetworkSpec
 from classification.config import ImageDataConfig
 from classification.data import open_images
 from search.children.attempt import attempt
@@ -107,6 +108,36 @@ def test_every_setting_of_training_matters(images, setting):
     usual = dataclasses.replace(TINY, epochs=4)
     changed = dataclasses.replace(usual, **setting)
     assert train(one_block(), images, changed).curve != train(one_block(), images, usual).curve
+
+
+def test_learning_rate_falls_over_all_epochs(images):
+    """So that a longer run differs from its first epoch on."""
+    longer = dataclasses.replace(TINY, epochs=2 * TINY.epochs)
+    curve = train(one_block(), images, TINY).curve
+    assert train(one_block(), images, longer).curve[: TINY.epochs] != curve
+
+
+def test_training_images_are_augmented_and_the_reward_is_the_last_accuracy(images):
+    shifted = ChildImages.open(dataclasses.replace(DIGITS, crop_padding=2), TINY, seed=0)
+    config = dataclasses.replace(TINY, epochs=4)
+    results = [train(one_block(), shifted, config, seed) for seed in range(1, 4)]
+    assert results[0].curve != train(one_block(), images, config).curve
+    assert any(max(result.curve) > result.curve[-1] for result in results)
+    assert all(result.reward == result.curve[-1] for result in results)
+
+
+def test_network_of_a_child_has_the_settings_and_a_stem_three_times_as_wide():
+    config = dataclasses.replace(TINY, filters=5, image_size=16)
+    assert config.spec(one_block()) == NetworkSpec(
+        one_block(),
+        1,
+        5,
+        stem="cifar",
+        stem_filters=15,
+        image_size=16,
+        batch_norm_eps=1e-5,
+        batch_norm_momentum=0.3,
+    )
 
 
 def test_child_learns_and_repeats_exactly(images):

@@ -48,6 +48,14 @@ def test_values_change_while_tensors_stay(ledger):
     assert ledger.state().tensors["w"].tolist() == [1.0, 2.0]
 
 
+def test_newest_state_counts(ledger):
+    ledger.step([], STATE, group=0)
+    ledger.step([], State({"w": torch.tensor([5.0])}, {"proposed": 5}), group=1)
+    tensors, values = ledger.state()
+    assert {name: tensor.tolist() for name, tensor in tensors.items()} == {"w": [5.0]}
+    assert values == {"proposed": 5}
+
+
 def test_failed_step_leaves_nothing(ledger):
     ledger.step([row(0)], STATE, group=0)
     changed = State({"w": torch.zeros(1)}, {"proposed": 9})
@@ -170,6 +178,23 @@ def test_every_state_leaves_its_hash_and_the_later_one_of_a_group_counts(ledger,
     assert first == third != second
 
 
+def test_hash_of_a_state_does_not_depend_on_the_order_of_its_values(ledger, tmp_path):
+    ledger.step([], State({}, {"a": 1, "b": 2}), group=0)
+    ledger.step([], State({}, {"b": 2, "a": 1}), group=1)
+    with closing(connect(tmp_path / "search.sqlite", read_only=True)) as reader:
+        assert reader.execute("SELECT count(DISTINCT sha256) FROM state_hashes").fetchone() == (1,)
+
+
+def test_reading_changes_nothing_in_the_ledger_of_a_killed_search(ledger, tmp_path):
+    ledger.save([row(0)])
+    for name in ("search.sqlite", "search.sqlite-wal"):
+        (tmp_path / f"killed-{name}").write_bytes((tmp_path / name).read_bytes())
+    written = (tmp_path / "killed-search.sqlite-wal").read_bytes()
+    assert len(written) > 0
+    assert read_children(tmp_path / "killed-search.sqlite") == [row(0)]
+    assert (tmp_path / "killed-search.sqlite-wal").read_bytes() == written
+
+
 def test_facts_are_remembered(ledger):
     ledger.save(facts={"search": "abc", "split": {"training": 9}})
     ledger.save(facts={"search": "def"})
@@ -181,14 +206,23 @@ def test_second_writer_is_refused(ledger, tmp_path):
         Ledger(tmp_path / "search.sqlite")
 
 
-def test_newer_schema_is_refused_with_both_versions(tmp_path):
+def test_closed_ledger_can_be_opened_again(ledger, tmp_path):
+    ledger.save([row(0)])
+    ledger.close()
+    with closing(Ledger(tmp_path / "search.sqlite")) as again:
+        assert again.rows() == [row(0)]
+
+
+@pytest.mark.parametrize(
+    ("version", "advice"), [(7, "update celltransfer"), (0, "it is not a search's file")]
+)
+def test_other_schema_is_refused_with_both_versions(tmp_path, version, advice):
     path = tmp_path / "search.sqlite"
     Ledger(path).close()
-    with sqlite3.connect(path) as database:
-        database.execute("PRAGMA user_version = 7")
-    database.close()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"PRAGMA user_version = {version}")
     for reader in (Ledger, read_children):
-        with pytest.raises(ValueError, match=r"search.sqlite: schema version 7, this version reads 1"):
+        with pytest.raises(ValueError, match=f"schema version {version}, this version reads 1; {advice}"):
             reader(path)
 
 
