@@ -1,6 +1,7 @@
 """Real children on real digits, as small as they can be."""
 
 import dataclasses
+import sys
 from functools import partial
 
 import numpy as np
@@ -147,7 +148,7 @@ def test_child_learns_and_repeats_exactly(images):
     assert result.curve[-1] > 0.5  # ten classes
     assert len(result.curve) == 12
     assert result.seconds > 0
-    assert result.peak_bytes is None or result.peak_bytes > 2**20
+    assert sys.platform != "linux" or result.peak_bytes > 2**20
     again = train(one_block(), images, config)
     assert again.curve == result.curve
 

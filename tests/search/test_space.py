@@ -121,7 +121,7 @@ def test_operation_outside_a_subset_is_named():
     wide, narrow = Space(blocks=1), Space(blocks=1, operations=("identity",))
     genotype = wide.decode([0, 1, 0, 3, 0] + [0] * 5)
     with pytest.raises(
-        ValueError, match=r"normal.blocks\[0\].right_op = 'conv_1x3_3x1', this space has identity"
+        ValueError, match=r"^normal.blocks\[0\].right_op = 'conv_1x3_3x1', this space has identity"
     ):
         narrow.encode(genotype)
 
