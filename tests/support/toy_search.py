@@ -51,6 +51,11 @@ class Favourite:
         return 1_000 + int(genotype.key, 16) % 5_000
 
 
+def evaluator(**settings: Any) -> dict[str, Any]:
+    """`evaluator` of a configuration: Favourite with these settings."""
+    return {"_target_": "toy_search.Favourite", **settings}
+
+
 def score(genotype: Genotype, task: ChildTask, *, scale: float = 1.0) -> Result:
     """The same as a plain function."""
     return Result(task.proposal, reward=scale * reward(genotype))
@@ -104,7 +109,7 @@ def toy_config(run_dir: Any, children: int, **changes: Any) -> SearchConfig:
             combinations=["add"],
         ),
         "strategy": ControllerConfig(architectures_per_update=3, lr=0.01),
-        "evaluator": {"_target_": "toy_search.Favourite"},
+        "evaluator": evaluator(),
         "executor": InlineConfig(),
         "budget": BudgetConfig(children=children),
         "window": 4,
