@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+from collections import Counter
 from contextlib import closing
 
 import pytest
@@ -17,6 +18,7 @@ from search.ledger.reader import connect
 from search.ledger.writer import Ledger
 from search.loop import Search
 from search.messages import Failure
+from search.progress import Progress
 from search.space import Space
 from search.strategies.config import RandomConfig
 
@@ -33,11 +35,11 @@ def ledger(tmp_path):
 def searched(ledger):
     """Runs a random search with seed 3; returns the rows of its children and the tasks as they were run."""
 
-    def search(failures=None, executor=None, children=14):
+    def search(failures=None, executor=None, children=14, space=SPACE):
         evaluator = Favourite(failures)
         search = Search(
             ledger,
-            RandomConfig().build(SPACE, 3),
+            RandomConfig().build(space, 3),
             (executor or InlineConfig()).build(evaluator),
             evaluator.predicted_microseconds,
             seed=3,
@@ -73,13 +75,51 @@ def test_seed_of_a_child_follows_from_the_search_and_the_cell_alone(searched):
         assert task.seed == derive(3, "child", task.proposal.genotype.key)
 
 
-def test_duplicate_is_never_run_and_shares_the_failure_of_its_original(searched):
+def test_duplicate_is_never_run_and_shares_the_failure_of_its_original(searched, capsys):
     rows, seen = searched({5: ["not finite"]})
+    assert "search 14/14," in capsys.readouterr().err
     assert {row.number: row.original for row in rows if row.original is not None} == {6: 5, 12: 11}
     assert sorted(task.proposal.number for task in seen) == [*range(6), *range(7, 12), 13]
     assert rows[6].failure is rows[5].failure is Failure.NOT_FINITE
     assert (rows[6].status, rows[6].attempts, rows[6].detail) == ("done", 0, "as ordered")
     assert rows[12].reward == rows[11].reward is not None
+
+
+def test_duplicates_of_a_cell_name_its_first_child_and_end_with_it(searched):
+    rows, _ = searched(space=Space(1, (FAVOURITE,), ("add",)), children=30)
+    for row in rows:
+        first = next(each for each in rows if each.cell_key == row.cell_key)
+        assert row.original == (None if row is first else first.number)
+        assert (row.status, row.reward) == ("done", 1.0)
+    assert max(Counter(row.cell_key for row in rows).values()) > 2
+
+
+def test_interrupt_cancels_what_runs(ledger):
+    def interrupted(genotype, task):
+        raise KeyboardInterrupt
+
+    executor = ScrambledConfig(slots=2).build(interrupted)
+    budget = Budget(BudgetConfig(children=4), 0.0, lambda: 0.0)
+    strategy = RandomConfig().build(SPACE, 3)
+    search = Search(ledger, strategy, executor, lambda genotype: 1, seed=3, window=4, budget=budget)
+    with pytest.raises(KeyboardInterrupt):
+        search.run()
+    assert executor.capacity() == 2
+    assert [(row.status, row.attempts) for row in ledger.rows()] == [("queued", 0)] * 4
+
+
+def test_figures_do_not_depend_on_the_order_of_finishing(searched):
+    rows, _ = searched(children=4)
+    rewards = [0.1, 0.2, 0.3, 0.0]
+    expected = {"best": 0.3, "mean": sum(rewards) / 4}
+    assert 0.1 + 0.2 + 0.3 != 0.3 + 0.2 + 0.1  # in the last digit
+    for order in ((0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)):
+        progress = Progress([])
+        assert progress.figures() == {}
+        for number in order:
+            progress.add(dataclasses.replace(rows[number], reward=rewards[number]))
+        progress.add(dataclasses.replace(rows[0], number=9, reward=None))
+        assert (progress.figures(), progress.done) == (expected, 5)
 
 
 def test_events_say_when_a_search_started_and_why_a_child_was_repeated(searched, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,8 @@ def test_search_killed_outright_continues_as_if_nothing_had_happened(unbroken, t
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert killed.returncode == -9, killed.stderr.decode()
     assert len([row for row in read_children(tmp_path / "search.sqlite") if row.status == "done"]) == 7
+    with closing(Ledger(tmp_path / "search.sqlite")) as ledger:
+        assert ledger.fact("seconds") > 0
     run(toy_config(tmp_path, CHILDREN, evaluator=evaluator(kill_at=7)))
     assert history(tmp_path) == unbroken
     assert read_children(tmp_path / "search.sqlite")[7].attempts == 2
