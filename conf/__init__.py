@@ -73,7 +73,8 @@ def _choices() -> Mapping[str, Mapping[str, Any]]:
     from detection.engines.registry import ENGINES
     from detection.training.recipe import DetectionRecipe
     from runtime.config import LOGGERS, LoggerConfig, TrainerConfig
-    from search.config import ControllerConfig, InlineConfig, RandomConfig
+    from search.executors.config import InlineConfig
+    from search.strategies.config import ControllerConfig, RandomConfig
 
     return {
         "strategy": {"controller": ControllerConfig, "random": RandomConfig},

@@ -23,7 +23,7 @@ from conf import EXPERIMENTS, register
 from conf.objects import to_objects
 from runtime.config import RENAMED, check_extras
 from runtime.launch import end_with_parent, launched_by_lightning, launched_by_torchrun, launched_rank
-from search.errors import SearchPaused
+from search.messages import SearchPaused
 
 log = logging.getLogger(__name__)
 

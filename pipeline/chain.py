@@ -11,7 +11,7 @@ from rich.console import Console
 
 import classification.train
 import detection.train
-import search.runner
+import search.run
 from backbones.network import NASNet
 from backbones.published import NASNET_A
 from classification.data import open_images
@@ -28,7 +28,7 @@ from runtime.trainer import check_machine
 log = logging.getLogger(__name__)
 
 STAGES: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "search": search.runner.run,
+    "search": search.run.run,
     "classification": classification.train.run,
     "detection": detection.train.run,
 }

@@ -17,7 +17,8 @@ from classification.mistakes import FILE as MISTAKES
 from classification.mistakes import Mistakes, read_mistakes
 from detection.evaluation.curves import FILE as CURVES
 from detection.evaluation.curves import Curves, read_curves
-from search.rows import ChildRow, read_children
+from search.ledger.reader import read_children
+from search.ledger.rows import ChildRow
 
 T = TypeVar("T")
 

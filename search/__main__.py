@@ -1,4 +1,4 @@
 from conf.app import main
 
 if __name__ == "__main__":
-    main("search", "search.runner:run")
+    main("search", "search.run:run")

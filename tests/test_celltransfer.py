@@ -69,7 +69,7 @@ def test_every_other_module_says_that_it_is_no_command(module, monkeypatch):
     [
         ("detection.train", "use python -m detection ("),
         ("classification.train", "use python -m classification ("),
-        ("search.runner", "use python -m search ("),
+        ("search.run", "use python -m search ("),
         ("detection.engines.torchvision", "use python -m detection ("),
         ("backbones.zoo", "use python -m backbones ("),
         ("pipeline.chain", "use python -m pipeline ("),
@@ -174,7 +174,7 @@ def test_the_users_folder_hides_no_module_from_a_sweep(folder):
 
 def test_a_target_in_the_users_folder_is_found(folder):
     (folder / "my_rewards.py").write_text(
-        "from search.base import Result\n"
+        "from search.messages import Result\n"
         "def score(genotype, task):\n"
         "    return Result(task.proposal, reward=0.5)\n"
     )

@@ -1,6 +1,8 @@
 """Real children on real digits, as small as they can be."""
 
 import dataclasses
+import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,11 +10,16 @@ import torch
 from PIL import Image
 
 from backbones.genotype import Block, Cell, Genotype
+from backbones.spec import NetworkSpec
 from classification.config import ImageDataConfig
 from classification.data import open_images
-from search.base import ChildTask, Failure, Proposal
-from search.child import ChildImages, predicted_microseconds, split, train_child
-from search.config import ChildConfig
+from search.children.attempt import attempt
+from search.children.config import ChildConfig
+from search.children.cost import predicted_microseconds
+from search.children.evaluators import evaluation
+from search.children.images import ChildImages, split
+from search.children.training import train_child
+from search.messages import ChildTask, Failure, Proposal
 from search.space import Space
 
 DIGITS = ImageDataConfig(name="digits", flip=False, crop_padding=0, train_limit=200)
@@ -27,8 +34,9 @@ TINY = ChildConfig(
 )
 
 
-def task(genotype, seed=1):
-    return ChildTask(Proposal(0, genotype, ()), seed=seed)
+def train(genotype, images, config, seed=1):
+    evaluator = partial(train_child, images=images, config=config)
+    return attempt(evaluator, ChildTask(Proposal(0, genotype, ()), seed=seed))
 
 
 BLOCK = Block(0, 1, "conv_1x1", "identity")
@@ -70,42 +78,104 @@ def test_split_is_a_function_of_the_seed():
     assert first == again != other
 
 
+def test_record_tells_one_split_from_another():
+    first, again, other = (ChildImages.open(DIGITS, TINY, seed).record for seed in (0, 0, 1))
+    assert first == again == {"training": 160, "validation": 40, "sha256": first["sha256"]}
+    assert first["sha256"] != other["sha256"]
+
+
+def test_a_search_of_its_own_children_trains_them_and_remembers_the_split(images):
+    evaluator, cost, facts = evaluation(None, DIGITS, TINY, seed=0)
+    assert facts == {"split": images.record}
+    assert cost(one_block()) == predicted_microseconds(one_block(), TINY, images=160, num_classes=10)
+    result = attempt(evaluator, ChildTask(Proposal(0, one_block(), ()), seed=1))
+    assert result.curve == train(one_block(), images, TINY).curve
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"filters": 6},
+        {"cells_per_stage": 2},
+        {"lr": 0.1},
+        {"batch_size": 20},
+        {"momentum": 0.0},
+        {"weight_decay": 1.0},
+        {"clip_norm": 0.1},
+        {"batch_norm_momentum": 0.9},
+    ],
+)
+def test_every_setting_of_training_matters(images, setting):
+    usual = dataclasses.replace(TINY, epochs=4)
+    changed = dataclasses.replace(usual, **setting)
+    assert train(one_block(), images, changed).curve != train(one_block(), images, usual).curve
+
+
+def test_learning_rate_falls_over_all_epochs(images):
+    """So that a longer run differs from its first epoch on."""
+    longer = dataclasses.replace(TINY, epochs=2 * TINY.epochs)
+    curve = train(one_block(), images, TINY).curve
+    assert train(one_block(), images, longer).curve[: TINY.epochs] != curve
+
+
+def test_training_images_are_augmented_and_the_reward_is_the_last_accuracy(images):
+    shifted = ChildImages.open(dataclasses.replace(DIGITS, crop_padding=2), TINY, seed=0)
+    config = dataclasses.replace(TINY, epochs=4)
+    results = [train(one_block(), shifted, config, seed) for seed in range(1, 4)]
+    assert results[0].curve != train(one_block(), images, config).curve
+    assert any(max(result.curve) > result.curve[-1] for result in results)
+    assert all(result.reward == result.curve[-1] for result in results)
+
+
+def test_network_of_a_child_has_the_settings_and_a_stem_three_times_as_wide():
+    config = dataclasses.replace(TINY, filters=5, image_size=16)
+    assert config.spec(one_block()) == NetworkSpec(
+        one_block(),
+        1,
+        5,
+        stem="cifar",
+        stem_filters=15,
+        image_size=16,
+        batch_norm_eps=1e-5,
+        batch_norm_momentum=0.3,
+    )
+
+
 def test_child_learns_and_repeats_exactly(images):
     config = dataclasses.replace(TINY, epochs=12, lr=0.1)
-    result = train_child(task(one_block()), images, config)
+    result = train(one_block(), images, config)
     assert result.curve[-1] == result.reward
     assert result.curve[-1] > 0.5  # ten classes
     assert len(result.curve) == 12
     assert result.seconds > 0
-    again = train_child(task(one_block()), images, config)
+    assert sys.platform != "linux" or result.peak_bytes > 2**20
+    again = train(one_block(), images, config)
     assert again.curve == result.curve
 
 
 def test_chance_comes_from_the_task_alone(images):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    first = train_child(task(one_block(), seed=3), images, TINY)
+    first = train(one_block(), images, TINY, seed=3)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert train_child(task(one_block(), seed=3), images, TINY).curve == first.curve
-    assert train_child(task(one_block(), seed=4), images, TINY).curve != first.curve
+    assert train(one_block(), images, TINY, seed=3).curve == first.curve
+    assert train(one_block(), images, TINY, seed=4).curve != first.curve
 
 
 def test_equal_functions_get_equal_rewards(images):
     swapped = one_block(Block(1, 0, "identity", "conv_1x1"))
-    assert (
-        train_child(task(swapped), images, TINY).curve == train_child(task(one_block()), images, TINY).curve
-    )
+    assert train(swapped, images, TINY).curve == train(one_block(), images, TINY).curve
 
 
 def test_exploding_child_is_not_finite(images):
     config = dataclasses.replace(TINY, lr=1e30, clip_norm=None)
-    result = train_child(task(one_block()), images, config)
+    result = train(one_block(), images, config)
     assert result.failure is Failure.NOT_FINITE
     assert "in epoch 0" in result.detail
 
 
 def test_slow_child_times_out_and_says_where(images):
-    result = train_child(task(one_block()), images, dataclasses.replace(TINY, timeout_seconds=1e-9))
+    result = train(one_block(), images, dataclasses.replace(TINY, timeout_seconds=1e-9))
     assert result.failure is Failure.TIMEOUT
     assert result.detail == "1e-09 s were over at epoch 0, step 0 of 4"
 
@@ -115,13 +185,15 @@ def test_predicted_cost_grows_with_the_work():
     cost = predicted_microseconds(light, TINY, images=100)
     assert isinstance(cost, int)
     assert predicted_microseconds(light, TINY, images=200) == pytest.approx(2 * cost, rel=1e-3)
+    longer = dataclasses.replace(TINY, epochs=2 * TINY.epochs)
+    assert predicted_microseconds(light, longer, images=100) == pytest.approx(2 * cost, rel=1e-3)
     assert predicted_microseconds(heavy, TINY, images=100) > cost
 
 
 def test_cell_that_never_reads_its_second_input_is_predicted_and_trained(images):
     genotype = one_block(Block(0, 0, "conv_1x1", "identity"))
     assert predicted_microseconds(genotype, TINY, images=100) > 0
-    assert train_child(task(genotype), images, TINY).failure is None
+    assert train(genotype, images, TINY).failure is None
 
 
 @pytest.mark.slow
@@ -129,7 +201,7 @@ def test_every_operation_and_combination_trains(images):
     space = Space(blocks=2)
     for number in range(20):
         decisions = space.sample(0, number)
-        result = train_child(task(space.decode(decisions)), images, TINY)
+        result = train(space.decode(decisions), images, TINY)
         assert result.failure is None, result.detail
 
 
@@ -141,7 +213,7 @@ def test_test_files_are_never_opened(tmp_path):
             Image.new("RGB", (8, 8), (value + i,) * 3).save(folder / f"{i}.png")
     data = ImageDataConfig(name="imagefolder", root=str(tmp_path), resident=True, crop_padding=0)
     config = dataclasses.replace(TINY, batch_size=10, validation=10, epochs=4)
-    result = train_child(task(one_block()), ChildImages.open(data, config, seed=0), config)
+    result = train(one_block(), ChildImages.open(data, config, seed=0), config)
     assert result.reward == 1.0
 
 

@@ -3,11 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from runtime.device import torch_threads
 from runtime.random import uniforms
-from search.controller import Policy, entropy, joint_log_prob, next_baseline, ppo_loss
 from search.space import Space
+from search.strategies.controller import Policy
+from search.strategies.ppo import Episode, entropy, joint_log_prob, next_baseline, ppo_loss, update
 
 
 def policy(space, seed=0, init=0.1):
@@ -108,3 +110,33 @@ def test_joint_log_prob_picks_what_was_chosen():
 def test_baseline_is_the_moving_average_of_past_rewards():
     assert next_baseline(None, 0.4, decay=0.95) == 0.4
     assert next_baseline(0.4, 0.8, decay=0.95) == pytest.approx(0.42)
+
+
+def test_update_takes_its_passes_on_the_surrogate_and_the_entropy_bonus():
+    """One pass of plain gradient descent on a policy of two options without a past, worked out by hand."""
+
+    class Coin(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.logits = nn.Parameter(torch.tensor([[1.0, 0.0]]))
+
+        def forward(self, decisions):
+            return torch.log_softmax(self.logits, dim=1).expand(len(decisions), 1, 2)
+
+    def after(passes, advantage, weight):
+        coin = Coin()
+        optimizer = torch.optim.SGD(coin.parameters(), lr=1.0)
+        episodes = [Episode((0,), log_prob=math.log(p), advantage=advantage)]
+        update(coin, optimizer, episodes, passes=passes, clip=0.2, entropy_weight=weight)
+        return coin.logits.detach()[0].tolist()
+
+    p = 1 / (1 + math.exp(-1))
+    slope = p * (1 - p)  # of p, by the first logit
+    # The ratio is 1, so its gradient is that of log p: 1 - p for the first logit.
+    assert after(1, 0.5, 0.0) == pytest.approx([1 + 0.5 * (1 - p), -0.5 * (1 - p)])
+    # Entropy falls with p by log(p / (1 - p)) = 1: the bonus moves towards the fair coin.
+    assert after(1, 0.0, 0.5) == pytest.approx([1 - 0.5 * slope, 0.5 * slope])
+    # A second pass has the gradient of its own place alone, not the sum with the first.
+    q = 1 / (1 + math.exp(-(1 - slope)))
+    fall = math.log(q / (1 - q)) * q * (1 - q)
+    assert after(2, 0.0, 0.5) == pytest.approx([1 - 0.5 * slope - 0.5 * fall, 0.5 * slope + 0.5 * fall])

@@ -5,8 +5,8 @@ import torch
 from toy_search import ScrambledConfig
 
 from backbones.genotype import GenotypeError
-from search.base import ChildFailed, ChildTask, Failure, Proposal, Result
-from search.config import InlineConfig
+from search.executors.config import InlineConfig
+from search.messages import ChildFailed, ChildTask, Failure, Proposal, Result
 from search.space import Space
 
 
@@ -21,7 +21,7 @@ def score(genotype, task):
 
 
 class ExecutorContract:
-    """The laws of `Executor`; a subclass gives the fixture `config`."""
+    """The laws of `Executor`; a subclass gives the fixture `config`, of one device."""
 
     def drain(self, executor, tasks):
         results, waiting, running = [], list(tasks), 0
@@ -57,7 +57,33 @@ class ExecutorContract:
         executor.submit(task(3))
         executor.cancel(3)
         executor.cancel(4)
-        assert self.drain(executor, [task(5)])[0].proposal.number == 5
+        assert [result.proposal.number for result in self.drain(executor, [task(5)])] == [5]
+        assert list(executor.poll()) == []
+
+    def test_poll_without_tasks_is_empty(self, config):
+        assert list(config.build(score).poll()) == []
+
+    def test_task_that_is_to_be_alone_ends_after_those_before_it_and_lets_none_in(self, config):
+        executor = config.build(score)
+        before = [task(number) for number in range(executor.capacity() - 1)]
+        for each in before:
+            executor.submit(each)
+        executor.submit(task(99, alone=True))
+        results: list[Result] = []
+        while len(results) <= len(before):
+            assert executor.capacity() == 0
+            with pytest.raises(RuntimeError):
+                executor.submit(task(100))
+            results += executor.poll()
+        assert [result.proposal.number for result in results][-1] == 99
+        assert executor.capacity() == len(before) + 1
+
+    def test_alone_counts_for_one_task_only(self, config):
+        executor = config.build(score)
+        free = executor.capacity()
+        self.drain(executor, [task(0, alone=True)])
+        executor.submit(task(1))
+        assert executor.capacity() == free - 1
 
     @pytest.mark.parametrize(
         ("error", "failure"),

@@ -1,13 +1,18 @@
+import dataclasses
+import json
 import sqlite3
+import time
+from contextlib import closing
 
 import pytest
 import torch
 
-from search.base import Failure, Result
-from search.ledger import Ledger
-from search.rows import ChildRow, read_children
+from search.ledger.reader import connect, read_children, read_rows
+from search.ledger.rows import ChildRow
+from search.ledger.writer import Ledger
+from search.messages import ChildTask, Failure, Result
 from search.space import Space
-from search.strategies import State
+from search.strategies.protocol import State
 
 
 def row(number, **settings):
@@ -28,7 +33,7 @@ STATE = State({"w": torch.tensor([1.0, 2.0]), "steps": torch.tensor(3)}, {"propo
 
 
 def test_step_is_read_back_whole(ledger, tmp_path):
-    ledger.step([], STATE, [row(0), row(1, original=0)], group=0)
+    ledger.step([row(0), row(1, original=0)], STATE, group=0)
     assert ledger.rows() == [row(0), row(1, original=0)]
     state = ledger.state()
     assert {name: tensor.tolist() for name, tensor in state.tensors.items()} == {"w": [1.0, 2.0], "steps": 3}
@@ -37,30 +42,39 @@ def test_step_is_read_back_whole(ledger, tmp_path):
 
 
 def test_values_change_while_tensors_stay(ledger):
-    ledger.step([], STATE, [], group=0)
-    ledger.step([], State(STATE.tensors, {"proposed": 5}), [], group=1)
+    ledger.step([], STATE, group=0)
+    ledger.step([], State(STATE.tensors, {"proposed": 5}), group=1)
     assert ledger.state().values == {"proposed": 5}
     assert ledger.state().tensors["w"].tolist() == [1.0, 2.0]
 
 
+def test_newest_state_counts(ledger):
+    ledger.step([], STATE, group=0)
+    ledger.step([], State({"w": torch.tensor([5.0])}, {"proposed": 5}), group=1)
+    tensors, values = ledger.state()
+    assert {name: tensor.tolist() for name, tensor in tensors.items()} == {"w": [5.0]}
+    assert values == {"proposed": 5}
+
+
 def test_failed_step_leaves_nothing(ledger):
-    ledger.step([], STATE, [row(0)], group=0)
+    ledger.step([row(0)], STATE, group=0)
     changed = State({"w": torch.zeros(1)}, {"proposed": 9})
     with pytest.raises(sqlite3.IntegrityError):
-        ledger.step([0], changed, [row(1), row(1)], group=1)
+        ledger.step([row(0, observed=True), row(1), row(2, status="lost")], changed, group=1)
     assert ledger.rows() == [row(0)]
     assert ledger.state().values == STATE.values
 
 
 def test_outcome_is_recorded_with_its_duplicates(ledger):
     rows = [row(0), row(1, original=0)]
-    ledger.step([], STATE, rows, group=0)
-    ledger.begin(0)
+    ledger.step(rows, STATE, group=0)
+    rows[0].begin(seed=0)
     result = Result(rows[0].proposal, reward=0.75, curve=(0.5, 0.75), seconds=2.0, peak_bytes=7)
     for each in rows:
         each.finish_with(result)
-    ledger.record(rows, {"seconds": 2.5})
-    original, duplicate = ledger.rows()
+    ledger.save(rows, facts={"seconds": 2.5})
+    assert ledger.rows() == rows
+    original, duplicate = rows
     assert (original.status, original.attempts, original.reward, original.curve) == (
         "done",
         1,
@@ -69,39 +83,121 @@ def test_outcome_is_recorded_with_its_duplicates(ledger):
     )
     assert (original.seconds, duplicate.seconds) == (2.0, 0.0)
     assert (duplicate.status, duplicate.attempts, duplicate.reward) == ("done", 0, 0.75)
-    assert original.result == result
+    assert original.consume() == result
+    assert original.observed
     assert ledger.fact("seconds") == 2.5
 
 
 def test_failure_keeps_its_type_and_reason(ledger):
     child = row(0)
-    ledger.step([], STATE, [child], group=0)
     child.finish_with(
         Result(child.proposal, failure=Failure.NOT_FINITE, detail="the loss was nan in epoch 3")
     )
-    ledger.record([child], {})
+    ledger.save([child])
     (found,) = ledger.rows()
-    assert (found.failure, found.detail) == (Failure.NOT_FINITE, "the loss was nan in epoch 3")
+    assert found.failure is Failure.NOT_FINITE
+    assert found.detail == "the loss was nan in epoch 3"
 
 
-def test_requeued_child_counts_its_attempt_unless_we_broke_it_off(ledger):
-    ledger.step([], STATE, [row(0)], group=0)
-    ledger.begin(0)
-    ledger.requeue(0, alone=True, uncount=False, why="crash")
-    ledger.begin(0)
-    ledger.requeue(0, alone=True, uncount=True, why="interrupted")
-    (found,) = ledger.rows()
-    assert (found.status, found.attempts, found.alone) == ("queued", 1, True)
+def test_what_is_fixed_when_a_child_is_proposed_never_changes(ledger):
+    ledger.save([row(0)])
+    late = dataclasses.replace(row(0), finish=99, decisions=(1,), original=7, status="running", attempts=1)
+    ledger.save([late])
+    assert ledger.rows() == [row(0, status="running", attempts=1)]
+
+
+def test_attempt_is_counted_when_it_begins_unless_we_broke_it_off():
+    child = row(0)
+    assert child.begin(seed=5) == ChildTask(child.proposal, seed=5, attempt=0, alone=False)
+    assert (child.status, child.attempts) == ("running", 1)
+    child.requeue(alone=True)
+    assert (child.status, child.attempts, child.alone) == ("queued", 1, True)
+    assert child.begin(seed=5) == ChildTask(child.proposal, seed=5, attempt=1, alone=True)
+    child.requeue(uncount=True)
+    assert (child.status, child.attempts, child.alone) == ("queued", 1, True)
+
+
+def test_events_are_kept_with_their_detail_and_time(ledger, tmp_path):
+    before = time.time()
+    ledger.save([row(0)], events={"requeued": {"child": 0, "why": "crash"}})
+    with closing(connect(tmp_path / "search.sqlite", read_only=True)) as database:
+        ((when, kind, detail),) = database.execute("SELECT time, kind, detail FROM events").fetchall()
+    assert before <= when <= time.time()
+    assert (kind, json.loads(detail)) == ("requeued", {"child": 0, "why": "crash"})
 
 
 def test_ledger_is_read_while_it_is_written(ledger, tmp_path):
-    ledger.step([], STATE, [row(0)], group=0)
-    assert len(read_children(tmp_path / "search.sqlite")) == 1
+    ledger.save([row(0)])
+    with closing(connect(tmp_path / "search.sqlite", read_only=True)) as reader:
+        reader.execute("BEGIN")
+        assert read_rows(reader) == [row(0)]
+        ledger.save([row(1)])  # without WAL a commit waits for all readers, and fails
+        assert read_rows(reader) == [row(0)]
+    assert read_children(tmp_path / "search.sqlite") == [row(0), row(1)]
+
+
+def test_reader_sees_nothing_of_an_open_transaction(ledger, tmp_path):
+    with ledger.transaction() as database:
+        database.execute("INSERT INTO facts VALUES ('search', '1')")
+        with closing(connect(tmp_path / "search.sqlite", read_only=True)) as reader:
+            assert reader.execute("SELECT count(*) FROM facts").fetchone() == (0,)
+    assert ledger.fact("search") == 1
+
+
+def test_reader_cannot_write(ledger, tmp_path):
+    reader = connect(tmp_path / "search.sqlite", read_only=True)
+    with closing(reader), pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader.execute("DELETE FROM children")
+
+
+def test_commit_survives_a_power_cut(ledger):
+    with ledger.transaction() as database:
+        assert database.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+
+def test_interrupt_takes_a_whole_transaction_back(ledger):
+    def interrupted():
+        with ledger.transaction() as database:
+            database.execute("INSERT INTO facts VALUES ('search', '1')")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    ledger.save(facts={"split": 2})
+    assert (ledger.fact("search"), ledger.fact("split")) == (None, 2)
+
+
+def test_every_state_leaves_its_hash_and_the_later_one_of_a_group_counts(ledger, tmp_path):
+    changed = State(STATE.tensors, {"proposed": 5})
+    for state, group in ((STATE, 0), (STATE, 1), (changed, 1), (STATE, 2)):
+        ledger.step([], state, group)
+    with closing(connect(tmp_path / "search.sqlite", read_only=True)) as reader:
+        found = reader.execute("SELECT * FROM state_hashes ORDER BY proposal_group").fetchall()
+    assert [group for group, _ in found] == [0, 1, 2]
+    first, second, third = (sha256 for _, sha256 in found)
+    assert first == third != second
+
+
+def test_hash_of_a_state_does_not_depend_on_the_order_of_its_values(ledger, tmp_path):
+    ledger.step([], State({}, {"a": 1, "b": 2}), group=0)
+    ledger.step([], State({}, {"b": 2, "a": 1}), group=1)
+    with closing(connect(tmp_path / "search.sqlite", read_only=True)) as reader:
+        assert reader.execute("SELECT count(DISTINCT sha256) FROM state_hashes").fetchone() == (1,)
+
+
+def test_reading_changes_nothing_in_the_ledger_of_a_killed_search(ledger, tmp_path):
+    ledger.save([row(0)])
+    for name in ("search.sqlite", "search.sqlite-wal"):
+        (tmp_path / f"killed-{name}").write_bytes((tmp_path / name).read_bytes())
+    written = (tmp_path / "killed-search.sqlite-wal").read_bytes()
+    assert len(written) > 0
+    assert read_children(tmp_path / "killed-search.sqlite") == [row(0)]
+    assert (tmp_path / "killed-search.sqlite-wal").read_bytes() == written
 
 
 def test_facts_are_remembered(ledger):
-    ledger.remember({"search": "abc", "split": {"training": 9}})
-    ledger.remember({"search": "def"})
+    ledger.save(facts={"search": "abc", "split": {"training": 9}})
+    ledger.save(facts={"search": "def"})
     assert [ledger.fact(name) for name in ("search", "split", "absent")] == ["def", {"training": 9}, None]
 
 
@@ -110,14 +206,23 @@ def test_second_writer_is_refused(ledger, tmp_path):
         Ledger(tmp_path / "search.sqlite")
 
 
-def test_newer_schema_is_refused_with_both_versions(tmp_path):
+def test_closed_ledger_can_be_opened_again(ledger, tmp_path):
+    ledger.save([row(0)])
+    ledger.close()
+    with closing(Ledger(tmp_path / "search.sqlite")) as again:
+        assert again.rows() == [row(0)]
+
+
+@pytest.mark.parametrize(
+    ("version", "advice"), [(7, "update celltransfer"), (0, "it is not a search's file")]
+)
+def test_other_schema_is_refused_with_both_versions(tmp_path, version, advice):
     path = tmp_path / "search.sqlite"
     Ledger(path).close()
-    with sqlite3.connect(path) as database:
-        database.execute("PRAGMA user_version = 7")
-    database.close()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"PRAGMA user_version = {version}")
     for reader in (Ledger, read_children):
-        with pytest.raises(ValueError, match=r"search.sqlite: schema version 7, this version reads 1"):
+        with pytest.raises(ValueError, match=f"schema version {version}, this version reads 1; {advice}"):
             reader(path)
 
 

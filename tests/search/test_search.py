@@ -1,26 +1,21 @@
 """The laws of the search as a whole, on an analytic reward."""
 
 import dataclasses
-import json
 import subprocess
 import sys
-import time
+from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import toy_search
-from toy_search import Favourite, ScrambledConfig, history, toy_config
+from toy_search import Favourite, ScrambledConfig, evaluator, history, toy_config
 
-from backbones.genotype import Genotype
-from classification.config import ImageDataConfig
-from search.base import Failure
-from search.config import BudgetConfig, RandomConfig
-from search.errors import SearchPaused
-from search.ledger import Ledger
-from search.loop import VirtualClock
-from search.rows import read_children
-from search.runner import run
+from search.config import BudgetConfig
+from search.ledger.reader import read_children
+from search.ledger.writer import Ledger
+from search.messages import Failure, SearchPaused
+from search.run import run
+from search.strategies.config import RandomConfig
 
 CHILDREN = 30
 
@@ -30,35 +25,6 @@ def unbroken(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken")
     run(toy_config(folder, CHILDREN))
     return history(folder)
-
-
-def evaluator(**settings):
-    return {"_target_": "toy_search.Favourite", **settings}
-
-
-def test_search_writes_the_best_genotype_and_its_origin(tmp_path):
-    content = run(toy_config(tmp_path, CHILDREN))
-    rows = read_children(tmp_path / "search.sqlite")
-    best = max(rows, key=lambda row: (row.reward or 0, -row.number))
-    genotype = Genotype.load(tmp_path / "genotype.json")
-    assert genotype == best.genotype
-    assert genotype.origin["child"] == best.number
-    assert genotype.origin["reward"] == best.reward == toy_search.reward(genotype)
-    assert genotype.origin["seed"] == 0
-    assert content == json.loads((tmp_path / "metrics.json").read_text())
-    assert content["metrics"] == {
-        "best_reward": best.reward,
-        "mean_reward": pytest.approx(sum(row.reward or 0 for row in rows) / CHILDREN),
-        "children": CHILDREN,
-        "failed": 0,
-    }
-
-
-def test_finished_search_is_not_run_again(tmp_path):
-    first = run(toy_config(tmp_path, 6))
-    before = (tmp_path / "metrics.json").stat().st_mtime_ns
-    assert run(toy_config(tmp_path, 6)) == first
-    assert (tmp_path / "metrics.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -78,6 +44,7 @@ def test_proposals_learn_from_what_is_virtually_finished_and_nothing_else(unbrok
 
 def test_proposals_with_one_virtual_start_are_one_group(unbroken):
     assert [row[1] for row in unbroken[:5]] == [0, 0, 0, 0, 1]
+    assert unbroken[0][5] == 0
     starts = [{row[5] for row in unbroken if row[1] == group} for group in range(unbroken[-1][1] + 1)]
     assert all(len(start) == 1 for start in starts)
 
@@ -104,7 +71,7 @@ def test_extended_budget_gives_what_the_larger_one_would_have(unbroken, tmp_path
 
 
 def test_search_killed_at_any_commit_continues_as_if_nothing_had_happened(unbroken, tmp_path, monkeypatch):
-    left, transaction = 0, Ledger._transaction
+    left, transaction = 0, Ledger.transaction
 
     def dying(ledger):
         nonlocal left
@@ -113,7 +80,7 @@ def test_search_killed_at_any_commit_continues_as_if_nothing_had_happened(unbrok
             raise SystemExit("power cut before the commit")
         return transaction(ledger)
 
-    monkeypatch.setattr(Ledger, "_transaction", dying)
+    monkeypatch.setattr(Ledger, "transaction", dying)
     lives = 0
     while True:
         lives += 1
@@ -129,7 +96,7 @@ def test_search_killed_at_any_commit_continues_as_if_nothing_had_happened(unbrok
 
 def test_search_killed_outright_continues_as_if_nothing_had_happened(unbroken, tmp_path):
     program = (
-        "from toy_search import toy_config\nfrom search.runner import run\n"
+        "from toy_search import toy_config\nfrom search.run import run, search_id\n"
         f"run(toy_config({str(tmp_path)!r}, {CHILDREN}, evaluator={evaluator(kill_at=7)!r}))"
     )
     paths = [str(Path(toy_search.__file__).parent), str(Path(__file__).parents[2])]
@@ -137,6 +104,8 @@ def test_search_killed_outright_continues_as_if_nothing_had_happened(unbroken, t
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert killed.returncode == -9, killed.stderr.decode()
     assert len([row for row in read_children(tmp_path / "search.sqlite") if row.status == "done"]) == 7
+    with closing(Ledger(tmp_path / "search.sqlite")) as ledger:
+        assert ledger.fact("seconds") > 0
     run(toy_config(tmp_path, CHILDREN, evaluator=evaluator(kill_at=7)))
     assert history(tmp_path) == unbroken
     assert read_children(tmp_path / "search.sqlite")[7].attempts == 2
@@ -201,6 +170,13 @@ def test_child_that_keeps_losing_its_host_pauses_the_search(tmp_path):
     assert run(more)["metrics"]["failed"] == 0
 
 
+def test_failures_with_a_success_between_them_do_not_pause_the_search(tmp_path):
+    failed = {number: ["not finite"] for number in (0, 1, 3, 4, 6, 7)}
+    budget = BudgetConfig(children=9, failures_in_a_row=3)
+    config = toy_config(tmp_path, 9, evaluator=evaluator(failures=failed), budget=budget)
+    assert run(dataclasses.replace(config, strategy=RandomConfig()))["metrics"]["failed"] == 6
+
+
 def test_many_failures_in_a_row_pause_the_search(tmp_path):
     config = toy_config(
         tmp_path,
@@ -223,10 +199,9 @@ def test_hours_cut_a_prefix(unbroken, tmp_path, monkeypatch):
         return score(self, genotype, task)
 
     monkeypatch.setattr(Favourite, "__call__", one_hour)
-    monkeypatch.setattr("search.loop.time", SimpleNamespace(monotonic=lambda: now, sleep=time.sleep))
-
     for hours in (4.5, 9.5):  # over both sittings together
-        content = run(toy_config(tmp_path, CHILDREN, budget=BudgetConfig(children=CHILDREN, hours=hours)))
+        budget = BudgetConfig(children=CHILDREN, hours=hours)
+        content = run(toy_config(tmp_path, CHILDREN, budget=budget), clock=lambda: now)
         assert len(trained) == hours + 0.5
         cut = history(tmp_path)
         assert content["metrics"]["children"] == sum(row[8] == "done" for row in cut)
@@ -236,60 +211,3 @@ def test_hours_cut_a_prefix(unbroken, tmp_path, monkeypatch):
         assert all(row[10] == rewards[row[0]] for row in cut if row[8] == "done")
     run(toy_config(tmp_path, CHILDREN))
     assert history(tmp_path) == unbroken
-
-
-def test_another_configuration_is_refused_in_the_same_folder(tmp_path):
-    run(toy_config(tmp_path, 4))
-    with pytest.raises(ValueError, match="window: 4 -> 5"):
-        run(toy_config(tmp_path, 4, window=5))
-
-
-def test_plain_function_with_arguments_can_score(tmp_path):
-    content = run(toy_config(tmp_path, 3, evaluator={"_target_": "toy_search.score", "scale": 0.5}))
-    assert content["metrics"]["best_reward"] <= 0.5
-
-
-@pytest.mark.parametrize("target", ["nonsense", "search.runner.absent", "absent.module"])
-def test_unknown_evaluator_is_named_before_anything_is_written(tmp_path, target):
-    with pytest.raises(ValueError, match=f"evaluator._target_ = '{target}', expected a dotted path"):
-        run(toy_config(tmp_path / "run", 3, evaluator={"_target_": target}))
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (
-            {"_target_": "toy_search.Favourite", "wrong": 1},
-            "evaluator: toy_search.Favourite got an unexpected keyword argument 'wrong'",
-        ),
-        (
-            {"_target_": "toy_search.score", "scales": 0.5},
-            "evaluator: toy_search.score got an unexpected keyword argument 'scales'",
-        ),
-        ({"_target_": "toy_search.FAVOURITE"}, "evaluator: toy_search.FAVOURITE cannot be called"),
-    ],
-)
-def test_an_evaluator_is_refused_with_arguments_that_it_does_not_take(tmp_path, given, message):
-    with pytest.raises(ValueError) as error:
-        run(toy_config(tmp_path / "run", 3, evaluator=given))
-    assert str(error.value) == message
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_search_continues_where_its_images_have_moved(tmp_path):
-    there = ImageDataConfig(name="cifar10", root="there", workers=2)
-    run(toy_config(tmp_path, 4, data=there))
-    here = dataclasses.replace(there, root="here", workers=0, download=True)
-    assert run(toy_config(tmp_path, 6, data=here))["metrics"]["children"] == 6
-    with pytest.raises(ValueError, match=r"data\.name: cifar10 -> digits"):
-        run(toy_config(tmp_path, 6, data=ImageDataConfig(name="digits")))
-
-
-def test_clock_frees_together_what_finishes_together():
-    clock = VirtualClock(workers=3)
-    for number, finish in enumerate((7, 5, 5)):
-        clock.occupy(number, finish)
-    assert (clock.free, clock.due()) == (0, [1, 2])
-    clock.advance()
-    assert (clock.now, clock.free, clock.busy()) == (5, 2, [0])

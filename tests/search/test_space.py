@@ -6,7 +6,7 @@ from genotypes import genotypes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Cell, Genotype
+from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Block, Cell, Genotype
 from search.config import SpaceConfig
 from search.space import Space
 
@@ -66,6 +66,35 @@ def test_searched_cells_concatenate_the_unused_states():
     assert genotype.reduction.concat == (2, 3)
 
 
+def test_decisions_keep_their_order():
+    """Every ledger relies on it; the round trip alone would not notice a change in both directions."""
+    space = Space(2, ("identity", "conv_1x1", "conv_3x3"), ("add", "concat"))
+    genotype = space.decode([*(0, 1, 1, 2, 1), *(2, 0, 0, 1, 0), *(1, 1, 2, 0, 0), *(0, 2, 1, 1, 1)])
+    assert genotype.normal.blocks == (
+        Block(0, 1, "conv_1x1", "conv_3x3", "concat"),
+        Block(2, 0, "identity", "conv_1x1", "add"),
+    )
+    assert genotype.reduction.blocks == (
+        Block(1, 1, "conv_3x3", "identity", "add"),
+        Block(0, 2, "conv_1x1", "conv_1x1", "concat"),
+    )
+
+
+def test_draws_of_a_number_never_change():
+    """Recorded from the first release: an older ledger continues with the same proposals."""
+    assert Space(blocks=1).sample(seed=0, number=0) == (1, 1, 6, 7, 0, 1, 0, 10, 11, 0)
+    assert Space(blocks=1).sample(seed=1, number=7) == (0, 0, 7, 1, 0, 0, 0, 8, 2, 0)
+
+
+def test_space_is_what_its_configuration_says():
+    config = SpaceConfig(blocks=3, operations=["conv_1x1", "identity"], combinations=["concat"])
+    assert Space.of(config) == Space(3, ("conv_1x1", "identity"), ("concat",))
+
+
+def test_kinds_of_the_decisions_repeat_with_every_block():
+    assert Space(blocks=1).kinds == (0, 0, 1, 1, 2, 0, 0, 1, 1, 2)
+
+
 def test_uniform_draws_are_uniform():
     space = Space(blocks=2)
     draws = np.array([space.sample(seed=3, number=number) for number in range(4000)])
@@ -92,7 +121,7 @@ def test_operation_outside_a_subset_is_named():
     wide, narrow = Space(blocks=1), Space(blocks=1, operations=("identity",))
     genotype = wide.decode([0, 1, 0, 3, 0] + [0] * 5)
     with pytest.raises(
-        ValueError, match=r"normal.blocks\[0\].right_op = 'conv_1x3_3x1', this space has identity"
+        ValueError, match=r"^normal.blocks\[0\].right_op = 'conv_1x3_3x1', this space has identity"
     ):
         narrow.encode(genotype)
 

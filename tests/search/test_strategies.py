@@ -1,12 +1,14 @@
+import dataclasses
 import statistics
 
 import pytest
 import torch
 from toy_search import reward
 
-from search.base import Failure, Result
-from search.config import ControllerConfig, RandomConfig
+from search.messages import Failure, Result
 from search.space import Space
+from search.strategies.config import ControllerConfig, RandomConfig
+from search.strategies.protocol import State
 
 SPACE = Space(blocks=2)
 
@@ -57,6 +59,27 @@ class StrategyContract:
         strategy.observe(score(strategy.propose(20, [])))
         assert flat(state) == before
 
+    def test_state_that_is_not_its_own_is_refused_and_changes_nothing(self, config):
+        strategy, same = self.build(config), self.build(config)
+        for each in (strategy, same):
+            each.observe(score(each.propose(9, [])))
+        tensors, values = strategy.state_dict()
+        another = RandomConfig() if isinstance(config, ControllerConfig) else ControllerConfig()
+        foreign = [
+            self.build(another).state_dict(),
+            State({}, {}),
+            State({**tensors, "more": torch.zeros(2)}, values),
+            State(tensors, {**values, "more": 1}),
+            *(State(tensors, {k: v for k, v in values.items() if k != gone}) for gone in values),
+            *(State({**tensors, name: torch.zeros(7, 7)}, values) for name in tensors),
+            *(State({k: v for k, v in tensors.items() if k != gone}, values) for gone in tensors),
+        ]
+        for state in foreign:
+            with pytest.raises(ValueError, match="strategy state has"):
+                strategy.load_state_dict(state)
+        assert flat(strategy.state_dict()) == flat(same.state_dict())
+        assert strategy.propose(2, []) == same.propose(2, [])
+
     def test_chance_outside_does_not_matter(self, config):
         torch.manual_seed(1)
         first = self.build(config).propose(2, [])
@@ -97,13 +120,45 @@ class TestController(StrategyContract):
         assert flat(strategy.state_dict())[0] != before
         assert strategy.state_dict().values["updates"] == 1
 
-    def test_failure_counts_as_the_lowest_reward(self, config):
-        failed, worst = self.build(config), self.build(config)
+    @pytest.mark.parametrize("stands_for", [0.0, 0.25])
+    def test_failure_counts_as_the_reward_that_stands_for_it(self, config, stands_for):
+        config = dataclasses.replace(config, failed_reward=stands_for)
+        failed, scored = self.build(config), self.build(config)
         proposals = failed.propose(4, [])
-        assert worst.propose(4, []) == proposals
+        assert scored.propose(4, []) == proposals
         failed.observe([*score(proposals[:3]), Result(proposals[3], failure=Failure.TIMEOUT)])
-        worst.observe([*score(proposals[:3]), Result(proposals[3], reward=0.0)])
-        assert flat(failed.state_dict()) == flat(worst.state_dict())
+        scored.observe([*score(proposals[:3]), Result(proposals[3], reward=stands_for)])
+        assert flat(failed.state_dict()) == flat(scored.state_dict())
+
+    def test_failure_counts_as_the_lowest_reward_unless_told_otherwise(self):
+        assert ControllerConfig().failed_reward == 0.0
+
+    def test_result_without_a_log_probability_cannot_be_learned_from(self, config):
+        strategy = self.build(config)
+        (proposal,) = self.build(RandomConfig()).propose(1, [])
+        bare = dataclasses.replace(proposal, log_prob=None)
+        with pytest.raises(ValueError, match="child 0 has no log-probability to learn from"):
+            strategy.observe([Result(bare, reward=0.5)])
+
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            {"init": 0.2},
+            {"lr": 0.02},
+            {"architectures_per_update": 5},
+            {"passes": 5},
+            {"clip": 1e6},
+            {"entropy_weight": 1.0},
+            {"baseline_decay": 0.5},
+        ],
+    )
+    def test_every_setting_matters(self, config, setting):
+        usual, changed = self.build(config), self.build(dataclasses.replace(config, **setting))
+        for strategy in (usual, changed):
+            for _ in range(3):
+                proposals = strategy.propose(5, [])
+                strategy.observe([Result(each, reward=each.number % 3 / 2) for each in proposals])
+        assert flat(usual.state_dict())[0] != flat(changed.state_dict())[0]
 
     def test_advantages_are_taken_against_past_rewards_only(self, config):
         strategy = self.build(config)
@@ -116,7 +171,7 @@ class TestController(StrategyContract):
     def test_state_of_another_space_is_refused_and_changes_nothing(self, config):
         strategy, other = self.build(config), config.build(Space(blocks=3), 0)
         before = flat(strategy.state_dict())
-        with pytest.raises(ValueError, match="controller state has the tensors"):
+        with pytest.raises(ValueError, match="strategy state has the tensors"):
             strategy.load_state_dict(other.state_dict())
         assert flat(strategy.state_dict()) == before
 

@@ -9,10 +9,12 @@ from typing import Any
 
 from backbones.genotype import Genotype
 from runtime.config import LoggerConfig
-from search.attempt import attempt
-from search.base import ChildFailed, ChildTask, Failure, Result
-from search.config import BudgetConfig, ControllerConfig, InlineConfig, SearchConfig, SpaceConfig
-from search.rows import read_children
+from search.children.attempt import attempt
+from search.config import BudgetConfig, SearchConfig, SpaceConfig
+from search.executors.config import InlineConfig
+from search.ledger.reader import read_children
+from search.messages import ChildFailed, ChildTask, Failure, Result
+from search.strategies.config import ControllerConfig
 
 FAVOURITE = "identity"
 
@@ -49,13 +51,18 @@ class Favourite:
         return 1_000 + int(genotype.key, 16) % 5_000
 
 
+def evaluator(**settings: Any) -> dict[str, Any]:
+    """`evaluator` of a configuration: Favourite with these settings."""
+    return {"_target_": "toy_search.Favourite", **settings}
+
+
 def score(genotype: Genotype, task: ChildTask, *, scale: float = 1.0) -> Result:
     """The same as a plain function."""
     return Result(task.proposal, reward=scale * reward(genotype))
 
 
 class ScrambledExecutor:
-    """`slots` tasks at a time, finished in an order drawn from `seed`, sometimes several at once or none."""
+    """`slots` tasks at a time on one device, finished in an order drawn from `seed`, or several at once."""
 
     def __init__(self, evaluator: Any, slots: int, seed: int):
         self._evaluator, self._slots, self._random = evaluator, slots, random.Random(seed)
@@ -72,12 +79,10 @@ class ScrambledExecutor:
         self._tasks.append(task)
 
     def poll(self) -> list[Result]:
-        finished = self._random.sample(self._tasks, self._random.randint(1, len(self._tasks)))
+        ready = [task for task in self._tasks if not task.alone] or self._tasks
+        finished = self._random.sample(ready, self._random.randint(min(1, len(ready)), len(ready)))
         self._tasks = [task for task in self._tasks if task not in finished]
-        return [
-            attempt(lambda task=task: self._evaluator(task.proposal.genotype, task), task)  # type: ignore[misc]
-            for task in finished
-        ]
+        return [attempt(self._evaluator, task) for task in finished]
 
     def cancel(self, number: int) -> None:
         self._tasks = [task for task in self._tasks if task.proposal.number != number]
@@ -104,7 +109,7 @@ def toy_config(run_dir: Any, children: int, **changes: Any) -> SearchConfig:
             combinations=["add"],
         ),
         "strategy": ControllerConfig(architectures_per_update=3, lr=0.01),
-        "evaluator": {"_target_": "toy_search.Favourite"},
+        "evaluator": evaluator(),
         "executor": InlineConfig(),
         "budget": BudgetConfig(children=children),
         "window": 4,

@@ -18,10 +18,10 @@ from detection.data.config import CocoDataConfig
 from detection.evaluation.scoring import METRICS
 from pipeline.report import write_report
 from runtime.folder import plain
-from search.base import Failure
-from search.ledger import Ledger
-from search.rows import ChildRow
-from search.strategies import State
+from search.ledger.rows import ChildRow
+from search.ledger.writer import Ledger
+from search.messages import Failure
+from search.strategies.protocol import State
 
 CLASSES = ["<b>cat</b>", 'a "dog" & co']
 COCO = {name: (index + 1) / 50 for index, name in enumerate(METRICS)}
@@ -59,7 +59,7 @@ def write_search(folder):
         for i, (reward, failure) in enumerate(outcomes)
     ]
     ledger = Ledger(folder / "search.sqlite")
-    ledger.step([], State({}, {}), rows, group=0)
+    ledger.step(rows, State({}, {}), group=0)
     ledger.close()
     write_config(folder, {"data": {"name": "digits"}})
 

@@ -1,21 +1,19 @@
 """One run of an evaluator, whose every failure becomes a result."""
 
-from collections.abc import Callable
-
 import torch
 
 from backbones.genotype import GenotypeError
-from search.base import ChildFailed, ChildTask, Failure, Result
+from search.messages import ChildFailed, ChildTask, Evaluator, Failure, Result
 
 
-def attempt(run: Callable[[], Result], task: ChildTask) -> Result:
-    """What `run()` returns, or what it raised as a typed failure. Interrupts pass through.
+def attempt(evaluator: Evaluator, task: ChildTask) -> Result:
+    """Returns what `evaluator` returns, or what it raised as a typed failure. Interrupts pass through.
 
     Whatever a random network can do to its own training has to end as a result, hence the wide net: the
     error's type and text stay in `detail`.
     """
     try:
-        result = run()
+        result = evaluator(task.proposal.genotype, task)
         if not isinstance(result, Result) or result.proposal.number != task.proposal.number:
             raise TypeError(f"expected the Result of child {task.proposal.number}, got {result!r:.200}")
         return result

@@ -1,12 +1,12 @@
 """A search as a stage: its configuration, its folder, what it leaves. Killed at any point, it continues."""
 
 import hashlib
-import importlib
-import inspect
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
-from functools import partial, reduce
+from contextlib import closing
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from backbones.genotype import Genotype
 from runtime.folder import ALWAYS_FREE, RunFolder, plain
 from runtime.random import derive
 from runtime.tracking import build_loggers, finish, log_artifact
-from search.base import Evaluator
-from search.child import ChildImages, ChildTrainer, predicted_microseconds
+from search.budget import Budget
+from search.children.evaluators import evaluation
 from search.config import SearchConfig
-from search.errors import SearchPaused
-from search.ledger import Ledger
+from search.ledger.writer import Ledger
 from search.loop import Search
+from search.messages import SearchPaused
 from search.space import Space
 
 log = logging.getLogger(__name__)
@@ -30,17 +30,18 @@ MAY_CHANGE = ("budget", "executor", "data.root", "data.workers", "data.download"
 """Keys that do not make another search of it; the ledger knows the split by its content."""
 
 
-def run(config: SearchConfig) -> dict[str, Any]:
+def run(config: SearchConfig, *, clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
     """Runs or continues a search until its budget is spent; returns what `metrics.json` holds.
 
     Writes `search.sqlite` all along, `genotype.json` (the best child) and `metrics.json` at the end.
+    clock: seconds from any origin, for `budget.hours`.
     Raises ValueError or FileNotFoundError before anything long starts, SearchPaused when it cannot go on.
     """
     path = Path(config.run_dir) / "search.sqlite"
     if path.exists() and (done := _finished(config, path)) is not None:
         return done
     strategy = config.strategy.build(Space.of(config.space), config.seed)
-    evaluator, cost, facts = _evaluation(config)
+    evaluator, cost, facts = evaluation(config.evaluator, config.data, config.child, config.seed)
     executor = config.executor.build(evaluator)
     folder = RunFolder.open(config.run_dir, config, stage="search", may_change=MAY_CHANGE)
     ledger = Ledger(path)
@@ -55,7 +56,7 @@ def run(config: SearchConfig) -> dict[str, Any]:
             cost,
             seed=config.seed,
             window=config.window,
-            budget=config.budget,
+            budget=Budget(config.budget, float(ledger.fact("seconds") or 0), clock),
             loggers=loggers,
         )
         search.run()
@@ -75,48 +76,17 @@ def search_id(config: SearchConfig) -> str:
 
 
 def _finished(config: SearchConfig, path: Path) -> dict[str, Any] | None:
-    ledger = Ledger(path)
-    try:
+    with closing(Ledger(path)) as ledger:
         if ledger.fact("finished") != plain(config.budget):
             return None
-    finally:
-        ledger.close()
     return RunFolder.open(config.run_dir, config, stage="search", may_change=MAY_CHANGE).finished()
-
-
-def _evaluation(config: SearchConfig) -> tuple[Evaluator, Callable[[Genotype], int], dict[str, Any]]:
-    """Who scores children, what a child is predicted to cost, and the facts about it for the ledger."""
-    if config.evaluator is None:
-        images = ChildImages.open(config.data, config.child, config.seed)
-        trainer = ChildTrainer(config.child, images)
-        return trainer, trainer.predicted_microseconds, {"split": images.record}
-    arguments = dict(config.evaluator)
-    name = str(arguments.pop("_target_", ""))
-    module, _, attribute = name.rpartition(".")
-    try:
-        target = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"evaluator._target_ = {name!r}, expected a dotted path: {error}") from None
-    if not callable(target):
-        raise ValueError(f"evaluator: {name} cannot be called")
-    given = () if isinstance(target, type) else ("genotype", "task")
-    try:
-        inspect.signature(target).bind(*given, **arguments)
-    except TypeError as error:
-        raise ValueError(f"evaluator: {name} {error}") from None
-    evaluator = target(**arguments) if isinstance(target, type) else partial(target, **arguments)
-    # Only ratios count, so without an estimate of its own the cost of training on one image does.
-    cost = getattr(
-        evaluator, "predicted_microseconds", partial(predicted_microseconds, config=config.child, images=1)
-    )
-    return evaluator, cost, {}
 
 
 def _check_facts(ledger: Ledger, path: Path, facts: dict[str, Any]) -> None:
     for name, value in facts.items():
         if (known := ledger.fact(name)) not in (None, value):
             raise ValueError(f"{path}: this search began with {name} = {known}, now it is {value}")
-    ledger.remember(facts)
+    ledger.save(facts=facts)
 
 
 def _write_outcome(
@@ -145,5 +115,5 @@ def _write_outcome(
     }
     content = folder.finish("search", "validation", metrics)
     log.info("%d children, %d failed, best reward %.4g", len(done), metrics["failed"], scored[best.number])
-    ledger.remember({"finished": plain(config.budget)})
+    ledger.save(facts={"finished": plain(config.budget)})
     return content

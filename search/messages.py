@@ -4,7 +4,7 @@ Nothing here knows a strategy, an executor or the ledger.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from backbones.genotype import Genotype
@@ -75,7 +75,7 @@ class Result:
     reward: float | None = None
     failure: Failure | None = None
     detail: str = ""
-    curve: tuple[float, ...] = field(default=())
+    curve: tuple[float, ...] = ()
     seconds: float = 0.0
     peak_bytes: int | None = None
 
@@ -85,3 +85,7 @@ class Result:
 
 
 Evaluator = Callable[[Genotype, ChildTask], Result]
+
+
+class SearchPaused(RuntimeError):
+    """The search cannot go on by itself; everything so far is in the ledger, and starting again continues."""

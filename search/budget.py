@@ -1,0 +1,41 @@
+"""What ends a search, and what pauses it."""
+
+from collections.abc import Callable
+
+from search.config import BudgetConfig
+from search.ledger.rows import ChildRow
+from search.messages import SearchPaused
+
+
+class Budget:
+    """How much of a budget is used up. The failures in a row are those of this sitting."""
+
+    def __init__(self, config: BudgetConfig, spent: float, clock: Callable[[], float]):
+        """spent: seconds of the sittings before this one. clock: seconds from any origin."""
+        self.config = config
+        self._spent, self._clock, self._begun = spent, clock, clock()
+        self._failures_in_a_row = 0
+
+    def seconds(self) -> float:
+        """Wall time of the search over all sittings."""
+        return self._spent + self._clock() - self._begun
+
+    def out_of_time(self) -> bool:
+        return self.config.hours is not None and self.seconds() >= 3600 * self.config.hours
+
+    def check_attempts(self, row: ChildRow) -> None:
+        """Raises SearchPaused for a child that has had all its attempts."""
+        if row.attempts >= self.config.max_attempts:
+            raise SearchPaused(
+                f"child {row.number} was lost {row.attempts} times with its host or process; when that is "
+                f"cured, start again with budget.max_attempts above {self.config.max_attempts}"
+            )
+
+    def count_failure(self, row: ChildRow) -> None:
+        """Counts a finished child. Raises SearchPaused when too many in a row have failed."""
+        self._failures_in_a_row = self._failures_in_a_row + 1 if row.failure else 0
+        if self._failures_in_a_row >= self.config.failures_in_a_row:
+            raise SearchPaused(
+                f"{self._failures_in_a_row} children in a row failed, the last one, child {row.number}, with "
+                f"{row.failure}: {row.detail}"
+            )

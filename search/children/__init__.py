@@ -1,0 +1,1 @@
+"""What it takes to score one child: images, training, predicted cost."""

@@ -1,0 +1,75 @@
+"""How children are built, trained and scored, as a value."""
+
+from dataclasses import dataclass
+
+from backbones.genotype import Genotype
+from backbones.spec import NetworkSpec
+from runtime.config import check_device_name
+
+
+@dataclass(kw_only=True)
+class ChildConfig:
+    """How a child is built, trained and scored."""
+
+    cells_per_stage: int = 2
+    """Normal cells per stage; 2 in the paper."""
+    filters: int = 24
+    """Channels of a state in the first stage; not stated in the paper."""
+    image_size: int = 32
+    """Side in pixels to which images are resized on the device."""
+    epochs: int = 20
+    """Passes over the training images; 20 in the paper."""
+    batch_size: int = 64
+    """Images per step; an incomplete last batch is left out."""
+    lr: float = 0.025
+    """Learning rate at the start of the cosine."""
+    momentum: float = 0.9
+    """Of SGD; 0.9 in the paper."""
+    weight_decay: float = 5e-4
+    """L2 on convolutions and classifier, not on batch norm."""
+    batch_norm_momentum: float = 0.1
+    """Weight of the newest batch in the running statistics; trainings below 100 steps want more."""
+    clip_norm: float | None = 5.0
+    """Largest global norm of the gradient; None does not clip."""
+    validation: int | None = None
+    """Training images held out for the reward, in the classes' proportions; None: the paper's tenth."""
+    training: int | None = None
+    """Training images used, in the classes' proportions; None: all that are not held out."""
+    timeout_seconds: float | None = None
+    """Wall time after which a child fails; checked at every step."""
+    threads: int = 1
+    """CPU threads of one child. Rewards repeat exactly only with the same number."""
+    device: str = "auto"
+    """`auto` (cuda where there is one, else cpu), `cpu`, `cuda` or `cuda:<number>`."""
+
+    def __post_init__(self) -> None:
+        for name in ("cells_per_stage", "filters", "image_size", "epochs", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"child.{name} = {getattr(self, name)}, must be at least 1")
+        if self.batch_size < 2:
+            raise ValueError(f"child.batch_size = {self.batch_size}, batch norm needs at least 2")
+        if self.lr <= 0:
+            raise ValueError(f"child.lr = {self.lr}, must be above 0")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"child.momentum = {self.momentum}, must be in [0, 1)")
+        if not 0 < self.batch_norm_momentum <= 1:
+            raise ValueError(f"child.batch_norm_momentum = {self.batch_norm_momentum}, must be in (0, 1]")
+        if self.weight_decay < 0:
+            raise ValueError(f"child.weight_decay = {self.weight_decay}, must not be negative")
+        for name in ("clip_norm", "validation", "training", "timeout_seconds"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"child.{name} = {value}, must be above 0, or null")
+        check_device_name(self.device)
+
+    def spec(self, genotype: Genotype) -> NetworkSpec:
+        """The child's network; the stem is three times as wide as a state (docs/nasnet.md, section 4.1)."""
+        return NetworkSpec(
+            genotype,
+            self.cells_per_stage,
+            self.filters,
+            stem="cifar",
+            stem_filters=3 * self.filters,
+            image_size=self.image_size,
+            batch_norm_eps=1e-5,
+            batch_norm_momentum=self.batch_norm_momentum,
+        )

@@ -1,0 +1,64 @@
+"""The images that children train on and are scored on.
+
+The split: the images of the *train* files only, divided by the search seed; test files are never opened.
+The whole set lies on the device as bytes (see `classification.device_images`); a batch is one gather.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from classification.config import ImageDataConfig
+from classification.data import ImageSet, open_images, stratified
+from classification.device_images import DeviceImages
+from runtime.device import resolve_device
+from runtime.random import derive
+from search.children.config import ChildConfig
+
+
+@dataclass(frozen=True)
+class ChildImages:
+    """Images of the training files on the device, and the indices `[N]` of those that train and that score.
+
+    record: what the ledger keeps of the split; a search continues only on the same one.
+    """
+
+    images: DeviceImages
+    num_classes: int
+    training: np.ndarray
+    validation: np.ndarray
+    record: dict[str, int | str]
+
+    @classmethod
+    def open(cls, data: ImageDataConfig, child: ChildConfig, seed: int) -> "ChildImages":
+        """Raises ValueError or FileNotFoundError for what is wrong with the data set."""
+        images = open_images(data, "train")
+        training, validation = split(images, child, seed)
+        used = np.sort(np.concatenate([training, validation]))
+        device = resolve_device(child.device)
+        resident = DeviceImages.from_config(images, data, child.image_size, device, used)
+        digest = hashlib.sha256(b"".join(part.tobytes() for part in (images.labels, training, validation)))
+        record: dict[str, int | str] = {
+            "training": len(training),
+            "validation": len(validation),
+            "sha256": digest.hexdigest(),
+        }
+        # From here on an index counts the images on the device.
+        places = np.searchsorted(used, training), np.searchsorted(used, validation)
+        return cls(resident, len(images.classes), *places, record)
+
+
+def split(images: ImageSet, child: ChildConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending indices of the images that train and of those that score; a function of labels and seed."""
+    held_out = max(1, round(len(images) / 10)) if child.validation is None else child.validation
+    used = len(images) - held_out if child.training is None else child.training
+    if not child.batch_size <= used <= len(images) - held_out:
+        raise ValueError(
+            f"{images.source}: {len(images)} training images, of which {held_out} are held out and {used} "
+            f"are to train a child; they must exist and fill a batch of child.batch_size = {child.batch_size}"
+        )
+    validation = stratified(images.labels, held_out, derive(seed, "validation split"))
+    others = np.setdiff1d(np.arange(len(images)), validation)
+    chosen = stratified(images.labels[others], used, derive(seed, "training split"))
+    return others[chosen], validation

@@ -1,0 +1,122 @@
+"""Trains one child network for a short time; its accuracy on held-out training images is the reward.
+
+Source: 1707.07012, appendix A.1 (N = 2, 20 epochs, momentum 0.9, L2, one cosine period; 5,000 of 50,000
+held out). Filters, learning rate, batch size and the size of the L2 term are not stated there.
+"""
+
+import math
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+
+from backbones.genotype import Genotype
+from backbones.network import NASNet
+from classification.device_images import DeviceImages
+from classification.optimizers import cosine, decay_groups
+from runtime.device import resolve_device, torch_threads
+from search.children.config import ChildConfig
+from search.children.images import ChildImages
+from search.messages import ChildFailed, ChildTask, Failure, Result
+
+
+def train_child(genotype: Genotype, task: ChildTask, images: ChildImages, config: ChildConfig) -> Result:
+    """Trains one child; `reward` is its accuracy on the held-out images after the last epoch, in [0, 1].
+
+    All chance derives from `task.seed`. What is trained is the canonical form, so that equal cells get equal
+    rewards. Raises ChildFailed when the time is over or the loss is not finite.
+    """
+    start = time.monotonic()
+    device = resolve_device(config.device)
+    devices = [device] if device.type == "cuda" else []
+    with torch_threads(config.threads), torch.random.fork_rng(devices):
+        _reset_peak(device)
+        torch.manual_seed(task.seed)
+        network = NASNet(config.spec(genotype.canonical()), images.num_classes)
+        network = network.to(device).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(
+            decay_groups(network, config.weight_decay), lr=config.lr, momentum=config.momentum
+        )
+        steps = len(images.training) // config.batch_size
+        schedule = LambdaLR(optimizer, partial(cosine, steps=steps * config.epochs))
+        curve = []
+        for epoch in range(config.epochs):
+            order = torch.randperm(len(images.training)).numpy()
+            losses = torch.zeros((), device=device)
+            for step in range(steps):
+                if config.timeout_seconds and time.monotonic() - start > config.timeout_seconds:
+                    raise ChildFailed(
+                        Failure.TIMEOUT,
+                        f"{config.timeout_seconds:g} s were over at epoch {epoch}, step {step} of {steps}",
+                    )
+                chosen = images.training[order[step * config.batch_size :][: config.batch_size]]
+                losses += _step(network, optimizer, schedule, images.images, chosen, epoch, task.seed, config)
+            # Read once per epoch: every look at a loss waits for the device.
+            if not math.isfinite(losses.item()):
+                raise ChildFailed(Failure.NOT_FINITE, f"the loss was {losses.item()} in epoch {epoch}")
+            curve.append(_accuracy(network, images, 4 * config.batch_size))
+    return Result(
+        task.proposal,
+        reward=curve[-1],
+        curve=tuple(curve),
+        seconds=time.monotonic() - start,
+        peak_bytes=_peak_bytes(device),
+    )
+
+
+def _step(
+    network: NASNet,
+    optimizer: torch.optim.Optimizer,
+    schedule: LambdaLR,
+    images: DeviceImages,
+    chosen: np.ndarray,
+    epoch: int,
+    seed: int,
+    config: ChildConfig,
+) -> Tensor:
+    pixels, labels = images.batch(chosen, epoch=epoch, seed=seed, train=True)
+    loss = functional.cross_entropy(network(pixels), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    if config.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+    optimizer.step()
+    schedule.step()
+    return loss.detach()
+
+
+@torch.inference_mode()
+def _accuracy(network: NASNet, images: ChildImages, batch_size: int) -> float:
+    network.eval()
+    hits = 0
+    for start in range(0, len(images.validation), batch_size):
+        chosen = images.validation[start : start + batch_size]
+        pixels, labels = images.images.batch(chosen, epoch=0, seed=0, train=False)
+        hits += int((network(pixels).argmax(dim=1) == labels).sum())
+    network.train()
+    return hits / len(images.validation)
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _CLEAR_REFS.exists():
+        _CLEAR_REFS.write_text("5")  # proc(5): resets VmHWM
+
+
+def _peak_bytes(device: torch.device) -> int | None:
+    """High-water mark since the reset: of the allocator on CUDA, of the whole process elsewhere on Linux."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if not _STATUS.exists():
+        return None
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+_CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")

@@ -1,0 +1,30 @@
+"""The inline executor, which is also the fake in everybody's tests."""
+
+from search.children.attempt import attempt
+from search.executors.config import InlineConfig
+from search.messages import ChildTask, Evaluator, Result
+
+
+class InlineExecutor:
+    """Runs one task at a time in this process, when polled. Timeouts are the evaluator's to keep."""
+
+    def __init__(self, config: InlineConfig, evaluator: Evaluator):
+        """config: has no keys of its own."""
+        self._evaluator = evaluator
+        self._task: ChildTask | None = None
+
+    def capacity(self) -> int:
+        return 1 if self._task is None else 0
+
+    def submit(self, task: ChildTask) -> None:
+        if self._task is not None:
+            raise RuntimeError(f"child {task.proposal.number} was submitted to a busy executor")
+        self._task = task
+
+    def poll(self) -> list[Result]:
+        task, self._task = self._task, None
+        return [] if task is None else [attempt(self._evaluator, task)]
+
+    def cancel(self, number: int) -> None:
+        if self._task is not None and self._task.proposal.number == number:
+            self._task = None

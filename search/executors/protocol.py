@@ -1,0 +1,32 @@
+"""What every executor does."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from search.messages import ChildTask, Result
+
+
+class Executor(Protocol):
+    """Runs tasks and returns each one's result once, in any order.
+
+    Laws, tested for all by `ExecutorContract`: an evaluator that raises gives a typed failure, never an
+    exception of `poll`; a task with `alone` shares its device with no other, so that on one device it starts
+    when those before it have ended, and none is accepted until it has; a cancelled task has no result. The
+    proposal's number identifies a task, so it is submitted again only after its result.
+    """
+
+    def capacity(self) -> int:
+        """Tasks that may be submitted now; 0 when busy."""
+        ...
+
+    def submit(self, task: ChildTask) -> None:
+        """Raises RuntimeError above the capacity."""
+        ...
+
+    def poll(self) -> Sequence[Result]:
+        """Results since the last call; may wait a moment, and inline waits for one. Empty without tasks."""
+        ...
+
+    def cancel(self, number: int) -> None:
+        """Forgets the task of that proposal, if it is known and not done."""
+        ...

@@ -1,0 +1,113 @@
+"""The ledger: everything that a search must not forget, in one SQLite file.
+
+One row per child; the newest strategy state and the SHA-256 of every state; facts; events. Each change is one
+transaction, so a killed search finds itself between two steps, never within one. WAL lets reports read while
+the search writes; synchronous FULL makes a commit survive a power cut.
+"""
+
+import fcntl
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from search.ledger.reader import connect, read_rows
+from search.ledger.rows import SCHEMA, TABLES, ChildRow, columns_of
+from search.strategies.protocol import State
+
+_COLUMNS = tuple(ChildRow.__dataclass_fields__)
+_CHANGING = _COLUMNS[_COLUMNS.index("status") :]
+_SAVE = (
+    f"INSERT INTO children ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)}) "
+    f"ON CONFLICT (number) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _CHANGING)}"
+)
+
+
+class Ledger:
+    """The ledger of the one search that writes it.
+
+    Raises ValueError for a file that is not a ledger, has a newer schema, or is written by another process.
+    """
+
+    def __init__(self, path: str | Path):
+        path = Path(path)
+        self._tensors: bytes | None = None
+        self._lock = open(path.with_suffix(".lock"), "w")  # noqa: SIM115 - held until close, or death
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise ValueError(f"{path}: another process is running this search") from None
+        if not path.exists():
+            with closing(sqlite3.connect(path, isolation_level=None)) as database:
+                database.execute("PRAGMA journal_mode = WAL")
+                database.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT")
+        self._database = connect(path)
+        self._database.execute("PRAGMA synchronous = FULL")
+
+    def close(self) -> None:
+        self._database.close()
+        self._lock.close()
+
+    def rows(self) -> list[ChildRow]:
+        return read_rows(self._database)
+
+    def fact(self, name: str) -> Any:
+        """None where it is not known."""
+        row = self._database.execute("SELECT value FROM facts WHERE name = ?", [name]).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def state(self) -> State | None:
+        """The newest strategy state; None before the first step."""
+        row = self._database.execute("SELECT tensors, state_values FROM strategy").fetchone()
+        return None if row is None else State(load_tensors(row[0]), json.loads(row[1]))
+
+    def save(
+        self,
+        rows: Iterable[ChildRow] = (),
+        *,
+        facts: Mapping[str, Any] | None = None,
+        events: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes children as they are now, new ones too, with facts by name and events by kind."""
+        with self.transaction() as database:
+            database.executemany(_SAVE, map(columns_of, rows))
+            known = [(name, json.dumps(value)) for name, value in (facts or {}).items()]
+            database.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", known)
+            happened = [(time.time(), kind, json.dumps(detail)) for kind, detail in (events or {}).items()]
+            database.executemany("INSERT INTO events VALUES (?, ?, ?)", happened)
+
+    def step(self, rows: Iterable[ChildRow], state: State, group: int) -> None:
+        """Writes the children that were consumed or proposed, and the strategy that this made."""
+        tensors = save_tensors(dict(sorted(state.tensors.items())))
+        values = json.dumps(state.values, sort_keys=True)
+        sha256 = hashlib.sha256(tensors + values.encode()).hexdigest()
+        with self.transaction() as database:
+            database.executemany(_SAVE, map(columns_of, rows))
+            if tensors == self._tensors:  # megabytes that change only with an update
+                database.execute("UPDATE strategy SET state_values = ?", [values])
+            else:
+                database.execute("DELETE FROM strategy")
+                database.execute("INSERT INTO strategy VALUES (?, ?)", [tensors, values])
+            # A group that an extended budget completes has two states; the later one counts.
+            database.execute("INSERT OR REPLACE INTO state_hashes VALUES (?, ?)", [group, sha256])
+        self._tensors = tensors
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing of what is executed on the connection inside."""
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._database
+            self._database.execute("COMMIT")
+        except BaseException:  # an interrupt, too, must not leave half a step to the next commit
+            if self._database.in_transaction:  # SQLite itself rolls back when the disk is full
+                self._database.execute("ROLLBACK")
+            raise

@@ -1,0 +1,41 @@
+"""What the user sees of a running search: a line in the terminal, and figures in the loggers."""
+
+import math
+from collections.abc import Sequence
+
+from lightning.pytorch.loggers import Logger
+
+from runtime.progress import Track
+from search.ledger.rows import ChildRow
+
+
+class Progress:
+    """How many children are done, and the best and mean reward among them."""
+
+    def __init__(self, loggers: Sequence[Logger]):
+        self.done = 0
+        self._loggers, self._scored, self._best = loggers, 0, -math.inf
+        self._rewards: list[float] = []  # by number; 0 for a child without a reward
+
+    def add(self, row: ChildRow) -> None:
+        """Counts a child that is done."""
+        self.done += 1
+        if row.reward is not None:
+            self._scored += 1
+            self._best = max(self._best, row.reward)
+            self._rewards += [0.0] * (row.number + 1 - len(self._rewards))
+            self._rewards[row.number] = row.reward
+
+    def figures(self) -> dict[str, float]:
+        """`best` and `mean` reward; empty before the first."""
+        # Summed by number: a running sum would round differently with the order of finishing.
+        return {"best": self._best, "mean": sum(self._rewards) / self._scored} if self._scored else {}
+
+    def show(self, finished: Sequence[ChildRow], line: Track) -> None:
+        """finished: a child that ran, and the duplicates that were waiting for it; all of them counted."""
+        row, figures = finished[0], self.figures()
+        line.advance(len(finished), **figures)
+        own = {} if row.reward is None else {"reward": row.reward}
+        for logger in self._loggers:
+            metrics = {"child": row.number, "seconds": row.seconds, **own, **figures}
+            logger.log_metrics(metrics, step=self.done)

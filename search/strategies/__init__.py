@@ -1,0 +1,1 @@
+"""What to try next, given the results so far."""

@@ -1,0 +1,52 @@
+"""The strategies as values."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from runtime.config import Builds
+
+
+@dataclass(kw_only=True)
+class RandomConfig(Builds):
+    """Uniform random search, the paper's baseline."""
+
+    builds: ClassVar[str] = "search.strategies.uniform:RandomSearch"
+    name: str = "random"
+
+
+@dataclass(kw_only=True)
+class ControllerConfig(Builds):
+    """The LSTM controller trained with PPO; defaults are the paper's where it states them."""
+
+    builds: ClassVar[str] = "search.strategies.controller:Controller"
+    name: str = "controller"
+    hidden: int = 100
+    """Units of the LSTM; 100 in the paper."""
+    init: float = 0.1
+    """Weights start uniform in +-init; 0.1 in the paper."""
+    lr: float = 3.5e-4
+    """Adam's learning rate; 3.5e-4 in the paper."""
+    architectures_per_update: int = 20
+    """Results per update; 20 in the paper."""
+    passes: int = 4
+    """Optimiser steps per update, each on the whole batch; not stated in the paper."""
+    clip: float = 0.2
+    """PPO's ratio is clipped to 1 +- clip; not stated in the paper."""
+    entropy_weight: float = 1e-5
+    """Weight of the entropy bonus, in reward per nat; 1e-5 in the paper."""
+    baseline_decay: float = 0.95
+    """Of the moving average of rewards; 0.95 in the paper."""
+    failed_reward: float = 0.0
+    """Reward that stands for a failed child."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "architectures_per_update", "passes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"strategy.{name} = {getattr(self, name)}, must be at least 1")
+        for name in ("init", "lr", "clip"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"strategy.{name} = {getattr(self, name)}, must be above 0")
+        if self.entropy_weight < 0:
+            raise ValueError(f"strategy.entropy_weight = {self.entropy_weight}, must not be negative")
+        if not 0 <= self.baseline_decay < 1:
+            raise ValueError(f"strategy.baseline_decay = {self.baseline_decay}, must be in [0, 1)")

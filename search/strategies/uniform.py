@@ -1,0 +1,31 @@
+"""Random search, the paper's baseline."""
+
+from collections.abc import Sequence
+
+from search.messages import Proposal, Result
+from search.space import Space
+from search.strategies.config import RandomConfig
+from search.strategies.protocol import State, check_state
+
+
+class RandomSearch:
+    """Draws every decision uniformly and learns nothing; a failed child means nothing to it."""
+
+    def __init__(self, config: RandomConfig, space: Space, seed: int):
+        """config: has no keys of its own."""
+        self._space, self._seed, self._proposed = space, seed, 0
+
+    def propose(self, n: int, pending: Sequence[Proposal]) -> list[Proposal]:
+        first, self._proposed = self._proposed, self._proposed + n
+        draws = [(number, self._space.sample(self._seed, number)) for number in range(first, first + n)]
+        return [Proposal(i, self._space.decode(draw), draw, -self._space.entropy) for i, draw in draws]
+
+    def observe(self, results: Sequence[Result]) -> None:
+        del results
+
+    def state_dict(self) -> State:
+        return State({}, {"proposed": self._proposed})
+
+    def load_state_dict(self, state: State) -> None:
+        check_state(state, {}, ["proposed"])
+        self._proposed = state.values["proposed"]

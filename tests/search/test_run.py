@@ -1,0 +1,138 @@
+"""A search as a stage: what it leaves, what it is named by, what it refuses."""
+
+import csv
+import dataclasses
+import json
+import re
+from contextlib import closing
+
+import pytest
+import toy_search
+from toy_search import Favourite, ScrambledConfig, evaluator, toy_config
+
+from backbones.genotype import Genotype
+from classification.config import ImageDataConfig
+from runtime.config import LoggerConfig
+from runtime.random import derive
+from search.config import BudgetConfig
+from search.executors.config import InlineConfig
+from search.ledger.reader import read_children
+from search.ledger.writer import Ledger
+from search.messages import SearchPaused
+from search.run import run, search_id
+from search.strategies.config import RandomConfig
+
+CHILDREN = 30
+
+
+def test_search_writes_the_best_genotype_and_its_origin(tmp_path):
+    content = run(toy_config(tmp_path, CHILDREN))
+    rows = read_children(tmp_path / "search.sqlite")
+    best = max(rows, key=lambda row: (row.reward or 0, -row.number))
+    genotype = Genotype.load(tmp_path / "genotype.json")
+    assert genotype == best.genotype
+    assert genotype.origin["child"] == best.number
+    assert genotype.origin["reward"] == best.reward == toy_search.reward(genotype)
+    assert genotype.origin["seed"] == 0
+    assert genotype.origin["child_seed"] == derive(0, "child", best.cell_key)
+    assert content == json.loads((tmp_path / "metrics.json").read_text())
+    assert content["metrics"] == {
+        "best_reward": best.reward,
+        "mean_reward": pytest.approx(sum(row.reward or 0 for row in rows) / CHILDREN),
+        "children": CHILDREN,
+        "failed": 0,
+    }
+
+
+def test_finished_search_is_not_run_again(tmp_path):
+    first = run(toy_config(tmp_path, 6))
+    before = (tmp_path / "metrics.json").stat().st_mtime_ns
+    assert run(toy_config(tmp_path, 6)) == first
+    assert (tmp_path / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_metrics_of_a_smaller_budget_do_not_outlive_a_larger_one(tmp_path, monkeypatch):
+    run(toy_config(tmp_path, 4))
+
+    def interrupted(self, genotype, task):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Favourite, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(toy_config(tmp_path, 20))
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_search_without_any_reward_pauses_with_the_first_failure(tmp_path):
+    failures = {number: ["not finite"] for number in range(5)}
+    message = "none of 5 children has a reward; child 0: not finite: as ordered"
+    with pytest.raises(SearchPaused, match=message):
+        run(toy_config(tmp_path, 5, evaluator=evaluator(failures=failures)))
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_ledger_of_another_search_is_refused_with_both_facts(tmp_path):
+    config = toy_config(tmp_path, 4)
+    run(config)
+    with closing(Ledger(tmp_path / "search.sqlite")) as ledger:
+        ledger.save(facts={"search": "0123"})
+    message = f"search.sqlite: this search began with search = 0123, now it is {search_id(config)}"
+    with pytest.raises(ValueError, match=message):
+        run(toy_config(tmp_path, 5))
+
+
+def test_search_is_named_by_what_decides_its_proposals():
+    images = ImageDataConfig(name="cifar10", root="here")
+    config = toy_config("run", 4, data=images)
+    name = search_id(config)
+    assert re.fullmatch("[0-9a-f]{12}", name)
+    elsewhere = dataclasses.replace(images, root="there", workers=9, download=True)
+    logger = dataclasses.replace(config.logger, name="csv")
+    for same in (
+        {"budget": BudgetConfig(children=9)},
+        {"executor": ScrambledConfig()},
+        {"data": elsewhere},
+        {"run_dir": "other"},
+        {"logger": logger},
+    ):
+        assert search_id(dataclasses.replace(config, **same)) == name
+    for other in (
+        {"seed": 1},
+        {"window": 5},
+        {"strategy": RandomConfig()},
+        {"data": dataclasses.replace(images, train_limit=7)},
+        {"evaluator": evaluator(kill_at=3)},
+    ):
+        assert search_id(dataclasses.replace(config, **other)) != name
+
+
+@pytest.mark.parametrize("executor", [InlineConfig(), ScrambledConfig(slots=3, seed=2)])
+def test_logged_figures_end_as_the_metrics_digit_for_digit(tmp_path, executor):
+    scale = {"_target_": "toy_search.score", "scale": 1 / 3}  # sums of thirds depend on their order
+    logger = LoggerConfig(name="csv")
+    config = toy_config(tmp_path, 12, evaluator=scale, logger=logger, executor=executor)
+    metrics = run(dataclasses.replace(config, strategy=RandomConfig()))["metrics"]
+    rows = read_children(tmp_path / "search.sqlite")
+    rewards = [row.reward for row in rows]
+    with (tmp_path / "metrics.csv").open() as file:
+        logged = list(csv.DictReader(file))
+    assert len(logged) == len([row for row in rows if row.original is None])
+    assert [float(row["reward"]) for row in logged] == [rewards[int(float(row["child"]))] for row in logged]
+    assert int(logged[-1]["step"]) == len(rows)
+    assert float(logged[-1]["best"]) == metrics["best_reward"] == max(rewards)
+    assert float(logged[-1]["mean"]) == metrics["mean_reward"] == sum(rewards) / len(rewards)
+
+
+def test_another_configuration_is_refused_in_the_same_folder(tmp_path):
+    run(toy_config(tmp_path, 4))
+    with pytest.raises(ValueError, match="window: 4 -> 5"):
+        run(toy_config(tmp_path, 4, window=5))
+
+
+def test_a_search_continues_where_its_images_have_moved(tmp_path):
+    there = ImageDataConfig(name="cifar10", root="there", workers=2)
+    run(toy_config(tmp_path, 4, data=there))
+    here = dataclasses.replace(there, root="here", workers=0, download=True)
+    assert run(toy_config(tmp_path, 6, data=here))["metrics"]["children"] == 6
+    with pytest.raises(ValueError, match=r"data\.name: cifar10 -> digits"):
+        run(toy_config(tmp_path, 6, data=ImageDataConfig(name="digits")))
