@@ -7,7 +7,6 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from backbones.spec import Preprocessing
-from backbones.split import Split
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,28 @@ class BackboneSpec(Protocol):
     @property
     def default_classes(self) -> int: ...
     def to_dict(self) -> dict[str, Any]: ...
+
+
+class Split(ABC):
+    """Two functions over a network's own modules: `tail(trunk(images))` is its last map.
+
+    Made anew wherever it is wanted, by `Backbone.split`: it holds the network and no weights.
+    stride: pixels of the image per step of the map. channels: of the map. tail_channels: of what the tail
+    gives. tail_modules: names of the network's modules that only the tail runs.
+    """
+
+    stride: int
+    channels: int
+    tail_channels: int
+    tail_modules: tuple[str, ...]
+
+    @abstractmethod
+    def trunk(self, images: Tensor) -> Tensor:
+        """`[N, in_channels, H, W]` normalised images to the map, `[N, channels, H/stride, W/stride]`."""
+
+    @abstractmethod
+    def tail(self, crops: Tensor) -> Tensor:
+        """`[R, channels, h, w]` to `[R, tail_channels, ceil(h/2), ceil(w/2)]`, after the last activation."""
 
 
 class Backbone(nn.Module, ABC):

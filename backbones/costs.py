@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from backbones.base import Backbone
 from backbones.build import build
 from backbones.genotype import Block, Cell
-from backbones.network import CellPlan, NASNet, live_outputs, plan_cells
+from backbones.network import NASNet
+from backbones.plan import CellPlan, live_outputs, plan_cells
 from backbones.spec import NetworkSpec
 from backbones.timm_spec import TimmSpec
 

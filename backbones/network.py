@@ -7,75 +7,23 @@ import copy
 import logging
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone, FeatureInfo
+from backbones.base import Backbone, FeatureInfo, Split
 from backbones.cell import CellModule, DropPath, MapShape, State, drop_path_keep
 from backbones.fused import FusedCell, folded
 from backbones.layers import Layers
+from backbones.plan import live_outputs, plan_cells
 from backbones.separable import SeparableConv
 from backbones.spec import ACTIVATION_MEMORY, NetworkSpec, Preprocessing
-from backbones.split import CellSplit, Split
 
 log = logging.getLogger(__name__)
 
 AUXILIARY_SMALLEST_MAP = 5
 """Side of the map below which the auxiliary head's 5x5 pooling has no window."""
-
-
-@dataclass(frozen=True)
-class CellPlan:
-    """Where a cell stands. h, h_prev: index into the outputs so far, 0 being the stem; None: no such.
-
-    read: the outputs that the cell's states depend on.
-    """
-
-    name: str
-    reduction: bool
-    channels: int
-    h: int
-    h_prev: int | None
-    read: frozenset[int]
-
-
-def plan_cells(spec: NetworkSpec) -> list[CellPlan]:
-    """The cells in order of execution. Source: TF-slim `nasnet.py`; docs/nasnet.md, sections 4.1 to 4.3."""
-    plans: list[CellPlan] = []
-
-    def add(name: str, channels: int, reduction: bool = False, h_prev: int | None = None) -> None:
-        h = len(plans)
-        if h_prev is None and h:
-            h_prev = h - 1
-        inputs = {0: h, 1: h if h_prev is None else h_prev}
-        cell = spec.genotype.reduction if reduction else spec.genotype.normal
-        read = frozenset(inputs[state] for state in cell.live_states() if state < 2)
-        plans.append(CellPlan(name, reduction, channels, h, h_prev, read))
-
-    if spec.stem == "imagenet":
-        add("stem_0", spec.filters // 4, reduction=True)
-        add("stem_1", spec.filters // 2, reduction=True)
-    for stage in range(3):
-        channels, skipped = spec.filters * 2**stage, None
-        if stage:
-            add(f"reduction_{stage - 1}", channels, reduction=True)
-            skipped = plans[-1].h_prev if spec.skip_reduction_input else None
-        for cell in range(stage * spec.cells_per_stage, (stage + 1) * spec.cells_per_stage):
-            add(f"cell_{cell}", channels, h_prev=skipped)
-            skipped = None
-    return plans
-
-
-def live_outputs(plans: list[CellPlan]) -> frozenset[int]:
-    """Outputs that the last cell depends on. Cells that read h_{i-1} alone leave others without a reader."""
-    live = {len(plans)}
-    for index in range(len(plans), 0, -1):
-        if index in live:
-            live |= plans[index - 1].read
-    return frozenset(live)
 
 
 class AuxiliaryHead(nn.Module):
@@ -327,3 +275,47 @@ class NASNet(Backbone):
         """Outputs (pre-activation) of the stem and of every cell by name, in order of execution."""
         outputs = self._run(x, range(len(self.plans)), raw=range(len(self.plans) + 1))
         return {("stem", *(plan.name for plan in self.plans))[index]: outputs[index].raw for index in outputs}
+
+
+class CellSplit(Split):
+    """Before the second reduction cell: the map is the two states that this cell is given, concatenated.
+
+    They are the outputs of the last two cells of the stage at stride 16, before their ReLU (cells 10 and 11
+    of NASNet-A 6 @ 4032), in this order. One that no later cell depends on is not built, so it is not there.
+    Source: TF Object Detection API `faster_rcnn_nas_feature_extractor.py`; docs/nasnet.md, section 7.
+    """
+
+    def __init__(self, network: NASNet, stride: int) -> None:
+        """Raises ValueError where the second reduction does not start at that stride."""
+        self._network = network
+        self._last = next(i for i, plan in enumerate(network.plans) if plan.name == "reduction_1")
+        plan = network.plans[self._last]
+        self._states = [
+            state
+            for state in (plan.h_prev, plan.h)
+            if state is not None and network.plans[state - 1].name in network.cells
+        ]
+        shapes = [network.shapes[state] for state in self._states]
+        self.stride = shapes[-1].stride
+        if self.stride != stride:
+            raise ValueError(
+                f"a NASNet with the {network.spec.stem} stem is split at stride {self.stride}, not {stride}"
+            )
+        self._widths = [shape.channels for shape in shapes]
+        self.channels = sum(self._widths)
+        self.tail_channels = network.shapes[-1].channels
+        names = (later.name for later in network.plans[self._last :])
+        self.tail_modules = tuple(f"cells.{name}" for name in names if name in network.cells)
+
+    def trunk(self, images: Tensor) -> Tensor:
+        outputs = self._network.run_stem(images)
+        self._network.run_cells(outputs, last=self._last, taps=self._states, raw=self._states)
+        return torch.cat([outputs[state].raw for state in self._states], dim=1)
+
+    def tail(self, crops: Tensor) -> Tensor:
+        network = self._network
+        network.check_fused(crops)
+        parts = zip(self._states, crops.split(self._widths, dim=1), strict=True)
+        outputs = {state: State(part) for state, part in parts}
+        network.run_cells(outputs, first=self._last)
+        return outputs[len(network.plans)].relu

@@ -7,15 +7,15 @@ import copy
 import difflib
 import functools
 import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone, FeatureInfo
+from backbones.base import Backbone, FeatureInfo, Split
 from backbones.folding import fold_batch_norms
 from backbones.spec import INTERPOLATIONS, Preprocessing
-from backbones.split import Split, StageSplit
 from backbones.timm_spec import TIMM, TimmSpec, without_timm
 
 try:
@@ -163,6 +163,32 @@ class TimmBackbone(Backbone):
             self.body.prune_intermediate_layers(self._levels, prune_norm=True, prune_head=True)
         else:
             self.body.reset_classifier(0)
+
+
+class StageSplit(Split):
+    """Before the last stage of a network of timm: the map is that of the stage before.
+
+    trunk: images to the map. stages: what follows, in order, by the names that they have in the network.
+    """
+
+    def __init__(
+        self,
+        trunk: Callable[[Tensor], Tensor],
+        stages: Mapping[str, nn.Module],
+        info: FeatureInfo,
+        last: FeatureInfo,
+    ) -> None:
+        self._trunk, self._stages = trunk, list(stages.values())
+        self.stride, self.channels, self.tail_channels = info.stride, info.channels, last.channels
+        self.tail_modules = tuple(stages)
+
+    def trunk(self, images: Tensor) -> Tensor:
+        return self._trunk(images)
+
+    def tail(self, crops: Tensor) -> Tensor:
+        for stage in self._stages:
+            crops = stage(crops)
+        return crops
 
 
 def _body(spec: TimmSpec, num_classes: int, training: dict[str, float]) -> nn.Module:
