@@ -108,11 +108,12 @@ class BlockModule(nn.Module):
         self, block: Block, layers: Layers, inputs: tuple[int, int], channels: int, strides: list[int]
     ) -> None:
         super().__init__()
-        self.left = OPERATIONS[block.left_op](layers, inputs[0], channels, strides[0])
-        self.right = OPERATIONS[block.right_op](layers, inputs[1], channels, strides[1])
+        left, right = OPERATIONS[block.left_op], OPERATIONS[block.right_op]
+        self.left = left.build(layers, inputs[0], channels, strides[0])
+        self.right = right.build(layers, inputs[1], channels, strides[1])
         # Identity is never dropped, not even where it carries a 1x1 convolution (TF-slim).
-        self.left_drop = nn.Identity() if block.left_op == "identity" else DropPath()
-        self.right_drop = nn.Identity() if block.right_op == "identity" else DropPath()
+        self.left_drop = nn.Identity() if left.kind == "identity" else DropPath()
+        self.right_drop = nn.Identity() if right.kind == "identity" else DropPath()
         self.project = layers.conv_norm(2 * channels, channels) if block.combine == "concat" else None
 
     def forward(self, left: State, right: State) -> Tensor:

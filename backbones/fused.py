@@ -21,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from backbones.cell import BlockModule, CellModule, State, input_states
 from backbones.genotype import Block
 from backbones.layers import Activated, FactorizedReduction
+from backbones.separable import SeparableConv
 
 CONVOLVE_FROM_ROWS = 1700
 """M from which a 1x1 convolution beats the matrix product, whose bias is a pass over memory of its own."""
@@ -128,22 +129,28 @@ def add_terms(terms: Sequence[Term], target: Tensor) -> None:
             target.addmm_(term.rows, term.weight)
 
 
-class Operation(nn.Module):
-    """Any operation but a separable convolution: layers, then perhaps a last 1x1 convolution."""
+class Plain(nn.Module):
+    """Any operation but a separable convolution: layers, then perhaps a last 1x1 convolution.
+
+    The norm of a last convolution is folded. Layers that do not end in a convolution and its norm, or that
+    are no plain sequence, run as they are.
+    """
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
         self.pointwise: Pointwise | None = None
         self.activated = isinstance(layers, Activated)
-        parts: Iterable[Any] = layers if isinstance(layers, nn.Sequential) else (layers, None, None)
-        *before, last, norm = parts
-        if isinstance(last, nn.Conv2d) and last.kernel_size == (1, 1):
+        self.before = layers
+        if type(layers) not in (nn.Sequential, Activated):
+            return
+        *before, last, norm = cast(Iterable[Any], layers)
+        if not isinstance(last, nn.Conv2d):
+            return
+        if last.kernel_size == (1, 1):
             self.pointwise = Pointwise(last, norm)
-        elif isinstance(last, nn.Conv2d):
+        else:
             before = [*before, folded(last, norm)]
-        self.before = (
-            before[0] if len(before) == 1 else (Activated if self.activated else nn.Sequential)(*before)
-        )
+        self.before = before[0] if len(before) == 1 else type(layers)(*before)
 
     @property
     def bias(self) -> Tensor | None:
@@ -227,10 +234,10 @@ class FusedBlock(nn.Module):
         super().__init__()
         self.inputs = (block.left, block.right)
         self.operations = cast(
-            Iterable[Operation | Separable],
+            Iterable[Plain | Separable],
             nn.ModuleList(
-                Separable(cast(Activated, layers)) if name.startswith("sep_conv") else Operation(layers)
-                for layers, name in ((module.left, block.left_op), (module.right, block.right_op))
+                Separable(layers) if isinstance(layers, SeparableConv) else Plain(layers)
+                for layers in (module.left, module.right)
             ),
         )
         biases = [zeros if operation.bias is None else operation.bias for operation in self.operations]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.files import read_json, write_json
+from backbones.operations import OPERATIONS
 
 FORMAT = 1
 MOST_BLOCKS = 64
@@ -23,22 +24,7 @@ MOST_BLOCKS = 64
 MOST_STEPS = 1_000_000
 """Orders that the canonical form tries times the blocks squared: seconds. 10 blocks have up to 504,000."""
 COMBINATIONS = ("add", "concat")
-OPERATION_NAMES = (
-    "identity",
-    "conv_1x1",
-    "conv_3x3",
-    "conv_1x3_3x1",
-    "conv_1x7_7x1",
-    "dil_conv_3x3",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "sep_conv_7x7",
-    "avg_pool_3x3",
-    "max_pool_3x3",
-    "max_pool_5x5",
-    "max_pool_7x7",
-)
-
+OPERATION_NAMES = tuple(OPERATIONS)
 
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 60
@@ -218,9 +204,9 @@ def _check_cell(cell: Cell, name: str) -> None:
                     f"(h_i, h_{{i-1}}{', blocks 0..' + str(b - 1) if b else ''})"
                 )
             operation = getattr(block, f"{side}_op")
-            if operation not in OPERATION_NAMES:
+            if operation not in OPERATIONS:
                 raise GenotypeError(
-                    f"{where}.{side}_op = {_shown(operation)}, expected one of {', '.join(OPERATION_NAMES)}"
+                    f"{where}.{side}_op = {_shown(operation)}, expected one of {', '.join(OPERATIONS)}"
                 )
         if block.combine not in COMBINATIONS:
             raise GenotypeError(

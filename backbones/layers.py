@@ -149,6 +149,11 @@ class Layers:
         kind = NarrowBatchNorm2d if channels < NARROW else nn.BatchNorm2d
         return kind(channels, self.eps, self.momentum)
 
+    def pool(self, kind: str, kernel: int, stride: int) -> Pool:
+        """kind: `avg` or `max`."""
+        counts = stride > 1 and self.strided_average_counts_padding
+        return Pool(kind, kernel, stride, self.padding, counts)
+
     def conv_norm(
         self, in_channels: int, channels: int, kernel: int = 1, stride: int = 1, dilation: int = 1
     ) -> "Activated":

@@ -142,7 +142,7 @@ def test_cells_without_a_reader_are_not_built():
 def test_every_operation_maps_to_the_channels_and_size_asked_for(operation, stride, padding):
     layers = Layers(padding, 1e-3, 0.1)
     for size in (7, 8):
-        module = OPERATIONS[operation](layers, 6, 4, stride)
+        module = OPERATIONS[operation].build(layers, 6, 4, stride)
         out = module(torch.randn(2, 6, size, size + 1))
         assert out.shape == (2, 4, -(-size // stride), -(-(size + 1) // stride))
 
