@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backbones.base import Backbone
 from backbones.build import build
-from backbones.genotype import Block, Cell
+from backbones.genotype import Block
 from backbones.network import NASNet
 from backbones.operations import OPERATIONS
 from backbones.plan import CellPlan, live_outputs, plan_cells
@@ -127,19 +127,17 @@ def _of_spec(spec: NetworkSpec, image_size: int | None, classes: int) -> Profile
         raise ValueError(f"num_classes = {classes}, must be at least 1")
 
     tally = Tally()
-    outputs = {0: _stem(tally, spec, size)}
-    strides = [1]  # of outputs, in pixels of the stem's map
+    side, plans = spec.stem_side(size), plan_cells(spec)
+    # At stride 1 from a map of its own size, the stem's convolution does as much.
+    outputs = {0: tally.conv_norm(Map(spec.in_channels, side, side), spec.stem_filters, 3)}
+    strides = [spec.stem_stride, *(plan.stride for plan in plans)]
     parts = [_part("stem", tally, outputs[0])]
-    plans = plan_cells(spec)
     live = live_outputs(plans)
     for index, plan in enumerate(plans, start=1):
-        strides.append(strides[plan.h] * (2 if plan.reduction else 1))
         if index not in live:
             continue
         tally = Tally()
-        cell = spec.genotype.reduction if plan.reduction else spec.genotype.normal
-        inputs = _fitted_inputs(tally, cell, plan, outputs, strides)
-        outputs[index] = _cell(tally, cell, plan, inputs)
+        outputs[index] = _cell(tally, plan, _fitted_inputs(tally, plan, outputs, strides))
         parts.append(_part(plan.name, tally, outputs[index]))
     parts.append(_classifier(outputs[len(plans)].channels, classes))
     return Profile(size, tuple(parts))
@@ -177,18 +175,11 @@ def _measure(spec: TimmSpec, image_size: int | None, num_classes: int) -> Profil
     return Profile(size, (part,))
 
 
-def _stem(tally: Tally, spec: NetworkSpec, size: int) -> Map:
-    if spec.stem == "imagenet":
-        # Unpadded: the 3x3 window fits at size - 2 places along each axis, and takes every second one.
-        return tally.conv_norm(Map(spec.in_channels, size - 2, size - 2), spec.stem_filters, 3, stride=2)
-    return tally.conv_norm(Map(spec.in_channels, size, size), spec.stem_filters, 3)
-
-
 def _fitted_inputs(
-    tally: Tally, cell: Cell, plan: CellPlan, outputs: Mapping[int, Map], strides: Sequence[int]
+    tally: Tally, plan: CellPlan, outputs: Mapping[int, Map], strides: Sequence[int]
 ) -> dict[int, Map]:
     """States 0 and 1, where the cell's output depends on them."""
-    live = cell.live_states()
+    live = plan.cell.live_states()
     states: dict[int, Map] = {}
     if 0 in live:
         states[0] = tally.conv_norm(outputs[plan.h], plan.channels)
@@ -202,19 +193,19 @@ def _fitted_inputs(
     return states
 
 
-def _cell(tally: Tally, cell: Cell, plan: CellPlan, states: dict[int, Map]) -> Map:
+def _cell(tally: Tally, plan: CellPlan, states: dict[int, Map]) -> Map:
     """states: the fitted inputs; the blocks are added to them."""
-    live, pooled = cell.live_states(), set[tuple[int, str]]()
-    for b, block in enumerate(cell.blocks):
+    live, pooled = plan.cell.live_states(), set[tuple[int, str]]()
+    for b, block in enumerate(plan.cell.blocks):
         if 2 + b in live:
             states[2 + b] = _block(tally, block, plan, states, pooled)
-    for state in cell.concat:
+    for state in plan.cell.concat:
         if state < 2 and plan.reduction:
             states[state] = tally.factorized_reduction(states[state], plan.channels)
         elif state < 2:
             states[state] = tally.fit(states[state], plan.channels)
-    out = states[cell.concat[0]]
-    return tally.keep(Map(plan.channels * len(cell.concat), out.height, out.width))
+    out = states[plan.cell.concat[0]]
+    return tally.keep(Map(plan.width, out.height, out.width))
 
 
 def _block(

@@ -84,26 +84,24 @@ class NASNet(Backbone):
             spec.strided_average_counts_padding,
         )
         self.plans = plan_cells(spec)
-        imagenet = spec.stem == "imagenet"
         self.stem = nn.Sequential(
             nn.Conv2d(spec.in_channels, spec.stem_filters, 3, stride=2, bias=False)  # VALID, as in TF-slim
-            if imagenet
+            if spec.stem == "imagenet"
             else layers.conv(spec.in_channels, spec.stem_filters, 3),
             layers.norm(spec.stem_filters),
         )
-        self.shapes = shapes = [MapShape(spec.stem_filters, 2 if imagenet else 1)]
-        live = live_outputs(self.plans)
+        shapes = [MapShape(spec.stem_filters, spec.stem_stride)]
+        shapes += [MapShape(plan.width, plan.stride) for plan in self.plans]
+        self.shapes, live = shapes, live_outputs(self.plans)
         self.cells = nn.ModuleDict()
         for index, plan in enumerate(self.plans, start=1):
-            cell = spec.genotype.reduction if plan.reduction else spec.genotype.normal
             shape, prev = shapes[plan.h], None if plan.h_prev is None else shapes[plan.h_prev]
             if index in live:
-                self.cells[plan.name] = CellModule(cell, layers, shape, prev, plan.channels, plan.reduction)
-            stride = shape.stride * 2 if plan.reduction else shape.stride
-            shapes.append(MapShape(plan.channels * len(cell.concat), stride))
+                cell = CellModule(plan.cell, layers, shape, prev, plan.channels, plan.reduction)
+                self.cells[plan.name] = cell
         # Outputs that a cell takes as they are; of all others only the ReLU is read.
         self._read_raw = {
-            plan.h if plan.h_prev is None else plan.h_prev
+            plan.inputs[1]
             for plan in self.plans
             if plan.name in self.cells and isinstance(self.cells[plan.name].fit_prev, nn.Identity)
         }
@@ -123,8 +121,7 @@ class NASNet(Backbone):
 
     def _auxiliary_head(self, layers: Layers, shapes: list[MapShape]) -> AuxiliaryHead | None:
         shape, size = shapes[self._auxiliary_tap], self.spec.image_size
-        side = (size - 3) // 2 + 1 if self.spec.stem == "imagenet" else size
-        side = -(-side // (shape.stride // shapes[0].stride))
+        side = -(-self.spec.stem_side(size) // (shape.stride // self.spec.stem_stride))
         if side < AUXILIARY_SMALLEST_MAP:
             log.info("No auxiliary head: its map is %dx%d at %d px, it needs 5x5", side, side, size)
             return None
@@ -215,8 +212,7 @@ class NASNet(Backbone):
         for index, plan in enumerate(self.plans[first:last], start=first + 1):
             if plan.name in self.cells:
                 cell: Any = self.cells[plan.name]
-                h = outputs.get(plan.h)
-                h_prev = h if plan.h_prev is None else outputs.get(plan.h_prev)
+                h, h_prev = (outputs.get(output) for output in plan.inputs)
                 activate = index not in raw and index not in self._read_raw
                 output = cell(h and h.read_by(cell.fit), h_prev and h_prev.read_by(cell.fit_prev), activate)
                 outputs[index] = State(output, output if activate else None)

@@ -79,6 +79,15 @@ class NetworkSpec:
         return 3 if self.stem == "imagenet" else 1
 
     @property
+    def stem_stride(self) -> int:
+        """Pixels of the image per step of the stem convolution's map."""
+        return 2 if self.stem == "imagenet" else 1
+
+    def stem_side(self, size: int) -> int:
+        """Side of that map for an image of `size` pixels; the imagenet stem's convolution has no padding."""
+        return (size - 1) // 2 if self.stem == "imagenet" else size
+
+    @property
     def default_classes(self) -> int:
         """Of a network whose number of classes nobody gives: those of ImageNet, or of CIFAR-10."""
         return 1000 if self.stem == "imagenet" else 10
