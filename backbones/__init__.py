@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from celltransfer import refuse_module
 
 if TYPE_CHECKING:
-    from backbones.base import Backbone, FeatureInfo
+    from backbones.base import Backbone, Classifier, FeatureInfo
     from backbones.config import BackboneConfig
     from backbones.costs import Profile, profile
     from backbones.factory import create
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from backbones.zoo import list_models
 
 _HOMES = {
-    "base": ("Backbone", "FeatureInfo"),
+    "base": ("Backbone", "Classifier", "FeatureInfo"),
     "config": ("BackboneConfig",),
     "costs": ("Profile", "profile"),
     "factory": ("create",),
@@ -39,6 +39,7 @@ __all__ = [
     "BackboneConfig",
     "Block",
     "Cell",
+    "Classifier",
     "FeatureInfo",
     "Genotype",
     "GenotypeError",

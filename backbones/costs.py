@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbones.base import Backbone
+from backbones.base import Classifier
 from backbones.build import build
 from backbones.genotype import Block
 from backbones.network import NASNet
@@ -75,7 +75,9 @@ class Profile:
 
 
 def profile(
-    network: Backbone | NetworkSpec | TimmSpec, image_size: int | None = None, num_classes: int | None = None
+    network: Classifier | NetworkSpec | TimmSpec,
+    image_size: int | None = None,
+    num_classes: int | None = None,
 ) -> Profile:
     """Counts a network's costs in well under 50 ms. Nothing is built or run.
 
@@ -85,7 +87,7 @@ def profile(
     Raises ValueError where the network could not be built, or not run at that size, is fused, or has been
     changed otherwise since it was built from its spec.
     """
-    if isinstance(network, Backbone):
+    if isinstance(network, nn.Module):
         return _of_network(network, image_size)
     classes = network.default_classes if num_classes is None else num_classes
     if isinstance(network, TimmSpec):
@@ -93,7 +95,7 @@ def profile(
     return _of_spec(network, image_size, classes)
 
 
-def _of_network(network: Backbone, image_size: int | None) -> Profile:
+def _of_network(network: Classifier, image_size: int | None) -> Profile:
     spec = network.spec
     if isinstance(network, NASNet):
         if network.fused:
@@ -103,8 +105,9 @@ def _of_network(network: Backbone, image_size: int | None) -> Profile:
         if isinstance(network.classifier, nn.Linear):
             parts.append(_classifier(network.classifier.in_features, network.classifier.out_features))
         counted = Profile(counted.image_size, tuple(parts))
+    elif not isinstance(spec, TimmSpec):
+        raise ValueError(f"{type(network).__name__} has no profile, only networks of `create` have")
     else:
-        assert isinstance(spec, TimmSpec)
         counted = _measure(spec, image_size, network.num_classes)
     parameters = (p for name, p in network.named_parameters() if not name.startswith("auxiliary."))
     if (found := sum(parameter.numel() for parameter in parameters)) != counted.parameters:

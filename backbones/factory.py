@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones import weights
-from backbones.base import Backbone
+from backbones.base import Classifier
 from backbones.build import build
 from backbones.spec import NetworkSpec
 from backbones.timm_spec import TimmSpec
@@ -19,7 +19,7 @@ def create(
     dropout: float = 0.0,
     auxiliary: bool = False,
     **overrides: Any,
-) -> Backbone:
+) -> Classifier:
     """Builds a network with fresh weights, or with those of a weights file.
 
     network: a name of `list_models()`, a spec, a `genotype.json` (then `cells_per_stage` and `filters` are

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone, FeatureInfo, Split
+from backbones.base import Classifier, FeatureInfo, Split
 from backbones.cell import CellModule, DropPath, MapShape, State, drop_path_keep
 from backbones.fused import FusedCell, folded
 from backbones.layers import Layers
@@ -49,7 +49,7 @@ class AuxiliaryHead(nn.Module):
         return self.classifier(self.full_map(self.reduce(x)))
 
 
-class NASNet(Backbone):
+class NASNet(Classifier):
     """`[N, in_channels, H, W]` normalised images to `[N, K]` logits. Only what the logits need is built.
 
     Hooks on cells see maps that nothing changes afterwards: the ReLU of the output, but in `endpoints`, and
@@ -64,6 +64,7 @@ class NASNet(Backbone):
 
     spec: NetworkSpec
     stem: nn.Module
+    auxiliary: AuxiliaryHead | None
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class NASNet(Backbone):
         dropout: float = 0.0,
         auxiliary: bool = False,
     ) -> None:
-        super().__init__(spec, num_classes, drop_path_keep)
+        super().__init__(spec, spec.default_classes if num_classes is None else num_classes, drop_path_keep)
         half = (0.5,) * spec.in_channels
         self.preprocessing = Preprocessing(spec.image_size, half, half)
         layers = Layers(
@@ -140,7 +141,6 @@ class NASNet(Backbone):
                     nn.init.zeros_(module.bias)
 
     def set_progress(self, progress: float) -> None:
-        """Sets the drop-path schedule. progress: optimiser steps done / planned, in [0, 1]."""
         for index, plan in enumerate(self.plans):
             keep = drop_path_keep(index, len(self.plans), progress, self.drop_path_keep)
             for module in self.cells[plan.name].modules() if plan.name in self.cells else ():
@@ -249,14 +249,12 @@ class NASNet(Backbone):
         return self._classify(self._run(x)[len(self.plans)])
 
     def forward_with_aux(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits and, in training where the network has the head, auxiliary logits; else None."""
         if self.auxiliary is None or not self.training:
             return self(x), None
         outputs = self._run(x, {self._auxiliary_tap})
         return self._classify(outputs[len(self.plans)]), self.auxiliary(outputs[self._auxiliary_tap].relu)
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
-        """The last map of each stride, after the ReLU: `{"c2": [N, C, H/4, W/4], …}`, see `feature_info`."""
         outputs = self._run(x, self._taps)
         return {name: outputs[index].relu for index, name in self._taps.items()}
 

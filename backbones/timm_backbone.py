@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone, FeatureInfo, Split
+from backbones.base import Classifier, FeatureInfo, Split
 from backbones.folding import fold_batch_norms
 from backbones.spec import INTERPOLATIONS, Preprocessing
 from backbones.timm_spec import TIMM, TimmSpec, without_timm
@@ -44,7 +44,7 @@ def pretrained_state_dict(name: str) -> dict[str, Tensor]:
         ) from error
 
 
-class TimmBackbone(Backbone):
+class TimmBackbone(Classifier):
     """A network of timm. Its maps are those of its own `feature_info`, the last of each stride from 4 to 32.
 
     body: the network itself. There is no auxiliary head; what timm calls drop path follows `set_progress`.
@@ -62,8 +62,7 @@ class TimmBackbone(Backbone):
         dropout: float = 0.0,
         auxiliary: bool = False,
     ) -> None:
-        super().__init__(spec, num_classes, drop_path_keep)
-        self.auxiliary = None
+        super().__init__(spec, spec.default_classes if num_classes is None else num_classes, drop_path_keep)
         training = {"drop_path_rate": 1 - drop_path_keep, "drop_rate": dropout}
         self.body = _body(spec, self.num_classes, {key: rate for key, rate in training.items() if rate})
         self.preprocessing = _preprocessing(self.body, spec)
@@ -85,9 +84,6 @@ class TimmBackbone(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)
-
-    def forward_with_aux(self, x: Tensor) -> tuple[Tensor, None]:
-        return self(x), None
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
         maps = self.body.forward_intermediates(

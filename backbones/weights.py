@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from backbones.base import Backbone
+from backbones.base import Classifier
 from backbones.build import build
 from backbones.files import convert_json, shown, write_atomically
 from backbones.foreign_weights import FOREIGN_NETWORKS, blank_network, their_names
@@ -22,6 +22,8 @@ from backbones.network import NASNet
 from backbones.spec import Preprocessing
 from backbones.zoo import read_spec
 
+AUXILIARY = "auxiliary."
+"""What the names of an auxiliary head's tensors begin with."""
 LISTED = 20
 """Tensors of one kind that an error names; a foreign state dict can be wrong in a thousand."""
 
@@ -53,7 +55,7 @@ def read_safetensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str,
 
 
 def save(
-    net: Backbone,
+    net: Classifier,
     path: str | os.PathLike[str],
     *,
     classes: list[str] | None = None,
@@ -70,7 +72,7 @@ def save(
     if net.unstorable is not None:
         raise ValueError(f"{path}: {net.unstorable}")
     metadata = {**describe(net, classes, metrics), "evaluation": dict(evaluation or {})}
-    tensors = {name: value for name, value in net.state_dict().items() if not name.startswith("auxiliary.")}
+    tensors = {name: value for name, value in net.state_dict().items() if not name.startswith(AUXILIARY)}
     with torch.device("meta"):
         again = from_description(metadata, str(path))
     if faults := _differences(again.state_dict(), tensors):
@@ -79,7 +81,7 @@ def save(
 
 
 def describe(
-    net: Backbone, classes: list[str] | None = None, metrics: Mapping[str, float] | None = None
+    net: Classifier, classes: list[str] | None = None, metrics: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
     """What a weights file says of its network: enough to build it again without any other file."""
     classes = net.classes if classes is None else classes
@@ -108,7 +110,7 @@ class _Description:
             raise ValueError(f"classes = {shown(self.classes)}, expected {self.num_classes} names")
 
 
-def from_description(metadata: Mapping[str, Any], where: str, **training: Any) -> Backbone:
+def from_description(metadata: Mapping[str, Any], where: str, **training: Any) -> Classifier:
     """The network that `describe` described, with fresh weights. where: the file, for the message.
 
     training: `drop_path_keep`, `dropout`, `auxiliary` of `NASNet`. Raises ValueError.
@@ -159,7 +161,7 @@ def _differences(expected: Mapping[str, Tensor], given: Mapping[str, Any]) -> st
     return "; ".join(listed)
 
 
-def load(path: str | os.PathLike[str], **training: Any) -> Backbone:
+def load(path: str | os.PathLike[str], **training: Any) -> Classifier:
     """The network of a `backbone.safetensors` with its weights, in evaluation mode.
 
     training: `drop_path_keep`, `dropout`, `auxiliary` of `NASNet`; an auxiliary head has fresh weights.
@@ -167,8 +169,8 @@ def load(path: str | os.PathLike[str], **training: Any) -> Backbone:
     """
     tensors, metadata = read_safetensors(path, "backbone")
     net = from_description(metadata, str(path), **training)
-    auxiliary = {} if net.auxiliary is None else net.auxiliary.state_dict(prefix="auxiliary.")
-    load_tensors(net, {**tensors, **auxiliary}, str(path))
+    fresh = {name: tensor for name, tensor in net.state_dict().items() if name.startswith(AUXILIARY)}
+    load_tensors(net, {**tensors, **fresh}, str(path))
     return net.eval()
 
 
