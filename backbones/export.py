@@ -96,7 +96,7 @@ def export(
             answers = _write_openvino(traced, list(expected), written, metadata, images)
         for name in expected:
             _compare(answers[name], expected[name], exact[name], f"{path} was not written: its {name}")
-        _replace(Path(folder), path)
+        replace_files(Path(folder), path)
 
 
 def _trace(program: _Program, images: Tensor) -> ExportedProgram:
@@ -181,7 +181,7 @@ def _compare(answer: Tensor, expected: Tensor, exact: Tensor, what: str) -> None
         )
 
 
-def _replace(folder: Path, path: Path) -> None:
+def replace_files(folder: Path, path: Path) -> None:
     """Moves what is in `folder` to its place beside `path`, `path` itself last.
 
     Two files cannot be replaced at once: the old `path` goes first, lest it be seen with new weights.

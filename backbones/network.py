@@ -108,9 +108,9 @@ class NASNet(Classifier):
         }
         # The last map of each stride but the stem convolution's; keys are indices into the outputs.
         last = {shapes[index].stride: index for index in sorted(live) if index}
-        self._taps = {index: f"c{int(math.log2(stride))}" for stride, index in last.items()}
+        self.taps = {index: f"c{int(math.log2(stride))}" for stride, index in last.items()}
         self.feature_info = [
-            FeatureInfo(self._taps[index], shapes[index].channels, stride) for stride, index in last.items()
+            FeatureInfo(self.taps[index], shapes[index].channels, stride) for stride, index in last.items()
         ]
         second_reduction = next(plan.h for plan in self.plans if plan.name == "reduction_1")
         self._auxiliary_tap = max(index for index in live if index <= second_reduction)
@@ -185,7 +185,7 @@ class NASNet(Classifier):
         net.cells = nn.ModuleDict({name: FusedCell(cell, convolution.weight) for name, cell in cells.items()})
         return net.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
-    def _run(self, x: Tensor, taps: Collection[int] = (), raw: Collection[int] = ()) -> dict[int, State]:
+    def run(self, x: Tensor, taps: Collection[int] = (), raw: Collection[int] = ()) -> dict[int, State]:
         """Outputs of the last cell and in `taps`; see `run_cells`."""
         outputs = self.run_stem(x)
         self.run_cells(outputs, taps=taps, raw=raw)
@@ -246,17 +246,17 @@ class NASNet(Classifier):
         return self.classifier(self.dropout(output.relu.mean(dim=(2, 3))))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._classify(self._run(x)[len(self.plans)])
+        return self._classify(self.run(x)[len(self.plans)])
 
     def forward_with_aux(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.auxiliary is None or not self.training:
             return self(x), None
-        outputs = self._run(x, {self._auxiliary_tap})
+        outputs = self.run(x, {self._auxiliary_tap})
         return self._classify(outputs[len(self.plans)]), self.auxiliary(outputs[self._auxiliary_tap].relu)
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
-        outputs = self._run(x, self._taps)
-        return {name: outputs[index].relu for index, name in self._taps.items()}
+        outputs = self.run(x, self.taps)
+        return {name: outputs[index].relu for index, name in self.taps.items()}
 
     def split(self, stride: int = 16) -> Split:
         return CellSplit(self, stride)
@@ -267,7 +267,7 @@ class NASNet(Classifier):
 
     def endpoints(self, x: Tensor) -> dict[str, Tensor]:
         """Outputs (pre-activation) of the stem and of every cell by name, in order of execution."""
-        outputs = self._run(x, range(len(self.plans)), raw=range(len(self.plans) + 1))
+        outputs = self.run(x, range(len(self.plans)), raw=range(len(self.plans) + 1))
         return {("stem", *(plan.name for plan in self.plans))[index]: outputs[index].raw for index in outputs}
 
 

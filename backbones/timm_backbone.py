@@ -215,12 +215,12 @@ def _preprocessing(body: nn.Module, spec: TimmSpec) -> Preprocessing:
     )
     interpolation = data["interpolation"]
     if interpolation not in INTERPOLATIONS:
-        _warn(
+        warn_once(
             f"{TIMM}{spec.timm}: timm resizes by {interpolation!r}, which is not known here; bilinear is used"
         )
         interpolation = "bilinear"
     if data["crop_mode"] != "center":
-        _warn(
+        warn_once(
             f"{TIMM}{spec.timm}: timm evaluates it by crop_mode = {data['crop_mode']!r}, which is not known "
             "here; the central square is used"
         )
@@ -234,6 +234,6 @@ def _preprocessing(body: nn.Module, spec: TimmSpec) -> Preprocessing:
 
 
 @functools.cache
-def _warn(message: str) -> None:
+def warn_once(message: str) -> None:
     """Once, however often the network is built: a weights file is checked by building its network."""
     log.warning(message)

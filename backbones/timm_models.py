@@ -65,9 +65,9 @@ class TimmNASNet(NASNet):
             )
         self.in_chans, self.drop_rate = in_chans, drop_rate
         if spec.stem == "imagenet":
-            self._taps = {0: "c1", **self._taps}
+            self.taps = {0: "c1", **self.taps}
             self.feature_info = [FeatureInfo("c1", spec.stem_filters, spec.stem_stride), *self.feature_info]
-        self._levels = list(self._taps)
+        self._levels = list(self.taps)
         modules = ["stem", *(f"cells.{plan.name}" for plan in self.plans)]
         self.feature_info = [
             TimmFeatureInfo(info.name, info.channels, info.stride, modules[index])
@@ -97,7 +97,7 @@ class TimmNASNet(NASNet):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """`[N, num_features, H, W]` after the ReLU, not pooled."""
-        return self._run(x)[len(self.plans)].relu
+        return self.run(x)[len(self.plans)].relu
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.dropout(self.global_pool(x))
@@ -123,7 +123,7 @@ class TimmNASNet(NASNet):
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt = {output_fmt!r}, only NCHW is known")
         levels = sorted({self._levels[index] for index in self._taken(indices)})
-        outputs = self._run(x, levels)
+        outputs = self.run(x, levels)
         maps = [outputs[level].relu for level in levels]
         return maps if intermediates_only else (outputs[len(self.plans)].relu, maps)
 
@@ -142,7 +142,7 @@ class TimmNASNet(NASNet):
             if index not in live and plan.name in self.cells:
                 del self.cells[plan.name]
         self.plans = self.plans[:last]
-        self._taps = {index: name for index, name in self._taps.items() if index in live}
+        self.taps = {index: name for index, name in self.taps.items() if index in live}
         if cut:
             self.num_features = self.feature_info[max(taken)].channels
         if cut or prune_head:

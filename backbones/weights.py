@@ -16,11 +16,11 @@ from torch import Tensor
 from backbones.base import Classifier
 from backbones.build import build
 from backbones.files import convert_json, shown, write_atomically
-from backbones.foreign_weights import FOREIGN_NETWORKS, blank_network, their_names
+from backbones.foreign_weights import blank_network, their_names
 from backbones.metadata import FORMAT, KEY, read_metadata
 from backbones.network import NASNet
 from backbones.spec import Preprocessing
-from backbones.zoo import read_spec
+from backbones.zoo import FOREIGN_NETWORKS, read_spec
 
 AUXILIARY = "auxiliary."
 """What the names of an auxiliary head's tensors begin with."""

@@ -91,7 +91,7 @@ def test_preprocessing_is_what_timm_says_of_the_network():
 def test_what_timm_does_otherwise_in_evaluation_is_said_once(caplog, monkeypatch):
     config = timm.get_pretrained_cfg("test_resnet")
     monkeypatch.setattr(timm_backbone, "resolve_model_data_config", lambda body: data)
-    timm_backbone._warn.cache_clear()
+    timm_backbone.warn_once.cache_clear()
     data = {"input_size": (3, 64, 64), "mean": config.mean, "std": config.std, "crop_pct": 0.9}
     data |= {"interpolation": "hamming", "crop_mode": "squash"}
     for _ in range(2):
