@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from backbones.base import Classifier, FeatureInfo, Split
 from backbones.cell import CellModule, DropPath, MapShape, State, drop_path_keep
-from backbones.fused import FusedCell, folded
+from backbones.fused import FusedCell
+from backbones.fused_operations import folded
 from backbones.layers import Layers
 from backbones.plan import live_outputs, plan_cells
 from backbones.separable import SeparableConv
