@@ -46,7 +46,8 @@ class Backbone(nn.Module, ABC):
     def features(self, x: Tensor) -> dict[str, Tensor]:
         """The last map of each stride, after its activation: `{"c2": [N, C, H/4, W/4], …}`.
 
-        x: `[N, in_channels, H, W]`, normalised images."""
+        x: `[N, in_channels, H, W]`, normalised images.
+        """
 
 
 class Classifier(Backbone):

@@ -178,8 +178,8 @@ class CellModule(nn.Module):
     def forward(self, h: Tensor | None, h_prev: Tensor | None, activate: bool = False) -> Tensor:
         """h, h_prev: the maps as `fit` and `fit_prev` read them, after the ReLU where those are `Activated`.
 
-        One that no state depends on may be None. activate: return the output's ReLU, for want of readers of
-        the output itself.
+        One that no state depends on may be None. activate: return the output's ReLU, where nothing else of it
+        is read, in its place.
         """
         if self.checkpoint and self.training and torch.is_grad_enabled():
             output = checkpoint(

@@ -19,7 +19,8 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 def check_export(path: Path, format: str, formats: Collection[str] = tuple(SUFFIXES)) -> None:
     """Raises ValueError unless a file of one of `formats` can be written to `path`, which ends as it asks.
 
-    Raises ModuleNotFoundError with the command that installs what is missing."""
+    Raises ModuleNotFoundError with the command that installs what is missing.
+    """
     if format not in formats:
         raise ValueError(f"format = {format!r}, expected one of {', '.join(formats)}")
     if path.suffix != SUFFIXES[format]:

@@ -86,24 +86,19 @@ class TimmBackbone(Classifier):
         return self.body(x)
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
-        maps = self.body.forward_intermediates(
-            x, indices=self._levels, stop_early=True, intermediates_only=True
-        )
+        maps = self._maps(self._levels, x)
         return {info.name: x for info, x in zip(self.feature_info, maps, strict=True)}
+
+    def _maps(self, levels: list[int], x: Tensor) -> list[Tensor]:
+        return self.body.forward_intermediates(x, indices=levels, stop_early=True, intermediates_only=True)
 
     def split(self, stride: int = 16) -> Split:
         if stride not in self._tails:
             self._tails[stride] = self._stages_after(stride)
         stages = {name: self.get_submodule(name) for name in self._tails[stride]}
         at = next(index for index, info in enumerate(self.feature_info) if info.stride == stride)
-        take = functools.partial(self._map, self._levels[at])
-        return StageSplit(take, stages, *self.feature_info[at:])
-
-    def _map(self, level: int, images: Tensor) -> Tensor:
-        (found,) = self.body.forward_intermediates(
-            images, indices=[level], stop_early=True, intermediates_only=True
-        )
-        return found
+        trunk = functools.partial(self._maps, [self._levels[at]])
+        return StageSplit(trunk, stages, *self.feature_info[at:])
 
     def _stages_after(self, stride: int) -> tuple[str, ...]:
         """Names of the modules between the last map of that stride and the last map of all.
@@ -164,12 +159,12 @@ class TimmBackbone(Classifier):
 class StageSplit(Split):
     """Before the last stage of a network of timm: the map is that of the stage before.
 
-    trunk: images to the map. stages: what follows, in order, by the names that they have in the network.
+    trunk: images to the one map. stages: what follows, in order, by the names that they have in the network.
     """
 
     def __init__(
         self,
-        trunk: Callable[[Tensor], Tensor],
+        trunk: Callable[[Tensor], list[Tensor]],
         stages: Mapping[str, nn.Module],
         info: FeatureInfo,
         last: FeatureInfo,
@@ -179,7 +174,8 @@ class StageSplit(Split):
         self.tail_modules = tuple(stages)
 
     def trunk(self, images: Tensor) -> Tensor:
-        return self._trunk(images)
+        (last,) = self._trunk(images)
+        return last
 
     def tail(self, crops: Tensor) -> Tensor:
         for stage in self._stages:
