@@ -3,6 +3,8 @@
 The names below are imported when they are used: a command that needs no tensor imports no torch.
 """
 
+# ruff: noqa: F401 - __all__ is made of _HOMES
+
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,12 @@ if TYPE_CHECKING:
     from backbones.config import BackboneConfig
     from backbones.costs import Profile, profile
     from backbones.factory import create
-    from backbones.genotype import Block, Cell, Genotype, GenotypeError
+    from backbones.genotype import (
+        Block,
+        Cell,
+        Genotype,
+        GenotypeError,
+    )
     from backbones.image_transforms import transforms
     from backbones.network import NASNet
     from backbones.spec import NetworkSpec, Preprocessing
@@ -34,27 +41,7 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [
-    "Backbone",
-    "BackboneConfig",
-    "Block",
-    "Cell",
-    "Classifier",
-    "FeatureInfo",
-    "Genotype",
-    "GenotypeError",
-    "NASNet",
-    "NetworkSpec",
-    "Preprocessing",
-    "Profile",
-    "convert",
-    "create",
-    "list_models",
-    "load",
-    "profile",
-    "save",
-    "transforms",
-]
+__all__ = list(_HOME)
 
 refuse_module(__name__)
 

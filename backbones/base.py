@@ -76,8 +76,8 @@ class Classifier(Backbone):
     @property
     def unstorable(self) -> str | None:
         """What keeps its tensors and its spec from giving it again where their shapes do not show it."""
-        made = "a fused network cannot be stored; store the one it was made of, and fuse that"
-        return made if self.fused else None
+        fused = "a fused network cannot be stored; store the one it was made of, and fuse that"
+        return fused if self.fused else None
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor: ...
@@ -94,18 +94,16 @@ class Fusible(Protocol):
     fused: bool
 
     def fuse(self) -> Any:
-        """A copy for inference: the same logits and maps, with batch norm folded into the convolutions.
+        """A copy for inference, in channels_last, with batch norm folded into the convolutions.
 
-        Its weights are in channels_last, so images best are, too. Raises ValueError for batch norm without
-        running statistics.
+        Raises ValueError for batch norm without running statistics.
         """
 
 
 class Split(ABC):
     """Two functions over a network's own modules: `tail(trunk(images))` is its last map.
 
-    The detector of the paper's section 4.3 and Faster R-CNN on ResNet run the tail once per region. Made anew
-    wherever it is wanted, by `split`: it holds the network and no weights.
+    The paper's detector runs the tail once per region. Made anew for each use: it owns no weights.
     stride: pixels of the image per step of the map. channels: of the map. tail_channels: of what the tail
     gives. tail_modules: names of the network's modules that only the tail runs.
     """
@@ -129,10 +127,7 @@ class Splittable(Protocol):
     """A network that a detector on one map can use."""
 
     def split(self, stride: int = 16) -> Split:
-        """The network in two, cut after its last maps of that stride.
-
-        Raises ValueError where it cannot be cut there.
-        """
+        """Cuts the network after its last maps of that stride. Raises ValueError where that is impossible."""
 
 
 def split_at(network: Backbone, stride: int) -> Split:

@@ -243,6 +243,4 @@ def _fit_prev(
         return shape.channels, nn.Identity()
     if prev_shape.stride != shape.stride:
         return channels, Activated(FactorizedReduction(layers, prev_shape.channels, channels))
-    if prev_shape.channels != channels:
-        return channels, layers.conv_norm(prev_shape.channels, channels)
-    return channels, nn.Identity()
+    return channels, layers.fit(prev_shape.channels, channels)

@@ -140,15 +140,14 @@ def _of_spec(spec: NetworkSpec, image_size: int | None, classes: int) -> Profile
         if index not in live:
             continue
         tally = Tally()
-        outputs[index] = _cell(tally, plan, _fitted_inputs(tally, plan, outputs, strides))
+        outputs[index] = _cell(tally, plan, outputs, strides)
         parts.append(_part(plan.name, tally, outputs[index]))
     parts.append(_classifier(outputs[len(plans)].channels, classes))
     return Profile(size, tuple(parts))
 
 
 def _part(name: str, tally: Tally, output: Map) -> PartProfile:
-    counts = (tally.parameters, tally.buffers, tally.multiply_adds, tally.activation_bytes)
-    return PartProfile(name, (output.channels, output.height, output.width), *counts)
+    return PartProfile(name, (output.channels, output.height, output.width), **vars(tally))
 
 
 def _measure(spec: TimmSpec, image_size: int | None, num_classes: int) -> Profile:
@@ -178,11 +177,8 @@ def _measure(spec: TimmSpec, image_size: int | None, num_classes: int) -> Profil
     return Profile(size, (part,))
 
 
-def _fitted_inputs(
-    tally: Tally, plan: CellPlan, outputs: Mapping[int, Map], strides: Sequence[int]
-) -> dict[int, Map]:
-    """States 0 and 1, where the cell's output depends on them."""
-    live = plan.cell.live_states()
+def _cell(tally: Tally, plan: CellPlan, outputs: Mapping[int, Map], strides: Sequence[int]) -> Map:
+    live, pooled = plan.cell.live_states(), set[tuple[int, str]]()
     states: dict[int, Map] = {}
     if 0 in live:
         states[0] = tally.conv_norm(outputs[plan.h], plan.channels)
@@ -193,12 +189,6 @@ def _fitted_inputs(
             states[1] = tally.factorized_reduction(outputs[plan.h_prev], plan.channels)
         else:
             states[1] = tally.fit(outputs[plan.h_prev], plan.channels)
-    return states
-
-
-def _cell(tally: Tally, plan: CellPlan, states: dict[int, Map]) -> Map:
-    """states: the fitted inputs; the blocks are added to them."""
-    live, pooled = plan.cell.live_states(), set[tuple[int, str]]()
     for b, block in enumerate(plan.cell.blocks):
         if 2 + b in live:
             states[2 + b] = _block(tally, block, plan, states, pooled)

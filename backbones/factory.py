@@ -30,15 +30,10 @@ def create(
         weights file takes none, its weights fit one network.
     Raises ValueError or FileNotFoundError that names what was wrong, ModuleNotFoundError without timm.
     """
+    training: dict[str, Any] = {"drop_path_keep": drop_path_keep, "dropout": dropout, "auxiliary": auxiliary}
     if not isinstance(network, NetworkSpec | TimmSpec) and str(network).endswith(".safetensors"):
         if overrides or num_classes is not None:
             given = ", ".join([*overrides, *(["num_classes"] if num_classes is not None else [])])
             raise ValueError(f"{network}: the weights fit one network, so {given} cannot be changed")
-        return weights.load(network, drop_path_keep=drop_path_keep, dropout=dropout, auxiliary=auxiliary)
-    return build(
-        resolve_spec(network, **overrides),
-        num_classes,
-        drop_path_keep=drop_path_keep,
-        dropout=dropout,
-        auxiliary=auxiliary,
-    )
+        return weights.load(network, **training)
+    return build(resolve_spec(network, **overrides), num_classes, **training)

@@ -13,18 +13,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from backbones import fused_operations as ops
 from backbones.cell import BlockModule, CellModule, State, input_states
-from backbones.fused_operations import (
-    MergedSeparables,
-    Plain,
-    Pointwise,
-    Reduction,
-    Separable,
-    Term,
-    add_terms,
-    filled,
-    rows,
-)
 from backbones.genotype import Block
 from backbones.layers import Activated, FactorizedReduction
 from backbones.separable import SeparableConv
@@ -43,27 +33,27 @@ class FusedBlock(nn.Module):
         super().__init__()
         self.inputs = (block.left, block.right)
         self.operations = cast(
-            Iterable[Plain | Separable],
+            Iterable[ops.Plain | ops.Separable],
             nn.ModuleList(
-                Separable(layers) if isinstance(layers, SeparableConv) else Plain(layers)
+                ops.Separable(layers) if isinstance(layers, SeparableConv) else ops.Plain(layers)
                 for layers in (module.left, module.right)
             ),
         )
         biases = [zeros if operation.bias is None else operation.bias for operation in self.operations]
-        self.project: Pointwise | None = None
+        self.project: ops.Pointwise | None = None
         if module.project is not None:
             self.project = _pointwise(module.project)
             self.pair_bias = nn.Parameter(torch.cat(biases))
         self.bias = nn.Parameter(biases[0] + biases[1] if self.project is None else self.project.bias)
 
-    def write(self, terms: Sequence[Term], target: Tensor) -> None:
+    def write(self, terms: Sequence[ops.Term], target: Tensor) -> None:
         """target: `[M, C]`, holding `bias`."""
         if self.project is not None:
             pair = self.pair_bias.expand(len(target), -1).contiguous()
             for term, half in zip(terms, pair.chunk(2, dim=1), strict=True):
-                add_terms([term], half)
-            terms = [Term(pair.relu_(), self.project.weight)]
-        add_terms(terms, target)
+                ops.add_terms([term], half)
+            terms = [ops.Term(pair.relu_(), self.project.weight)]
+        ops.add_terms(terms, target)
 
 
 class FusedCell(nn.Module):
@@ -78,7 +68,7 @@ class FusedCell(nn.Module):
         self.fit, self.fit_prev = _fused_fit(module.fit), _fused_fit(module.fit_prev)
         self.fit_output = nn.ModuleDict(
             {
-                name: Reduction(layers) if isinstance(layers, FactorizedReduction) else _pointwise(layers)
+                name: ops.Reduction(layers) if isinstance(layers, FactorizedReduction) else _pointwise(layers)
                 for name, layers in module.fit_output.items()
             }
         )
@@ -96,15 +86,15 @@ class FusedCell(nn.Module):
             for b, block in self.blocks.items()
         )
         self.read_later = {state for block in self.blocks.values() for state in block.inputs}
-        alike: dict[object, list[tuple[Separable, int]]] = defaultdict(list)
+        alike: dict[object, list[tuple[ops.Separable, int]]] = defaultdict(list)
         for block in self.blocks.values():
             for operation, state in zip(block.operations, block.inputs, strict=True):
-                if isinstance(operation, Separable) and state < 2:
+                if isinstance(operation, ops.Separable) and state < 2:
                     kind = (operation.depthwise.kernel_size, operation.depthwise.stride)
                     alike[kind].append((operation, state))
         self.merged = cast(
-            Iterable[MergedSeparables],
-            nn.ModuleList(MergedSeparables(group) for group in alike.values() if len(group) > 1),
+            Iterable[ops.MergedSeparables],
+            nn.ModuleList(ops.MergedSeparables(group) for group in alike.values() if len(group) > 1),
         )
         biases = {2 + int(b): block.bias for b, block in self.blocks.items()}
         self.bias = nn.Parameter(torch.cat([biases.get(state, zeros) for state in self.cell.concat]))
@@ -114,21 +104,23 @@ class FusedCell(nn.Module):
         states = input_states(self, h, h_prev)
         n, _, height, width = next(iter(states.values())).raw.shape
         size = (n, -(-height // self.stride), -(-width // self.stride))
-        output = filled(self.bias, *size)
-        slots = dict(zip(self.cell.concat, rows(output).chunk(len(self.cell.concat), dim=1), strict=True))
-        terms: dict[nn.Module, Term] = {}
+        output = ops.filled(self.bias, *size)
+        slots = dict(zip(self.cell.concat, ops.rows(output).chunk(len(self.cell.concat), dim=1), strict=True))
+        terms: dict[nn.Module, ops.Term] = {}
         if n * height * width <= MERGE_UP_TO_ROWS:
             for group in self.merged:
                 terms |= group.terms(states)
         for index, block, operands in self.steps:
             if index not in slots:
-                slots[index] = rows(filled(block.bias, *size))
+                slots[index] = ops.rows(ops.filled(block.bias, *size))
             block.write([terms.get(op) or op.term(states[state]) for op, state in operands], slots[index])
             if index in self.read_later:
                 states[index] = State(slots[index].unflatten(0, size).permute(0, 3, 1, 2))
         for state in self.inputs:
             x = states[state].raw
-            slots[state].copy_(rows(self.fit_output[str(state)](x) if str(state) in self.fit_output else x))
+            slots[state].copy_(
+                ops.rows(self.fit_output[str(state)](x) if str(state) in self.fit_output else x)
+            )
         return output.relu_() if activate else output
 
 
@@ -137,10 +129,9 @@ def _fused_fit(layers: nn.Module) -> nn.Module:
     if not isinstance(layers, Activated):
         return layers
     first = layers[0]
-    return Activated(Reduction(first) if isinstance(first, FactorizedReduction) else _pointwise(layers))
+    return Activated(ops.Reduction(first) if isinstance(first, FactorizedReduction) else _pointwise(layers))
 
 
-def _pointwise(layers: nn.Module) -> Pointwise:
+def _pointwise(layers: Any) -> ops.Pointwise:
     """layers: a Sequential of a 1x1 convolution and its norm."""
-    convolution, norm = cast(Iterable[Any], layers)
-    return Pointwise(convolution, norm)
+    return ops.Pointwise(*layers)

@@ -154,6 +154,12 @@ class Layers:
         counts = stride > 1 and self.strided_average_counts_padding
         return Pool(kind, kernel, stride, self.padding, counts)
 
+    def fit(self, in_channels: int, channels: int, stride: int = 1) -> nn.Module:
+        """A 1x1 convolution with its norm, or nothing where the map has that shape already."""
+        if stride == 1 and in_channels == channels:
+            return nn.Identity()
+        return self.conv_norm(in_channels, channels, stride=stride)
+
     def conv_norm(
         self, in_channels: int, channels: int, kernel: int = 1, stride: int = 1, dilation: int = 1
     ) -> "Activated":

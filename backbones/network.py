@@ -79,12 +79,8 @@ class NASNet(Classifier):
         super().__init__(spec, spec.default_classes if num_classes is None else num_classes, drop_path_keep)
         half = (0.5,) * spec.in_channels
         self.preprocessing = Preprocessing(spec.image_size, half, half)
-        layers = Layers(
-            spec.padding,
-            spec.batch_norm_eps,
-            spec.batch_norm_momentum,
-            spec.strided_average_counts_padding,
-        )
+        norm, counts = (spec.batch_norm_eps, spec.batch_norm_momentum), spec.strided_average_counts_padding
+        layers = Layers(spec.padding, *norm, counts)
         self.plans = plan_cells(spec)
         self.stem = nn.Sequential(
             nn.Conv2d(spec.in_channels, spec.stem_filters, 3, stride=2, bias=False)  # VALID, as in TF-slim
@@ -222,8 +218,7 @@ class NASNet(Classifier):
                 del outputs[old]
 
     def _check_size(self, x: Tensor) -> None:
-        smallest = self.spec.smallest_image
-        if min(x.shape[-2:]) < smallest:
+        if min(x.shape[-2:]) < (smallest := self.spec.smallest_image):
             raise ValueError(
                 f"images of {x.shape[-2]}x{x.shape[-1]} px, the network needs at least {smallest}"
             )

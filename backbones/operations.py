@@ -38,25 +38,13 @@ class Operation:
     cost: Callable[[Tally, Map, int, int], Map]
 
 
-def _identity() -> Operation:
-    def build(layers: "Layers", in_channels: int, channels: int, stride: int) -> "nn.Module":
-        from torch import nn
-
-        if stride == 1 and in_channels == channels:
-            return nn.Identity()
-        return layers.conv_norm(in_channels, channels, stride=stride)
-
-    return Operation("identity", ("identity", ""), build, Tally.fit)
-
-
 def _conv(name: str, kernel: int, dilation: int = 1) -> Operation:
-    def build(layers: "Layers", in_channels: int, channels: int, stride: int) -> "nn.Module":
-        return layers.conv_norm(in_channels, channels, kernel, stride, dilation)
-
-    def cost(tally: Tally, x: Map, channels: int, stride: int) -> Map:
-        return tally.conv_norm(x, channels, kernel, stride)
-
-    return Operation("conv", (name, f"{kernel}×{kernel}"), build, cost)
+    return Operation(
+        "conv",
+        (name, f"{kernel}×{kernel}"),
+        lambda layers, c_in, channels, stride: layers.conv_norm(c_in, channels, kernel, stride, dilation),
+        lambda tally, x, channels, stride: tally.conv_norm(x, channels, kernel, stride),
+    )
 
 
 def _factored_conv(kernel: int) -> Operation:
@@ -123,7 +111,7 @@ def _pool(name: str, kernel: int) -> Operation:
 
 
 OPERATIONS: Mapping[str, Operation] = {
-    "identity": _identity(),
+    "identity": Operation("identity", ("identity", ""), lambda layers, *shape: layers.fit(*shape), Tally.fit),
     "conv_1x1": _conv("conv", 1),
     "conv_3x3": _conv("conv", 3),
     "conv_1x3_3x1": _factored_conv(3),

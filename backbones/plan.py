@@ -1,7 +1,4 @@
-"""Which cells a network has, where they stand and what they read, without a tensor.
-
-Source: TF-slim `nasnet.py`; docs/nasnet.md, sections 4.1 to 4.3.
-"""
+"""Which cells a network has, without a tensor. Source: TF-slim `nasnet.py`; docs/nasnet.md, section 4."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

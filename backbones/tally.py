@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+Pair = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class Map:
@@ -19,12 +21,7 @@ class Tally:
         self.parameters = self.buffers = self.multiply_adds = self.activation_bytes = 0
 
     def conv(
-        self,
-        x: Map,
-        channels: int,
-        kernel: tuple[int, int] = (1, 1),
-        stride: tuple[int, int] = (1, 1),
-        groups: int = 1,
+        self, x: Map, channels: int, kernel: Pair = (1, 1), stride: Pair = (1, 1), groups: int = 1
     ) -> Map:
         out = Map(channels, -(-x.height // stride[0]), -(-x.width // stride[1]))
         weights = channels * (x.channels // groups) * kernel[0] * kernel[1]
@@ -41,7 +38,7 @@ class Tally:
         return self.norm(self.conv(x, channels, (kernel, kernel), (stride, stride)))
 
     def fit(self, x: Map, channels: int, stride: int = 1) -> Map:
-        """A 1x1 convolution with its norm, or nothing where the map has that shape already."""
+        """As `Layers.fit`."""
         return x if stride == 1 and x.channels == channels else self.conv_norm(x, channels, stride=stride)
 
     def pool(self, x: Map, stride: int) -> Map:

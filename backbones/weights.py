@@ -22,8 +22,6 @@ from backbones.network import NASNet
 from backbones.spec import Preprocessing
 from backbones.zoo import FOREIGN_NETWORKS, read_spec
 
-AUXILIARY = "auxiliary."
-"""What the names of an auxiliary head's tensors begin with."""
 LISTED = 20
 """Tensors of one kind that an error names; a foreign state dict can be wrong in a thousand."""
 
@@ -72,7 +70,7 @@ def save(
     if net.unstorable is not None:
         raise ValueError(f"{path}: {net.unstorable}")
     metadata = {**describe(net, classes, metrics), "evaluation": dict(evaluation or {})}
-    tensors = {name: value for name, value in net.state_dict().items() if not name.startswith(AUXILIARY)}
+    tensors = {name: value for name, value in net.state_dict().items() if not name.startswith("auxiliary.")}
     with torch.device("meta"):
         again = from_description(metadata, str(path))
     if faults := _differences(again.state_dict(), tensors):
@@ -169,7 +167,7 @@ def load(path: str | os.PathLike[str], **training: Any) -> Classifier:
     """
     tensors, metadata = read_safetensors(path, "backbone")
     net = from_description(metadata, str(path), **training)
-    fresh = {name: tensor for name, tensor in net.state_dict().items() if name.startswith(AUXILIARY)}
+    fresh = {name: tensor for name, tensor in net.state_dict().items() if name.startswith("auxiliary.")}
     load_tensors(net, {**tensors, **fresh}, str(path))
     return net.eval()
 

@@ -34,11 +34,7 @@ ZOO: Mapping[str, NetworkSpec] = {
 
 @dataclass(frozen=True)
 class ForeignNetwork:
-    """A network of another package, as its defaults build it.
-
-    spec: its differences from the released TF-slim code are fields here. crop, interpolation: of its
-    evaluation. Its mean and standard deviation are 0.5 in every channel.
-    """
+    """A network of another package, as its defaults build it. crop, interpolation: of its evaluation."""
 
     name: str
     spec: NetworkSpec
