@@ -3,17 +3,24 @@
 The names below are imported when they are used: a command that needs no tensor imports no torch.
 """
 
+# ruff: noqa: F401 - __all__ is made of _HOMES
+
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from celltransfer import refuse_module
 
 if TYPE_CHECKING:
-    from backbones.base import Backbone, FeatureInfo
+    from backbones.base import Backbone, Classifier, FeatureInfo
     from backbones.config import BackboneConfig
     from backbones.costs import Profile, profile
     from backbones.factory import create
-    from backbones.genotype import Block, Cell, Genotype, GenotypeError
+    from backbones.genotype import (
+        Block,
+        Cell,
+        Genotype,
+        GenotypeError,
+    )
     from backbones.image_transforms import transforms
     from backbones.network import NASNet
     from backbones.spec import NetworkSpec, Preprocessing
@@ -21,7 +28,7 @@ if TYPE_CHECKING:
     from backbones.zoo import list_models
 
 _HOMES = {
-    "base": ("Backbone", "FeatureInfo"),
+    "base": ("Backbone", "Classifier", "FeatureInfo"),
     "config": ("BackboneConfig",),
     "costs": ("Profile", "profile"),
     "factory": ("create",),
@@ -34,26 +41,7 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [
-    "Backbone",
-    "BackboneConfig",
-    "Block",
-    "Cell",
-    "FeatureInfo",
-    "Genotype",
-    "GenotypeError",
-    "NASNet",
-    "NetworkSpec",
-    "Preprocessing",
-    "Profile",
-    "convert",
-    "create",
-    "list_models",
-    "load",
-    "profile",
-    "save",
-    "transforms",
-]
+__all__ = list(_HOME)
 
 refuse_module(__name__)
 

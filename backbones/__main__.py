@@ -13,10 +13,10 @@ from rich.table import Table
 
 from backbones.draw import draw
 from backbones.files import write_atomically
-from backbones.formats import SOURCES, SUFFIXES
+from backbones.formats import SUFFIXES
 from backbones.genotype import Genotype
 from backbones.published import PAPER_ROWS
-from backbones.zoo import ZOO, resolve_spec
+from backbones.zoo import FOREIGN_NETWORKS, ZOO, resolve_spec
 from celltransfer import program
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def main() -> None:
 
     command = commands.add_parser("convert", help="make a backbone.safetensors of another package's weights")
     add = command.add_argument
-    add("--source", choices=SOURCES, required=True, help="whose weights")
+    add("--source", choices=list(FOREIGN_NETWORKS), required=True, help="whose weights")
     add("--checkpoint", type=Path, help="state dict, .pth or .safetensors (default: timm downloads its own)")
     add("--output", type=Path, required=True, help="the backbone.safetensors to write")
     command.set_defaults(run=convert_weights)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from backbones.base import Backbone
+from backbones.base import Classifier
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec
 from backbones.timm_spec import TimmSpec
@@ -15,13 +15,12 @@ def build(
     drop_path_keep: float = 1.0,
     dropout: float = 0.0,
     auxiliary: bool = False,
-) -> Backbone:
+) -> Classifier:
     """The network of a spec with fresh weights. The options are those of `NASNet`.
 
     num_classes: K; `spec.default_classes` where None.
     Raises ValueError for what cannot be built, ModuleNotFoundError where timm is needed and absent.
     """
-    num_classes = spec.default_classes if num_classes is None else num_classes
     options: dict[str, Any] = {"drop_path_keep": drop_path_keep, "dropout": dropout, "auxiliary": auxiliary}
     if isinstance(spec, TimmSpec):
         from backbones.timm_backbone import TimmBackbone

@@ -108,11 +108,12 @@ class BlockModule(nn.Module):
         self, block: Block, layers: Layers, inputs: tuple[int, int], channels: int, strides: list[int]
     ) -> None:
         super().__init__()
-        self.left = OPERATIONS[block.left_op](layers, inputs[0], channels, strides[0])
-        self.right = OPERATIONS[block.right_op](layers, inputs[1], channels, strides[1])
+        left, right = OPERATIONS[block.left_op], OPERATIONS[block.right_op]
+        self.left = left.build(layers, inputs[0], channels, strides[0])
+        self.right = right.build(layers, inputs[1], channels, strides[1])
         # Identity is never dropped, not even where it carries a 1x1 convolution (TF-slim).
-        self.left_drop = nn.Identity() if block.left_op == "identity" else DropPath()
-        self.right_drop = nn.Identity() if block.right_op == "identity" else DropPath()
+        self.left_drop = nn.Identity() if left.kind == "identity" else DropPath()
+        self.right_drop = nn.Identity() if right.kind == "identity" else DropPath()
         self.project = layers.conv_norm(2 * channels, channels) if block.combine == "concat" else None
 
     def forward(self, left: State, right: State) -> Tensor:
@@ -177,8 +178,8 @@ class CellModule(nn.Module):
     def forward(self, h: Tensor | None, h_prev: Tensor | None, activate: bool = False) -> Tensor:
         """h, h_prev: the maps as `fit` and `fit_prev` read them, after the ReLU where those are `Activated`.
 
-        One that no state depends on may be None. activate: return the output's ReLU, for want of readers of
-        the output itself.
+        One that no state depends on may be None. activate: return the output's ReLU, where nothing else of it
+        is read, in its place.
         """
         if self.checkpoint and self.training and torch.is_grad_enabled():
             output = checkpoint(
@@ -242,6 +243,4 @@ def _fit_prev(
         return shape.channels, nn.Identity()
     if prev_shape.stride != shape.stride:
         return channels, Activated(FactorizedReduction(layers, prev_shape.channels, channels))
-    if prev_shape.channels != channels:
-        return channels, layers.conv_norm(prev_shape.channels, channels)
-    return channels, nn.Identity()
+    return channels, layers.fit(prev_shape.channels, channels)

@@ -1,23 +1,25 @@
 """What a network costs, worked out from its spec: nothing is built, nothing runs (but networks of timm).
 
-COSTS follows `operations.OPERATIONS` entry by entry, `_cell` follows `cell.CellModule` and reads the wiring
-from the genotype, too; the tests hold both against a count of real networks.
+Operations count themselves; `_cell` follows `cell.CellModule` and reads the wiring from the genotype, too.
+The tests hold both against a count of real networks.
 Letters: C channels, H W pixels, K classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbones.base import Backbone
+from backbones.base import Classifier
 from backbones.build import build
-from backbones.genotype import Block, Cell
-from backbones.network import CellPlan, NASNet, live_outputs, plan_cells
+from backbones.genotype import Block
+from backbones.network import NASNet
+from backbones.operations import OPERATIONS
+from backbones.plan import CellPlan, live_outputs, plan_cells
 from backbones.spec import NetworkSpec
+from backbones.tally import Map, Tally
 from backbones.timm_spec import TimmSpec
 
 
@@ -73,7 +75,9 @@ class Profile:
 
 
 def profile(
-    network: Backbone | NetworkSpec | TimmSpec, image_size: int | None = None, num_classes: int | None = None
+    network: Classifier | NetworkSpec | TimmSpec,
+    image_size: int | None = None,
+    num_classes: int | None = None,
 ) -> Profile:
     """Counts a network's costs in well under 50 ms. Nothing is built or run.
 
@@ -83,7 +87,7 @@ def profile(
     Raises ValueError where the network could not be built, or not run at that size, is fused, or has been
     changed otherwise since it was built from its spec.
     """
-    if isinstance(network, Backbone):
+    if isinstance(network, nn.Module):
         return _of_network(network, image_size)
     classes = network.default_classes if num_classes is None else num_classes
     if isinstance(network, TimmSpec):
@@ -91,7 +95,7 @@ def profile(
     return _of_spec(network, image_size, classes)
 
 
-def _of_network(network: Backbone, image_size: int | None) -> Profile:
+def _of_network(network: Classifier, image_size: int | None) -> Profile:
     spec = network.spec
     if isinstance(network, NASNet):
         if network.fused:
@@ -101,8 +105,9 @@ def _of_network(network: Backbone, image_size: int | None) -> Profile:
         if isinstance(network.classifier, nn.Linear):
             parts.append(_classifier(network.classifier.in_features, network.classifier.out_features))
         counted = Profile(counted.image_size, tuple(parts))
+    elif not isinstance(spec, TimmSpec):
+        raise ValueError(f"{type(network).__name__} has no profile, only networks of `create` have")
     else:
-        assert isinstance(spec, TimmSpec)
         counted = _measure(spec, image_size, network.num_classes)
     parameters = (p for name, p in network.named_parameters() if not name.startswith("auxiliary."))
     if (found := sum(parameter.numel() for parameter in parameters)) != counted.parameters:
@@ -124,23 +129,25 @@ def _of_spec(spec: NetworkSpec, image_size: int | None, classes: int) -> Profile
     if classes < 1:
         raise ValueError(f"num_classes = {classes}, must be at least 1")
 
-    tally = _Tally()
-    outputs = {0: _stem(tally, spec, size)}
-    strides = [1]  # of outputs, in pixels of the stem's map
-    parts = [tally.part("stem", outputs[0])]
-    plans = plan_cells(spec)
+    tally = Tally()
+    side, plans = spec.stem_side(size), plan_cells(spec)
+    # At stride 1 from a map of its own size, the stem's convolution does as much.
+    outputs = {0: tally.conv_norm(Map(spec.in_channels, side, side), spec.stem_filters, 3)}
+    strides = [spec.stem_stride, *(plan.stride for plan in plans)]
+    parts = [_part("stem", tally, outputs[0])]
     live = live_outputs(plans)
     for index, plan in enumerate(plans, start=1):
-        strides.append(strides[plan.h] * (2 if plan.reduction else 1))
         if index not in live:
             continue
-        tally = _Tally()
-        cell = spec.genotype.reduction if plan.reduction else spec.genotype.normal
-        inputs = _fitted_inputs(tally, cell, plan, outputs, strides)
-        outputs[index] = _cell(tally, cell, plan, inputs)
-        parts.append(tally.part(plan.name, outputs[index]))
+        tally = Tally()
+        outputs[index] = _cell(tally, plan, outputs, strides)
+        parts.append(_part(plan.name, tally, outputs[index]))
     parts.append(_classifier(outputs[len(plans)].channels, classes))
     return Profile(size, tuple(parts))
+
+
+def _part(name: str, tally: Tally, output: Map) -> PartProfile:
+    return PartProfile(name, (output.channels, output.height, output.width), **vars(tally))
 
 
 def _measure(spec: TimmSpec, image_size: int | None, num_classes: int) -> Profile:
@@ -170,116 +177,9 @@ def _measure(spec: TimmSpec, image_size: int | None, num_classes: int) -> Profil
     return Profile(size, (part,))
 
 
-@dataclass(frozen=True)
-class _Map:
-    channels: int
-    height: int
-    width: int
-
-
-class _Tally:
-    """Adds up one part. Each layer takes the map that enters it and returns the one that leaves it."""
-
-    def __init__(self) -> None:
-        self.parameters = self.buffers = self.multiply_adds = self.activation_bytes = 0
-
-    def conv(
-        self,
-        x: _Map,
-        channels: int,
-        kernel: tuple[int, int] = (1, 1),
-        stride: tuple[int, int] = (1, 1),
-        groups: int = 1,
-    ) -> _Map:
-        out = _Map(channels, -(-x.height // stride[0]), -(-x.width // stride[1]))
-        weights = channels * (x.channels // groups) * kernel[0] * kernel[1]
-        self.parameters += weights
-        self.multiply_adds += weights * out.height * out.width
-        return self.keep(out)
-
-    def norm(self, x: _Map) -> _Map:
-        self.parameters += 2 * x.channels
-        self.buffers += 2 * x.channels
-        return self.keep(x)
-
-    def conv_norm(self, x: _Map, channels: int, kernel: int = 1, stride: int = 1) -> _Map:
-        return self.norm(self.conv(x, channels, (kernel, kernel), (stride, stride)))
-
-    def pool(self, x: _Map, stride: int) -> _Map:
-        return self.keep(_Map(x.channels, -(-x.height // stride), -(-x.width // stride)))
-
-    def factorized_reduction(self, x: _Map, channels: int) -> _Map:
-        half = self.conv(x, channels // 2, stride=(2, 2))
-        other = self.conv(x, channels - channels // 2, stride=(2, 2))
-        return self.norm(_Map(half.channels + other.channels, half.height, half.width))
-
-    def keep(self, x: _Map) -> _Map:
-        self.activation_bytes += 4 * x.channels * x.height * x.width
-        return x
-
-    def part(self, name: str, output: _Map) -> PartProfile:
-        shape = (output.channels, output.height, output.width)
-        return PartProfile(
-            name, shape, self.parameters, self.buffers, self.multiply_adds, self.activation_bytes
-        )
-
-
-def _identity(tally: _Tally, x: _Map, channels: int, stride: int) -> _Map:
-    return x if stride == 1 and x.channels == channels else tally.conv_norm(x, channels, stride=stride)
-
-
-def _conv(tally: _Tally, x: _Map, channels: int, stride: int, *, kernel: int) -> _Map:
-    return tally.conv_norm(x, channels, kernel, stride)
-
-
-def _factored_conv(tally: _Tally, x: _Map, channels: int, stride: int, *, kernel: int) -> _Map:
-    x = tally.conv(x, channels, (1, kernel), (1, stride))
-    return tally.norm(tally.conv(x, channels, (kernel, 1), (stride, 1)))
-
-
-def _separable_conv(tally: _Tally, x: _Map, channels: int, stride: int, *, kernel: int) -> _Map:
-    for step in (stride, 1):
-        x = tally.conv(x, x.channels, (kernel, kernel), (step, step), groups=x.channels)
-        x = tally.conv_norm(x, channels)
-    return x
-
-
-def _pool(tally: _Tally, x: _Map, channels: int, stride: int) -> _Map:
-    x = tally.pool(x, stride)
-    return x if x.channels == channels else tally.conv_norm(x, channels)
-
-
-COSTS: Mapping[str, Callable[[_Tally, _Map, int, int], _Map]] = {
-    "identity": _identity,
-    "conv_1x1": partial(_conv, kernel=1),
-    "conv_3x3": partial(_conv, kernel=3),
-    "conv_1x3_3x1": partial(_factored_conv, kernel=3),
-    "conv_1x7_7x1": partial(_factored_conv, kernel=7),
-    "dil_conv_3x3": partial(_conv, kernel=3),
-    "sep_conv_3x3": partial(_separable_conv, kernel=3),
-    "sep_conv_5x5": partial(_separable_conv, kernel=5),
-    "sep_conv_7x7": partial(_separable_conv, kernel=7),
-    "avg_pool_3x3": _pool,
-    "max_pool_3x3": _pool,
-    "max_pool_5x5": _pool,
-    "max_pool_7x7": _pool,
-}
-"""(tally, map, channels, stride) -> map, for each of the operations."""
-
-
-def _stem(tally: _Tally, spec: NetworkSpec, size: int) -> _Map:
-    if spec.stem == "imagenet":
-        # Unpadded: the 3x3 window fits at size - 2 places along each axis, and takes every second one.
-        return tally.conv_norm(_Map(spec.in_channels, size - 2, size - 2), spec.stem_filters, 3, stride=2)
-    return tally.conv_norm(_Map(spec.in_channels, size, size), spec.stem_filters, 3)
-
-
-def _fitted_inputs(
-    tally: _Tally, cell: Cell, plan: CellPlan, outputs: Mapping[int, _Map], strides: Sequence[int]
-) -> dict[int, _Map]:
-    """States 0 and 1, where the cell's output depends on them."""
-    live = cell.live_states()
-    states: dict[int, _Map] = {}
+def _cell(tally: Tally, plan: CellPlan, outputs: Mapping[int, Map], strides: Sequence[int]) -> Map:
+    live, pooled = plan.cell.live_states(), set[tuple[int, str]]()
+    states: dict[int, Map] = {}
     if 0 in live:
         states[0] = tally.conv_norm(outputs[plan.h], plan.channels)
     if 1 in live:
@@ -288,34 +188,28 @@ def _fitted_inputs(
         elif strides[plan.h_prev] != strides[plan.h]:
             states[1] = tally.factorized_reduction(outputs[plan.h_prev], plan.channels)
         else:
-            states[1] = _identity(tally, outputs[plan.h_prev], plan.channels, 1)
-    return states
-
-
-def _cell(tally: _Tally, cell: Cell, plan: CellPlan, states: dict[int, _Map]) -> _Map:
-    """states: the fitted inputs; the blocks are added to them."""
-    live, pooled = cell.live_states(), set[tuple[int, str]]()
-    for b, block in enumerate(cell.blocks):
+            states[1] = tally.fit(outputs[plan.h_prev], plan.channels)
+    for b, block in enumerate(plan.cell.blocks):
         if 2 + b in live:
             states[2 + b] = _block(tally, block, plan, states, pooled)
-    for state in cell.concat:
+    for state in plan.cell.concat:
         if state < 2 and plan.reduction:
             states[state] = tally.factorized_reduction(states[state], plan.channels)
         elif state < 2:
-            states[state] = _identity(tally, states[state], plan.channels, 1)
-    out = states[cell.concat[0]]
-    return tally.keep(_Map(plan.channels * len(cell.concat), out.height, out.width))
+            states[state] = tally.fit(states[state], plan.channels)
+    out = states[plan.cell.concat[0]]
+    return tally.keep(Map(plan.width, out.height, out.width))
 
 
 def _block(
-    tally: _Tally, block: Block, plan: CellPlan, states: Mapping[int, _Map], pooled: set[tuple[int, str]]
-) -> _Map:
+    tally: Tally, block: Block, plan: CellPlan, states: Mapping[int, Map], pooled: set[tuple[int, str]]
+) -> Map:
     """pooled: states with the pools that they have gone through; a cell pools once for all who ask for it."""
-    for state, operation in ((block.left, block.left_op), (block.right, block.right_op)):
-        x, stride = states[state], 2 if plan.reduction and state < 2 else 1
-        out = COSTS[operation](_Tally() if (state, operation) in pooled else tally, x, plan.channels, stride)
-        if COSTS[operation] is _pool and x.channels == plan.channels:
-            pooled.add((state, operation))
+    for state, name in ((block.left, block.left_op), (block.right, block.right_op)):
+        operation, x, stride = OPERATIONS[name], states[state], 2 if plan.reduction and state < 2 else 1
+        out = operation.cost(Tally() if (state, name) in pooled else tally, x, plan.channels, stride)
+        if operation.kind == "pool" and x.channels == plan.channels:
+            pooled.add((state, name))
     if block.combine == "concat":
-        return tally.conv_norm(_Map(2 * plan.channels, out.height, out.width), plan.channels)
+        return tally.conv_norm(Map(2 * plan.channels, out.height, out.width), plan.channels)
     return out

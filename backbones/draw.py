@@ -9,23 +9,7 @@ from typing import NamedTuple
 
 from backbones.cell_layout import BOX_GAP, BOX_WIDTH, MARGIN, PILL_WIDTH, CellLayout
 from backbones.genotype import Block, Cell, Genotype
-
-LABELS: dict[str, tuple[str, str, str]] = {
-    "identity": ("identity", "", "identity"),
-    "conv_1x1": ("conv", "1×1", "conv"),
-    "conv_3x3": ("conv", "3×3", "conv"),
-    "conv_1x3_3x1": ("1×3,", "3×1", "conv"),
-    "conv_1x7_7x1": ("1×7,", "7×1", "conv"),
-    "dil_conv_3x3": ("dil", "3×3", "conv"),
-    "sep_conv_3x3": ("sep", "3×3", "sep"),
-    "sep_conv_5x5": ("sep", "5×5", "sep"),
-    "sep_conv_7x7": ("sep", "7×7", "sep"),
-    "avg_pool_3x3": ("avg", "3×3", "pool"),
-    "max_pool_3x3": ("max", "3×3", "pool"),
-    "max_pool_5x5": ("max", "5×5", "pool"),
-    "max_pool_7x7": ("max", "7×7", "pool"),
-}
-"""Operation: two lines of its box, and the family that gives the colour."""
+from backbones.operations import OPERATIONS
 
 # Pixels of the drawing at its natural size.
 BOX_HEIGHT, PILL_HEIGHT, NODE_GAP = 36, 24, 16
@@ -212,12 +196,13 @@ def _name(index: str) -> str:
 
 
 def _operation(name: str, x: float, top: float) -> str:
-    first, second, family = LABELS[name]
+    operation = OPERATIONS[name]
+    first, second = operation.label
     lines = [(first, 15), (second, 28)] if second else [(first, 22)]
     texts = "".join(f'<text x="{x:g}" y="{top + y:g}">{text}</text>' for text, y in lines)
     return (
-        f'<g class="operation" data-operation="{name}"><rect class="{family}" x="{x - BOX_WIDTH / 2:g}" '
-        f'y="{top:g}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="5"/>{texts}</g>'
+        f'<g class="operation" data-operation="{name}"><rect class="{operation.kind}" '
+        f'x="{x - BOX_WIDTH / 2:g}" y="{top:g}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="5"/>{texts}</g>'
     )
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from backbones.base import Backbone
+from backbones.base import Classifier
 from backbones.formats import check_export
 from backbones.fused import FusedCell
 from backbones.weights import load
@@ -34,7 +34,7 @@ ROUNDING = 10
 
 
 class _Program(nn.Module):
-    def __init__(self, net: Backbone, features: bool) -> None:
+    def __init__(self, net: Classifier, features: bool) -> None:
         super().__init__()
         self.net, self.features = net, features
 
@@ -43,7 +43,7 @@ class _Program(nn.Module):
 
 
 def export(
-    net: Backbone | str | os.PathLike[str],
+    net: Classifier | str | os.PathLike[str],
     path: str | os.PathLike[str],
     format: str,
     *,
@@ -68,7 +68,7 @@ def export(
     check_export(path, format)
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size = {image_size}, must be a whole number from 1 on")
-    if not isinstance(net, Backbone):
+    if not isinstance(net, Classifier):
         net = load(net)
     if any(isinstance(module, FusedCell) for module in net.modules()):
         raise ValueError("a fused network cannot be exported: export the one that it was fused from")
@@ -96,7 +96,7 @@ def export(
             answers = _write_openvino(traced, list(expected), written, metadata, images)
         for name in expected:
             _compare(answers[name], expected[name], exact[name], f"{path} was not written: its {name}")
-        _replace(Path(folder), path)
+        replace_files(Path(folder), path)
 
 
 def _trace(program: _Program, images: Tensor) -> ExportedProgram:
@@ -181,7 +181,7 @@ def _compare(answer: Tensor, expected: Tensor, exact: Tensor, what: str) -> None
         )
 
 
-def _replace(folder: Path, path: Path) -> None:
+def replace_files(folder: Path, path: Path) -> None:
     """Moves what is in `folder` to its place beside `path`, `path` itself last.
 
     Two files cannot be replaced at once: the old `path` goes first, lest it be seen with new weights.

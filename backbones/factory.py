@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones import weights
-from backbones.base import Backbone
+from backbones.base import Classifier
 from backbones.build import build
 from backbones.spec import NetworkSpec
 from backbones.timm_spec import TimmSpec
@@ -19,7 +19,7 @@ def create(
     dropout: float = 0.0,
     auxiliary: bool = False,
     **overrides: Any,
-) -> Backbone:
+) -> Classifier:
     """Builds a network with fresh weights, or with those of a weights file.
 
     network: a name of `list_models()`, a spec, a `genotype.json` (then `cells_per_stage` and `filters` are
@@ -30,15 +30,10 @@ def create(
         weights file takes none, its weights fit one network.
     Raises ValueError or FileNotFoundError that names what was wrong, ModuleNotFoundError without timm.
     """
+    training: dict[str, Any] = {"drop_path_keep": drop_path_keep, "dropout": dropout, "auxiliary": auxiliary}
     if not isinstance(network, NetworkSpec | TimmSpec) and str(network).endswith(".safetensors"):
         if overrides or num_classes is not None:
             given = ", ".join([*overrides, *(["num_classes"] if num_classes is not None else [])])
             raise ValueError(f"{network}: the weights fit one network, so {given} cannot be changed")
-        return weights.load(network, drop_path_keep=drop_path_keep, dropout=dropout, auxiliary=auxiliary)
-    return build(
-        resolve_spec(network, **overrides),
-        num_classes,
-        drop_path_keep=drop_path_keep,
-        dropout=dropout,
-        auxiliary=auxiliary,
-    )
+        return weights.load(network, **training)
+    return build(resolve_spec(network, **overrides), num_classes, **training)

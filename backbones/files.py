@@ -1,10 +1,23 @@
-"""Files that are never half-written: every stage writes through this module."""
+"""Files that are never half-written, and JSON that is what it should be: every stage uses this module."""
 
+import dataclasses
 import json
 import os
+import re
+import reprlib
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 60
+shown = _SHOWN.repr
+"""A value as an error shows it: what a broken file holds may be megabytes."""
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -41,3 +54,43 @@ def read_json(path: str | os.PathLike[str], what: str) -> Any:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
         raise ValueError(f"{path}: expected a {what} in JSON, but {error}") from None
+
+
+def convert_json(value: Any, form: type[T], prefix: str, *, defaults: bool = False) -> T:
+    """`value`, as JSON gave it, as `form`, such as a dataclass; the form's own checks hold, too.
+
+    prefix: what a message puts before the key: `genotype.json: `, or `backbone.safetensors: network.`.
+    defaults: a key that has a default may be missing. Unknown keys never pass.
+    Raises ValueError that names the key, its value and what was expected.
+    """
+    try:
+        result = msgspec.convert(value, form)
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).partition(" - at `$")
+        key = place.strip("`.")
+        if error.__cause__ is not None:  # the form's own check, which may name the form itself
+            own = str(error.__cause__)
+            raise ValueError(f"{prefix}{own if own.startswith(key) else f'{key}.{own}'}") from None
+        if missing := re.fullmatch("Object missing required field `(.*)`", message):
+            raise ValueError(f"{prefix}{f'{key}.{missing[1]}'.strip('.')} is missing") from None
+        for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", place):
+            value = value[name or int(index)]
+        expected = message.partition(", got")[0].replace("`", "").lower()
+        raise ValueError(f"{f'{prefix}{key}'.rstrip(' .:')} = {shown(value)}, {expected}") from None
+    _check_keys(value, result, prefix, defaults)
+    return result
+
+
+def _check_keys(given: Any, read: Any, prefix: str, defaults: bool) -> None:
+    """msgspec fills in what is missing and passes over what it does not know."""
+    if isinstance(given, Mapping) and dataclasses.is_dataclass(read):
+        known = [field.name for field in dataclasses.fields(read)]
+        if unknown := [key for key in given if key not in known]:
+            raise ValueError(f"{prefix}{shown(unknown[0])[1:-1]} is unknown, expected {', '.join(known)}")
+        if not defaults and (missing := [key for key in known if key not in given]):
+            raise ValueError(f"{prefix}{missing[0]} is missing")
+        for key, inner in given.items():
+            _check_keys(inner, getattr(read, key), f"{prefix}{key}.", defaults)
+    elif isinstance(given, list):
+        for index, (inner, one) in enumerate(zip(given, read, strict=True)):
+            _check_keys(inner, one, f"{prefix.rstrip('.')}[{index}].", defaults)

@@ -1,4 +1,4 @@
-"""Other packages' NASNets: which networks they are, and what they call the tensors of ours.
+"""Other packages' NASNets: what they call the tensors of ours.
 
 Both packages number the normal cells as if each stage had six, and name the paths of a cell after the blocks
 of NASNet-A, in our order.
@@ -8,7 +8,6 @@ import dataclasses
 import os
 import pickle
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +18,7 @@ from torch import Tensor, nn
 
 from backbones.cell import BlockModule, CellModule
 from backbones.network import NASNet
-from backbones.published import NASNET_A
-from backbones.spec import NetworkSpec, Preprocessing
-
-
-@dataclass(frozen=True)
-class ForeignNetwork:
-    """A network of another package, as its defaults build it.
-
-    spec: its differences from the released TF-slim code are fields here. crop, interpolation: of its
-    evaluation. Its mean and standard deviation are 0.5 in every channel.
-    """
-
-    name: str
-    spec: NetworkSpec
-    crop: float
-    interpolation: str
-
-
-FOREIGN_NETWORKS: Mapping[str, ForeignNetwork] = {
-    "timm": ForeignNetwork(
-        "nasnetalarge",
-        NetworkSpec(
-            NASNET_A,
-            cells_per_stage=6,
-            filters=168,
-            stem_filters=96,
-            image_size=331,
-            skip_reduction_input=True,
-            strided_average_counts_padding=True,
-        ),
-        crop=0.911,
-        interpolation="bicubic",
-    ),
-    "pretrainedmodels": ForeignNetwork(
-        "nasnetamobile",
-        NetworkSpec(NASNET_A, cells_per_stage=4, filters=44, stem_filters=32, image_size=224),
-        crop=0.875,
-        interpolation="bilinear",
-    ),
-}
-"""By package: timm 1.0.31 and pretrainedmodels 0.7.4."""
+from backbones.zoo import FOREIGN_NETWORKS
 
 _FIT = ("conv_1x1.conv", "conv_1x1.bn")
 _FIT_PREV: Mapping[int, tuple[str, ...]] = {
@@ -96,8 +55,9 @@ def blank_network(state_dict: Mapping[str, Any], source: str) -> NASNet:
             spec = dataclasses.replace(spec, filters=width // 24)
     with torch.device("meta"):
         net = NASNet(spec, num_classes)
-    half = (0.5,) * spec.in_channels
-    net.preprocessing = Preprocessing(spec.image_size, half, half, foreign.crop, foreign.interpolation)
+    net.preprocessing = dataclasses.replace(
+        net.preprocessing, crop=foreign.crop, interpolation=foreign.interpolation
+    )
     return net
 
 

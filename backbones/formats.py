@@ -1,4 +1,4 @@
-"""Sources of foreign weights, and formats of exports."""
+"""Formats of exports, and what each needs."""
 
 import importlib.util
 from collections.abc import Collection, Mapping
@@ -6,8 +6,6 @@ from pathlib import Path
 
 from celltransfer import not_installed
 
-SOURCES = ("timm", "pretrainedmodels")
-"""Packages whose weights `convert` takes."""
 SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """Of the files that are exported, by format; `torch` is `torch.export`."""
 NEEDS: Mapping[str, tuple[str, ...]] = {
@@ -21,7 +19,8 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 def check_export(path: Path, format: str, formats: Collection[str] = tuple(SUFFIXES)) -> None:
     """Raises ValueError unless a file of one of `formats` can be written to `path`, which ends as it asks.
 
-    Raises ModuleNotFoundError with the command that installs what is missing."""
+    Raises ModuleNotFoundError with the command that installs what is missing.
+    """
     if format not in formats:
         raise ValueError(f"format = {format!r}, expected one of {', '.join(formats)}")
     if path.suffix != SUFFIXES[format]:

@@ -8,14 +8,14 @@ import hashlib
 import json
 import math
 import os
-import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from backbones.files import read_json, write_json
+from backbones.files import convert_json, read_json, shown, write_json
+from backbones.operations import OPERATIONS
 
 FORMAT = 1
 MOST_BLOCKS = 64
@@ -23,27 +23,7 @@ MOST_BLOCKS = 64
 MOST_STEPS = 1_000_000
 """Orders that the canonical form tries times the blocks squared: seconds. 10 blocks have up to 504,000."""
 COMBINATIONS = ("add", "concat")
-OPERATION_NAMES = (
-    "identity",
-    "conv_1x1",
-    "conv_3x3",
-    "conv_1x3_3x1",
-    "conv_1x7_7x1",
-    "dil_conv_3x3",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "sep_conv_7x7",
-    "avg_pool_3x3",
-    "max_pool_3x3",
-    "max_pool_5x5",
-    "max_pool_7x7",
-)
-
-
-_SHOWN = reprlib.Repr()
-_SHOWN.maxstring = _SHOWN.maxother = 60
-_shown = _SHOWN.repr
-"""A value as an error shows it: what a broken file holds may be megabytes."""
+OPERATION_NAMES = tuple(OPERATIONS)
 
 
 class GenotypeError(ValueError):
@@ -182,17 +162,14 @@ class Genotype:
     @classmethod
     def from_dict(cls, value: Any, where: str = "genotype") -> "Genotype":
         """Reads `to_dict`'s form. where: file name for the message. Raises GenotypeError."""
+        prefix = f"{where}: "
         try:
-            _expect(value, Mapping, "the genotype", "an object")
-            version = value.get("format")
-            if type(version) is not int or version != FORMAT:
-                raise GenotypeError(f"format = {_shown(version)}, this version reads format {FORMAT}")
-            _refuse_unknown(value, ("format", "normal", "reduction", "origin"), "the genotype")
-            normal, reduction = (_cell_from_dict(value, name) for name in ("normal", "reduction"))
-            origin = _expect(value.get("origin", {}), Mapping, "origin", "an object")
-            return cls(normal, reduction, dict(origin))
-        except GenotypeError as error:
-            raise GenotypeError(f"{where}: {error}") from None
+            fields = convert_json(value, dict[str, Any], prefix)
+            if type(version := fields.pop("format", None)) is not int or version != FORMAT:
+                raise ValueError(f"{prefix}format = {shown(version)}, this version reads format {FORMAT}")
+            return convert_json({"origin": {}, **fields}, cls, prefix)
+        except ValueError as error:
+            raise GenotypeError(str(error)) from None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         write_json(path, self.to_dict())
@@ -212,28 +189,28 @@ def _check_cell(cell: Cell, name: str) -> None:
         where = f"{name}.blocks[{b}]"
         for side in ("left", "right"):
             state = getattr(block, side)
-            if not isinstance(state, int) or isinstance(state, bool) or not 0 <= state < 2 + b:
+            if type(state) is not int or not 0 <= state < 2 + b:
                 raise GenotypeError(
-                    f"{where}.{side} = {_shown(state)}, but block {b} can only use states 0..{1 + b} "
+                    f"{where}.{side} = {shown(state)}, but block {b} can only use states 0..{1 + b} "
                     f"(h_i, h_{{i-1}}{', blocks 0..' + str(b - 1) if b else ''})"
                 )
             operation = getattr(block, f"{side}_op")
-            if operation not in OPERATION_NAMES:
+            if operation not in OPERATIONS:
                 raise GenotypeError(
-                    f"{where}.{side}_op = {_shown(operation)}, expected one of {', '.join(OPERATION_NAMES)}"
+                    f"{where}.{side}_op = {shown(operation)}, expected one of {', '.join(OPERATIONS)}"
                 )
         if block.combine not in COMBINATIONS:
             raise GenotypeError(
-                f"{where}.combine = {_shown(block.combine)}, expected one of {', '.join(COMBINATIONS)}"
+                f"{where}.combine = {shown(block.combine)}, expected one of {', '.join(COMBINATIONS)}"
             )
     last = 1 + len(cell.blocks)
     if not cell.concat:
         raise GenotypeError(f"{name}.concat is empty, expected states out of 0..{last}")
     for state in cell.concat:
-        if not isinstance(state, int) or isinstance(state, bool) or not 0 <= state <= last:
-            raise GenotypeError(f"{name}.concat holds {_shown(state)}, expected states out of 0..{last}")
+        if type(state) is not int or not 0 <= state <= last:
+            raise GenotypeError(f"{name}.concat holds {shown(state)}, expected states out of 0..{last}")
     if len(set(cell.concat)) != len(cell.concat):
-        raise GenotypeError(f"{name}.concat = {_shown(list(cell.concat))} names a state twice")
+        raise GenotypeError(f"{name}.concat = {shown(list(cell.concat))} names a state twice")
     orders, allowed = _count_orders(cell), MOST_STEPS // len(cell.blocks) ** 2
     if orders > allowed:
         raise GenotypeError(
@@ -255,35 +232,3 @@ def _count_orders(cell: Cell) -> int:
 
 def _cell_to_dict(cell: Cell) -> dict[str, Any]:
     return {"blocks": [dict(vars(block)) for block in cell.blocks], "concat": list(cell.concat)}
-
-
-def _cell_from_dict(value: Mapping[str, Any], name: str) -> Cell:
-    if name not in value:
-        raise GenotypeError(f"the {name} cell is missing")
-    cell = _expect(value[name], Mapping, name, "an object with blocks and concat")
-    _refuse_unknown(cell, ("blocks", "concat"), name)
-    for key in ("blocks", "concat"):
-        if key not in cell:
-            raise GenotypeError(f"{name}.{key} is missing")
-        _expect(cell[key], list, f"{name}.{key}", "a list")
-    fields = list(Block.__dataclass_fields__)
-    for b, block in enumerate(cell["blocks"]):
-        where = f"{name}.blocks[{b}]"
-        _expect(block, Mapping, where, f"an object with {', '.join(fields)}")
-        if missing := [key for key in fields if key not in block]:
-            raise GenotypeError(f"{where}.{missing[0]} is missing")
-        _refuse_unknown(block, fields, where)
-    return Cell(tuple(Block(**block) for block in cell["blocks"]), tuple(cell["concat"]))
-
-
-def _refuse_unknown(value: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    if unknown := [key for key in value if key not in known]:
-        raise GenotypeError(
-            f"{where} has the unknown field {_shown(unknown[0])}, expected {', '.join(known)}"
-        )
-
-
-def _expect(value: Any, kind: Any, where: str, expected: str) -> Any:
-    if not isinstance(value, kind):
-        raise GenotypeError(f"{where} is {type(value).__name__}, expected {expected}")
-    return value

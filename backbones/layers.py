@@ -149,6 +149,17 @@ class Layers:
         kind = NarrowBatchNorm2d if channels < NARROW else nn.BatchNorm2d
         return kind(channels, self.eps, self.momentum)
 
+    def pool(self, kind: str, kernel: int, stride: int) -> Pool:
+        """kind: `avg` or `max`."""
+        counts = stride > 1 and self.strided_average_counts_padding
+        return Pool(kind, kernel, stride, self.padding, counts)
+
+    def fit(self, in_channels: int, channels: int, stride: int = 1) -> nn.Module:
+        """A 1x1 convolution with its norm, or nothing where the map has that shape already."""
+        if stride == 1 and in_channels == channels:
+            return nn.Identity()
+        return self.conv_norm(in_channels, channels, stride=stride)
+
     def conv_norm(
         self, in_channels: int, channels: int, kernel: int = 1, stride: int = 1, dilation: int = 1
     ) -> "Activated":

@@ -8,6 +8,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from backbones.files import convert_json
+
 FORMAT = 2
 KEY = "celltransfer"
 
@@ -24,19 +26,13 @@ def read_metadata(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
             header = (file.metadata() or {}).get(KEY)
         if header is None:
             raise ValueError(f"{path}: no metadata key {KEY!r}; expected a {kind} file of this project")
-        metadata = json.loads(header)
+        value = json.loads(header)
     except (SafetensorError, struct.error, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a {kind} file in safetensors format ({error})") from None
-    if not isinstance(metadata, dict):
-        raise ValueError(f"{path}: the metadata is {type(metadata).__name__}, expected an object")
+    metadata = convert_json(value, dict[str, Any], f"{path}: metadata.")
     if metadata.get("kind") != kind:
         raise ValueError(f"{path}: kind = {metadata.get('kind')!r}, expected {kind!r}")
-    version = metadata.get("format")
-    if type(version) is int and version == 1:
-        raise ValueError(
-            f"{path}: format 1 named its tensors otherwise; "
-            f"this version reads format {FORMAT}: train it again"
-        )
-    if type(version) is not int or version != FORMAT:
-        raise ValueError(f"{path}: format = {version!r}, this version reads format {FORMAT}")
+    if (version := metadata.get("format")) != FORMAT:
+        again = "; format 1 named its tensors otherwise: train it again" if version == 1 else ""
+        raise ValueError(f"{path}: format = {version!r}, this version reads format {FORMAT}{again}")
     return metadata

@@ -7,75 +7,24 @@ import copy
 import logging
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone, FeatureInfo
+from backbones.base import Classifier, FeatureInfo, Split
 from backbones.cell import CellModule, DropPath, MapShape, State, drop_path_keep
-from backbones.fused import FusedCell, folded
+from backbones.fused import FusedCell
+from backbones.fused_operations import folded
 from backbones.layers import Layers
+from backbones.plan import live_outputs, plan_cells
 from backbones.separable import SeparableConv
 from backbones.spec import ACTIVATION_MEMORY, NetworkSpec, Preprocessing
-from backbones.split import CellSplit, Split
 
 log = logging.getLogger(__name__)
 
 AUXILIARY_SMALLEST_MAP = 5
 """Side of the map below which the auxiliary head's 5x5 pooling has no window."""
-
-
-@dataclass(frozen=True)
-class CellPlan:
-    """Where a cell stands. h, h_prev: index into the outputs so far, 0 being the stem; None: no such.
-
-    read: the outputs that the cell's states depend on.
-    """
-
-    name: str
-    reduction: bool
-    channels: int
-    h: int
-    h_prev: int | None
-    read: frozenset[int]
-
-
-def plan_cells(spec: NetworkSpec) -> list[CellPlan]:
-    """The cells in order of execution. Source: TF-slim `nasnet.py`; docs/nasnet.md, sections 4.1 to 4.3."""
-    plans: list[CellPlan] = []
-
-    def add(name: str, channels: int, reduction: bool = False, h_prev: int | None = None) -> None:
-        h = len(plans)
-        if h_prev is None and h:
-            h_prev = h - 1
-        inputs = {0: h, 1: h if h_prev is None else h_prev}
-        cell = spec.genotype.reduction if reduction else spec.genotype.normal
-        read = frozenset(inputs[state] for state in cell.live_states() if state < 2)
-        plans.append(CellPlan(name, reduction, channels, h, h_prev, read))
-
-    if spec.stem == "imagenet":
-        add("stem_0", spec.filters // 4, reduction=True)
-        add("stem_1", spec.filters // 2, reduction=True)
-    for stage in range(3):
-        channels, skipped = spec.filters * 2**stage, None
-        if stage:
-            add(f"reduction_{stage - 1}", channels, reduction=True)
-            skipped = plans[-1].h_prev if spec.skip_reduction_input else None
-        for cell in range(stage * spec.cells_per_stage, (stage + 1) * spec.cells_per_stage):
-            add(f"cell_{cell}", channels, h_prev=skipped)
-            skipped = None
-    return plans
-
-
-def live_outputs(plans: list[CellPlan]) -> frozenset[int]:
-    """Outputs that the last cell depends on. Cells that read h_{i-1} alone leave others without a reader."""
-    live = {len(plans)}
-    for index in range(len(plans), 0, -1):
-        if index in live:
-            live |= plans[index - 1].read
-    return frozenset(live)
 
 
 class AuxiliaryHead(nn.Module):
@@ -101,7 +50,7 @@ class AuxiliaryHead(nn.Module):
         return self.classifier(self.full_map(self.reduce(x)))
 
 
-class NASNet(Backbone):
+class NASNet(Classifier):
     """`[N, in_channels, H, W]` normalised images to `[N, K]` logits. Only what the logits need is built.
 
     Hooks on cells see maps that nothing changes afterwards: the ReLU of the output, but in `endpoints`, and
@@ -116,6 +65,7 @@ class NASNet(Backbone):
 
     spec: NetworkSpec
     stem: nn.Module
+    auxiliary: AuxiliaryHead | None
 
     def __init__(
         self,
@@ -126,44 +76,38 @@ class NASNet(Backbone):
         dropout: float = 0.0,
         auxiliary: bool = False,
     ) -> None:
-        super().__init__(spec, num_classes, drop_path_keep)
+        super().__init__(spec, spec.default_classes if num_classes is None else num_classes, drop_path_keep)
         half = (0.5,) * spec.in_channels
         self.preprocessing = Preprocessing(spec.image_size, half, half)
-        layers = Layers(
-            spec.padding,
-            spec.batch_norm_eps,
-            spec.batch_norm_momentum,
-            spec.strided_average_counts_padding,
-        )
+        norm, counts = (spec.batch_norm_eps, spec.batch_norm_momentum), spec.strided_average_counts_padding
+        layers = Layers(spec.padding, *norm, counts)
         self.plans = plan_cells(spec)
-        imagenet = spec.stem == "imagenet"
         self.stem = nn.Sequential(
             nn.Conv2d(spec.in_channels, spec.stem_filters, 3, stride=2, bias=False)  # VALID, as in TF-slim
-            if imagenet
+            if spec.stem == "imagenet"
             else layers.conv(spec.in_channels, spec.stem_filters, 3),
             layers.norm(spec.stem_filters),
         )
-        self.shapes = shapes = [MapShape(spec.stem_filters, 2 if imagenet else 1)]
-        live = live_outputs(self.plans)
+        shapes = [MapShape(spec.stem_filters, spec.stem_stride)]
+        shapes += [MapShape(plan.width, plan.stride) for plan in self.plans]
+        self.shapes, live = shapes, live_outputs(self.plans)
         self.cells = nn.ModuleDict()
         for index, plan in enumerate(self.plans, start=1):
-            cell = spec.genotype.reduction if plan.reduction else spec.genotype.normal
             shape, prev = shapes[plan.h], None if plan.h_prev is None else shapes[plan.h_prev]
             if index in live:
-                self.cells[plan.name] = CellModule(cell, layers, shape, prev, plan.channels, plan.reduction)
-            stride = shape.stride * 2 if plan.reduction else shape.stride
-            shapes.append(MapShape(plan.channels * len(cell.concat), stride))
+                cell = CellModule(plan.cell, layers, shape, prev, plan.channels, plan.reduction)
+                self.cells[plan.name] = cell
         # Outputs that a cell takes as they are; of all others only the ReLU is read.
         self._read_raw = {
-            plan.h if plan.h_prev is None else plan.h_prev
+            plan.inputs[1]
             for plan in self.plans
             if plan.name in self.cells and isinstance(self.cells[plan.name].fit_prev, nn.Identity)
         }
         # The last map of each stride but the stem convolution's; keys are indices into the outputs.
         last = {shapes[index].stride: index for index in sorted(live) if index}
-        self._taps = {index: f"c{int(math.log2(stride))}" for stride, index in last.items()}
+        self.taps = {index: f"c{int(math.log2(stride))}" for stride, index in last.items()}
         self.feature_info = [
-            FeatureInfo(self._taps[index], shapes[index].channels, stride) for stride, index in last.items()
+            FeatureInfo(self.taps[index], shapes[index].channels, stride) for stride, index in last.items()
         ]
         second_reduction = next(plan.h for plan in self.plans if plan.name == "reduction_1")
         self._auxiliary_tap = max(index for index in live if index <= second_reduction)
@@ -175,8 +119,7 @@ class NASNet(Backbone):
 
     def _auxiliary_head(self, layers: Layers, shapes: list[MapShape]) -> AuxiliaryHead | None:
         shape, size = shapes[self._auxiliary_tap], self.spec.image_size
-        side = (size - 3) // 2 + 1 if self.spec.stem == "imagenet" else size
-        side = -(-side // (shape.stride // shapes[0].stride))
+        side = -(-self.spec.stem_side(size) // (shape.stride // self.spec.stem_stride))
         if side < AUXILIARY_SMALLEST_MAP:
             log.info("No auxiliary head: its map is %dx%d at %d px, it needs 5x5", side, side, size)
             return None
@@ -195,7 +138,6 @@ class NASNet(Backbone):
                     nn.init.zeros_(module.bias)
 
     def set_progress(self, progress: float) -> None:
-        """Sets the drop-path schedule. progress: optimiser steps done / planned, in [0, 1]."""
         for index, plan in enumerate(self.plans):
             keep = drop_path_keep(index, len(self.plans), progress, self.drop_path_keep)
             for module in self.cells[plan.name].modules() if plan.name in self.cells else ():
@@ -240,7 +182,7 @@ class NASNet(Backbone):
         net.cells = nn.ModuleDict({name: FusedCell(cell, convolution.weight) for name, cell in cells.items()})
         return net.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
-    def _run(self, x: Tensor, taps: Collection[int] = (), raw: Collection[int] = ()) -> dict[int, State]:
+    def run(self, x: Tensor, taps: Collection[int] = (), raw: Collection[int] = ()) -> dict[int, State]:
         """Outputs of the last cell and in `taps`; see `run_cells`."""
         outputs = self.run_stem(x)
         self.run_cells(outputs, taps=taps, raw=raw)
@@ -267,8 +209,7 @@ class NASNet(Backbone):
         for index, plan in enumerate(self.plans[first:last], start=first + 1):
             if plan.name in self.cells:
                 cell: Any = self.cells[plan.name]
-                h = outputs.get(plan.h)
-                h_prev = h if plan.h_prev is None else outputs.get(plan.h_prev)
+                h, h_prev = (outputs.get(output) for output in plan.inputs)
                 activate = index not in raw and index not in self._read_raw
                 output = cell(h and h.read_by(cell.fit), h_prev and h_prev.read_by(cell.fit_prev), activate)
                 outputs[index] = State(output, output if activate else None)
@@ -277,8 +218,7 @@ class NASNet(Backbone):
                 del outputs[old]
 
     def _check_size(self, x: Tensor) -> None:
-        smallest = self.spec.smallest_image
-        if min(x.shape[-2:]) < smallest:
+        if min(x.shape[-2:]) < (smallest := self.spec.smallest_image):
             raise ValueError(
                 f"images of {x.shape[-2]}x{x.shape[-1]} px, the network needs at least {smallest}"
             )
@@ -302,19 +242,17 @@ class NASNet(Backbone):
         return self.classifier(self.dropout(output.relu.mean(dim=(2, 3))))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._classify(self._run(x)[len(self.plans)])
+        return self._classify(self.run(x)[len(self.plans)])
 
     def forward_with_aux(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits and, in training where the network has the head, auxiliary logits; else None."""
         if self.auxiliary is None or not self.training:
             return self(x), None
-        outputs = self._run(x, {self._auxiliary_tap})
+        outputs = self.run(x, {self._auxiliary_tap})
         return self._classify(outputs[len(self.plans)]), self.auxiliary(outputs[self._auxiliary_tap].relu)
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
-        """The last map of each stride, after the ReLU: `{"c2": [N, C, H/4, W/4], …}`, see `feature_info`."""
-        outputs = self._run(x, self._taps)
-        return {name: outputs[index].relu for index, name in self._taps.items()}
+        outputs = self.run(x, self.taps)
+        return {name: outputs[index].relu for index, name in self.taps.items()}
 
     def split(self, stride: int = 16) -> Split:
         return CellSplit(self, stride)
@@ -325,5 +263,49 @@ class NASNet(Backbone):
 
     def endpoints(self, x: Tensor) -> dict[str, Tensor]:
         """Outputs (pre-activation) of the stem and of every cell by name, in order of execution."""
-        outputs = self._run(x, range(len(self.plans)), raw=range(len(self.plans) + 1))
+        outputs = self.run(x, range(len(self.plans)), raw=range(len(self.plans) + 1))
         return {("stem", *(plan.name for plan in self.plans))[index]: outputs[index].raw for index in outputs}
+
+
+class CellSplit(Split):
+    """Before the second reduction cell: the map is the two states that this cell is given, concatenated.
+
+    They are the outputs of the last two cells of the stage at stride 16, before their ReLU (cells 10 and 11
+    of NASNet-A 6 @ 4032), in this order. One that no later cell depends on is not built, so it is not there.
+    Source: TF Object Detection API `faster_rcnn_nas_feature_extractor.py`; docs/nasnet.md, section 7.
+    """
+
+    def __init__(self, network: NASNet, stride: int) -> None:
+        """Raises ValueError where the second reduction does not start at that stride."""
+        self._network = network
+        self._last = next(i for i, plan in enumerate(network.plans) if plan.name == "reduction_1")
+        plan = network.plans[self._last]
+        self._states = [
+            state
+            for state in (plan.h_prev, plan.h)
+            if state is not None and network.plans[state - 1].name in network.cells
+        ]
+        shapes = [network.shapes[state] for state in self._states]
+        self.stride = shapes[-1].stride
+        if self.stride != stride:
+            raise ValueError(
+                f"a NASNet with the {network.spec.stem} stem is split at stride {self.stride}, not {stride}"
+            )
+        self._widths = [shape.channels for shape in shapes]
+        self.channels = sum(self._widths)
+        self.tail_channels = network.shapes[-1].channels
+        names = (later.name for later in network.plans[self._last :])
+        self.tail_modules = tuple(f"cells.{name}" for name in names if name in network.cells)
+
+    def trunk(self, images: Tensor) -> Tensor:
+        outputs = self._network.run_stem(images)
+        self._network.run_cells(outputs, last=self._last, taps=self._states, raw=self._states)
+        return torch.cat([outputs[state].raw for state in self._states], dim=1)
+
+    def tail(self, crops: Tensor) -> Tensor:
+        network = self._network
+        network.check_fused(crops)
+        parts = zip(self._states, crops.split(self._widths, dim=1), strict=True)
+        outputs = {state: State(part) for state, part in parts}
+        network.run_cells(outputs, first=self._last)
+        return outputs[len(network.plans)].relu

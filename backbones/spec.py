@@ -1,11 +1,11 @@
 """Everything that defines a network but its weights: the genotype and how cells are scaled and stacked."""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backbones.genotype import Genotype, GenotypeError
+from backbones.files import convert_json
+from backbones.genotype import Genotype
 
 STEMS = ("imagenet", "cifar")
 PADDINGS = ("same", "symmetric")
@@ -79,6 +79,15 @@ class NetworkSpec:
         return 3 if self.stem == "imagenet" else 1
 
     @property
+    def stem_stride(self) -> int:
+        """Pixels of the image per step of the stem convolution's map."""
+        return 2 if self.stem == "imagenet" else 1
+
+    def stem_side(self, size: int) -> int:
+        """Side of that map for an image of `size` pixels; the imagenet stem's convolution has no padding."""
+        return (size - 1) // 2 if self.stem == "imagenet" else size
+
+    @property
     def default_classes(self) -> int:
         """Of a network whose number of classes nobody gives: those of ImageNet, or of CIFAR-10."""
         return 1000 if self.stem == "imagenet" else 10
@@ -90,20 +99,10 @@ class NetworkSpec:
     @classmethod
     def from_dict(cls, value: Any, where: str = "network") -> "NetworkSpec":
         """Reads `to_dict`'s form. where: file and key for the message. Raises ValueError."""
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{where} is {type(value).__name__}, expected an object")
-        known = [field.name for field in dataclasses.fields(cls)]
-        if missing := [key for key in known if key not in value]:
-            raise ValueError(f"{where}.{missing[0]} is missing")
-        if unknown := [key for key in value if key not in known]:
-            raise ValueError(f"{where} has the unknown key {unknown[0]!r}, expected {', '.join(known)}")
-        genotype = Genotype.from_dict(value["genotype"], where=f"{where}.genotype")
-        try:
-            return cls(**{**value, "genotype": genotype})
-        except GenotypeError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{where}: {error}") from None
+        fields = convert_json(value, dict[str, Any], f"{where}.")
+        if "genotype" in fields:
+            fields["genotype"] = Genotype.from_dict(fields["genotype"], where=f"{where}.genotype")
+        return convert_json(fields, cls, f"{where}.")
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, int) or self.size < 1:
+        if self.size < 1:
             raise ValueError(f"preprocessing.size = {self.size!r}, must be a whole number from 1 on")
         if not 0 < self.crop <= 1:
             raise ValueError(f"preprocessing.crop = {self.crop}, must be in (0, 1]")
@@ -130,5 +129,3 @@ class Preprocessing:
             raise ValueError(f"preprocessing.interpolation = {self.interpolation!r}, expected one of {known}")
         if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
             raise ValueError(f"preprocessing.std = {self.std}, expected {len(self.mean)} values above 0")
-        if not all(isinstance(value, int | float) for value in self.mean):
-            raise ValueError(f"preprocessing.mean = {self.mean}, expected numbers")

@@ -7,15 +7,15 @@ import copy
 import difflib
 import functools
 import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone, FeatureInfo
+from backbones.base import Classifier, FeatureInfo, Split
 from backbones.folding import fold_batch_norms
 from backbones.spec import INTERPOLATIONS, Preprocessing
-from backbones.split import Split, StageSplit
 from backbones.timm_spec import TIMM, TimmSpec, without_timm
 
 try:
@@ -44,7 +44,7 @@ def pretrained_state_dict(name: str) -> dict[str, Tensor]:
         ) from error
 
 
-class TimmBackbone(Backbone):
+class TimmBackbone(Classifier):
     """A network of timm. Its maps are those of its own `feature_info`, the last of each stride from 4 to 32.
 
     body: the network itself. There is no auxiliary head; what timm calls drop path follows `set_progress`.
@@ -62,8 +62,7 @@ class TimmBackbone(Backbone):
         dropout: float = 0.0,
         auxiliary: bool = False,
     ) -> None:
-        super().__init__(spec, num_classes, drop_path_keep)
-        self.auxiliary = None
+        super().__init__(spec, spec.default_classes if num_classes is None else num_classes, drop_path_keep)
         training = {"drop_path_rate": 1 - drop_path_keep, "drop_rate": dropout}
         self.body = _body(spec, self.num_classes, {key: rate for key, rate in training.items() if rate})
         self.preprocessing = _preprocessing(self.body, spec)
@@ -86,28 +85,20 @@ class TimmBackbone(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)
 
-    def forward_with_aux(self, x: Tensor) -> tuple[Tensor, None]:
-        return self(x), None
-
     def features(self, x: Tensor) -> dict[str, Tensor]:
-        maps = self.body.forward_intermediates(
-            x, indices=self._levels, stop_early=True, intermediates_only=True
-        )
+        maps = self._maps(self._levels, x)
         return {info.name: x for info, x in zip(self.feature_info, maps, strict=True)}
+
+    def _maps(self, levels: list[int], x: Tensor) -> list[Tensor]:
+        return self.body.forward_intermediates(x, indices=levels, stop_early=True, intermediates_only=True)
 
     def split(self, stride: int = 16) -> Split:
         if stride not in self._tails:
             self._tails[stride] = self._stages_after(stride)
         stages = {name: self.get_submodule(name) for name in self._tails[stride]}
         at = next(index for index, info in enumerate(self.feature_info) if info.stride == stride)
-        take = functools.partial(self._map, self._levels[at])
-        return StageSplit(take, stages, *self.feature_info[at:])
-
-    def _map(self, level: int, images: Tensor) -> Tensor:
-        (found,) = self.body.forward_intermediates(
-            images, indices=[level], stop_early=True, intermediates_only=True
-        )
-        return found
+        trunk = functools.partial(self._maps, [self._levels[at]])
+        return StageSplit(trunk, stages, *self.feature_info[at:])
 
     def _stages_after(self, stride: int) -> tuple[str, ...]:
         """Names of the modules between the last map of that stride and the last map of all.
@@ -165,6 +156,33 @@ class TimmBackbone(Backbone):
             self.body.reset_classifier(0)
 
 
+class StageSplit(Split):
+    """Before the last stage of a network of timm: the map is that of the stage before.
+
+    trunk: images to the one map. stages: what follows, in order, by the names that they have in the network.
+    """
+
+    def __init__(
+        self,
+        trunk: Callable[[Tensor], list[Tensor]],
+        stages: Mapping[str, nn.Module],
+        info: FeatureInfo,
+        last: FeatureInfo,
+    ) -> None:
+        self._trunk, self._stages = trunk, list(stages.values())
+        self.stride, self.channels, self.tail_channels = info.stride, info.channels, last.channels
+        self.tail_modules = tuple(stages)
+
+    def trunk(self, images: Tensor) -> Tensor:
+        (last,) = self._trunk(images)
+        return last
+
+    def tail(self, crops: Tensor) -> Tensor:
+        for stage in self._stages:
+            crops = stage(crops)
+        return crops
+
+
 def _body(spec: TimmSpec, num_classes: int, training: dict[str, float]) -> nn.Module:
     if not timm.is_model(spec.timm):
         near = difflib.get_close_matches(spec.timm, timm.list_models(), n=3, cutoff=0.3)
@@ -193,12 +211,12 @@ def _preprocessing(body: nn.Module, spec: TimmSpec) -> Preprocessing:
     )
     interpolation = data["interpolation"]
     if interpolation not in INTERPOLATIONS:
-        _warn(
+        warn_once(
             f"{TIMM}{spec.timm}: timm resizes by {interpolation!r}, which is not known here; bilinear is used"
         )
         interpolation = "bilinear"
     if data["crop_mode"] != "center":
-        _warn(
+        warn_once(
             f"{TIMM}{spec.timm}: timm evaluates it by crop_mode = {data['crop_mode']!r}, which is not known "
             "here; the central square is used"
         )
@@ -212,6 +230,6 @@ def _preprocessing(body: nn.Module, spec: TimmSpec) -> Preprocessing:
 
 
 @functools.cache
-def _warn(message: str) -> None:
+def warn_once(message: str) -> None:
     """Once, however often the network is built: a weights file is checked by building its network."""
     log.warning(message)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from backbones.base import FeatureInfo
 from backbones.network import NASNet
+from backbones.plan import live_outputs, plan_cells
 from backbones.spec import NetworkSpec, Preprocessing
 from backbones.timm_spec import without_timm
 from backbones.zoo import ZOO
@@ -64,9 +65,9 @@ class TimmNASNet(NASNet):
             )
         self.in_chans, self.drop_rate = in_chans, drop_rate
         if spec.stem == "imagenet":
-            self._taps = {0: "c1", **self._taps}
-            self.feature_info = [FeatureInfo("c1", spec.stem_filters, 2), *self.feature_info]
-        self._levels = list(self._taps)
+            self.taps = {0: "c1", **self.taps}
+            self.feature_info = [FeatureInfo("c1", spec.stem_filters, spec.stem_stride), *self.feature_info]
+        self._levels = list(self.taps)
         modules = ["stem", *(f"cells.{plan.name}" for plan in self.plans)]
         self.feature_info = [
             TimmFeatureInfo(info.name, info.channels, info.stride, modules[index])
@@ -96,7 +97,7 @@ class TimmNASNet(NASNet):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """`[N, num_features, H, W]` after the ReLU, not pooled."""
-        return self._run(x)[len(self.plans)].relu
+        return self.run(x)[len(self.plans)].relu
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.dropout(self.global_pool(x))
@@ -122,7 +123,7 @@ class TimmNASNet(NASNet):
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt = {output_fmt!r}, only NCHW is known")
         levels = sorted({self._levels[index] for index in self._taken(indices)})
-        outputs = self._run(x, levels)
+        outputs = self.run(x, levels)
         maps = [outputs[level].relu for level in levels]
         return maps if intermediates_only else (outputs[len(self.plans)].relu, maps)
 
@@ -136,14 +137,12 @@ class TimmNASNet(NASNet):
         taken = self._taken(indices)
         last = self._levels[max(taken)]
         cut = last < len(self.plans)
-        live = {self._levels[index] for index in taken}
-        for index in range(last, 0, -1):
-            live |= self.plans[index - 1].read if index in live else set()
+        live = live_outputs(self.plans[:last], {self._levels[index] for index in taken})
         for index, plan in enumerate(self.plans, start=1):
             if index not in live and plan.name in self.cells:
                 del self.cells[plan.name]
         self.plans = self.plans[:last]
-        self._taps = {index: name for index, name in self._taps.items() if index in live}
+        self.taps = {index: name for index, name in self.taps.items() if index in live}
         if cut:
             self.num_features = self.feature_info[max(taken)].channels
         if cut or prune_head:
@@ -186,9 +185,8 @@ def _create(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 
 def _default_cfg(spec: NetworkSpec) -> dict[str, Any]:
-    preprocessing, imagenet = Preprocessing(spec.image_size), spec.stem == "imagenet"
-    side = (spec.image_size - 1) // 2 if imagenet else spec.image_size
-    pool = -(-side // (16 if imagenet else 4))
+    preprocessing = Preprocessing(spec.image_size)
+    pool = -(-spec.stem_side(spec.image_size) // (plan_cells(spec)[-1].stride // spec.stem_stride))
     return {
         "input_size": (spec.in_channels, spec.image_size, spec.image_size),
         "pool_size": (pool, pool),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from backbones.files import convert_json
 from celltransfer import not_installed
 
 TIMM = "timm/"
@@ -44,17 +45,15 @@ class TimmSpec:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.timm, str) or not self.timm:
+        if not self.timm:
             raise ValueError(f"timm = {self.timm!r}, expected a name of timm")
         for key in ("image_size", "in_channels"):
             value = getattr(self, key)
             if not (value is None and key == "image_size") and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{key} = {value!r}, must be a whole number from 1 on")
         momentum = self.batch_norm_momentum
-        if momentum is not None and (not isinstance(momentum, int | float) or not 0 < momentum <= 1):
+        if momentum is not None and not 0 < momentum <= 1:
             raise ValueError(f"batch_norm_momentum = {momentum!r}, must be in (0, 1]")
-        if not isinstance(self.arguments, Mapping):
-            raise ValueError(f"arguments is {type(self.arguments).__name__}, expected an object")
         for key, value in self.arguments.items():
             if key in _INSTEAD:
                 raise ValueError(f"{key} = {value!r} is not taken as an argument of timm: {_INSTEAD[key]}")
@@ -83,13 +82,7 @@ class TimmSpec:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], where: str = "network") -> "TimmSpec":
         """Reads `to_dict`'s form. where: file and key for the message. Raises ValueError."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        if unknown := [key for key in value if key not in known]:
-            raise ValueError(f"{where} has the unknown key {unknown[0]!r}, expected {', '.join(known)}")
-        try:
-            return cls(**value)
-        except ValueError as error:
-            raise ValueError(f"{where}.{error}") from None
+        return convert_json(value, cls, f"{where}.", defaults=True)
 
 
 def without_timm(error: ImportError) -> ModuleNotFoundError:

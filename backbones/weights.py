@@ -4,22 +4,23 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from backbones.base import Backbone
+from backbones.base import Classifier
 from backbones.build import build
-from backbones.files import write_atomically
-from backbones.foreign_weights import FOREIGN_NETWORKS, blank_network, their_names
+from backbones.files import convert_json, shown, write_atomically
+from backbones.foreign_weights import blank_network, their_names
 from backbones.metadata import FORMAT, KEY, read_metadata
 from backbones.network import NASNet
-from backbones.spec import NetworkSpec, Preprocessing
-from backbones.timm_spec import TimmSpec
-from backbones.zoo import read_spec
+from backbones.spec import Preprocessing
+from backbones.zoo import FOREIGN_NETWORKS, read_spec
 
 LISTED = 20
 """Tensors of one kind that an error names; a foreign state dict can be wrong in a thousand."""
@@ -52,7 +53,7 @@ def read_safetensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str,
 
 
 def save(
-    net: Backbone,
+    net: Classifier,
     path: str | os.PathLike[str],
     *,
     classes: list[str] | None = None,
@@ -78,7 +79,7 @@ def save(
 
 
 def describe(
-    net: Backbone, classes: list[str] | None = None, metrics: Mapping[str, float] | None = None
+    net: Classifier, classes: list[str] | None = None, metrics: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
     """What a weights file says of its network: enough to build it again without any other file."""
     classes = net.classes if classes is None else classes
@@ -93,38 +94,35 @@ def describe(
     }
 
 
-def from_description(metadata: Mapping[str, Any], where: str, **training: Any) -> Backbone:
+@dataclass(frozen=True)
+class _Description:
+    """What `from_description` reads."""
+
+    network: dict[str, Any]
+    num_classes: Annotated[int, msgspec.Meta(ge=1)]
+    preprocessing: Preprocessing
+    classes: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.classes is not None and len(self.classes) != self.num_classes:
+            raise ValueError(f"classes = {shown(self.classes)}, expected {self.num_classes} names")
+
+
+def from_description(metadata: Mapping[str, Any], where: str, **training: Any) -> Classifier:
     """The network that `describe` described, with fresh weights. where: the file, for the message.
 
     training: `drop_path_keep`, `dropout`, `auxiliary` of `NASNet`. Raises ValueError.
     """
-    for key in ("network", "num_classes", "preprocessing"):
-        if key not in metadata:
-            raise ValueError(f"{where}: the metadata key {key!r} is missing")
-    spec = read_spec(metadata["network"], f"{where}: network")
-    num_classes, classes = metadata["num_classes"], metadata.get("classes")
-    if not isinstance(num_classes, int) or num_classes < 1:
-        raise ValueError(f"{where}: num_classes = {num_classes!r}, expected a whole number from 1 on")
-    if classes is not None and (not isinstance(classes, list) or len(classes) != num_classes):
-        raise ValueError(f"{where}: classes = {classes!r:.80}, expected a list of {num_classes} names")
-    net = build(spec, num_classes, **training)
-    net.preprocessing, net.classes = _preprocessing(metadata["preprocessing"], spec, where), classes
-    return net
-
-
-def _preprocessing(value: Any, spec: NetworkSpec | TimmSpec, where: str) -> Preprocessing:
-    try:
-        fields: dict[str, Any] = {
-            key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items()
-        }
-        preprocessing = Preprocessing(**fields)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{where}: preprocessing: {error}") from None
-    if len(preprocessing.mean) != spec.in_channels:
+    given = {key: metadata[key] for key in _Description.__annotations__ if key in metadata}
+    read = convert_json(given, _Description, f"{where}: ", defaults=True)
+    spec = read_spec(read.network, f"{where}: network")
+    if len(read.preprocessing.mean) != spec.in_channels:
         raise ValueError(
-            f"{where}: preprocessing.mean = {preprocessing.mean}, expected {spec.in_channels} values"
+            f"{where}: preprocessing.mean = {read.preprocessing.mean}, expected {spec.in_channels} values"
         )
-    return preprocessing
+    net = build(spec, read.num_classes, **training)
+    net.preprocessing, net.classes = read.preprocessing, read.classes
+    return net
 
 
 def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -161,7 +159,7 @@ def _differences(expected: Mapping[str, Tensor], given: Mapping[str, Any]) -> st
     return "; ".join(listed)
 
 
-def load(path: str | os.PathLike[str], **training: Any) -> Backbone:
+def load(path: str | os.PathLike[str], **training: Any) -> Classifier:
     """The network of a `backbone.safetensors` with its weights, in evaluation mode.
 
     training: `drop_path_keep`, `dropout`, `auxiliary` of `NASNet`; an auxiliary head has fresh weights.
@@ -169,8 +167,8 @@ def load(path: str | os.PathLike[str], **training: Any) -> Backbone:
     """
     tensors, metadata = read_safetensors(path, "backbone")
     net = from_description(metadata, str(path), **training)
-    auxiliary = {} if net.auxiliary is None else net.auxiliary.state_dict(prefix="auxiliary.")
-    load_tensors(net, {**tensors, **auxiliary}, str(path))
+    fresh = {name: tensor for name, tensor in net.state_dict().items() if name.startswith("auxiliary.")}
+    load_tensors(net, {**tensors, **fresh}, str(path))
     return net.eval()
 
 

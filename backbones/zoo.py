@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,35 @@ ZOO: Mapping[str, NetworkSpec] = {
         NASNET_A, 6, 96, stem="cifar", stem_filters=288, image_size=32, **_CIFAR_NORM
     ),
 }
+
+
+@dataclass(frozen=True)
+class ForeignNetwork:
+    """A network of another package, as its defaults build it. crop, interpolation: of its evaluation."""
+
+    name: str
+    spec: NetworkSpec
+    crop: float
+    interpolation: str
+
+
+FOREIGN_NETWORKS: Mapping[str, ForeignNetwork] = {
+    "timm": ForeignNetwork(
+        "nasnetalarge",
+        dataclasses.replace(
+            ZOO["nasnet_a_large"], batch_norm_momentum=0.1, strided_average_counts_padding=True
+        ),
+        crop=0.911,
+        interpolation="bicubic",
+    ),
+    "pretrainedmodels": ForeignNetwork(
+        "nasnetamobile",
+        dataclasses.replace(ZOO["nasnet_a_mobile"], batch_norm_momentum=0.1),
+        crop=0.875,
+        interpolation="bilinear",
+    ),
+}
+"""By package, those that `convert` takes weights of: timm 1.0.31 and pretrainedmodels 0.7.4."""
 
 
 def list_models() -> list[str]:

@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone
+from backbones.base import Classifier
 from backbones.factory import create
 from benchmarks.ratios import Row, compare, cpu, interleaved, parser, report
 from detection.engines.config import TorchvisionC4Config
@@ -28,7 +28,7 @@ CHUNKS = (16, 32, 64)
 ALL_AT_ONCE = 10_000
 
 
-def detector(network: Backbone, side: int) -> TorchvisionC4:
+def detector(network: Classifier, side: int) -> TorchvisionC4:
     """With statistics under which layers give values of size 1, and proposals are not all of one kind."""
     network.remove_classifier()
     for module in network.modules():
@@ -56,7 +56,7 @@ def check_equal(plain: TorchvisionC4, fast: TorchvisionC4, image: Tensor) -> Non
 
 
 @torch.inference_mode()
-def inference(rounds: int, network: Backbone | None = None, side: int = 600) -> Iterator[Row]:
+def inference(rounds: int, network: Classifier | None = None, side: int = 600) -> Iterator[Row]:
     """An image of `side` x `side` pixels, with fresh weights. network: None is NASNet-A mobile."""
     torch.manual_seed(0)
     default = TorchvisionC4Config().roi_chunk

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones import cell, fused, layers, network, norm
+from backbones import cell, fused, fused_operations, layers, network, norm
 from backbones.network import NASNet
 from benchmarks.peers import IN_FLOAT64, check_equal, gradients, pair, training_step
 from benchmarks.ratios import Row, compare, interleaved
@@ -37,7 +37,7 @@ class ReadAnew(cell.State):
 UNSHARED: list[Patch] = [(cell, "State", ReadAnew), (network, "State", ReadAnew)]
 FUSED: dict[str, list[Patch]] = {
     "depthwise convolutions side by side": [(fused, "MERGE_UP_TO_ROWS", 0)],
-    "convolution instead of product from 1,700 pixels on": [(fused, "CONVOLVE_FROM_ROWS", 10**12)],
+    "convolution instead of product from 1,700 pixels on": [(fused_operations, "CONVOLVE_FROM_ROWS", 10**12)],
 }
 """Of the fused network."""
 TRAINING: dict[str, list[Patch]] = {

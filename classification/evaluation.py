@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 from backbones import weights
-from backbones.base import Backbone
+from backbones.base import Classifier
 from backbones.files import write_json
 from backbones.image_transforms import normalise
 from backbones.metadata import read_metadata
@@ -90,7 +90,7 @@ def stored_batch_size(path: str) -> int:
     return int(evaluation.get("batch_size", BATCH_SIZE))
 
 
-def check_classes(path: str, network: Backbone, images: ImageSet) -> None:
+def check_classes(path: str, network: Classifier, images: ImageSet) -> None:
     """Raises ValueError that names the first class in which the weights and the data differ.
 
     Weights without names, such as those of another package, need as many classes as the data have."""
@@ -136,7 +136,7 @@ def evaluation_loader(
 
 
 @torch.inference_mode()
-def evaluate(network: Backbone, batches: ResumableLoader, device: torch.device) -> Predictions:
+def evaluate(network: Classifier, batches: ResumableLoader, device: torch.device) -> Predictions:
     """A network, which is left on `device` in evaluation mode and channels_last, on all images of a loader.
 
     Raises NonFiniteError where the loss is not finite.

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from backbones import weights
-from backbones.base import Backbone
+from backbones.base import Classifier
 from backbones.image_transforms import transforms
 from backbones.network import NASNet
 from runtime.device import resolve_device
@@ -29,7 +29,7 @@ class Guess(NamedTuple):
 
 @torch.inference_mode()
 def predict(
-    network: Backbone, paths: Sequence[Path], *, top: int = 5, batch_size: int = 16
+    network: Classifier, paths: Sequence[Path], *, top: int = 5, batch_size: int = 16
 ) -> Iterator[tuple[Path, list[Guess] | Exception]]:
     """For each file, in order, the `top` most probable classes, or why it cannot be read as an image.
 
@@ -59,7 +59,7 @@ def _attempt(path: Path, see: Callable[[Image.Image], Tensor]) -> Tensor | Excep
         return error
 
 
-def load(path: str, device: str, images: int) -> Backbone:
+def load(path: str, device: str, images: int) -> Classifier:
     """The network of a weights file on its device, in the form that is fastest for so many images.
 
     Fused logits differ from the others by rounding alone, as those of another batch size do."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler
 
-from backbones.base import Backbone
+from backbones.base import Classifier, ScheduledDropPath, training_forward
 from backbones.image_transforms import normalise
 from classification.metrics import ClassificationSums
 from classification.mixing import Mixing
@@ -42,15 +42,15 @@ class ClassificationModule(L.LightningModule):
 
     make_schedule: stepped after each optimiser step. mixing: of training batches, where there is one; the
     accuracy in training then is that of the mixed images by the first one's label. train_forward: what
-    a training step calls in place of `network.forward_with_aux`, such as the same compiled. channels_last:
+    a training step calls in place of `training_forward(network)`, such as the same compiled. channels_last:
     the order of a batch's images in memory; False: NCHW.
     """
 
     def __init__(
         self,
-        network: Backbone,
+        network: Classifier,
         loss: Loss,
-        make_optimizer: Callable[[Backbone], torch.optim.Optimizer],
+        make_optimizer: Callable[[Classifier], torch.optim.Optimizer],
         make_schedule: Callable[[torch.optim.Optimizer], LRScheduler],
         mixing: Mixing | None = None,
         *,
@@ -58,7 +58,7 @@ class ClassificationModule(L.LightningModule):
         channels_last: bool = True,
     ) -> None:
         super().__init__()
-        self.train_forward = train_forward or network.forward_with_aux
+        self.train_forward = train_forward or training_forward(network)
         self.channels_last = channels_last
         self.mixing = mixing
         self.network = network
@@ -141,9 +141,9 @@ def _over_ranks(sums: ClassificationSums) -> ClassificationSums:
 class DropPathSchedule(L.Callback):
     """Tells the network before each batch which share of the optimiser steps is done."""
 
-    def __init__(self, network: Backbone) -> None:
+    def __init__(self, network: Classifier) -> None:
         self.network = network
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
-        if self.network.drop_path_keep < 1:
+        if isinstance(self.network, ScheduledDropPath) and self.network.drop_path_keep < 1:
             self.network.set_progress(trainer.global_step / trainer.estimated_stepping_batches)

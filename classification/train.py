@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 from backbones import weights
-from backbones.base import Backbone
+from backbones.base import Classifier, training_forward
 from backbones.build import build
 from backbones.costs import profile
 from backbones.spec import Preprocessing
@@ -97,7 +97,7 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
 
 def _finish(
     folder: RunFolder,
-    network: Backbone,
+    network: Classifier,
     predictions: Predictions,
     mistakes: Mistakes,
     loggers: Sequence[Logger],
@@ -130,7 +130,7 @@ def _open_both(data: ImageDataConfig) -> tuple[ImageSet, ImageSet]:
     return train, test
 
 
-def _build_network(config: ClassificationConfig, classes: list[str]) -> Backbone:
+def _build_network(config: ClassificationConfig, classes: list[str]) -> Classifier:
     recipe, data = config.recipe, config.data
     network = build(
         config.backbone.spec(),
@@ -151,7 +151,7 @@ def _build_network(config: ClassificationConfig, classes: list[str]) -> Backbone
 
 
 def _build_module(
-    config: ClassificationConfig, network: Backbone, steps_per_epoch: int
+    config: ClassificationConfig, network: Classifier, steps_per_epoch: int
 ) -> ClassificationModule:
     recipe = config.recipe
     if recipe.scaled_lr != recipe.lr:
@@ -167,7 +167,7 @@ def _build_module(
         partial(build_optimizer, recipe),
         lambda optimizer: build_schedule(recipe, optimizer, steps_per_epoch),
         mixing,
-        train_forward=compiled(config.trainer, network.forward_with_aux),
+        train_forward=compiled(config.trainer, training_forward(network)),
         channels_last=config.trainer.channels_last,
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone
+from backbones.base import Backbone, Fusible
 from detection.formats import Prediction, Target
 
 log = logging.getLogger(__name__)
@@ -45,13 +45,17 @@ class Engine(nn.Module, ABC):
 
         It can be neither trained nor stored; the engine itself stays as it is. Where the backbone's norms
         cannot be folded, the log says why, and they stay."""
+        twin = copy.deepcopy(self, {id(self.backbone): _fused(self.backbone)})
+        return twin.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def _fused(backbone: Backbone) -> nn.Module:
+    if isinstance(backbone, Fusible):
         try:
-            backbone = self.backbone.fuse()
+            return backbone.fuse()
         except ValueError as error:
             log.info("The backbone is not fused for inference: %s", error)
-            backbone = copy.deepcopy(self.backbone)
-        twin = copy.deepcopy(self, {id(self.backbone): backbone})
-        return twin.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    return copy.deepcopy(backbone)
 
 
 def check_rgb(mean: Sequence[float], std: Sequence[float]) -> None:

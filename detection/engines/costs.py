@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from backbones.base import split_at
 from backbones.build import build
 from backbones.cell import CellModule
 from backbones.layers import Pool
@@ -73,7 +74,7 @@ def _of_torchvision(config: EngineConfig) -> EngineConfig:
 
 
 def _c4(engine: TorchvisionC4, image: Tensor) -> list[Part]:
-    split = engine.backbone.split(C4_STRIDE)
+    split = split_at(engine.backbone, C4_STRIDE)
     tail = [engine.backbone.get_submodule(name) for name in split.tail_modules]
     feature_map, trunk = _measured("trunk", [engine.backbone], lambda: split.trunk(image))
     proposals = engine.rpn.config.post_nms_test

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone
+from backbones.base import Backbone, split_at
 from detection.engines.base import Engine
 from detection.engines.config import C4_STRIDE, C4Config
 from detection.engines.detectron2_parts import (
@@ -41,7 +41,7 @@ class Detectron2C4(Detectron2Engine):
         std: Sequence[float],
     ):
         super().__init__(backbone, num_classes, mean, std)
-        split = backbone.split(C4_STRIDE)
+        split = split_at(backbone, C4_STRIDE)
         self.proposal_generator = proposal_network(
             config.rpn, split.channels, {MAP: C4_STRIDE}, [config.rpn.anchor_sizes], config.rpn_channels
         )
@@ -49,7 +49,7 @@ class Detectron2C4(Detectron2Engine):
         self.roi_heads.chunk = config.roi_chunk
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
-        return {MAP: self.backbone.split(C4_STRIDE).trunk(images)}
+        return {MAP: split_at(self.backbone, C4_STRIDE).trunk(images)}
 
 
 class _Tail(nn.Module):
@@ -61,7 +61,7 @@ class _Tail(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """`[R, C, h, w]` to `[R, C', 1, 1]`, the mean that the heads take."""
-        maps = self.owner[0].backbone.split(C4_STRIDE).tail(crops)
+        maps = split_at(self.owner[0].backbone, C4_STRIDE).tail(crops)
         return maps.mean(dim=(2, 3), keepdim=True)
 
 

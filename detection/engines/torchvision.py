@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from backbones.base import Backbone
+from backbones.base import Backbone, Fusible
 from detection.engines.base import Engine
 from detection.engines.config import FpnConfig
 from detection.engines.fpn import PYRAMID_STRIDES, pyramid_maps
@@ -58,7 +58,9 @@ class TorchvisionEngine(Engine):
                 for image in images
             ]
         )
-        return (batch.contiguous(memory_format=torch.channels_last) if self.backbone.fused else batch), sizes
+        if isinstance(self.backbone, Fusible) and self.backbone.fused:
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        return batch, sizes
 
 
 class TorchvisionFpn(TorchvisionEngine):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from backbones.base import Backbone
+from backbones.base import Backbone, split_at
 from detection.engines.config import C4_STRIDE, C4Config
 from detection.engines.torchvision import TorchvisionEngine
 from detection.model.heads import SecondStage
@@ -25,7 +25,7 @@ class TorchvisionC4(TorchvisionEngine):
         std: Sequence[float],
     ):
         super().__init__(backbone, num_classes, mean, std)
-        split = backbone.split(C4_STRIDE)
+        split = split_at(backbone, C4_STRIDE)
         sizes = [config.rpn.anchor_sizes]
         self.rpn = RegionProposals(config.rpn, split.channels, [C4_STRIDE], sizes, config.rpn_channels)
         self.box_head = SecondStage(config.box_head, split.tail_channels, num_classes)
@@ -35,11 +35,11 @@ class TorchvisionC4(TorchvisionEngine):
     def maps(self, images: list[Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
         """One map, at stride 16. The batch is as large as its largest image, as with Detectron2's C4."""
         batch, sizes = self._batch(images, 1)
-        return [self.backbone.split(C4_STRIDE).trunk(batch)], sizes
+        return [split_at(self.backbone, C4_STRIDE).trunk(batch)], sizes
 
     def score(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         (feature_map,) = maps
-        tail = self.backbone.split(C4_STRIDE).tail
+        tail = split_at(self.backbone, C4_STRIDE).tail
         rois = rows(boxes)
         # In training, batch normalisation sees all regions at once.
         chunks = rois.split(len(rois) if self.training else self.roi_chunk)

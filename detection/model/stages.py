@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone
+from backbones.base import Backbone, split_at
 from detection.model.norms import freeze_statistics
 from runtime.ranges import AT, ConfigError
 
@@ -50,7 +50,7 @@ def check_halves(network: Backbone, name: str, stride: int) -> None:
     name: of the network, for the message. Raises ValueError where one of them refuses it, or where a map is
     not image / stride, rounded up, by which proposals are placed and crops taken."""
     height, width = ODD_SIZE
-    split = network.split(stride)
+    split = split_at(network, stride)
     try:
         with torch.no_grad(), _evaluating(network):
             between = split.trunk(_image(network, height, width))

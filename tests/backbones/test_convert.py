@@ -214,7 +214,7 @@ def test_files_from_before_batch_norm_counted_its_batches_convert(timm_net):
 @pytest.mark.parametrize("size", [7, 8])
 def test_average_pools_of_stride_2_count_their_padding_as_timm_does_where_the_spec_says_so(size):
     def pool(stride, counts):
-        return OPERATIONS["avg_pool_3x3"](Layers("same", 1e-3, 0.1, counts), 1, 1, stride)
+        return OPERATIONS["avg_pool_3x3"].build(Layers("same", 1e-3, 0.1, counts), 1, 1, stride)
 
     ones = torch.ones(1, 1, size, size)
     corner = {7: (0, 0), 8: (-1, -1)}[size]  # an even size is padded after its end only

@@ -21,8 +21,7 @@ from torch.export import Dim
 
 from backbones import Block, Cell, Genotype, NetworkSpec, create, load, save
 from backbones.__main__ import main
-from backbones.export import _replace as replace_files
-from backbones.export import export, openvino_core
+from backbones.export import export, openvino_core, replace_files
 from backbones.formats import SUFFIXES
 from backbones.genotype import OPERATION_NAMES
 from backbones.network import NASNet

@@ -12,7 +12,8 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from backbones import create
-from backbones.fused import CONVOLVE_FROM_ROWS, MERGE_UP_TO_ROWS
+from backbones.fused import MERGE_UP_TO_ROWS
+from backbones.fused_operations import CONVOLVE_FROM_ROWS
 from backbones.genotype import OPERATION_NAMES, Block, Cell, Genotype
 from backbones.network import NASNet
 from backbones.spec import NetworkSpec

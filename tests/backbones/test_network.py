@@ -9,6 +9,7 @@ from backbones.genotype import OPERATION_NAMES, Block, Cell, Genotype
 from backbones.layers import FactorizedReduction, Layers, Pool, SameConv2d
 from backbones.operations import OPERATIONS
 from backbones.published import NASNET_A
+from backbones.spec import Preprocessing
 from backbones.zoo import ZOO
 
 
@@ -142,7 +143,7 @@ def test_cells_without_a_reader_are_not_built():
 def test_every_operation_maps_to_the_channels_and_size_asked_for(operation, stride, padding):
     layers = Layers(padding, 1e-3, 0.1)
     for size in (7, 8):
-        module = OPERATIONS[operation](layers, 6, 4, stride)
+        module = OPERATIONS[operation].build(layers, 6, 4, stride)
         out = module(torch.randn(2, 6, size, size + 1))
         assert out.shape == (2, 4, -(-size // stride), -(-(size + 1) // stride))
 
@@ -277,12 +278,38 @@ def test_weights_start_as_in_tensorflow():
         ({"stem": "resnet"}, "stem = 'resnet', expected one of imagenet, cifar"),
         ({"padding": "full"}, "padding = 'full', expected one of same, symmetric"),
         ({"image_size": 2}, "image_size = 2, the imagenet stem needs at least 3"),
+        ({"skip_reduction_input": 1}, "skip_reduction_input = 1, expected true or false"),
+        ({"batch_norm_eps": 0.0}, "batch_norm_eps = 0.0, must be above 0"),
+        ({"batch_norm_momentum": 0.0}, r"batch_norm_momentum = 0.0, must be in \(0, 1\]"),
+        ({"batch_norm_momentum": 1.5}, r"batch_norm_momentum = 1.5, must be in \(0, 1\]"),
         ({"depth": 3}, "unknown network field 'depth'"),
     ],
 )
 def test_a_wrong_size_is_named(overrides, message):
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+    with pytest.raises(ValueError, match=message):
         create("nasnet_a_mobile", 10, **overrides)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": 0}, "preprocessing.size = 0, must be a whole number from 1 on"),
+        ({"crop": 0.0}, r"preprocessing.crop = 0.0, must be in \(0, 1\]"),
+        ({"mean": (0.5,)}, "preprocessing.std = .*, expected 1 values above 0"),
+        ({"std": (0.5, 0.5, 0.0)}, "preprocessing.std = .*, expected 3 values above 0"),
+        ({"interpolation": "box"}, "preprocessing.interpolation = 'box', expected one of nearest, bilinear"),
+    ],
+)
+def test_preprocessing_out_of_range_is_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        Preprocessing(**{"size": 32, **values})
+
+
+def test_a_run_holds_only_the_outputs_that_are_still_needed():
+    net = create("nasnet_a_mobile", 10, cells_per_stage=3, filters=8, skip_reduction_input=True)
+    last, x = len(net.plans), torch.randn(1, 3, 64, 64)
+    assert set(net.run(x)) <= {last - 2, last - 1, last}
+    assert set(net.run(x, taps={1, 4})) <= {1, 4, last - 2, last - 1, last}
 
 
 def test_too_small_images_say_the_smallest():

@@ -1,4 +1,4 @@
-"""`Backbone.split`: a network cut in two computes what it does whole. Shapes: docs/nasnet.md, section 7."""
+"""`split`: a network cut in two computes what it does whole. Shapes: docs/nasnet.md, section 7."""
 
 import pytest
 import torch

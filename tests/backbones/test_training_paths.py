@@ -117,7 +117,9 @@ def saved_maps(run, *inputs) -> list[tuple[bool, tuple[int, ...]]]:
 
 
 def test_a_lean_separable_convolution_keeps_three_maps_instead_of_six():
-    layers = OPERATIONS["sep_conv_3x3"](Layers("same", 1e-3, 0.1), 8, 16, 2).to(memory_format=CHANNELS_LAST)
+    layers = (
+        OPERATIONS["sep_conv_3x3"].build(Layers("same", 1e-3, 0.1), 8, 16, 2).to(memory_format=CHANNELS_LAST)
+    )
     images = torch.randn(2, 8, 65, 65).contiguous(memory_format=CHANNELS_LAST).requires_grad_()
     assert PRODUCT_UP_TO_PIXELS < 2 * 33 * 33  # matrix products keep matrices
     given, narrow, wide = (True, (2, 8, 65, 65)), (False, (2, 8, 33, 33)), (False, (2, 16, 33, 33))

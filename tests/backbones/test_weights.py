@@ -53,16 +53,16 @@ def rewritten(path, change):
         (lambda t, m: m.update(format=9), "format = 9, this version reads format 2"),
         (lambda t, m: m.pop("format"), "format = None, this version reads format 2"),
         (lambda t, m: m.update(kind="detector"), "kind = 'detector', expected 'backbone'"),
-        (lambda t, m: m.pop("network"), "the metadata key 'network' is missing"),
+        (lambda t, m: m.pop("network"), "safetensors: network is missing"),
         (lambda t, m: m["network"].pop("stem"), "network.stem is missing"),
         (
             lambda t, m: m["network"].pop("strided_average_counts_padding"),
             "network.strided_average_counts_padding is missing",
         ),
-        (lambda t, m: m["network"].update(filters="x"), "network: "),
+        (lambda t, m: m["network"].update(filters="x"), "network.filters = 'x', expected int"),
         (
             lambda t, m: m["network"].update(strided_average_counts_padding=1),
-            "strided_average_counts_padding = 1, expected true or false",
+            "network.strided_average_counts_padding = 1, expected bool",
         ),
         (
             lambda t, m: m["network"]["genotype"]["normal"]["blocks"][1].update(left=5),
@@ -70,16 +70,25 @@ def rewritten(path, change):
         ),
         (
             lambda t, m: m["network"].update(cells_per_stage=1.5),
-            "cells_per_stage = 1.5, must be a whole number",
+            "network.cells_per_stage = 1.5, expected int",
         ),
-        (lambda t, m: m.update(num_classes="ten"), "num_classes = 'ten', expected a whole number"),
-        (lambda t, m: m.update(classes=["a"]), "expected a list of 3 names"),
-        (lambda t, m: m["preprocessing"].update(crop=3), "preprocessing.crop = 3"),
+        (
+            lambda t, m: m["network"].update(depth=3),
+            "network.depth is unknown, expected genotype, cells_per_st",
+        ),
+        (lambda t, m: m.update(num_classes="ten"), "safetensors: num_classes = 'ten', expected int"),
+        (lambda t, m: m.update(num_classes=0), "safetensors: num_classes = 0, expected int >= 1"),
+        (lambda t, m: m.update(classes=["a"]), r"safetensors: classes = \['a'\], expected 3 names"),
+        (lambda t, m: m["preprocessing"].update(crop=3), "safetensors: preprocessing.crop = 3"),
+        (lambda t, m: m["preprocessing"].update(scale=3), "preprocessing.scale is unknown, expected size"),
         (
             lambda t, m: m["preprocessing"].update(interpolation="foo"),
             "interpolation = 'foo', expected one of",
         ),
-        (lambda t, m: m["preprocessing"].update(mean=["a", "b", "c"]), "expected numbers"),
+        (
+            lambda t, m: m["preprocessing"].update(mean=["a", "b", "c"]),
+            r"preprocessing.mean\[0\] = 'a', expected float",
+        ),
         (lambda t, m: m["preprocessing"].update(mean=[0.5], std=[0.5]), "expected 3 values"),
         (lambda t, m: t.pop("classifier.bias"), "missing classifier.bias"),
         (lambda t, m: t.update(extra=torch.zeros(1)), "unexpected extra"),
@@ -140,7 +149,7 @@ def test_files_of_another_kind_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not a backbone file in safetensors format"):
         load(path)
     save_file({"a": torch.zeros(1)}, path, metadata={"celltransfer": "[]"})
-    with pytest.raises(ValueError, match="the metadata is list, expected an object"):
+    with pytest.raises(ValueError, match=r"safetensors: metadata = \[\], expected object"):
         load(path)
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="no metadata key 'celltransfer'"):
@@ -167,8 +176,6 @@ def test_any_tensors_travel_with_any_description(tmp_path):
 def test_files_of_format_1_say_what_to_do(tmp_path, kind):
     path = tmp_path / "old.safetensors"
     write_safetensors(path, kind, {"w": torch.zeros(1)}, {"format": 1})
-    message = (
-        "old.safetensors: format 1 named its tensors otherwise; this version reads format 2: train it again"
-    )
+    message = "old.safetensors: format = 1, this version reads format 2; format 1 named its tensors otherwise"
     with pytest.raises(ValueError, match=message):
         read_safetensors(path, kind)
