@@ -6,6 +6,7 @@ from typing import Any
 from backbones.genotype import COMBINATIONS, OPERATION_NAMES
 from classification.config import ImageDataConfig
 from runtime.config import LoggerConfig
+from runtime.ranges import AT, ConfigError, require
 from search.children.config import ChildConfig
 
 
@@ -21,14 +22,13 @@ class SpaceConfig:
     """How a block may join its two operands."""
 
     def __post_init__(self) -> None:
-        if self.blocks < 1:
-            raise ValueError(f"space.blocks = {self.blocks}, must be at least 1")
+        require(self, "blocks", least=1)
         for name, known in (("operations", OPERATION_NAMES), ("combinations", COMBINATIONS)):
             chosen = getattr(self, name)
             if unknown := [option for option in chosen if option not in known]:
-                raise ValueError(f"space.{name} holds {unknown[0]!r}, expected some of {', '.join(known)}")
+                raise ConfigError(f"{AT}{name} holds {unknown[0]!r}, expected some of {', '.join(known)}")
             if not chosen or len(set(chosen)) != len(chosen):
-                raise ValueError(f"space.{name} = {list(chosen)}, must name at least one, and none twice")
+                raise ConfigError(f"{AT}{name} = {list(chosen)}, must name at least one, and none twice")
 
 
 @dataclass(kw_only=True)
@@ -45,13 +45,9 @@ class BudgetConfig:
     """Failed children in a row at which the search pauses: the fault is then hardly theirs."""
 
     def __post_init__(self) -> None:
-        for name in ("children", "failures_in_a_row"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"budget.{name} = {getattr(self, name)}, must be at least 1")
-        if self.max_attempts < 2:
-            raise ValueError(f"budget.max_attempts = {self.max_attempts}, must be at least 2")
-        if self.hours is not None and self.hours <= 0:
-            raise ValueError(f"budget.hours = {self.hours}, must be above 0, or null")
+        require(self, "children", "failures_in_a_row", least=1)
+        require(self, "max_attempts", least=2)
+        require(self, "hours", above=0)
 
 
 @dataclass(kw_only=True)
@@ -80,8 +76,7 @@ class SearchConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
     def __post_init__(self) -> None:
-        if self.window < 1:
-            raise ValueError(f"window = {self.window}, must be at least 1")
+        require(self, "window", least=1)
 
     def parts(self) -> list[str]:
         """See `runtime.config.check_extras`: an evaluator of the user's own opens no images of ours."""

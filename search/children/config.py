@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from backbones.genotype import Genotype
 from backbones.spec import NetworkSpec
 from runtime.config import check_device_name
+from runtime.ranges import require
 
 
 @dataclass(kw_only=True)
@@ -43,22 +44,12 @@ class ChildConfig:
     """`auto` (cuda where there is one, else cpu), `cpu`, `cuda` or `cuda:<number>`."""
 
     def __post_init__(self) -> None:
-        for name in ("cells_per_stage", "filters", "image_size", "epochs", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"child.{name} = {getattr(self, name)}, must be at least 1")
-        if self.batch_size < 2:
-            raise ValueError(f"child.batch_size = {self.batch_size}, batch norm needs at least 2")
-        if self.lr <= 0:
-            raise ValueError(f"child.lr = {self.lr}, must be above 0")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"child.momentum = {self.momentum}, must be in [0, 1)")
-        if not 0 < self.batch_norm_momentum <= 1:
-            raise ValueError(f"child.batch_norm_momentum = {self.batch_norm_momentum}, must be in (0, 1]")
-        if self.weight_decay < 0:
-            raise ValueError(f"child.weight_decay = {self.weight_decay}, must not be negative")
-        for name in ("clip_norm", "validation", "training", "timeout_seconds"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise ValueError(f"child.{name} = {value}, must be above 0, or null")
+        require(self, "cells_per_stage", "filters", "image_size", "epochs", "threads", least=1)
+        require(self, "batch_size", least=2)  # batch norm needs it
+        require(self, "lr", "clip_norm", "validation", "training", "timeout_seconds", above=0)
+        require(self, "momentum", least=0, below=1)
+        require(self, "batch_norm_momentum", above=0, most=1)
+        require(self, "weight_decay", least=0)
         check_device_name(self.device)
 
     def spec(self, genotype: Genotype) -> NetworkSpec:

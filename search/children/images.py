@@ -14,6 +14,7 @@ from classification.data import ImageSet, open_images, stratified
 from classification.device_images import DeviceImages
 from runtime.device import resolve_device
 from runtime.random import derive
+from runtime.ranges import AT, ConfigError, under
 from search.children.config import ChildConfig
 
 
@@ -36,7 +37,8 @@ class ChildImages:
         images = open_images(data, "train")
         training, validation = split(images, child, seed)
         used = np.sort(np.concatenate([training, validation]))
-        device = resolve_device(child.device)
+        with under("child"):
+            device = resolve_device(child.device)
         resident = DeviceImages.from_config(images, data, child.image_size, device, used)
         digest = hashlib.sha256(b"".join(part.tobytes() for part in (images.labels, training, validation)))
         record: dict[str, int | str] = {
@@ -54,9 +56,10 @@ def split(images: ImageSet, child: ChildConfig, seed: int) -> tuple[np.ndarray, 
     held_out = max(1, round(len(images) / 10)) if child.validation is None else child.validation
     used = len(images) - held_out if child.training is None else child.training
     if not child.batch_size <= used <= len(images) - held_out:
-        raise ValueError(
+        raise ConfigError(
             f"{images.source}: {len(images)} training images, of which {held_out} are held out and {used} "
-            f"are to train a child; they must exist and fill a batch of child.batch_size = {child.batch_size}"
+            f"are to train a child; they must exist and fill a batch of {AT}child.batch_size = "
+            f"{child.batch_size}"
         )
     validation = stratified(images.labels, held_out, derive(seed, "validation split"))
     others = np.setdiff1d(np.arange(len(images)), validation)

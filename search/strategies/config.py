@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from runtime.config import Builds
+from runtime.ranges import require
 
 
 @dataclass(kw_only=True)
@@ -40,13 +41,7 @@ class ControllerConfig(Builds):
     """Reward that stands for a failed child."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "architectures_per_update", "passes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"strategy.{name} = {getattr(self, name)}, must be at least 1")
-        for name in ("init", "lr", "clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"strategy.{name} = {getattr(self, name)}, must be above 0")
-        if self.entropy_weight < 0:
-            raise ValueError(f"strategy.entropy_weight = {self.entropy_weight}, must not be negative")
-        if not 0 <= self.baseline_decay < 1:
-            raise ValueError(f"strategy.baseline_decay = {self.baseline_decay}, must be in [0, 1)")
+        require(self, "hidden", "architectures_per_update", "passes", least=1)
+        require(self, "init", "lr", "clip", above=0)
+        require(self, "entropy_weight", least=0)
+        require(self, "baseline_decay", least=0, below=1)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detection.data.annotations import read_coco
-from detection.evaluation.config import EVALUATORS, check_evaluator
+from detection.data.config import CocoDataConfig
+from detection.evaluation.config import EVALUATORS, EvaluateConfig
 from detection.evaluation.results_file import Result, read_results, write_results
 from detection.evaluation.scoring import METRICS, evaluate
 
@@ -222,4 +223,4 @@ def test_nothing_is_printed(tmp_path, capsys, evaluator):
 
 def test_an_unknown_evaluator_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="evaluator = 'quick', expected one of pycocotools, fast"):
-        check_evaluator("quick")
+        EvaluateConfig(weights="detector.safetensors", data=CocoDataConfig(), evaluator="quick")

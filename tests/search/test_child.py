@@ -220,12 +220,12 @@ def test_test_files_are_never_opened(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "child.epochs = 0, must be at least 1"),
-        ({"batch_size": 1}, "child.batch_size = 1"),
-        ({"lr": 0.0}, "child.lr = 0.0"),
-        ({"momentum": 1.0}, "child.momentum = 1.0"),
-        ({"timeout_seconds": 0.0}, "child.timeout_seconds = 0.0"),
-        ({"validation": 0}, "child.validation = 0"),
+        ({"epochs": 0}, "epochs = 0, must be at least 1"),
+        ({"batch_size": 1}, "batch_size = 1"),
+        ({"lr": 0.0}, "lr = 0.0"),
+        ({"momentum": 1.0}, "momentum = 1.0"),
+        ({"timeout_seconds": 0.0}, "timeout_seconds = 0.0"),
+        ({"validation": 0}, "validation = 0"),
         ({"device": "foo"}, "device = 'foo', expected auto, cpu, cuda"),
     ],
 )

@@ -168,10 +168,10 @@ def test_clock_frees_together_what_finishes_together():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"children": 0}, "budget.children = 0, must be at least 1"),
-        ({"failures_in_a_row": 0}, "budget.failures_in_a_row = 0, must be at least 1"),
-        ({"max_attempts": 1}, "budget.max_attempts = 1, must be at least 2"),
-        ({"hours": 0.0}, "budget.hours = 0.0, must be above 0, or null"),
+        ({"children": 0}, "children = 0, must be at least 1"),
+        ({"failures_in_a_row": 0}, "failures_in_a_row = 0, must be at least 1"),
+        ({"max_attempts": 1}, "max_attempts = 1, must be at least 2"),
+        ({"hours": 0.0}, "hours = 0.0, must be above 0, or null"),
     ],
 )
 def test_budget_settings_are_checked(settings, message):

@@ -129,9 +129,9 @@ def test_operation_outside_a_subset_is_named():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"blocks": 0}, "space.blocks = 0"),
-        ({"operations": ["sep_3x3"]}, "space.operations holds 'sep_3x3', expected some of identity"),
-        ({"operations": []}, "space.operations"),
+        ({"blocks": 0}, "blocks = 0"),
+        ({"operations": ["sep_3x3"]}, "operations holds 'sep_3x3', expected some of identity"),
+        ({"operations": []}, "operations = "),
         ({"combinations": ["add", "add"]}, "none twice"),
     ],
 )

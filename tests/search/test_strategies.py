@@ -196,10 +196,10 @@ class TestController(StrategyContract):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"hidden": 0}, "strategy.hidden = 0"),
-        ({"clip": 0.0}, "strategy.clip = 0.0"),
-        ({"baseline_decay": 1.0}, r"strategy.baseline_decay = 1.0, must be in \[0, 1\)"),
-        ({"entropy_weight": -1.0}, "strategy.entropy_weight"),
+        ({"hidden": 0}, "hidden = 0"),
+        ({"clip": 0.0}, "clip = 0.0"),
+        ({"baseline_decay": 1.0}, r"baseline_decay = 1.0, must be in \[0, 1\)"),
+        ({"entropy_weight": -1.0}, "entropy_weight"),
     ],
 )
 def test_controller_settings_are_checked(settings, message):
