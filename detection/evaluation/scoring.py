@@ -68,7 +68,7 @@ def evaluate(coco: CocoAnnotations, results: Sequence[Result], evaluator: str = 
     if not results:
         log.warning("no detections at all: every metric is 0")
     with contextlib.redirect_stdout(io.StringIO()):
-        scorer = _SCORERS[evaluator](*_as_coco(coco, results))
+        scorer = _SCORERS[evaluator](*as_coco(coco, results))
         scorer.evaluate()
         scorer.accumulate()
         scorer.summarize()
@@ -101,10 +101,10 @@ def check_finite(results: Sequence[Result]) -> None:
 Annotations = list[dict[str, Any]]
 
 
-def _as_coco(
+def as_coco(
     coco: CocoAnnotations, results: Sequence[Result]
 ) -> tuple[Annotations, Annotations, Annotations, Annotations]:
-    """Images, categories, annotations and detections as the files hold them."""
+    """Images, categories, annotations and detections as the files hold them, ids of the latter from 1."""
     images = [{"id": image_id} for image_id in coco.image_ids.tolist()]
     categories = [{"id": i, "name": n} for i, n in zip(coco.category_ids, coco.category_names, strict=True)]
     rows = np.repeat(np.arange(len(coco)), np.diff(coco.first))
@@ -141,9 +141,10 @@ def _index(kind: Any, images: Annotations, categories: Annotations, annotations:
     return coco
 
 
-def _by_pycocotools(
+def by_pycocotools(
     images: Annotations, categories: Annotations, truth: Annotations, found: Annotations
 ) -> COCOeval:
+    """What scores the parts that `as_coco` gives; not yet evaluated."""
     return COCOeval(_index(COCO, images, categories, truth), _index(COCO, images, categories, found), "bbox")
 
 
@@ -154,7 +155,7 @@ def _by_faster_coco_eval(
     return COCOeval_faster(*indices, "bbox")
 
 
-_SCORERS: Mapping[str, Callable[..., Any]] = {"pycocotools": _by_pycocotools, "fast": _by_faster_coco_eval}
+_SCORERS: Mapping[str, Callable[..., Any]] = {"pycocotools": by_pycocotools, "fast": _by_faster_coco_eval}
 """By `config.EVALUATORS`."""
 
 
