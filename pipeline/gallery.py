@@ -21,7 +21,6 @@ from runtime.image_files import decode
 
 Detected = tuple[Result, bool, bool]
 """A detection, whether it is right, whether it is wrong; neither where it does not count."""
-
 SCORES = (LOWEST_SCORE, 0.25, 0.5, 0.75)
 """From which detections can be seen, beside the score at which precision and recall balance."""
 SCORE_OF_NOTHING_RIGHT = 0.5

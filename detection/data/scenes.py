@@ -141,8 +141,9 @@ def _mask(scene: "_Scene", box: list[int]) -> dict[str, list[int]]:
 
 def _covered(below: list[int], above: list[int]) -> float:
     """Share of the box `below` that the box `above` covers, 0..1."""
-    width = min(below[0] + below[2], above[0] + above[2]) - max(below[0], above[0])
-    height = min(below[1] + below[3], above[1] + above[3]) - max(below[1], above[1])
+    width, height = (
+        min(below[k] + below[k + 2], above[k] + above[k + 2]) - max(below[k], above[k]) for k in (0, 1)
+    )
     return max(0, width) * max(0, height) / (below[2] * below[3])
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detection.data.annotations import CocoAnnotations
 from detection.evaluation.results_file import Result
-from detection.evaluation.scoring import as_coco, by_pycocotools
+from detection.evaluation.scoring import scorer
 
 IOU = 0.5
 """Overlap from which a detection finds an object of its class."""
@@ -21,14 +21,13 @@ IOU = 0.5
 
 @dataclass(frozen=True)
 class Matches:
-    """A detection that is neither right nor wrong does not count: it lies in a crowd region, for instance."""
+    """right, wrong: `[D]`; a detection that is neither, as in a crowd region, does not count.
+
+    objects: `[R]`; the annotations that are to be found, which crowd regions and negative areas are not."""
 
     right: NDArray[np.bool_]
-    """`[D]`; finds an object that no better detection finds."""
     wrong: NDArray[np.bool_]
-    """`[D]`."""
     objects: NDArray[np.bool_]
-    """`[R]`; whether an annotation is an object to be found: no crowd region, and no negative area."""
 
 
 def match(coco: CocoAnnotations, results: Sequence[Result]) -> Matches:
@@ -37,21 +36,19 @@ def match(coco: CocoAnnotations, results: Sequence[Result]) -> Matches:
     Source: `COCOeval.evalImgs` of pycocotools. It is asked about images in which the class is annotated; in
     others every detection is wrong, which saves half the time of 500,000 detections."""
     owners = np.repeat(coco.image_ids, np.diff(coco.first))
-    images_of = {
-        category: set(owners[coco.labels == k].tolist()) for k, category in enumerate(coco.category_ids)
-    }
+    images_of = {c: set(owners[coco.labels == k].tolist()) for k, c in enumerate(coco.category_ids)}
     asked = [d for d, result in enumerate(results) if result.image_id in images_of[result.category_id]]
     right, wrong = np.zeros(len(results), np.bool_), np.ones(len(results), np.bool_)
     wrong[asked] = False  # until it is matched: beyond the 100 best nothing is
     objects = np.zeros(len(coco.labels), np.bool_)
     with contextlib.redirect_stdout(io.StringIO()):
-        scorer = by_pycocotools(*as_coco(coco, [results[d] for d in asked]))
-        scorer.params.iouThrs, scorer.params.maxDets = np.array([IOU]), [100]
-        scorer.params.areaRng, scorer.params.areaRngLbl = scorer.params.areaRng[:1], ["all"]
+        coco_eval = scorer(coco, [results[d] for d in asked])
+        params = coco_eval.params
+        params.iouThrs, params.maxDets, params.areaRng = np.array([IOU]), [100], params.areaRng[:1]
         for category, image_ids in images_of.items():
-            scorer.params.catIds, scorer.params.imgIds = [category], list(image_ids)
-            scorer.evaluate()
-            for image in scorer.evalImgs:
+            params.catIds, params.imgIds = [category], list(image_ids)
+            coco_eval.evaluate()
+            for image in coco_eval.evalImgs:
                 found = np.array([asked[number - 1] for number in image["dtIds"]], np.int64)
                 counted, matched = ~image["dtIgnore"][0], image["dtMatches"][0] > 0
                 right[found], wrong[found] = counted & matched, counted & ~matched
