@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from classification.mistakes import data_uri
 from detection.data.annotations import CocoAnnotations
-from detection.data.xywh import intersection, iou, share_inside
 from detection.evaluation.examples import LOWEST_SCORE, varied
+from detection.evaluation.matches import Matches, match
 from detection.evaluation.results_file import Result
 from runtime.pictures import decode
 
-Xywh = tuple[float, float, float, float]
-Annotated = tuple[int, Xywh, bool]
-"""Category id, box, whether it is a crowd region."""
-
-FOUND_IOU = 0.5
-"""Overlap from which a detection finds an object of its class."""
+Detected = tuple[Result, bool, bool]
+"""A detection, whether it is right, whether it is wrong; neither where it does not count."""
 SCORES = (LOWEST_SCORE, 0.25, 0.5, 0.75)
 """From which detections can be seen, beside the score at which precision and recall balance."""
 SCORE_OF_NOTHING_RIGHT = 0.5
@@ -95,99 +94,72 @@ def gallery(coco: CocoAnnotations, results: Sequence[Result], folder: Path) -> G
     """The example images as pairs, wide ones first so that rows have one height.
 
     Raises FileNotFoundError or ValueError for an image that cannot be read."""
-    detections: list[list[Result]] = [[] for _ in range(len(coco))]
-    place = {image_id: index for index, image_id in enumerate(coco.image_ids.tolist())}
-    for result in sorted(results, key=lambda result: -result.score):
-        detections[place[result.image_id]].append(result)
-    score, f1 = balanced_score(coco, detections)
+    ranked = sorted(results, key=lambda result: -result.score)
+    matches = match(coco, ranked)
+    score, f1 = balanced_score(np.array([result.score for result in ranked]), matches)
     scores = sorted({score, *SCORES})
-    pairs = [_pair(coco, index, detections[index], score, scores, folder) for index in varied(coco)]
+    examples = varied(coco)
+    found: dict[int, list[Detected]] = {int(coco.image_ids[index]): [] for index in examples}
+    for detected in zip(ranked, matches.right.tolist(), matches.wrong.tolist(), strict=True):
+        if (image_id := detected[0].image_id) in found:
+            found[image_id].append(detected)
+    pairs = [
+        _pair(coco, index, found[int(coco.image_ids[index])], matches, score, scores, folder)
+        for index in examples
+    ]
     return Gallery(sorted(pairs, key=lambda pair: pair.height / pair.width), score, f1, scores)
 
 
-def balanced_score(coco: CocoAnnotations, detections: Sequence[Sequence[Result]]) -> tuple[float, float]:
+def balanced_score(scores: NDArray[np.float64], matches: Matches) -> tuple[float, float]:
     """The score from which detections balance precision and recall best over all images, and F1 there.
 
-    detections: of each image of `coco`, by falling score. A fixed score would show nothing of a detector that
-    was trained for minutes, and too much of another. In hundredths, rounded down, as it is printed."""
-    judged: list[tuple[float, bool]] = []
-    for index, found in enumerate(detections):
-        verdicts = judge(_truth(coco, index), found)
-        judged += [(d.score, right) for d, right in zip(found, verdicts, strict=True) if right is not None]
-    judged.sort(key=lambda item: -item[0])
-    objects = int((~coco.crowd).sum())
-    best_f1, best_score, rights = 0.0, SCORE_OF_NOTHING_RIGHT, 0
-    for shown, (score, right) in enumerate(judged, 1):
-        rights += right
-        complete = shown == len(judged) or judged[shown][0] < score  # equal scores stand or fall together
-        if complete and (f1 := 2 * rights / (shown + objects)) > best_f1:
-            best_f1, best_score = f1, score
-    return math.floor(best_score * 100) / 100, best_f1
-
-
-def _truth(coco: CocoAnnotations, index: int) -> list[Annotated]:
-    return [
-        (coco.category_ids[int(coco.labels[row])], _xywh(coco.bboxes[row].tolist()), bool(coco.crowd[row]))
-        for row in range(int(coco.first[index]), int(coco.first[index + 1]))
-    ]
-
-
-def judge(truth: Sequence[Annotated], detections: Sequence[Result]) -> list[bool | None]:
-    """Whether each detection finds an object, each object once; None for one inside a crowd of its class.
-
-    detections: by falling score; as in COCO's matching, what comes later does not change a verdict."""
-    free = [(category, box) for category, box, crowd in truth if not crowd]
-    crowds = [(category, box) for category, box, crowd in truth if crowd]
-    verdicts: list[bool | None] = []
-    for detection in detections:
-        same = [box for category, box in free if category == detection.category_id]
-        nearest = max(same, key=lambda box: iou(box, detection.bbox), default=None)
-        if nearest is not None and iou(nearest, detection.bbox) >= FOUND_IOU:
-            free.remove((detection.category_id, nearest))
-            verdicts.append(True)
-        else:
-            excused = any(
-                category == detection.category_id and share_inside(detection.bbox, box) >= FOUND_IOU
-                for category, box in crowds
-            )
-            verdicts.append(None if excused else False)
-    return verdicts
+    scores: of the detections, falling. A fixed score would show nothing of a detector that was trained for
+    minutes, and too much of another. In hundredths, rounded down, as it is printed."""
+    counted = matches.right | matches.wrong
+    scores, right = scores[counted], matches.right[counted]
+    if not right.any():
+        return SCORE_OF_NOTHING_RIGHT, 0.0
+    f1 = 2 * right.cumsum() / (np.arange(1, len(right) + 1) + matches.objects.sum())
+    f1[:-1][scores[1:] == scores[:-1]] = 0.0  # equal scores stand or fall together
+    best = f1.argmax()
+    return math.floor(scores[best] * 100) / 100, float(f1[best])
 
 
 def _pair(
     coco: CocoAnnotations,
     index: int,
-    detections: Sequence[Result],
+    found: Sequence[Detected],
+    matches: Matches,
     score: float,
     scores: Sequence[float],
     folder: Path,
 ) -> Pair:
-    """detections: all of the image, by falling score, which are drawn from the lowest of `scores` on."""
+    """found: all of the image, by falling score, which are drawn from the lowest of `scores` on."""
     height, width = (int(side) for side in coco.sizes[index])
-    names = dict(zip(coco.category_ids, coco.category_names, strict=True))
-    # Steps of the golden angle keep the colours of any number of classes apart.
-    hues = {category: int(360 * (0.57 + 0.618034 * i) % 360) for i, category in enumerate(coco.category_ids)}
+    rows = slice(coco.first[index], coco.first[index + 1])
 
-    def drawn(category: int, box: Xywh, **more: Any) -> DrawnBox:
-        return DrawnBox(names[category], hues[category], _place(box, width, height), **more)
+    def drawn(label: int, box: Sequence[float], **more: Any) -> DrawnBox:
+        # Steps of the golden angle keep the colours of any number of classes apart.
+        hue = int(360 * (0.57 + 0.618034 * label) % 360)
+        return DrawnBox(coco.category_names[label], hue, _place(box, width, height), **more)
 
-    truth = _truth(coco, index)
-    shown = [detection for detection in detections if detection.score >= scores[0]]
-    verdicts = judge(truth, shown)
-    chosen = [right for detection, right in zip(shown, verdicts, strict=True) if detection.score >= score]
-    annotated = [drawn(category, box, crowd=crowd) for category, box, crowd in truth]
+    bboxes = coco.bboxes[rows].tolist()
+    truth = zip(coco.labels[rows].tolist(), bboxes, coco.crowd[rows].tolist(), strict=True)
+    annotated = [drawn(label, box, crowd=crowd) for label, box, crowd in truth]
+    shown = [detected for detected in found if detected[0].score >= scores[0]]
     predicted = [
         drawn(
-            detection.category_id,
-            detection.bbox,
-            score=detection.score,
-            wrong=right is False,
-            steps=sum(detection.score >= step for step in scores),
+            coco.category_ids.index(result.category_id),
+            result.bbox,
+            score=result.score,
+            wrong=wrong,
+            steps=sum(result.score >= step for step in scores),
         )
-        for detection, right in zip(shown, verdicts, strict=True)
+        for result, _, wrong in shown
     ]
-    place_labels(annotated, [box for _, box, _ in truth], width, height)
-    place_labels(predicted, [detection.bbox for detection in shown], width, height)
+    place_labels(annotated, bboxes, width, height)
+    place_labels(predicted, [result.bbox for result, _, _ in shown], width, height)
+    chosen = [detected for detected in shown if detected[0].score >= score]
     return Pair(
         str(coco.file_names[index]),
         width,
@@ -195,28 +167,25 @@ def _pair(
         data_uri(decode(folder / str(coco.file_names[index])), LONGEST_SIDE),
         annotated,
         predicted,
-        found=chosen.count(True),
-        wrong=chosen.count(False),
+        found=sum(right for _, right, _ in chosen),
+        wrong=sum(wrong for _, _, wrong in chosen),
         shown=len(chosen),
-        objects=sum(not crowd for _, _, crowd in truth),
-        best_score=detections[0].score if detections else None,
+        objects=int(matches.objects[rows].sum()),
+        best_score=found[0][0].score if found else None,
     )
 
 
-def _xywh(values: Sequence[float]) -> Xywh:
-    x, y, width, height = values
-    return (x, y, width, height)
-
-
-def _place(box: Xywh, width: int, height: int) -> str:
+def _place(box: Sequence[float], width: int, height: int) -> str:
     x, y, w, h = (100 * value / side for value, side in zip(box, (width, height) * 2, strict=True))
     return f"left:{x:.2f}%;top:{y:.2f}%;width:{w:.2f}%;height:{h:.2f}%"
 
 
-def place_labels(boxes: Sequence[DrawnBox], bboxes: Sequence[Xywh], width: int, height: int) -> None:
+def place_labels(
+    boxes: Sequence[DrawnBox], bboxes: Sequence[Sequence[float]], width: int, height: int
+) -> None:
     """Gives each box its label where it meets no other and stays in the panel; the first come first."""
     scale = PANEL_WIDTH / width
-    taken: list[Xywh] = []
+    taken: list[tuple[float, float, float]] = []
     for box, (x, y, w, h) in zip(boxes, bboxes, strict=True):
         left, top, bottom = x * scale, y * scale, (y + h) * scale
         text = box.name if box.score is None else f"{box.name} {box.score:.2f}"
@@ -225,9 +194,11 @@ def place_labels(boxes: Sequence[DrawnBox], bboxes: Sequence[Xywh], width: int, 
         right = left + length > PANEL_WIDTH
         left = (x + w) * scale - length if right else left
         for corner, label_top in (("above", top - LABEL_HEIGHT), ("inside", top), ("below", bottom)):
-            label = (left, label_top, length, float(LABEL_HEIGHT))
             fits = left >= 0 and label_top >= 0 and label_top + LABEL_HEIGHT <= height * scale
-            if fits and not any(intersection(label, other) for other in taken):
-                taken.append(label)
+            if fits and not any(
+                left < end and start < left + length and abs(label_top - other) < LABEL_HEIGHT
+                for start, end, other in taken
+            ):
+                taken.append((left, left + length, label_top))
                 box.label, box.corner = text, f"{corner} right" if right else corner
                 break

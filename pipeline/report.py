@@ -23,9 +23,10 @@ from classification.mistakes import MATRIX_CLASSES, Mistakes
 from detection.data.annotations import read_split
 from detection.data.config import CocoDataConfig, ScenesDataConfig
 from detection.evaluation.curves import RECALLS, Curves
+from detection.evaluation.matches import IOU
 from detection.evaluation.results_file import read_results
 from pipeline.figures import ChainNode, Points, Series, chain, chart, confusion, reward_series
-from pipeline.gallery import FOUND_IOU, Gallery, gallery
+from pipeline.gallery import Gallery, gallery
 from pipeline.results import Results, Stage, percent, short
 
 CHART_SIZES = ((1030, 300), (360, 250))
@@ -87,7 +88,7 @@ def _context(results: Results) -> dict[str, Any]:
         "detection_bars": _bars(results.detection.per_class),
         "precision": _precision(results.detection.curves),
         "gallery": shown,
-        "iou": FOUND_IOU,
+        "iou": IOU,
         "versions": _versions(results),
         "commands": _commands(results, data),
         "files": results.files(),

@@ -22,7 +22,6 @@ from PIL import Image, ImageFilter
 from backbones.files import read_json, write_json
 from classification.config import ImageDataConfig
 from classification.data import ImageSet, open_images
-from detection.data.xywh import share_inside
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +139,14 @@ def _mask(scene: "_Scene", box: list[int]) -> dict[str, list[int]]:
     return {"counts": [*counts, rest], "size": [scene.height, scene.width]}
 
 
+def _covered(below: list[int], above: list[int]) -> float:
+    """Share of the box `below` that the box `above` covers, 0..1."""
+    width, height = (
+        min(below[k] + below[k + 2], above[k] + above[k + 2]) - max(below[k], above[k]) for k in (0, 1)
+    )
+    return max(0, width) * max(0, height) / (below[2] * below[3])
+
+
 class _Scene:
     """One picture while it is drawn. objects: box (x, y, width, height), digit, crowd."""
 
@@ -160,7 +167,7 @@ class _Scene:
             x = int(generator.integers(0, self.width - opacity.shape[1] + 1))
             y = int(generator.integers(0, self.height - opacity.shape[0] + 1))
             box = [x, y, opacity.shape[1], opacity.shape[0]]
-            if all(share_inside(other, box) <= LARGEST_OVERLAP for other, _, _ in self.objects):
+            if all(_covered(other, box) <= LARGEST_OVERLAP for other, _, _ in self.objects):
                 self._draw(opacity, colour, x, y)
                 self.objects.append((box, int(self.digits.labels[index]), False))
                 return

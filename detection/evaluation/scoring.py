@@ -3,7 +3,7 @@
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,19 +68,19 @@ def evaluate(coco: CocoAnnotations, results: Sequence[Result], evaluator: str = 
     if not results:
         log.warning("no detections at all: every metric is 0")
     with contextlib.redirect_stdout(io.StringIO()):
-        scorer = _SCORERS[evaluator](*_as_coco(coco, results))
-        scorer.evaluate()
-        scorer.accumulate()
-        scorer.summarize()
-    values = [float(value) for value in scorer.stats[: len(METRICS)]]
+        scored = scorer(coco, results, evaluator)
+        scored.evaluate()
+        scored.accumulate()
+        scored.summarize()
+    values = [float(value) for value in scored.stats[: len(METRICS)]]
     undefined = [name for name, value in zip(METRICS, values, strict=True) if value < 0]
     if undefined:
         log.warning("no annotated boxes for %s: reported as 0", ", ".join(undefined))
     evaluation = Evaluation(
         {name: max(value, 0.0) for name, value in zip(METRICS, values, strict=True)},
-        _per_class(scorer.eval, coco.category_names),
+        _per_class(scored.eval, coco.category_names),
         undefined,
-        curves_of(scorer.eval["precision"][:, :, :, 0, -1], coco.category_names),
+        curves_of(scored.eval["precision"][:, :, :, 0, -1], coco.category_names),
     )
     log.info("%s, %d images: %s", coco.path.name, len(coco), evaluation.summary())
     return evaluation
@@ -98,12 +98,7 @@ def check_finite(results: Sequence[Result]) -> None:
         )
 
 
-Annotations = list[dict[str, Any]]
-
-
-def _as_coco(
-    coco: CocoAnnotations, results: Sequence[Result]
-) -> tuple[Annotations, Annotations, Annotations, Annotations]:
+def _as_coco(coco: CocoAnnotations, results: Sequence[Result]) -> list[list[dict[str, Any]]]:
     """Images, categories, annotations and detections as the files hold them."""
     images = [{"id": image_id} for image_id in coco.image_ids.tolist()]
     categories = [{"id": i, "name": n} for i, n in zip(coco.category_ids, coco.category_names, strict=True)]
@@ -130,32 +125,27 @@ def _as_coco(
         }
         for number, result in enumerate(results, start=1)
     ]
-    return images, categories, truth, found
+    return [images, categories, truth, found]
 
 
-def _index(kind: Any, images: Annotations, categories: Annotations, annotations: Annotations) -> Any:
-    """What `COCO.loadRes` and `COCO.__init__` make of files; `loadRes` raises for an empty list."""
-    coco = kind()
-    coco.dataset = {"images": images, "categories": categories, "annotations": annotations}
-    coco.createIndex()
-    return coco
-
-
-def _by_pycocotools(
-    images: Annotations, categories: Annotations, truth: Annotations, found: Annotations
-) -> COCOeval:
-    return COCOeval(_index(COCO, images, categories, truth), _index(COCO, images, categories, found), "bbox")
-
-
-def _by_faster_coco_eval(
-    images: Annotations, categories: Annotations, truth: Annotations, found: Annotations
-) -> COCOeval_faster:
-    indices = (_index(FastCOCO, images, categories, annotations) for annotations in (truth, found))
-    return COCOeval_faster(*indices, "bbox")
-
-
-_SCORERS: Mapping[str, Callable[..., Any]] = {"pycocotools": _by_pycocotools, "fast": _by_faster_coco_eval}
+_CLASSES: Mapping[str, tuple[Any, Any]] = {
+    "pycocotools": (COCO, COCOeval),
+    "fast": (FastCOCO, COCOeval_faster),
+}
 """By `config.EVALUATORS`."""
+
+
+def scorer(coco: CocoAnnotations, results: Sequence[Result], evaluator: str = "pycocotools") -> Any:
+    """A COCOeval before its first step; its annotations and detections have the ids 1, 2, …"""
+    kind, evaluation = _CLASSES[evaluator]
+    images, categories, *sides = _as_coco(coco, results)
+    indices = []
+    for annotations in sides:
+        index = kind()  # as `COCO.__init__` and `loadRes` make it of files; `loadRes` refuses an empty list
+        index.dataset = {"images": images, "categories": categories, "annotations": annotations}
+        index.createIndex()
+        indices.append(index)
+    return evaluation(*indices, "bbox")
 
 
 def _per_class(

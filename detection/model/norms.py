@@ -19,7 +19,7 @@ class FrozenStatistics(nn.BatchNorm2d):
         return super().train(False)
 
 
-def use_group_norm(network: nn.Module) -> nn.Module:
+def use_group_norm(network: nn.Module) -> None:
     """Puts group normalisation, which needs no statistics, in place of batch normalisation; fresh weights.
 
     At most 32 groups of at least 4 channels (1803.08494, which found the number to matter little).
@@ -36,7 +36,6 @@ def use_group_norm(network: nn.Module) -> nn.Module:
             channels = norm.num_features
             groups = max(g for g in range(1, 33) if channels % g == 0 and (g == 1 or channels // g >= 4))
             setattr(module, name, nn.GroupNorm(groups, channels, eps=norm.eps))
-    return network
 
 
 @functools.cache

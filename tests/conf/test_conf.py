@@ -2,9 +2,11 @@ import copy
 import re
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
@@ -12,9 +14,12 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 import conf.compose
 from backbones.zoo import ZOO
+from classification.config import RecipeConfig
 from conf.objects import to_objects
+from runtime.config import LOGGERS, LoggerConfig
 from runtime.folder import plain
 from runtime.ranges import ConfigError
+from search.strategies.config import ControllerConfig, RandomConfig
 
 CONF = Path(conf.__file__).parent
 EXPERIMENTS = sorted(
@@ -67,11 +72,14 @@ README = (CONF.parent / "README.md").read_text()
 COMMANDS = re.findall(r"`python -m (search|classification|detection|pipeline) ([^`]+)`", README)
 
 
-def test_every_command_of_the_readme_composes():
+def test_every_command_of_the_readme_composes_and_its_values_arrive():
     assert len(COMMANDS) > 8
     for module, words in COMMANDS:
         overrides = [word.split(",")[0] for word in words.split() if word not in ("-m", "…")]
-        assert composed(module, *overrides), words
+        config = composed(module, *overrides)
+        for key, value in (word.split("=") for word in overrides):
+            if "." in key:  # a key of its own, no group's choice
+                assert attrgetter(key)(config) == yaml.safe_load(value), words
 
 
 def test_a_stage_of_the_pipeline_is_configured_as_the_stage_alone():
@@ -96,22 +104,31 @@ def test_every_network_of_the_zoo_is_a_choice(name):
     assert composed("classification", f"backbone={name}").backbone.spec() == ZOO[name]
 
 
+FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_the_values_of_every_file_arrive(file):
+    values = yaml.safe_load((CONF / file).read_text())
+    del values["defaults"]
+    root = (
+        ["detection", "backbone.name=nasnet_a_mobile"] if file.stem == "nasnet_coco" else ["classification"]
+    )
+    group = plain(composed(*root, f"{file.parent}={file.stem}"))[str(file.parent)]
+    assert {key: group[key] for key in values} == values
+
+
 @pytest.mark.parametrize(
-    ("group", "choices", "root"),
+    ("override", "root", "expected"),
     [
-        ("data", ["digits", "cifar10", "imagenet", "imagefolder", "fashion_mnist"], "classification"),
-        (
-            "recipe",
-            ["nasnet_cifar", "nasnet_imagenet_mobile", "nasnet_imagenet_large", "modern"],
-            "classification",
-        ),
-        ("logger", ["csv", "wandb", "tensorboard", "none"], "classification"),
-        ("strategy", ["controller", "random"], "search"),
+        ("recipe=nasnet_cifar", "classification", RecipeConfig()),
+        *((f"logger={name}", "classification", LoggerConfig(name=name)) for name in LOGGERS),
+        ("strategy=controller", "search", ControllerConfig()),
+        ("strategy=random", "search", RandomConfig()),
     ],
 )
-def test_every_choice_composes(group, choices, root):
-    for choice in choices:
-        assert composed(root, f"{group}={choice}")
+def test_a_choice_without_a_file_is_its_dataclass(override, root, expected):
+    assert getattr(composed(root, override), override.partition("=")[0]) == expected
 
 
 @pytest.mark.parametrize(

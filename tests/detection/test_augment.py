@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detection.data import sizing
 from detection.data.augment import ColorJitter, draw_words, placed_boxes, placed_image
 from detection.data.config import CocoDataConfig
 from detection.data.images import collate, open_split
@@ -144,6 +145,27 @@ def test_a_fixed_size_holds_for_training_and_evaluation(marked, split):
     assert sample["image"].shape == (3, 60, 60)
     assert sample["target"]["boxes"].tolist() == [[35 * 60 / 40, 10, 60, 26]]
     assert config.evaluation_size == Fixed(60)
+
+
+def test_what_lies_beyond_a_picture_is_grey():
+    seen = placed_image(Image.new("RGB", (4, 2)), Placement((2, 4), window=(3, 6)))
+    assert np.asarray(seen)[..., 0].tolist() == [[0] * 4 + [128] * 2] * 2 + [[128] * 6]
+
+
+def test_every_choice_has_a_draw_of_its_own():
+    single = [sizing.FLIP, sizing.SIZE, sizing.SCALE, sizing.TOP, sizing.LEFT, sizing.SAMPLING]
+    colours = range(sizing.COLORS, sizing.COLORS + 8)
+    assert sorted([*single, *colours]) == list(range(len(draw_words(0, 0, 0))))
+
+
+def test_a_jittered_picture_has_a_pixel_at_least():
+    assert ScaleJitter(0.1, 2.0, 100).size((10, 1000), 0.1) == (1, 10)
+
+
+def test_a_size_mirrors_only_where_it_is_told_to():
+    assert ShortestEdge((60,), 100).place((30, 40)) == Placement((60, 80))
+    assert Fixed(60).place((30, 40)) == Placement((60, 60))
+    assert ShortestEdge((60,), 100).place((30, 40), True) == Placement((60, 80), flipped=True)
 
 
 def test_a_picture_of_any_shape_is_resized_as_the_size_says():

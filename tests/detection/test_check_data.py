@@ -75,6 +75,10 @@ ANNOTATION_FAULTS = {
     "outside": (of("annotations", 1, bbox=[21, 9, 3, 3]), "left out", 1, "lies outside", "12 bbox"),
     "reaching out": (of("annotations", 1, bbox=[15, 9, 6.5, 3]), "warning", 1, BEYOND, "12 bbox"),
     "area 0": (of("annotations", 1, area=0), "warning", 1, "area is not positive", "12 area 0"),
+    "area 0 of a thin box": (
+        of("annotations", 1, area=0, bbox=[2, 2, 1, 20]),
+        *("warning", 1, "area is not positive", "12 area 0"),
+    ),
     "negative area": (of("annotations", 1, area=-2.5), "warning", 1, "area is not positive", "12 area -2.5"),
     "infinite area": (of("annotations", 1, area=float("inf")), "warning", 1, "or not finite", "12"),
     "area null": (of("annotations", 1, area=None), "warning", 1, "or not finite", "12"),
@@ -110,6 +114,10 @@ ANNOTATION_FAULTS = {
     ),
     "zero byte": (of("images", 0, file_name="a\0/b.png"), "error", 1, "file is no image", "a\0/b.png"),
     "long name": (of("images", 0, file_name="a" * 300 + "/b.png"), "error", 1, "no image", "aaa"),
+    "longer name": (
+        of("images", 0, file_name="./" * 509 + "./a.png"),
+        *("error", 1, "file_name has more than 1024 characters", "././"),
+    ),
     "parent folder": (of("images", 0, file_name="../a.png"), "error", 1, "leaves the folder", "../a.png"),
     "hidden parent": (
         of("images", 0, file_name="sub/../../a.png"),
@@ -133,6 +141,17 @@ def test_a_fault_of_the_annotations_is_the_only_one_found(data, fault):
     assert problem[:2] == (level, count)
     assert rule in problem[2]
     assert str(problem[3]).replace(str(path), "annotations.json").startswith(name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        of("annotations", 1, bbox=[11, 9, 10, 3]),  # 1 px beyond the border
+        of("images", 0, file_name="./" * 509 + "/a.png"),  # 1,024 characters
+    ],
+)
+def test_what_is_just_allowed_is_no_problem(data, change):
+    assert found(data(change)) == []
 
 
 def test_missing_file_and_folder_are_told(data, tmp_path):

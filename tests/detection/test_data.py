@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detection.data.annotations import read_split
 from detection.data.config import CocoDataConfig
 from detection.data.images import DetectionImages, collate, open_split
 from detection.data.sizing import resized_size
@@ -118,7 +119,18 @@ def test_training_without_a_target_is_refused(coco_folder, coco_file, left):
         open_split(CocoDataConfig(root=str(coco_folder)), "train")
 
 
+def test_each_split_has_a_limit_of_its_own_and_its_problems_are_logged(coco_folder, coco_file, caplog):
+    box = {"id": 1, "image_id": 3, "category_id": 90, "bbox": [1, 2, 0, 5]}
+    coco_file("annotations/instances_val2017.json", annotations=[box])
+    config = CocoDataConfig(root=str(coco_folder), train_limit=1, val_limit=None)
+    assert [len(read_split(config, split)[0]) for split in ("train", "val")] == [1, 2]
+    path = coco_folder / "annotations/instances_val2017.json"
+    expected = f"{path}: left out: annotations: bbox has no area, annotation: 1 (1 bbox [1.0, 2.0, 0.0, 5.0])"
+    assert expected in [record.getMessage() for record in caplog.records]
+
+
 def test_sizes_out_of_range_are_refused():
+    assert CocoDataConfig(min_sizes=[32, 10_000], max_size=10_000).min_sizes == [32, 10_000]
     with pytest.raises(ValueError, match=r"min_sizes = 8, must be in 32\.\.10000"):
         CocoDataConfig(min_sizes=[64, 8])
     with pytest.raises(ValueError, match=r"test_min_size = 20000, must be in"):

@@ -81,27 +81,59 @@ def test_what_a_detector_cannot_see_is_refused(small):
         profile(TorchvisionC4Config(), TimmSpec("test_vit"), 3, (160, 160))
 
 
-def test_a_file_is_profiled_at_its_fixed_size(small, tmp_path, capsys):
+def read(printed: str) -> tuple[str, list[list[str]], str]:
+    """Title, cells of each row below the headings, and what stands below the table."""
+    title, *lines = printed.splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    return title.strip(), rows, lines[-1]
+
+
+def as_printed(parts) -> list[list[str]]:
+    """Name, runs, parameters, millions and billions of multiply-adds, MB of activations once and in all."""
+    rows = [
+        [
+            part.name,
+            f"{part.times}",
+            f"{part.parameters:,}",
+            f"{part.multiply_adds / 1e6:,.1f} M",
+            f"{part.times * part.multiply_adds / 1e9:,.2f} B",
+            f"{part.activation_bytes / 1e6:,.1f} MB",
+            f"{part.times * part.activation_bytes / 1e6:,.1f} MB",
+        ]
+        for part in parts
+    ]
+    parameters = sum(part.parameters for part in parts)
+    operations = sum(part.times * part.multiply_adds for part in parts)
+    stored = sum(part.times * part.activation_bytes for part in parts)
+    total = ["total", "", f"{parameters:,}", "", f"{operations / 1e9:,.2f} B", "", f"{stored / 1e6:,.1f} MB"]
+    return [*rows, total]
+
+
+def test_a_file_is_profiled_at_its_fixed_size(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     backbone = create(small)
     backbone.remove_classifier()
     config = TorchvisionC4Config(rpn_channels=16)
     engine = config.build(backbone, 2, [0.5] * 3, [0.5] * 3)
     categories = [CategoryEntry(1, "cat"), CategoryEntry(2, "dog")]
     detector = Detector(engine, config, small, backbone.preprocessing, categories, Fixed(96))
-    detector.save(tmp_path / "detector.safetensors", {})
-    assert main(detection_experiment, [str(tmp_path / "detector.safetensors")]) == 0
-    printed = capsys.readouterr().out
-    assert "one image of 96x96 px, 2 classes" in printed
-    assert f"{sum(p.numel() for p in engine.parameters()):,}" in printed
-    assert "regions at once: 64 of each image in training" in printed
+    detector.save("detector.safetensors", {})
+    assert main(detection_experiment, ["detector.safetensors"]) == 0
+    title, rows, below = read(capsys.readouterr().out)
+    assert title == "detector.safetensors, torchvision_c4: one image of 96x96 px, 2 classes"
+    assert rows == as_printed(profile(config, small, 2, (96, 96)))
+    assert rows[-1][2] == f"{sum(p.numel() for p in engine.parameters()):,}"
+    assert below.startswith("regions at once: 64 of each image in training, about ")
 
 
 def test_an_experiment_brings_detector_and_size(capsys):
     arguments = ["--name", "nasnet_a_mobile", "--experiment", "table4_nasnet_a_mobile"]
     assert main(detection_experiment, arguments) == 0
-    printed = capsys.readouterr().out
-    assert "one image of 600x600 px, 80 classes" in printed
-    assert "300" in printed
+    title, rows, _ = read(capsys.readouterr().out)
+    assert title == "nasnet_a_mobile, torchvision_c4: one image of 600x600 px, 80 classes"
+    spec = resolve_spec("nasnet_a_mobile")
+    assert rows == as_printed(profile(detection_experiment(arguments[-1]).detector, spec, 80, (600, 600)))
+    assert [row[1] for row in rows] == ["1", "1", "300", "300", ""]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import torch
 from backbones import weights
 from detection.data.config import CocoDataConfig
 from detection.data.images import open_split
-from detection.evaluation.scoring import METRICS
+from detection.evaluation.results_file import read_results
+from detection.evaluation.scoring import METRICS, evaluate
 from detection.model.heads import SecondStage
 from detection.train import run as train
 from detection.training.module import DetectionModule
@@ -25,9 +26,10 @@ def test_a_run_leaves_weights_predictions_and_the_twelve_numbers(trained, scenes
     assert json.loads((folder / "metrics.json").read_text()) == result
     assert (result["annotations"], result["images"]) == ("val.json", 6)
     assert list(result["metrics"]) == list(METRICS)
-    assert all(0 <= value <= 1 for value in result["metrics"].values())
+    coco = open_split(scenes, "val").coco
+    assert evaluate(coco, read_results(folder / "predictions.json", coco)).metrics == result["metrics"]
     assert list(result["per_class"]) == [str(digit) for digit in range(10)]
-    areas = open_split(scenes, "val").coco.areas[~open_split(scenes, "val").coco.crowd]
+    areas = coco.areas[~coco.crowd]
     absent = [key for key, here in (("s", areas < 32**2), ("l", areas > 96**2)) if not here.any()]
     assert result["undefined"] == [metric + size for metric in ("AP", "AR") for size in absent]
     assert "APl" in result["undefined"]  # no digit of a scene is larger than 84 px

@@ -3,17 +3,22 @@
 import json
 import logging
 import os
+import re
 import runpy
 import subprocess
 import sys
 import zipfile
 
 import pytest
+import yaml
 
 from backbones import Genotype
 from backbones.published import NASNET_A
 from backbones.weights import read_safetensors
-from detection.evaluation.scoring import METRICS
+from detection.data.annotations import read_split
+from detection.data.config import ScenesDataConfig
+from detection.evaluation.results_file import read_results
+from detection.evaluation.scoring import METRICS, evaluate
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
 
@@ -46,10 +51,12 @@ def test_the_chain_writes_every_file_and_prints_the_table(chain):
     assert [category["id"] for category in detector["categories"]][:2] == [1, 3]  # gaps, as COCO has
     metrics = json.loads((run / "detection" / "metrics.json").read_text())["metrics"]
     assert list(metrics) == list(METRICS)
-    assert all(0 <= value <= 1 for value in metrics.values())
-    assert isinstance(json.loads((run / "detection" / "predictions.json").read_text()), list)
-    for word in ("search", "classification", "detection", "AR100", "report.html", "detector.safetensors"):
+    scenes = ScenesDataConfig(**yaml.safe_load((run / "detection" / "config.yaml").read_text())["data"])
+    coco = read_split(scenes, "val")[0]
+    assert evaluate(coco, read_results(run / "detection" / "predictions.json", coco)).metrics == metrics
+    for word in ("search", "classification", "detection", "report.html", "detector.safetensors"):
         assert word in printed
+    assert re.search(rf"AR100\W+{100 * metrics['AR100']:.1f} %", printed), printed
     assert "python -m pipeline experiment=smoke run_dir=run" in (run / "report.html").read_text()
 
 

@@ -1,15 +1,17 @@
-"""Which images are shown, what counts as found, where labels lie."""
+"""Which images are shown, from which score detections are, where labels lie."""
 
 import json
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from detection.data.annotations import read_coco
 from detection.evaluation.examples import MOST_BOXES, varied
+from detection.evaluation.matches import match
 from detection.evaluation.results_file import Result
-from pipeline.gallery import DrawnBox, balanced_score, judge, place_labels
+from pipeline.gallery import DrawnBox, balanced_score, gallery, place_labels
 
 
 def coco(tmp_path, *images):
@@ -49,31 +51,13 @@ def test_crowded_images_come_only_where_there_are_no_others(tmp_path):
     assert varied(coco(tmp_path, *images), 12) == [0, 1, 2, 3]
 
 
-TRUTH = [
-    (1, (0.0, 0.0, 10.0, 10.0), False),
-    (2, (50.0, 0.0, 10.0, 10.0), False),
-    (1, (100.0, 0.0, 80.0, 80.0), True),
-]
-
-
-def test_each_object_is_found_once_by_the_best_score_of_its_class():
-    shown = [
-        Result(0, 1, (1.0, 0.0, 10.0, 10.0), 0.9),  # IoU 9/11
-        Result(0, 1, (0.0, 0.0, 10.0, 10.0), 0.8),  # found already
-        Result(0, 1, (50.0, 0.0, 10.0, 10.0), 0.7),  # another class
-        Result(0, 1, (110.0, 10.0, 10.0, 10.0), 0.6),  # in the crowd
-        Result(0, 2, (110.0, 10.0, 10.0, 10.0), 0.5),  # in a crowd of another class
-    ]
-    assert judge(TRUTH, shown) == [True, False, False, None, False]
-
-
 def test_detections_are_shown_from_the_score_with_the_best_f1(tmp_path):
     annotations = coco(tmp_path, [(1, 50, 0), (2, 100, 0)], [])
     box = {3: (0.0, 0.0, 50.0, 50.0), 6: (0.0, 0.0, 100.0, 100.0), 9: (0.0, 0.0, 10.0, 10.0)}
 
     def best(*detections):
         found = [Result(0, category, box[category], score) for category, score in detections]
-        return balanced_score(annotations, [found, []])
+        return balanced_score(np.array([result.score for result in found]), match(annotations, found))
 
     # F1 is 2 * right / (shown + 2 objects): 2/3, then 2/4, then 4/5
     assert best((3, 0.409), (9, 0.3), (6, 0.209)) == (0.2, 4 / 5)
@@ -82,6 +66,41 @@ def test_detections_are_shown_from_the_score_with_the_best_f1(tmp_path):
     assert best((3, 0.4), (9, 0.4)) == (0.4, 2 / 4)
     assert best((9, 0.9)) == (0.5, 0.0)
     assert best() == (0.5, 0.0)
+
+
+def test_a_pair_counts_what_is_right_what_is_wrong_and_what_is_drawn(tmp_path):
+    annotations = coco(tmp_path, [(1, 50, 0), (2, 100, 0), (3, 180, 1)], [])
+    for number in range(2):
+        Image.new("RGB", (300, 200)).save(tmp_path / f"{number}.png")
+    detections = [
+        (0, 6, (0.0, 0.0, 100.0, 100.0), 0.9),
+        (0, 3, (0.0, 0.0, 50.0, 50.0), 0.8),
+        (0, 3, (0.0, 0.0, 50.0, 50.0), 0.7),  # found already
+        (0, 9, (10.0, 10.0, 20.0, 20.0), 0.6),  # in the crowd
+        (0, 6, (0.0, 0.0, 100.0, 90.0), 0.04),  # too low to be drawn
+        (1, 3, (0.0, 0.0, 50.0, 50.0), 0.3),
+    ]
+    shown = gallery(annotations, [Result(*detection) for detection in reversed(detections)], tmp_path)
+    # F1 is 2 * right / (shown + 2 objects): 2/3, then 4/4, then 4/5
+    assert (shown.score, shown.f1, shown.scores) == (0.8, 1.0, [0.05, 0.25, 0.5, 0.75, 0.8])
+    counts = [(p.found, p.wrong, p.shown, p.objects, p.best_score) for p in shown.pairs]
+    assert counts == [(2, 0, 2, 2, 0.9), (0, 0, 0, 0, 0.3)]
+    drawn = [[(box.name, box.score, box.wrong, box.steps) for box in pair.predicted] for pair in shown.pairs]
+    assert drawn == [
+        [("2", 0.9, False, 5), ("1", 0.8, False, 5), ("1", 0.7, True, 3), ("3", 0.6, False, 3)],
+        [("1", 0.3, True, 2)],
+    ]
+    truth = [[(box.name, box.crowd, box.wrong) for box in pair.truth] for pair in shown.pairs]
+    assert truth == [[("1", False, False), ("2", False, False), ("3", True, False)], []]
+
+
+def test_labels_lie_side_by_side_and_move_where_another_is():
+    boxes = [DrawnBox("cat", 0, "") for _ in range(5)]
+    length = (6.2 * 3 + 6) * 300 / 250  # of "cat" in pixels of the image
+    places = [(0, 100), (length, 100), (0, 100), (0, 100), (0, 100)]
+    place_labels(boxes, [(x, y, 20, 50) for x, y in places], 300, 200)
+    assert [box.corner for box in boxes] == ["above", "above", "inside", "below", ""]
+    assert [box.label for box in boxes] == ["cat"] * 4 + [""]
 
 
 @given(st.integers(0, 10_000), st.integers(1, 40))
