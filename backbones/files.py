@@ -47,13 +47,45 @@ def read_json(path: str | os.PathLike[str], what: str) -> Any:
     what: the kind of file for the message, such as "genotype".
     Raises FileNotFoundError, or ValueError that names the file and the place of the mistake.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such {what} file")
+    path = existing(path, what)
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
         raise ValueError(f"{path}: expected a {what} in JSON, but {error}") from None
+
+
+def decode_json(path: str | os.PathLike[str], form: type[T], what: str) -> T:
+    """Parses a JSON file straight into a msgspec type: quicker than `read_json`, for files of any size.
+
+    Raises FileNotFoundError, or ValueError that names the file and the key."""
+    path = existing(path, what)
+    data = path.read_bytes()
+    try:
+        return msgspec.json.decode(data, type=form)
+    except msgspec.ValidationError as error:
+        mismatch = str(error)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {unreadable(error)}") from None
+    try:  # a wrong value is met before a later mistake in the text, which matters more
+        msgspec.json.decode(data, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {unreadable(error)}") from None
+    raise ValueError(f"{path}: {mismatch}")
+
+
+def existing(path: str | os.PathLike[str], what: str) -> Path:
+    """The path of a file. Raises FileNotFoundError where there is none."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such {what} file")
+    return path
+
+
+def unreadable(error: Exception) -> str:
+    """What msgspec's refusal to decode means."""
+    if "out of range" in str(error):  # such as 1e400: JSON's grammar allows what no float holds
+        return f"a number is too large to be read: {error}"
+    return f"not JSON: {error}"
 
 
 def convert_json(value: Any, form: type[T], prefix: str, *, defaults: bool = False) -> T:

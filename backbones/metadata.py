@@ -3,12 +3,11 @@
 import json
 import os
 import struct
-from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from backbones.files import convert_json
+from backbones.files import convert_json, existing
 
 FORMAT = 2
 KEY = "celltransfer"
@@ -19,8 +18,7 @@ def read_metadata(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
 
     Raises FileNotFoundError, or ValueError that names the file, the key and what was expected there.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such {kind} file")
+    existing(path, kind)
     try:
         with safe_open(path, framework="np") as file:
             header = (file.metadata() or {}).get(KEY)

@@ -18,6 +18,7 @@ Ratios, quartiles and verdicts: `benchmarks.ratios`. The machine must be quiet.
 """
 
 import argparse
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -71,7 +72,8 @@ def own_detector(name: str = "timm/resnet50", side: int = SIDE) -> TorchvisionFp
     network = create(name)
     network.remove_classifier()
     calibrate(network, images=2, size=max(128, side // 2), forward=network.features)
-    engine = TorchvisionFpnConfig().build(network, CLASSES, MEAN, STD)
+    network.preprocessing = dataclasses.replace(network.preprocessing, mean=MEAN, std=STD)
+    engine = TorchvisionFpnConfig().build(network, CLASSES)
     assert isinstance(engine, TorchvisionFpn)
     freeze_statistics(network)
     freeze_stages(network, FROZEN)

@@ -36,7 +36,7 @@ def detector(network: Classifier, side: int) -> TorchvisionC4:
             module.momentum = 1.0
     with torch.no_grad():
         network.train().features(torch.rand(2, 3, side, side))
-    engine = TorchvisionC4Config(roi_chunk=ALL_AT_ONCE).build(network, 80, [0.5] * 3, [0.5] * 3)
+    engine = TorchvisionC4Config(roi_chunk=ALL_AT_ONCE).build(network, 80)
     assert isinstance(engine, TorchvisionC4)
     return engine.eval()
 

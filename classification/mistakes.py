@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from backbones.files import write_atomically
+from backbones.files import decode_json, write_atomically
 from classification.data import ImageSet
 
 if TYPE_CHECKING:
@@ -132,13 +132,7 @@ def write_mistakes(folder: Path, mistakes: Mistakes) -> None:
 
 def read_mistakes(path: str | os.PathLike[str]) -> Mistakes:
     """Raises FileNotFoundError, or ValueError that names the file and the key."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of mistakes")
-    try:
-        mistakes = msgspec.json.decode(path.read_bytes(), type=Mistakes)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from None
+    mistakes = decode_json(path, Mistakes, "mistakes")
     size = len(mistakes.classes)
     pairs = [entry[:2] for entry in mistakes.confusion] + [(w.label, w.predicted) for w in mistakes.worst]
     for pair in pairs:

@@ -10,9 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from backbones.base import BackboneSpec
 from backbones.pictures import as_picture
-from backbones.spec import Preprocessing
 from backbones.weights import load_tensors, read_safetensors, write_safetensors
 from detection.data.annotations import CocoAnnotations
 from detection.data.augment import placed_image
@@ -46,16 +44,12 @@ class Detector:
         self,
         engine: Engine,
         config: EngineConfig,
-        spec: BackboneSpec,
-        preprocessing: Preprocessing,
         categories: list[CategoryEntry],
         input_size: EvaluationSize,
         group_norm: bool = False,
     ):
         self.engine = engine
         self.config = config
-        self.spec = spec
-        self.preprocessing = preprocessing
         self.categories = categories
         self.input_size = input_size
         self.group_norm = group_norm
@@ -82,8 +76,14 @@ class Detector:
         engine = description.build(path)
         load_tensors(engine, tensors, str(path))
         _check_finite(engine, f"{path}: ")
-        parts = {field.name: getattr(description, field.name) for field in dataclasses.fields(description)}
-        return cls(engine, **parts).to(target)
+        detector = cls(
+            engine,
+            description.config,
+            description.categories,
+            description.input_size,
+            description.group_norm,
+        )
+        return detector.to(target)
 
     def save(self, path: str | os.PathLike[str], metrics: Mapping[str, float]) -> None:
         """Writes a `detector.safetensors`, which needs no other file."""
@@ -91,9 +91,9 @@ class Detector:
             "engine": self.config.name,
             "head": self.config.head,
             "detector": dataclasses.asdict(self.config),
-            "network": self.spec.to_dict(),
+            "network": self.engine.backbone.spec.to_dict(),
             "categories": msgspec.to_builtins(self.categories),
-            "preprocessing": dataclasses.asdict(self.preprocessing),
+            "preprocessing": dataclasses.asdict(self.engine.backbone.preprocessing),
             "input": dataclasses.asdict(SizeRecord.of(self.input_size)),
             **({"group_norm": True} if self.group_norm else {}),
             "metrics": dict(metrics),

@@ -85,7 +85,7 @@ def check(config: PipelineConfig, unfinished: Collection[str]) -> None:
             config.classification.plan.check(len(train))
         if "detection" in unfinished:
             with torch.device("meta"):
-                config.detection.detector.build(NASNet(spec, 1), 1, [0.5] * 3, [0.5] * 3)
+                config.detection.detector.build(NASNet(spec, 1), 1)
     if "detection" in unfinished:
         scenes, _ = (open_split(config.detection.data, split) for split in ("train", "val"))
         if config.detection.recipe.batch_size != AUTO:

@@ -11,12 +11,13 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from backbones.files import existing, unreadable
 
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -104,7 +105,7 @@ def parse(path: str | os.PathLike[str]) -> CocoFile:
 
     Raises FileNotFoundError; ValueError that names the file and the key where it is not JSON, lacks a
     key or has a value of another type."""
-    path = _existing(path, "annotation")
+    path = existing(path, "annotation")
     data = path.read_bytes()
     try:
         try:
@@ -112,7 +113,7 @@ def parse(path: str | os.PathLike[str]) -> CocoFile:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             strict = strict_json(data)
             if strict is None:
-                raise ValueError(_unreadable(error)) from None
+                raise ValueError(unreadable(error)) from None
             return _columns(_split(strict))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -234,33 +235,3 @@ def places(values: NDArray[np.int64], among: NDArray[np.int64]) -> NDArray[np.in
     order = np.argsort(among, kind="stable")
     found = order[np.searchsorted(among[order], values).clip(max=len(among) - 1)]
     return np.where(among[found] == values, found, -1)
-
-
-def decode_json(path: str | os.PathLike[str], form: type[T], what: str) -> T:
-    """Reads a JSON file into `form`. Raises FileNotFoundError, or ValueError that names the file."""
-    path = _existing(path, what)
-    data = path.read_bytes()
-    try:
-        return msgspec.json.decode(data, type=form)
-    except msgspec.ValidationError as error:
-        mismatch = str(error)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {_unreadable(error)}") from None
-    try:  # a wrong value is met before a later mistake in the text, which matters more
-        msgspec.json.decode(data, type=msgspec.Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {_unreadable(error)}") from None
-    raise ValueError(f"{path}: {mismatch}")
-
-
-def _existing(path: str | os.PathLike[str], what: str) -> Path:
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such {what} file")
-    return path
-
-
-def _unreadable(error: Exception) -> str:
-    if "out of range" in str(error):  # such as 1e400: JSON's grammar allows what no float holds
-        return f"a number is too large to be read: {error}"
-    return f"not JSON: {error}"

@@ -3,7 +3,6 @@
 import copy
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +22,18 @@ class Engine(nn.Module, ABC):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, num_classes: int, mean: Sequence[float], std: Sequence[float]):
-        """mean, std: `[3]`, of RGB in 0..1. Raises ValueError where they are not of three channels."""
+    def __init__(self, backbone: Backbone, num_classes: int):
+        """Images are normalised as the backbone's `preprocessing` says. Raises ValueError unless it is of RGB."""
         super().__init__()
-        check_rgb(mean, std)
         self.num_classes = num_classes
         self.backbone = backbone
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(backbone.preprocessing, name))
+            if len(values) != 3:
+                raise ValueError(
+                    f"preprocessing.{name} has {len(values)} values, expected 3: detection reads RGB"
+                )
+            self.register_buffer(name, values.view(3, 1, 1), persistent=False)
 
     @abstractmethod
     def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
@@ -56,10 +59,3 @@ def _fused(backbone: Backbone) -> nn.Module:
         except ValueError as error:
             log.info("The backbone is not fused for inference: %s", error)
     return copy.deepcopy(backbone)
-
-
-def check_rgb(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Raises ValueError unless images are normalised channel by channel of RGB."""
-    for key, values in (("mean", mean), ("std", std)):
-        if len(values) != 3:
-            raise ValueError(f"preprocessing.{key} has {len(values)} values, expected 3: detection reads RGB")

@@ -4,7 +4,6 @@ Sources: Detectron2's Base-RCNN-FPN; for one map the paper's section 4.3 (docs/n
 Detectron2's `Res5ROIHeads`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -35,14 +34,12 @@ class EngineConfig(Builds):
         if self.name != self.engine:
             raise ConfigError(f"{AT}name = {self.name!r}, but these are the keys of {self.engine!r}")
 
-    def build(  # type: ignore[override]
-        self, backbone: "Backbone", num_classes: int, mean: Sequence[float], std: Sequence[float]
-    ) -> "Engine":
-        """A fresh detector over `backbone`, whose images are normalised by `mean` and `std` (of 0..1).
+    def build(self, backbone: "Backbone", num_classes: int) -> "Engine":  # type: ignore[override]
+        """A fresh detector over `backbone`.
 
         Raises ValueError unless the backbone reads RGB and has the maps that the detector needs, ImportError
         where the engine's package is not installed."""
-        return super().build(backbone, num_classes, mean, std)
+        return super().build(backbone, num_classes)
 
 
 @dataclass(kw_only=True)

@@ -56,7 +56,7 @@ def profile(
     with torch.device("meta"), torch.no_grad():
         backbone = build(spec, num_classes=1)
         backbone.remove_classifier()
-        engine = config.build(backbone, num_classes, [0.5] * 3, [0.5] * 3).eval()
+        engine = config.build(backbone, num_classes).eval()
         image = torch.empty(1, 3, *size)
         if isinstance(engine, TorchvisionC4):
             return _c4(engine, image)

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import msgspec
-
 from backbones.build import build
+from backbones.files import convert_json
 from backbones.spec import NetworkSpec, Preprocessing
 from backbones.timm_spec import TimmSpec
 from backbones.zoo import read_spec
@@ -56,9 +55,8 @@ class Description:
             backbone.remove_classifier()
             if self.group_norm:
                 use_group_norm(backbone)
-            return self.config.build(
-                backbone, len(self.categories), self.preprocessing.mean, self.preprocessing.std
-            )
+            backbone.preprocessing = self.preprocessing
+            return self.config.build(backbone, len(self.categories))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -66,8 +64,5 @@ class Description:
 def _read(metadata: Mapping[str, Any], key: str, form: type[T], path: str | os.PathLike[str]) -> T:
     """A key of the metadata. Raises ValueError that names file and key."""
     if key not in metadata:
-        raise ValueError(f"{path}: the metadata key {key!r} is missing")
-    try:
-        return msgspec.convert(metadata[key], form)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"{path}: {key}: {error}") from None
+        raise ValueError(f"{path}: {key} is missing")
+    return convert_json(metadata[key], form, f"{path}: {key}.", defaults=True)

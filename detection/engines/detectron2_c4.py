@@ -1,7 +1,5 @@
 """The paper's detector, made of Detectron2's parts."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -32,15 +30,8 @@ class Detectron2C4(Detectron2Engine):
 
     divisor = 1
 
-    def __init__(
-        self,
-        config: C4Config,
-        backbone: Backbone,
-        num_classes: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ):
-        super().__init__(backbone, num_classes, mean, std)
+    def __init__(self, config: C4Config, backbone: Backbone, num_classes: int):
+        super().__init__(backbone, num_classes)
         split = split_at(backbone, C4_STRIDE)
         self.proposal_generator = proposal_network(
             config.rpn, split.channels, {MAP: C4_STRIDE}, [config.rpn.anchor_sizes], config.rpn_channels

@@ -32,15 +32,8 @@ class Detectron2Fpn(Detectron2Engine):
 
     divisor = PYRAMID_STRIDES[-1]
 
-    def __init__(
-        self,
-        config: FpnConfig,
-        backbone: Network,
-        num_classes: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ):
-        super().__init__(backbone, num_classes, mean, std)
+    def __init__(self, config: FpnConfig, backbone: Network, num_classes: int):
+        super().__init__(backbone, num_classes)
         infos = pyramid_maps(backbone)
         self.fpn = FPN(
             _GivenMaps(infos),

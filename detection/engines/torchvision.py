@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -68,15 +67,8 @@ class TorchvisionFpn(TorchvisionEngine):
 
     box_head: BoxHead
 
-    def __init__(
-        self,
-        config: FpnConfig,
-        backbone: Backbone,
-        num_classes: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ):
-        super().__init__(backbone, num_classes, mean, std)
+    def __init__(self, config: FpnConfig, backbone: Backbone, num_classes: int):
+        super().__init__(backbone, num_classes)
         infos = pyramid_maps(backbone)
         strides = (*PYRAMID_STRIDES, 2 * PYRAMID_STRIDES[-1])
         self.names = [info.name for info in infos]

@@ -1,7 +1,5 @@
 """The paper's detector, made of torchvision's operations."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -16,15 +14,8 @@ from detection.model.rpn import RegionProposals
 class TorchvisionC4(TorchvisionEngine):
     """Trunk, proposals, and for each of them a crop, the tail, the mean of its map, class and box."""
 
-    def __init__(
-        self,
-        config: C4Config,
-        backbone: Backbone,
-        num_classes: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ):
-        super().__init__(backbone, num_classes, mean, std)
+    def __init__(self, config: C4Config, backbone: Backbone, num_classes: int):
+        super().__init__(backbone, num_classes)
         split = split_at(backbone, C4_STRIDE)
         sizes = [config.rpn.anchor_sizes]
         self.rpn = RegionProposals(config.rpn, split.channels, [C4_STRIDE], sizes, config.rpn_channels)

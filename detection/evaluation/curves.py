@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backbones.files import write_atomically
+from backbones.files import decode_json, write_atomically
 
 FILE = "curves.json"
 RECALLS = [i / 100 for i in range(101)]
@@ -60,13 +60,7 @@ def write_curves(folder: Path, curves: Curves) -> None:
 
 def read_curves(path: str | os.PathLike[str]) -> Curves:
     """Raises FileNotFoundError, or ValueError that names the file and the key."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of curves")
-    try:
-        curves = msgspec.json.decode(path.read_bytes(), type=Curves)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from None
+    curves = decode_json(path, Curves, "curves")
     for name, curve in (curves.mean | curves.per_class).items():
         if len(curve) != len(RECALLS):
             raise ValueError(f"{path}: {name} has {len(curve)} values, expected {len(RECALLS)}")

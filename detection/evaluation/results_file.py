@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from backbones.files import write_atomically
+from backbones.files import decode_json, write_atomically
 from detection.data.annotations import CocoAnnotations
-from detection.data.coco_file import Id, decode_json
+from detection.data.coco_file import Id
 
 if TYPE_CHECKING:
     from detection.formats import Prediction

@@ -82,8 +82,7 @@ def build_detector(
     network = build_backbone(source)
     if recipe.norm == "group":
         use_group_norm(network)
-    preprocessing = network.preprocessing
-    engine = config.build(network, len(categories), preprocessing.mean, preprocessing.std)
+    engine = config.build(network, len(categories))
     check_maps(network, source.label)
     if isinstance(config, C4Config):
         check_halves(network, source.label, C4_STRIDE)
@@ -94,9 +93,7 @@ def build_detector(
     if trainer.sync_batch_norm:
         _check_norms(engine.backbone)
     prepare_network(trainer, network)
-    return Detector(
-        engine, config, network.spec, preprocessing, categories, input_size, recipe.norm == "group"
-    )
+    return Detector(engine, config, categories, input_size, recipe.norm == "group")
 
 
 def _check_norms(network: Backbone) -> None:

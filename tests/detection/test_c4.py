@@ -41,7 +41,7 @@ def config(**changes) -> TorchvisionC4Config:
 
 
 def build(network=None, **changes):
-    return config(**changes).build(network or backbone(), NUM_CLASSES, [0.5] * 3, [0.25] * 3)
+    return config(**changes).build(network or backbone(), NUM_CLASSES)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_images_of_the_paper_have_its_anchors(side, anchors):
     defaults = TorchvisionC4Config()
     network = backbone().to("meta")
     with torch.device("meta"):
-        engine = defaults.build(network, NUM_CLASSES, [0.5] * 3, [0.5] * 3)
+        engine = defaults.build(network, NUM_CLASSES)
         (feature_map,), sizes = engine.maps([torch.empty(3, side, side)])
         proposals = engine.rpn.head([feature_map])
     assert sizes == [(side, side)]
@@ -178,11 +178,10 @@ def test_the_second_stage_is_the_tail_on_crops(batch):
 
 def test_a_stored_detector_finds_the_same_and_is_stored_again_as_it_was(tmp_path):
     network = backbone()
-    normalised = network.preprocessing
-    engine = config().build(network, NUM_CLASSES, normalised.mean, normalised.std)
+    engine = config().build(network, NUM_CLASSES)
     categories = [CategoryEntry(number, f"kind {number}") for number in range(1, NUM_CLASSES + 1)]
     size = Fixed(96)
-    detector = Detector(engine, config(), network.spec, normalised, categories, size)
+    detector = Detector(engine, config(), categories, size)
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     detector.save(first, {})
     loaded = Detector.load(first, "cpu")

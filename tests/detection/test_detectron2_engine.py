@@ -10,7 +10,15 @@ from detection.engines.config import Detectron2C4Config, Detectron2FpnConfig
 from detection.engines.registry import ENGINES
 from detection.engines.renaming import TORCHVISION_AND_DETECTRON2, rename, reverse
 from detection.model.config import BoxHeadConfig, C4HeadConfig, RpnConfig
-from tests.detection.test_engines import NUM_CLASSES, EngineContract, backbone, images, same, targets
+from tests.detection.test_engines import (
+    NUM_CLASSES,
+    EngineContract,
+    backbone,
+    images,
+    normalised,
+    same,
+    targets,
+)
 
 pytest.importorskip("detectron2", reason="needs Detectron2: run make detectron2")
 
@@ -35,7 +43,7 @@ def c4_config(**keys) -> Detectron2C4Config:
 
 def build(config, network=None):
     torch.manual_seed(0)
-    return config.build(network or backbone(), NUM_CLASSES, [0.5] * 3, [0.25] * 3)
+    return config.build(network or backbone(), NUM_CLASSES)
 
 
 def seeded_targets(first: int):
@@ -89,7 +97,7 @@ class Detectron2Contract(EngineContract):
 
     def test_a_backbone_that_is_normalised_for_grey_is_refused(self, config):
         with pytest.raises(ValueError, match=r"preprocessing\.mean has 1 values, expected 3"):
-            config.build(backbone(), NUM_CLASSES, [0.5], [0.5])
+            config.build(normalised([0.5], [0.5]), NUM_CLASSES)
 
 
 class TestDetectron2Fpn(Detectron2Contract):

@@ -78,7 +78,7 @@ def pair():
     )
     network = create("nasnet_a_mobile", cells_per_stage=1, filters=8)
     network.remove_classifier()
-    ours = config.build(freeze_statistics(network), NUM_CLASSES, [0.5] * 3, [0.5] * 3)
+    ours = config.build(freeze_statistics(network), NUM_CLASSES)
     names = reverse(TORCHVISION_AND_DETECTRON2["fpn"])
     ours.load_state_dict(rename(nasnet.engine_state(theirs.state_dict()), names))
     return theirs, ours

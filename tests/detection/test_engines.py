@@ -1,5 +1,7 @@
 """Laws of `detection.engines.base.Engine`, which every engine passes, and those of the torchvision engine."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -20,6 +22,12 @@ def backbone(**changes):
     size = {"cells_per_stage": 1, "filters": 8, "stem_filters": 4, "image_size": 64}
     network = create("nasnet_a_mobile", **size | changes)
     network.remove_classifier()
+    return network
+
+
+def normalised(mean, std):
+    network = backbone()
+    network.preprocessing = dataclasses.replace(network.preprocessing, mean=mean, std=std)
     return network
 
 
@@ -71,7 +79,7 @@ class EngineContract:
     def engine(self, config) -> Engine:
         network = self.network()
         torch.manual_seed(0)
-        engine = config.build(network, NUM_CLASSES, [0.5] * 3, [0.25] * 3)
+        engine = config.build(network, NUM_CLASSES)
         assert isinstance(engine, Engine)
         return engine
 
@@ -168,13 +176,13 @@ class EngineContract:
             torch.testing.assert_close(alone[key], together[key], rtol=1e-3, atol=1e-3)
 
     def test_weights_carry_over_to_a_new_engine(self, engine, config):
-        other = config.build(self.network(), NUM_CLASSES, [0.5] * 3, [0.25] * 3)
+        other = config.build(self.network(), NUM_CLASSES)
         other.load_state_dict(engine.state_dict())
         with torch.inference_mode():
             assert same(engine.eval().predict(images()), other.eval().predict(images()))
 
     def test_a_copy_for_inference_finds_the_same_and_leaves_the_engine_alone(self, engine, config):
-        engine = config.build(calibrated(self.network()), NUM_CLASSES, [0.5] * 3, [0.25] * 3)
+        engine = config.build(calibrated(self.network()), NUM_CLASSES)
         before = {name: value.clone() for name, value in engine.state_dict().items()}
         fast = engine.train().for_inference()
         assert engine.training
@@ -209,7 +217,7 @@ class TestTorchvisionFpn(EngineContract):
         with pytest.raises(
             ValueError, match="this backbone has 1, 2, 4: train the classifier with the imagenet"
         ):
-            config.build(cifar, NUM_CLASSES, [0.5] * 3, [0.5] * 3)
+            config.build(cifar, NUM_CLASSES)
 
     def test_a_network_in_timms_form_gives_the_same_detector(self, config):
         size = {"cells_per_stage": 1, "filters": 8, "stem_filters": 4, "image_size": 64}
@@ -217,19 +225,19 @@ class TestTorchvisionFpn(EngineContract):
         network.remove_classifier()
         network.load_state_dict(backbone().state_dict())
         torch.manual_seed(0)
-        one, two = (config.build(net, NUM_CLASSES, [0.5] * 3, [0.25] * 3) for net in (network, backbone()))
+        one, two = (config.build(net, NUM_CLASSES) for net in (network, backbone()))
         two.load_state_dict(one.state_dict())
         with torch.inference_mode():
             assert same(one.eval().predict(images()), two.eval().predict(images()))
 
     def test_a_backbone_that_is_normalised_for_grey_is_refused(self, config):
         with pytest.raises(ValueError, match=r"preprocessing\.mean has 1 values, expected 3"):
-            config.build(backbone(), NUM_CLASSES, [0.5], [0.5])
+            config.build(normalised([0.5], [0.5]), NUM_CLASSES)
 
     def test_images_are_normalised_by_the_mean_and_deviation(self, config):
         """Doubling both and the values of the images gives the same maps."""
-        engine = config.build(backbone(), NUM_CLASSES, [0.2, 0.3, 0.4], [0.25] * 3)
-        other = config.build(backbone(), NUM_CLASSES, [0.4, 0.6, 0.8], [0.5] * 3)
+        engine = config.build(normalised([0.2, 0.3, 0.4], [0.25] * 3), NUM_CLASSES)
+        other = config.build(normalised([0.4, 0.6, 0.8], [0.5] * 3), NUM_CLASSES)
         other.load_state_dict(engine.state_dict())
         picture = images()[0]
         with torch.inference_mode():

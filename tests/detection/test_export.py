@@ -35,12 +35,12 @@ def c4_detector(categories=CATEGORIES) -> Detector:
     backbone.remove_classifier()
     rpn = RpnConfig(anchor_sizes=[16, 32, 64], pre_nms_test=50, post_nms_test=30)
     config = TorchvisionC4Config(rpn_channels=8, rpn=rpn, box_head=C4HeadConfig(crop_size=5), roi_chunk=7)
-    engine = config.build(backbone, len(categories), (0.5,) * 3, (0.25,) * 3)
+    backbone.preprocessing = Preprocessing(64, (0.5,) * 3, (0.25,) * 3)
+    engine = config.build(backbone, len(categories))
     with torch.no_grad():  # as fresh, all scores would be nearly equal
         engine.box_head.class_logits.weight *= 50
         engine.rpn.head.cls_logits.weight *= 50
-    preprocessing = Preprocessing(64, (0.5,) * 3, (0.25,) * 3)
-    return Detector(engine, config, backbone.spec, preprocessing, categories, ShortestEdge((96,), 192))
+    return Detector(engine, config, categories, ShortestEdge((96,), 192))
 
 
 def picture(height: int, width: int) -> torch.Tensor:

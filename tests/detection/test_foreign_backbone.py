@@ -63,7 +63,7 @@ def batch():
 
 def test_a_detector_with_a_pyramid_trains_and_predicts_on_it(network):
     check_maps(network, "tiny")
-    engine = TorchvisionFpnConfig(fpn_channels=8).build(network, 3, (0.5,) * 3, (0.25,) * 3)
+    engine = TorchvisionFpnConfig(fpn_channels=8).build(network, 3)
     images, targets = batch()
     losses = engine.train().losses(images, targets)
     torch.stack(list(losses.values())).sum().backward()
@@ -87,14 +87,14 @@ def test_its_stages_can_be_frozen(network):
 def test_a_detector_on_one_map_says_what_it_lacks(network):
     lack = "Tiny has no method `split` (backbones.base.Splittable), which a detector on one map needs: add it"
     with pytest.raises(ValueError, match=re.escape(lack)):
-        TorchvisionC4Config().build(network, 3, (0.5,) * 3, (0.25,) * 3)
+        TorchvisionC4Config().build(network, 3)
 
 
 def test_a_backbone_that_cannot_be_fused_now_predicts_as_it_is(caplog):
     network = create("nasnet_a_mobile", cells_per_stage=1, filters=8, stem_filters=4, image_size=64)
     network.remove_classifier()
     network.stem[1] = nn.GroupNorm(1, 4)
-    engine = TorchvisionFpnConfig(fpn_channels=8).build(network, 3, (0.5,) * 3, (0.25,) * 3)
+    engine = TorchvisionFpnConfig(fpn_channels=8).build(network, 3)
     with caplog.at_level(logging.INFO):
         fast = engine.for_inference()
     assert "The backbone is not fused for inference: fuse folds batch norm with running" in caplog.text

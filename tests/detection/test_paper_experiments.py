@@ -50,7 +50,7 @@ def test_the_detector_is_built_and_sees_its_images(experiment):
     name, side, _, channels, _ = ROWS[experiment]
     config = composed(f"experiment={experiment}", "data.root=COCO", f"backbone.name={name}")
     with torch.device("meta"):
-        engine = config.detector.build(build_backbone(config.backbone), 80, [0.5] * 3, [0.5] * 3)
+        engine = config.detector.build(build_backbone(config.backbone), 80)
         (feature_map,), _ = engine.maps([torch.empty(3, side, side)])
         logits, deltas = engine.score([feature_map], [torch.empty(2, 4)])
     assert feature_map.shape[1] == channels

@@ -53,7 +53,7 @@ def test_the_parts_hold_all_parameters_of_the_detector(config, network):
     spec = resolve_spec(network, **({} if network.startswith("timm/") else SMALL))
     backbone = create(spec)
     backbone.remove_classifier()
-    engine = config.build(backbone, 5, [0.5] * 3, [0.5] * 3)
+    engine = config.build(backbone, 5)
     parts = profile(config, spec, 5, (96, 128))
     assert sum(part.parameters for part in parts) == sum(p.numel() for p in engine.parameters())
 
@@ -114,9 +114,9 @@ def test_a_file_is_profiled_at_its_fixed_size(small, tmp_path, monkeypatch, caps
     backbone = create(small)
     backbone.remove_classifier()
     config = TorchvisionC4Config(rpn_channels=16)
-    engine = config.build(backbone, 2, [0.5] * 3, [0.5] * 3)
+    engine = config.build(backbone, 2)
     categories = [CategoryEntry(1, "cat"), CategoryEntry(2, "dog")]
-    detector = Detector(engine, config, small, backbone.preprocessing, categories, Fixed(96))
+    detector = Detector(engine, config, categories, Fixed(96))
     detector.save("detector.safetensors", {})
     assert main(detection_experiment, ["detector.safetensors"]) == 0
     title, rows, below = read(capsys.readouterr().out)

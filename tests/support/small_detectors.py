@@ -21,7 +21,8 @@ def small_detector(categories: list[CategoryEntry], *, side: int = 96, **box_hea
         rpn=RpnConfig(anchor_sizes=[16, 32, 64, 96, 128], pre_nms_test=50, post_nms_test=30),
         box_head=BoxHeadConfig(**{"width": 16, "pooled_size": 3, "score_threshold": 0.05} | box_head),
     )
-    engine = config.build(backbone, len(categories), (0.5,) * 3, (0.25,) * 3)
+    backbone.preprocessing = Preprocessing(64, (0.5,) * 3, (0.25,) * 3)
+    engine = config.build(backbone, len(categories))
     with torch.no_grad():  # as fresh, some of its numbers would be huge and others nearly equal
         for layer, gain in (
             (engine.rpn.head.cls_logits, 10),
@@ -30,5 +31,4 @@ def small_detector(categories: list[CategoryEntry], *, side: int = 96, **box_hea
             (engine.box_head.box_deltas, 1),
         ):
             layer.weight *= gain
-    preprocessing = Preprocessing(64, (0.5,) * 3, (0.25,) * 3)
-    return Detector(engine, config, backbone.spec, preprocessing, categories, ShortestEdge((side,), 2 * side))
+    return Detector(engine, config, categories, ShortestEdge((side,), 2 * side))
