@@ -8,7 +8,6 @@ import dataclasses
 import os
 import pickle
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from backbones.cell import BlockModule, CellModule
+from backbones.files import existing
 from backbones.network import NASNet
 from backbones.zoo import FOREIGN_NETWORKS
 
@@ -110,8 +110,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Nothing but tensors and plain containers is unpickled. Raises FileNotFoundError, or ValueError that names
     the file and what was expected.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such state dict file")
+    existing(path, "state dict")
     try:
         if str(path).endswith(".safetensors"):
             return load_file(path)

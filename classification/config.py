@@ -7,7 +7,7 @@ of a recipe as it is usual today.
 from dataclasses import dataclass, field
 
 from backbones.config import BackboneConfig
-from runtime.config import LoggerConfig, TrainerConfig, check_device_name
+from runtime.config import EvaluationConfig, LoggerConfig, TrainerConfig
 from runtime.ranges import AT, ConfigError, require
 from runtime.steps import StepPlan, scaled_rate
 
@@ -195,7 +195,7 @@ class ClassificationConfig:
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(EvaluationConfig):
     """Which weights, on which images."""
 
     weights: str
@@ -206,21 +206,8 @@ class EvaluateConfig:
     batch_size: int | None = None
     """Images per forward pass; None: as in the evaluation that the file's metrics are of, 256 where there was
     none. Another size may change the loss in its seventh digit."""
-    device: str = "auto"
-    """`auto` (cuda where there is one, else cpu), `cpu`, `cuda` or `cuda:<number>`."""
-    threads: int | None = None
-    """Threads of PyTorch on CPU; None: PyTorch's choice."""
-    output: str | None = None
-    """Folder for metrics.json and mistakes.json, of which `python -m pipeline.report` makes a page; None: the
-    metrics are only printed."""
-    logger: LoggerConfig = field(default_factory=lambda: LoggerConfig(name="none"))
-    """Where the figures, the confusion matrix and the worst images go besides; needs `output`."""
 
     def __post_init__(self) -> None:
-        check_device_name(self.device)
-        require(self, "batch_size", "threads", least=1)
+        super().__post_init__()
+        require(self, "batch_size", least=1)
         require(self, "split", among=("test", "train"))
-        if self.logger.name != "none" and self.output is None:
-            raise ConfigError(
-                f"{AT}logger = {self.logger.name}, but there is no output folder; set {AT}output=DIR"
-            )

@@ -27,7 +27,7 @@ from runtime.device import resolve_device
 from runtime.finite import NonFiniteError
 from runtime.loading import ResumableLoader
 from runtime.progress import track
-from runtime.stage import evaluation_loggers, output_folder
+from runtime.stage import begin_evaluation, evaluation_loggers
 from runtime.tracking import log_confusion, log_images, log_table
 
 log = logging.getLogger(__name__)
@@ -36,9 +36,7 @@ log = logging.getLogger(__name__)
 def run(config: EvaluateConfig) -> dict[str, Any]:
     """Prints and returns the content of a `metrics.json`; with the training's data, that of the training."""
     device = resolve_device(config.device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    folder = output_folder(config.output)
+    folder = begin_evaluation(config)
     network = weights.load(config.weights)
     images = open_images(config.data, config.split)
     check_classes(config.weights, network, images)

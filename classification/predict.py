@@ -4,7 +4,6 @@ python -m classification.predict backbone.safetensors IMAGES… [--json]
 """
 
 import argparse
-import contextlib
 import json
 import logging
 import sys
@@ -61,10 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         paths = find_images(options.images)
         network = load(options.weights, options.device, len(paths))
         shown = not options.json and len(paths) > options.batch_size
-        with contextlib.ExitStack() as stack:
-            progress = (
-                stack.enter_context(track(len(paths), "predicting", images_per_unit=1)) if shown else None
-            )
+        with track(len(paths), "predicting", images_per_unit=1, quiet=not shown) as progress:
             for path, result in predict(network, paths, top=options.top, batch_size=options.batch_size):
                 if isinstance(result, Exception):
                     unreadable += 1
@@ -73,8 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     print(_as_json(path, result), flush=True)
                 else:
                     _add_rows(table, path, result)
-                if progress is not None:
-                    progress.advance()
+                progress.advance()
     except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 1

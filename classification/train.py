@@ -54,7 +54,7 @@ def run(config: ClassificationConfig) -> dict[str, Any]:
 def _train(config: ClassificationConfig) -> dict[str, Any]:
     check_machine(config.trainer)
     seed_process(config.seed, rank=0)
-    train_images, test_images = _open_both(config.data)
+    train_images, test_images = open_both(config.data)
     network = _build_network(config, train_images.classes)
     recipe = config.recipe
     averaging = [ExponentialAverage(recipe.ema_decay)] if recipe.ema_decay is not None else []
@@ -122,7 +122,8 @@ def _finish(
     )
 
 
-def _open_both(data: ImageDataConfig) -> tuple[ImageSet, ImageSet]:
+def open_both(data: ImageDataConfig) -> tuple[ImageSet, ImageSet]:
+    """Images for training and for evaluation. Raises ValueError unless they have the same classes."""
     train, test = open_images(data, "train"), open_images(data, "test")
     if train.classes != test.classes:
         odd = sorted({*train.classes} ^ {*test.classes})[0]

@@ -70,7 +70,7 @@ def _choices() -> Mapping[str, Mapping[str, Any]]:
     from backbones.zoo import ZOO
     from classification.config import ImageDataConfig, RecipeConfig
     from detection.data.config import CocoDataConfig, ScenesDataConfig
-    from detection.engines.registry import ENGINES
+    from detection.engines.config import ENGINES
     from detection.training.recipe import DetectionRecipe
     from runtime.config import LOGGERS, LoggerConfig, TrainerConfig
     from search.executors.config import InlineConfig

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from celltransfer import program
-from detection.engines.registry import FAMILIES
+from detection.engines.config import FAMILIES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,6 @@ python -m detection.predict detector.safetensors IMAGES… --json | jq …
 """
 
 import argparse
-import contextlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -66,10 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         paths = find_images(options.images)
         detector = Detector.load(options.weights, options.device)
-        with contextlib.ExitStack() as stack:
-            progress = None
-            if len(paths) >= SHOW_PROGRESS_FROM:
-                progress = stack.enter_context(track(len(paths), "predicting", images_per_unit=1))
+        few = len(paths) < SHOW_PROGRESS_FROM
+        with track(len(paths), "predicting", images_per_unit=1, quiet=few) as progress:
             for found in predict(detector, paths, options.output, options.min_score):
                 if found.error is None:
                     results += found.results
@@ -77,8 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 else:
                     unreadable += 1
                     print(found.error, file=sys.stderr)
-                if progress is not None:
-                    progress.advance()
+                progress.advance()
         content = msgspec.json.format(msgspec.json.encode(results))
         if options.output is not None:
             write_atomically(options.output / "detections.json", content)

@@ -19,8 +19,7 @@ from backbones.timm_spec import TimmSpec
 from backbones.zoo import read_spec, resolve_spec
 from celltransfer import program
 from detection.data.sizing import EvaluationSize, Fixed
-from detection.engines.config import C4Config, EngineConfig
-from detection.engines.registry import ENGINES
+from detection.engines.config import ENGINES, C4Config, EngineConfig
 
 if TYPE_CHECKING:
     from detection.engines.costs import Part

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backbones.files import write_atomically
+from backbones.files import existing, write_atomically
 from celltransfer import program
 from detection.data.coco_file import CategoryEntry, Id, strict_json
 from runtime.random import counter_hash
@@ -94,9 +94,7 @@ def merge(paths: Sequence[Path]) -> Merged:
 
 
 def _read(path: Path) -> _File:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such annotation file")
-    data = path.read_bytes()
+    data = existing(path, "annotation").read_bytes()
     try:
         try:
             file = msgspec.json.decode(data, type=_File)

@@ -14,8 +14,7 @@ import detection.train
 import search.run
 from backbones.network import NASNet
 from backbones.published import NASNET_A
-from classification.data import open_images
-from detection.data.images import open_split
+from detection.training.build import open_images
 from detection.training.recipe import AUTO
 from pipeline.config import PipelineConfig
 from pipeline.report import write_report
@@ -78,16 +77,14 @@ def check(config: PipelineConfig, unfinished: Collection[str]) -> None:
             raise ValueError(
                 "classification.backbone.stem = 'cifar', but detection needs the maps of 'imagenet'"
             )
-        train, test = (open_images(config.classification.data, split) for split in ("train", "test"))
-        if train.classes != test.classes:
-            raise ValueError(f"{train.source} and {test.source} have different classes")
+        train, _ = classification.train.open_both(config.classification.data)
         with under("classification"):
             config.classification.plan.check(len(train))
         if "detection" in unfinished:
             with torch.device("meta"):
                 config.detection.detector.build(NASNet(spec, 1), 1)
     if "detection" in unfinished:
-        scenes, _ = (open_split(config.detection.data, split) for split in ("train", "val"))
-        if config.detection.recipe.batch_size != AUTO:
-            with under("detection"):
+        with under("detection"):
+            scenes, *_ = open_images(config.detection.data, config.detection.seed, processes=1)
+            if config.detection.recipe.batch_size != AUTO:
                 config.detection.plan.check(len(scenes))

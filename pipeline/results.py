@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import yaml
 
-from backbones.files import read_json
+from backbones.files import existing, read_json
 from backbones.genotype import Genotype
 from backbones.metadata import read_metadata
 from classification.mistakes import FILE as MISTAKES
@@ -200,9 +200,7 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such configuration file")
-    content = yaml.safe_load(path.read_text())
+    content = yaml.safe_load(existing(path, "configuration").read_text())
     if not isinstance(content, Mapping):
         raise ValueError(f"{type(content).__name__}, expected keys and values")
     return content

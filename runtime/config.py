@@ -8,7 +8,7 @@ import dataclasses
 import importlib.util
 import pkgutil
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -136,3 +136,26 @@ class TrainerConfig:
         for key in _CLASSIFICATION_ONLY:
             if (value := getattr(self, key)) != getattr(TrainerConfig, key):
                 raise ConfigError(f"{stage} does not support {AT}trainer.{key} = {value} yet")
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """Where an evaluation runs and what it leaves; the stages add what is evaluated."""
+
+    device: str = "auto"
+    """`auto` (cuda where there is one, else cpu), `cpu`, `cuda` or `cuda:<number>`."""
+    threads: int | None = None
+    """Threads of PyTorch on CPU. None: PyTorch's choice."""
+    output: str | None = None
+    """Folder for metrics.json and the files beside it, of which `python -m pipeline.report` makes a page.
+    None: the metrics are only printed."""
+    logger: LoggerConfig = field(default_factory=lambda: LoggerConfig(name="none"))
+    """Where figures, tables and images go besides; needs `output`."""
+
+    def __post_init__(self) -> None:
+        check_device_name(self.device)
+        require(self, "threads", least=1)
+        if self.logger.name != "none" and self.output is None:
+            raise ConfigError(
+                f"{AT}logger = {self.logger.name}, but there is no output folder; set {AT}output=DIR"
+            )

@@ -32,7 +32,7 @@ class Track:
         self._aside_since: float | None = None
         self._console, self._figures, self._printed = console, "", -1
         self._bar: Progress | None = None
-        if console.is_terminal:
+        if console.is_terminal and not console.quiet:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -111,11 +111,13 @@ def track(
     done: int = 0,
     images_per_unit: int | None = None,
     clock: Callable[[], float] = time.monotonic,
+    quiet: bool = False,
 ) -> Iterator[Track]:
     """Shows progress on stderr. total, done: units of work in all and before this process.
 
-    images_per_unit: what images per second are counted by. None: they are not shown. clock: see `Track`."""
-    progress = Track(Console(stderr=True), total, description, done, images_per_unit, clock)
+    images_per_unit: what images per second are counted by. None: they are not shown. clock: see `Track`.
+    quiet: counts and shows nothing."""
+    progress = Track(Console(stderr=True, quiet=quiet), total, description, done, images_per_unit, clock)
     try:
         yield progress
     finally:

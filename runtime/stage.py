@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 
+from runtime.config import EvaluationConfig
 from runtime.folder import RunFolder, plain
 from runtime.launch import launched_rank
 from runtime.random import counter_hash
@@ -77,20 +78,21 @@ def seed_process(seed: int, rank: int) -> None:
     torch.manual_seed(own)
 
 
-def output_folder(output: str | None) -> Path | None:
-    """The folder that an evaluation writes to. Raises ConfigError for that of a training run."""
-    if output is not None and (Path(output) / "config.yaml").exists():
-        raise ConfigError(f"{AT}output = {output} holds a run with figures of its own; choose another folder")
-    return None if output is None else Path(output)
+def begin_evaluation(config: EvaluationConfig) -> Path | None:
+    """Sets PyTorch's threads, and returns the folder to write to. Raises ConfigError for a training run's."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    folder = None if config.output is None else Path(config.output)
+    if folder is not None and (folder / "config.yaml").exists():
+        raise ConfigError(f"{AT}output = {folder} holds a run with figures of its own; choose another folder")
+    return folder
 
 
 @contextmanager
 def evaluation_loggers(
-    config: Any, folder: Path, split: str, metrics: Mapping[str, float]
+    config: EvaluationConfig, folder: Path, split: str, metrics: Mapping[str, float]
 ) -> Iterator[Sequence[Logger]]:
-    """Loggers of an evaluation, which have been given its metrics and are closed afterwards.
-
-    config: the root dataclass of the command."""
+    """Loggers of an evaluation, which have been given its metrics and are closed afterwards."""
     loggers = build_loggers(config.logger, folder, "evaluation", plain(config))
     log_metrics(loggers, split, metrics)
     yield loggers

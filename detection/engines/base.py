@@ -23,7 +23,7 @@ class Engine(nn.Module, ABC):
     std: Tensor
 
     def __init__(self, backbone: Backbone, num_classes: int):
-        """Images are normalised as the backbone's `preprocessing` says. Raises ValueError unless it is of RGB."""
+        """The backbone's `preprocessing` normalises images. Raises ValueError unless it is of RGB."""
         super().__init__()
         self.num_classes = num_classes
         self.backbone = backbone

@@ -4,6 +4,7 @@ Sources: Detectron2's Base-RCNN-FPN; for one map the paper's section 4.3 (docs/n
 Detectron2's `Res5ROIHeads`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -140,3 +141,12 @@ class Detectron2C4Config(_OfDetectron2, C4Config):
     engine: ClassVar[str] = "detectron2_c4"
     builds: ClassVar[str] = "detection.engines.detectron2_c4:Detectron2C4"
     name: str = "detectron2_c4"
+
+
+ENGINES: Mapping[str, type[EngineConfig]] = {
+    kind.engine: kind
+    for kind in (TorchvisionFpnConfig, TorchvisionC4Config, Detectron2FpnConfig, Detectron2C4Config)
+}
+"""By the name that the configuration and a weights file give an engine."""
+FAMILIES = ("torchvision", "detectron2")
+"""What the names begin with: whose operations an engine is made of."""

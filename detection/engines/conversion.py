@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from backbones.weights import check_tensors, read_safetensors, write_safetensors
+from detection.engines.config import ENGINES, FAMILIES
 from detection.engines.description import Description
-from detection.engines.registry import ENGINES, FAMILIES
 from detection.engines.renaming import TORCHVISION_AND_DETECTRON2, rename, reverse
 
 

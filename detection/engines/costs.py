@@ -20,8 +20,7 @@ from backbones.layers import Pool
 from backbones.spec import NetworkSpec
 from backbones.timm_spec import TimmSpec
 from detection.data.sizing import check_side
-from detection.engines.config import C4_STRIDE, EngineConfig
-from detection.engines.registry import ENGINES
+from detection.engines.config import C4_STRIDE, ENGINES, EngineConfig
 from detection.engines.torchvision import TorchvisionFpn
 from detection.engines.torchvision_c4 import TorchvisionC4
 

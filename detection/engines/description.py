@@ -13,8 +13,7 @@ from backbones.zoo import read_spec
 from detection.data.coco_file import CategoryEntry
 from detection.data.sizing import EvaluationSize, SizeRecord
 from detection.engines.base import Engine
-from detection.engines.config import EngineConfig
-from detection.engines.registry import ENGINES
+from detection.engines.config import ENGINES, EngineConfig
 from detection.model.norms import use_group_norm
 
 T = TypeVar("T")

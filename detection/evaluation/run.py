@@ -28,7 +28,7 @@ from runtime.distributed import gather, rank, world
 from runtime.launch import launched_by_torchrun, launched_rank
 from runtime.loading import ResumableLoader
 from runtime.progress import track
-from runtime.stage import evaluation_loggers, output_folder
+from runtime.stage import begin_evaluation, evaluation_loggers
 from runtime.tracking import log_table
 
 log = logging.getLogger(__name__)
@@ -43,17 +43,13 @@ def predict_all(detector: Detector, images: DetectionImages, workers: int) -> li
     loader = ResumableLoader(images, 1, seed=0, shuffle=False, workers=workers, collate=collate)
     own = loader.share(rank(), world())
     found: list[tuple[int, list[Result]]] = []
-    with contextlib.ExitStack() as stack:
-        progress = (
-            stack.enter_context(track(len(own), "detecting", images_per_unit=1)) if not rank() else None
-        )
+    with track(len(own), "detecting", images_per_unit=1, quiet=rank() > 0) as progress:
         for (sample,) in own:
             height, width = coco.sizes[sample["index"]].tolist()
             prediction = detector.predict(sample["image"], (height, width))
             results = to_results(int(coco.image_ids[sample["index"]]), prediction, coco.category_ids)
             found.append((sample["index"], results))
-            if progress is not None:
-                progress.advance()
+            progress.advance()
     everything = sorted((pair for part in gather(found) for pair in part), key=lambda pair: pair[0])
     if [index for index, _ in everything] != list(range(len(coco))):
         seen = len({index for index, _ in everything})
@@ -92,9 +88,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     """Prints and returns the content of a `metrics.json`, without metrics where nothing is annotated.
 
     Of several processes the first one does, the others return nothing."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    folder = output_folder(config.output)
+    folder = begin_evaluation(config)
     images: DetectionImages | None = None
     if config.weights is not None:
         with _process_group():

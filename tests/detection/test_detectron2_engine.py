@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from backbones.factory import create
-from detection.engines.config import Detectron2C4Config, Detectron2FpnConfig
-from detection.engines.registry import ENGINES
+from detection.engines.config import ENGINES, Detectron2C4Config, Detectron2FpnConfig
 from detection.engines.renaming import TORCHVISION_AND_DETECTRON2, rename, reverse
 from detection.model.config import BoxHeadConfig, C4HeadConfig, RpnConfig
 from tests.detection.test_engines import (

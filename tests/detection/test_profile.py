@@ -10,9 +10,8 @@ from conf.compose import detection_experiment
 from detection.data.coco_file import CategoryEntry
 from detection.data.sizing import Fixed
 from detection.detector import Detector
-from detection.engines.config import TorchvisionC4Config, TorchvisionFpnConfig
+from detection.engines.config import ENGINES, TorchvisionC4Config, TorchvisionFpnConfig
 from detection.engines.costs import profile
-from detection.engines.registry import ENGINES
 from detection.profile import main
 
 SMALL = {"cells_per_stage": 1, "filters": 8, "stem_filters": 4, "image_size": 64}

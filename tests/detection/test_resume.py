@@ -12,7 +12,7 @@ import pytest
 import torch
 from checkpoints import checkpoint
 
-from detection.engines.registry import ENGINES
+from detection.engines.config import ENGINES
 from detection.model.config import C4HeadConfig, RpnConfig
 from detection.train import run
 from detection.training.module import DetectionModule
