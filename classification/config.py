@@ -180,18 +180,23 @@ class ClassificationConfig:
 
     def __post_init__(self) -> None:
         require(self, "validate_every_epochs", "eval_batch_size", least=1)
-        recipe, trainer = self.recipe, self.trainer
+        recipe = self.recipe
         if recipe.cutout and not self.data.is_resident:
             raise ConfigError(
                 f"{AT}recipe.cutout = {recipe.cutout} cuts resident images only; set {AT}data.resident=true, "
                 f"or {AT}recipe.cutout=0"
             )
-        self.plan = StepPlan(recipe.batch_size, recipe.accumulate, trainer.devices, trainer.num_nodes)
-        if (recipe.mixup_alpha or recipe.cutmix_alpha) and self.plan.images_per_pass == 1:
+        together = self.plan().images_per_pass
+        if (recipe.mixup_alpha or recipe.cutmix_alpha) and together == 1:
             raise ConfigError(
                 f"{AT}recipe.batch_size = {recipe.batch_size} leaves 1 image for each backward pass; mixup "
                 "and cutmix need 2"
             )
+
+    def plan(self) -> StepPlan:
+        """Raises ConfigError unless the images of a step are shared out evenly."""
+        recipe, trainer = self.recipe, self.trainer
+        return StepPlan(recipe.batch_size, recipe.accumulate, trainer.devices, trainer.num_nodes)
 
 
 @dataclass(kw_only=True)

@@ -58,7 +58,7 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
     network = _build_network(config, train_images.classes)
     recipe = config.recipe
     averaging = [ExponentialAverage(recipe.ema_decay)] if recipe.ema_decay is not None else []
-    progress = ProgressCallback(STAGE.name, config.plan.batch_size)
+    progress = ProgressCallback(STAGE.name, config.plan().batch_size)
     trainer = build_trainer(
         config.trainer,
         RunFolder(Path(config.run_dir)),
@@ -76,8 +76,8 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
     test_loader = evaluation_loader(
         test_images, config.data, network.preprocessing, device, config.eval_batch_size
     )
-    own_test_loader = test_loader.share(rank, config.plan.processes)
-    module = _build_module(config, network, config.plan.steps_per_epoch(len(train_images)))
+    own_test_loader = test_loader.share(rank, config.plan().processes)
+    module = _build_module(config, network, config.plan().steps_per_epoch(len(train_images)))
     folder = STAGE.open(config, trainer)
     if not rank:
         warn_of_slow_statistics(network, len(train_loader) * recipe.epochs)
@@ -157,8 +157,8 @@ def _build_module(
     recipe = config.recipe
     if recipe.scaled_lr != recipe.lr:
         log.info("learning rate %.4g for %d images per step", recipe.scaled_lr, recipe.batch_size)
-    if config.plan.images_per_pass != config.plan.batch_size:
-        log.info("%s", config.plan)
+    if config.plan().images_per_pass != config.plan().batch_size:
+        log.info("%s", config.plan())
     mixing = None
     if recipe.mixup_alpha or recipe.cutmix_alpha:
         mixing = Mixing(recipe.mixup_alpha, recipe.cutmix_alpha, network.num_classes, config.seed)
@@ -189,7 +189,7 @@ def _train_loader(
             images, data, preprocessing.size, device, cutout=recipe.cutout, rand_augment=augment
         )
         batches = DeviceBatches(resident, seed, train=True)
-        return training_loader(batches, config.plan, seed=seed, rank=rank)
+        return training_loader(batches, config.plan(), seed=seed, rank=rank)
     decoded = DecodedImages(
         images,
         preprocessing,
@@ -200,4 +200,4 @@ def _train_loader(
         color_jitter=data.color_jitter,
         rand_augment=augment,
     )
-    return training_loader(decoded, config.plan, seed=seed, rank=rank, workers=data.workers, collate=stack)
+    return training_loader(decoded, config.plan(), seed=seed, rank=rank, workers=data.workers, collate=stack)

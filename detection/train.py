@@ -50,19 +50,19 @@ def _train(asked: DetectionConfig) -> dict[str, Any]:
     seed_process(asked.seed, rank=0)
     train, val, categories = open_images(asked.data, asked.seed, asked.trainer.processes)
     if asked.recipe.batch_size != AUTO:
-        asked.plan.check(len(train))
+        asked.plan().check(len(train))
     detector = build_detector(
         asked.backbone, asked.detector, asked.recipe, asked.trainer, asked.data.evaluation_size, categories
     )
     config = _with_batch_size(asked, detector, len(train))
-    recipe, steps = config.recipe, config.recipe.total_steps(config.plan, len(train))
+    recipe, steps = config.recipe, config.recipe.total_steps(config.plan(), len(train))
     averaging = [ExponentialAverage(recipe.ema_decay)] if recipe.ema_decay is not None else []
     validation = _validation(config, detector, train, val, averaging)
     trainer = build_trainer(
         config.trainer,
         RunFolder(Path(config.run_dir)),
         [],
-        [*averaging, ProgressCallback(STAGE.name, config.plan.batch_size), *validation],
+        [*averaging, ProgressCallback(STAGE.name, config.plan().batch_size), *validation],
         max_steps=steps,
         gradient_clip_norm=recipe.clip_norm,
         accumulate=recipe.accumulate,
@@ -70,14 +70,14 @@ def _train(asked: DetectionConfig) -> dict[str, Any]:
     )
     own_rank = trainer.global_rank
     loader = training_loader(
-        train, config.plan, seed=config.seed, rank=own_rank, workers=config.data.workers, collate=collate
+        train, config.plan(), seed=config.seed, rank=own_rank, workers=config.data.workers, collate=collate
     )
     if own_rank:  # weights are of one seed, drop path is each process's own
         seed_process(config.seed, own_rank)
     folder = STAGE.open(asked, trainer)
     if not own_rank:
         if asked.recipe.batch_size == AUTO:
-            keep_batch_size(folder.path, config.plan.batch_size, trainer.strategy.root_device)
+            keep_batch_size(folder.path, config.plan().batch_size, trainer.strategy.root_device)
         _tell(config, detector, train, steps)
     module = DetectionModule(detector.engine, recipe, steps).train()
     trainer.fit(module, loader, ckpt_path=last_checkpoint(folder), weights_only=True)
@@ -131,7 +131,7 @@ def _validation(
 ) -> list[Validation]:
     every = config.validate_every_steps
     if config.validate_every_epochs is not None:
-        every = config.validate_every_epochs * config.plan.steps_per_epoch(len(train))
+        every = config.validate_every_epochs * config.plan().steps_per_epoch(len(train))
     if every is None:
         return []
 
@@ -160,7 +160,7 @@ def _tell(config: DetectionConfig, detector: Detector, train: DetectionImages, s
         "pretrained" if config.backbone.pretrained else "from scratch",
         "the stored statistics" if frozen else own,
     )
-    log.info("%s; learning rate %.4g", config.plan, recipe.scaled_lr)
+    log.info("%s; learning rate %.4g", config.plan(), recipe.scaled_lr)
     if still := sum(not p.requires_grad for p in detector.engine.backbone.parameters()):
         log.info("%d tensors of the backbone, up to c%d, stay as loaded", still, config.backbone.freeze_at)
     if not frozen and not config.backbone.pretrained:

@@ -79,7 +79,7 @@ def check(config: PipelineConfig, unfinished: Collection[str]) -> None:
             )
         train, _ = classification.train.open_both(config.classification.data)
         with under("classification"):
-            config.classification.plan.check(len(train))
+            config.classification.plan().check(len(train))
         if "detection" in unfinished:
             with torch.device("meta"):
                 config.detection.detector.build(NASNet(spec, 1), 1)
@@ -87,4 +87,4 @@ def check(config: PipelineConfig, unfinished: Collection[str]) -> None:
         with under("detection"):
             scenes, *_ = open_images(config.detection.data, config.detection.seed, processes=1)
             if config.detection.recipe.batch_size != AUTO:
-                config.detection.plan.check(len(scenes))
+                config.detection.plan().check(len(scenes))

@@ -102,7 +102,6 @@ class DetectionConfig:
     """Of fresh weights, order, augmentation and sampling."""
 
     def __post_init__(self) -> None:
-        """Sets `plan`, but where `recipe.batch_size` is still to be found."""
         self.trainer.refuse_for("detection")
         require(self, "evaluator", among=EVALUATORS)
         require(self, "validate_every_epochs", "validate_every_steps", least=1)
@@ -126,11 +125,13 @@ class DetectionConfig:
                 "statistics are of no images: take auto, batch or group"
             )
         if self.recipe.batch_size != AUTO:
-            recipe, trainer = self.recipe, self.trainer
-            self.plan = StepPlan(
-                recipe.images_per_step, recipe.accumulate, trainer.devices, trainer.num_nodes
-            )
+            self.plan()  # refuses images that are not shared out evenly
         elif self.trainer.processes > 1:
             raise ConfigError(
                 f"{AT}recipe.batch_size = auto finds the batch of one device; for more give the number"
             )
+
+    def plan(self) -> StepPlan:
+        """Raises ConfigError while `recipe.batch_size` is `auto`, or unless a step is shared out evenly."""
+        recipe, trainer = self.recipe, self.trainer
+        return StepPlan(recipe.images_per_step, recipe.accumulate, trainer.devices, trainer.num_nodes)

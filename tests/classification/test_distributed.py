@@ -185,7 +185,7 @@ def test_a_batch_that_does_not_divide_is_refused(digit_folders):
 
 
 def test_a_single_image_for_each_backward_pass_cannot_be_mixed(digit_folders):
-    with pytest.raises(ValueError, match="= 2 x 4 x 1 leave 1 image for a backward pass; mixup and cutmix"):
+    with pytest.raises(ValueError, match="= 8 leaves 1 image for each backward pass; mixup and cutmix"):
         config(
             "unused", digit_folders, recipe={"batch_size": 8, "accumulate": 2, "cutmix_alpha": 1.0}, devices=4
         )

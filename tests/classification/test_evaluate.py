@@ -205,7 +205,7 @@ def test_the_matrix_of_many_classes_is_left_out_of_wandb(monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", "mistakes.json: Input data was truncated"),
+        (b"{", "mistakes.json: not JSON: Input data was truncated"),
         (b'{"source": "x"}', "mistakes.json: Object missing required field `classes`"),
         (
             b'{"source": "x", "classes": ["a"], "confusion": [[0, 1, 5]], "worst": []}',
@@ -262,9 +262,9 @@ def test_the_folder_of_a_training_is_not_written_over(digits_file):
     ("values", "message"),
     [
         ({"device": "foo"}, "device = 'foo', expected auto, cpu, cuda or cuda:<number>"),
-        ({"threads": 0}, "threads = 0, must be at least 1"),
-        ({"batch_size": 0}, "batch_size = 0, must be at least 1"),
-        ({"split": "val"}, "split = 'val', must be train or test"),
+        ({"threads": 0}, "threads = 0, must be at least 1, or null"),
+        ({"batch_size": 0}, "batch_size = 0, must be at least 1, or null"),
+        ({"split": "val"}, "split = 'val', expected one of test, train"),
         (
             {"logger": LoggerConfig(name="wandb")},
             "logger = wandb, but there is no output folder; set output=DIR",

@@ -212,10 +212,10 @@ def test_a_network_of_timm_trains_and_is_evaluated_like_ours(tmp_path, digit_fol
     pytest.importorskip("timm")
     asked = config(tmp_path, digit_folders, recipe={"epochs": 16, "lr": 0.05, "dropout": 0.0, **AS_THEY_ARE})
     asked.backbone = BackboneConfig(name="timm/test_resnet", image_size=32)
-    metrics = run(asked)["metrics"]
-    assert metrics["top1"] >= 0.75  # chance is 1/3; with other seeds, too, it is 1
+    content = run(asked)
+    assert content["metrics"]["top1"] >= 0.75  # chance is 1/3; with other seeds, too, it is 1
     net = weights.load(tmp_path / "backbone.safetensors")
-    assert metrics["parameters"] == sum(p.numel() for p in net.parameters())
+    assert content["costs"]["parameters"] == sum(p.numel() for p in net.parameters())
     assert (net.classes, net.preprocessing.size) == (["nought", "one", "two"], 32)
     path = tmp_path / "backbone.safetensors"
     content = evaluation.run(EvaluateConfig(weights=str(path), data=asked.data, device="cpu", threads=1))

@@ -91,7 +91,7 @@ class Detectron2Contract(EngineContract):
         part, name = key.split(".")
         changed = copy.deepcopy(getattr(config, part))
         setattr(changed, name, 0.0)
-        with pytest.raises(ValueError, match=rf"^detector\.{key} = 0\.0, Detectron2 needs it above 0$"):
+        with pytest.raises(ValueError, match=rf"^{key} = 0\.0, Detectron2 needs it above 0$"):
             type(config)(**{part: changed})
 
     def test_a_backbone_that_is_normalised_for_grey_is_refused(self, config):
