@@ -100,6 +100,8 @@ def convert_json(value: Any, form: type[T], prefix: str, *, defaults: bool = Fal
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `$")
         key = place.strip("`.")
+        if key.startswith("["):
+            prefix = prefix.rstrip(".")
         if error.__cause__ is not None:  # the form's own check, which may name the form itself
             own = str(error.__cause__)
             raise ValueError(f"{prefix}{own if own.startswith(key) else f'{key}.{own}'}") from None

@@ -121,11 +121,11 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise ValueError(f"preprocessing.size = {self.size!r}, must be a whole number from 1 on")
+            raise ValueError(f"size = {self.size!r}, must be a whole number from 1 on")
         if not 0 < self.crop <= 1:
-            raise ValueError(f"preprocessing.crop = {self.crop}, must be in (0, 1]")
+            raise ValueError(f"crop = {self.crop}, must be in (0, 1]")
         if self.interpolation not in INTERPOLATIONS:
             known = ", ".join(INTERPOLATIONS)
-            raise ValueError(f"preprocessing.interpolation = {self.interpolation!r}, expected one of {known}")
+            raise ValueError(f"interpolation = {self.interpolation!r}, expected one of {known}")
         if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
-            raise ValueError(f"preprocessing.std = {self.std}, expected {len(self.mean)} values above 0")
+            raise ValueError(f"std = {self.std}, expected {len(self.mean)} values above 0")

@@ -293,11 +293,11 @@ def test_a_wrong_size_is_named(overrides, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"size": 0}, "preprocessing.size = 0, must be a whole number from 1 on"),
-        ({"crop": 0.0}, r"preprocessing.crop = 0.0, must be in \(0, 1\]"),
-        ({"mean": (0.5,)}, "preprocessing.std = .*, expected 1 values above 0"),
-        ({"std": (0.5, 0.5, 0.0)}, "preprocessing.std = .*, expected 3 values above 0"),
-        ({"interpolation": "box"}, "preprocessing.interpolation = 'box', expected one of nearest, bilinear"),
+        ({"size": 0}, "size = 0, must be a whole number from 1 on"),
+        ({"crop": 0.0}, r"crop = 0.0, must be in \(0, 1\]"),
+        ({"mean": (0.5,)}, "std = .*, expected 1 values above 0"),
+        ({"std": (0.5, 0.5, 0.0)}, "std = .*, expected 3 values above 0"),
+        ({"interpolation": "box"}, "interpolation = 'box', expected one of nearest, bilinear"),
     ],
 )
 def test_preprocessing_out_of_range_is_named(values, message):

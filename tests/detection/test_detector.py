@@ -92,23 +92,26 @@ def test_files_that_are_no_detector_are_refused_with_the_key(trained, backbone_f
 
     for changes, message in (
         ({"engine": "yolo"}, "engine = yolo, expected one of torchvision_fpn"),
-        ({"categories": [{"id": "one", "name": "1"}]}, "Expected `int`, got `str`"),
+        ({"categories": [{"id": "one", "name": "1"}]}, r"categories\[0\].id = 'one', expected int"),
         (
             {"categories": metadata["categories"][:3]},
             r"box_head.class_logits.weight is \(11, 16\), expected \(4, 16\)",
         ),
         (
             {"detector": {**metadata["detector"], "fpn_channels": 0}},
-            "fpn_channels = 0, must be at least 1",
+            "safetensors: detector.fpn_channels = 0, must be at least 1",
         ),
-        ({"input": {"min_size": 0, "max_size": 192}}, "input: min_size = 0, must be in 32..10000"),
-        ({"input": {"min_size": 96}}, "input: .*max_size"),
+        (
+            {"input": {"min_size": 0, "max_size": 192}},
+            "safetensors: input.min_size = 0, must be in 32..10000",
+        ),
+        ({"input": {"min_size": 96}}, "safetensors: input.max_size is missing"),
         (
             {"preprocessing": changed(mean=[0.5] * 4)},
-            "preprocessing: preprocessing.std = .*expected 4 values",
+            "safetensors: preprocessing.std = .*expected 4 values",
         ),
         ({"preprocessing": changed(mean=[0.5], std=[0.5])}, "preprocessing.mean has 1 values, expected 3"),
-        ({"preprocessing": changed(std=[0.5, 0.5, 0])}, "preprocessing: preprocessing.std = "),
+        ({"preprocessing": changed(std=[0.5, 0.5, 0])}, "safetensors: preprocessing.std = "),
         (
             {"preprocessing": changed(mean="grey")},
             r"preprocessing: Expected `array`, got `str` - at `\$.mean`",
