@@ -35,7 +35,8 @@ class BackboneSpec(Protocol):
 class Backbone(nn.Module, ABC):
     """A network with maps of several strides: all that a detector needs of one.
 
-    preprocessing: travels with the weights. feature_info: of what `features` returns, ascending in stride.
+    spec: what a weights file says of it; needed where it is stored. preprocessing: travels with the weights.
+    feature_info: of what `features` returns, ascending in stride.
     """
 
     spec: BackboneSpec
@@ -148,6 +149,14 @@ class ScheduledDropPath(Protocol):
 
     def set_progress(self, progress: float) -> None:
         """progress: optimiser steps done / planned, in [0, 1]."""
+
+
+@runtime_checkable
+class ActivationMemory(Protocol):
+    """A network that can keep less for its backward pass."""
+
+    def set_activation_memory(self, mode: str) -> None:
+        """mode: one of `backbones.spec.ACTIVATION_MEMORY`."""
 
 
 @runtime_checkable

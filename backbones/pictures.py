@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 def as_picture(image: "Image.Image | Tensor", grey: bool = False) -> Image.Image:
     """Upright 8-bit RGB, or grey: EXIF rotation applied, transparency dropped, 16 bits scaled to 8.
 
-    Tensors: `[3, H, W]` RGB or `[1, H, W]` grey, uint8, uint16, or float in 0..1; they become what a file of
-    the same picture becomes. Raises ValueError for other tensors, and for images of floating-point pixels."""
+    Tensors: `[3, H, W]` RGB, `[4, H, W]` with alpha or `[1, H, W]` grey, uint8, uint16, or float in 0..1;
+    they become what a file of the same picture becomes. Raises ValueError for other tensors, and for images
+    of floating-point pixels."""
     if not isinstance(image, Image.Image):
         image = _of_tensor(image)
     if image.mode == "F":  # PIL's own conversion makes 0..1 black
@@ -36,7 +37,7 @@ def _to_8_bits(pixels: NDArray[np.integer]) -> NDArray[np.uint8]:
 def _of_tensor(tensor: "Tensor") -> Image.Image:
     import torch  # not before it is used: commands that look at files alone start without it
 
-    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
+    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4):
         raise ValueError(f"an image tensor has shape {tuple(tensor.shape)}, expected [3, H, W] or [1, H, W]")
     if tensor.is_floating_point():
         # What lies between two levels is cut, as of 16-bit files, but not what the type itself has rounded.

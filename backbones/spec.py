@@ -6,6 +6,7 @@ from typing import Any
 
 from backbones.files import convert_json
 from backbones.genotype import Genotype
+from backbones.ranges import KEY, ConfigError, require
 
 STEMS = ("imagenet", "cifar")
 PADDINGS = ("same", "symmetric")
@@ -48,30 +49,27 @@ class NetworkSpec:
     strided_average_counts_padding: bool = False
 
     def __post_init__(self) -> None:
-        if self.stem not in STEMS:
-            raise ValueError(f"stem = {self.stem!r}, expected one of {', '.join(STEMS)}")
-        if self.padding not in PADDINGS:
-            raise ValueError(f"padding = {self.padding!r}, expected one of {', '.join(PADDINGS)}")
+        require(self, "stem", among=STEMS)
+        require(self, "padding", among=PADDINGS)
         for field in ("cells_per_stage", "filters", "stem_filters", "in_channels", "image_size"):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field} = {value!r}, must be a whole number from 1 on")
+                raise ConfigError(f"{KEY}{field} = {value!r}, must be a whole number from 1 on")
         if self.stem == "imagenet" and (self.filters % 4 or self.filters < 8):
-            raise ValueError(
-                f"filters = {self.filters}, but the imagenet stem halves them twice: "
+            raise ConfigError(
+                f"{KEY}filters = {self.filters}, but the imagenet stem halves them twice: "
                 "use a multiple of 4 from 8 on"
             )
         if self.image_size < self.smallest_image:
-            raise ValueError(
-                f"image_size = {self.image_size}, the {self.stem} stem needs at least {self.smallest_image}"
+            raise ConfigError(
+                f"{KEY}image_size = {self.image_size}, the {self.stem} stem needs at least "
+                f"{self.smallest_image}"
             )
         for flag in ("skip_reduction_input", "strided_average_counts_padding"):
             if not isinstance(getattr(self, flag), bool):
-                raise ValueError(f"{flag} = {getattr(self, flag)!r}, expected true or false")
-        if not self.batch_norm_eps > 0:
-            raise ValueError(f"batch_norm_eps = {self.batch_norm_eps}, must be above 0")
-        if not 0 < self.batch_norm_momentum <= 1:
-            raise ValueError(f"batch_norm_momentum = {self.batch_norm_momentum}, must be in (0, 1]")
+                raise ConfigError(f"{KEY}{flag} = {getattr(self, flag)!r}, expected true or false")
+        require(self, "batch_norm_eps", above=0)
+        require(self, "batch_norm_momentum", above=0, most=1)
 
     @property
     def smallest_image(self) -> int:
@@ -120,12 +118,8 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size = {self.size!r}, must be a whole number from 1 on")
-        if not 0 < self.crop <= 1:
-            raise ValueError(f"crop = {self.crop}, must be in (0, 1]")
-        if self.interpolation not in INTERPOLATIONS:
-            known = ", ".join(INTERPOLATIONS)
-            raise ValueError(f"interpolation = {self.interpolation!r}, expected one of {known}")
+        require(self, "size", least=1)
+        require(self, "crop", above=0, most=1)
+        require(self, "interpolation", among=INTERPOLATIONS)
         if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
-            raise ValueError(f"std = {self.std}, expected {len(self.mean)} values above 0")
+            raise ConfigError(f"{KEY}std = {self.std}, expected {len(self.mean)} values above 0")

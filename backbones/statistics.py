@@ -21,7 +21,7 @@ def warn_of_slow_statistics(network: nn.Module, batches: int) -> None:
     left = (1 - momentum) ** batches
     if left > 0.05:
         log.warning(
-            "backbone.batch_norm_momentum = %g: after %d batches the statistics that evaluation uses still "
-            "consist to %.0f %% of their starting values; a short run needs a larger one, such as 0.1",
+            "The backbone's batch_norm_momentum = %g: after %d batches the statistics that evaluation uses "
+            "still consist to %.0f %% of their starting values; a short run needs a larger one, such as 0.1",
             *(momentum, batches, 100 * left),
         )

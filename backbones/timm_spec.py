@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backbones.files import convert_json
+from backbones.ranges import KEY, ConfigError, require
 from celltransfer import not_installed
 
 TIMM = "timm/"
@@ -46,14 +47,12 @@ class TimmSpec:
 
     def __post_init__(self) -> None:
         if not self.timm:
-            raise ValueError(f"timm = {self.timm!r}, expected a name of timm")
+            raise ConfigError(f"{KEY}timm = {self.timm!r}, expected a name of timm")
         for key in ("image_size", "in_channels"):
             value = getattr(self, key)
             if not (value is None and key == "image_size") and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{key} = {value!r}, must be a whole number from 1 on")
-        momentum = self.batch_norm_momentum
-        if momentum is not None and not 0 < momentum <= 1:
-            raise ValueError(f"batch_norm_momentum = {momentum!r}, must be in (0, 1]")
+                raise ConfigError(f"{KEY}{key} = {value!r}, must be a whole number from 1 on")
+        require(self, "batch_norm_momentum", above=0, most=1)
         for key, value in self.arguments.items():
             if key in _INSTEAD:
                 raise ValueError(f"{key} = {value!r} is not taken as an argument of timm: {_INSTEAD[key]}")

@@ -7,8 +7,8 @@ of a recipe as it is usual today.
 from dataclasses import dataclass, field
 
 from backbones.config import BackboneConfig
+from backbones.ranges import KEY, ConfigError, require
 from runtime.config import EvaluationConfig, LoggerConfig, TrainerConfig
-from runtime.ranges import AT, ConfigError, require
 from runtime.steps import StepPlan, scaled_rate
 
 DATA_SETS = ("digits", "cifar10", "fashion_mnist", "imagefolder")
@@ -66,12 +66,14 @@ class ImageDataConfig:
         require(self, "workers", "crop_padding", least=0)
         require(self, "crop_area_min", "eval_crop", above=0, most=1)
         if self.download and self.name not in ("cifar10", "fashion_mnist"):
-            raise ConfigError(f"{AT}download = true, but {AT}name = {self.name} cannot be downloaded")
+            raise ConfigError(f"{KEY}download = true, but {KEY}name = {self.name} cannot be downloaded")
         if self.color_jitter and self.is_resident:
-            raise ConfigError(f"{AT}color_jitter = true changes decoded images only; set {AT}resident=false")
+            raise ConfigError(
+                f"{KEY}color_jitter = true changes decoded images only; set {KEY}resident=false"
+            )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError(
-                f"{AT}mean = {self.mean}, {AT}std = {self.std}: both need 3 numbers, std above 0"
+                f"{KEY}mean = {self.mean}, {KEY}std = {self.std}: both need 3 numbers, std above 0"
             )
 
     @property
@@ -183,18 +185,18 @@ class ClassificationConfig:
         recipe = self.recipe
         if recipe.cutout and not self.data.is_resident:
             raise ConfigError(
-                f"{AT}recipe.cutout = {recipe.cutout} cuts resident images only; set {AT}data.resident=true, "
-                f"or {AT}recipe.cutout=0"
+                f"{KEY}recipe.cutout = {recipe.cutout} cuts resident images only; set "
+                f"{KEY}data.resident=true, or {KEY}recipe.cutout=0"
             )
         together = self.plan().images_per_pass
         if (recipe.mixup_alpha or recipe.cutmix_alpha) and together == 1:
             raise ConfigError(
-                f"{AT}recipe.batch_size = {recipe.batch_size} leaves 1 image for each backward pass; mixup "
+                f"{KEY}recipe.batch_size = {recipe.batch_size} leaves 1 image for each backward pass; mixup "
                 "and cutmix need 2"
             )
 
     def plan(self) -> StepPlan:
-        """Raises ConfigError unless the images of a step are shared out evenly."""
+        """Raises ConfigError unless `batch_size` divides evenly."""
         recipe, trainer = self.recipe, self.trainer
         return StepPlan(recipe.batch_size, recipe.accumulate, trainer.devices, trainer.num_nodes)
 

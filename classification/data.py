@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backbones.pictures import as_picture
+from backbones.ranges import KEY, NoSuchPathError, existing_folder, under
 from celltransfer import not_installed
 from classification import archives
 from classification.config import ImageDataConfig
 from runtime.pictures import IMAGE_SUFFIXES, Result, read
 from runtime.random import counter_hash
-from runtime.ranges import AT, ConfigError, NoSuchPathError
 
 DIGITS_TEST_IMAGES = 360
 
@@ -60,7 +60,8 @@ def open_images(config: ImageDataConfig, split: str) -> ImageSet:
     """
     if split not in ("train", "test"):
         raise ValueError(f"split = {split!r}, must be train or test")
-    images = _READERS[config.name](config, split)
+    with under("data"):
+        images = _READERS[config.name](config, split)
     limit = config.train_limit if split == "train" else config.test_limit
     if limit is None or limit >= len(images):
         return images
@@ -86,14 +87,9 @@ def stratified(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.i
 
 
 def _root(config: ImageDataConfig) -> Path:
-    if config.root is None:
-        raise ConfigError(
-            f"{AT}data.root is not set, but {AT}data.name = {config.name} is read from a folder"
-        )
-    root = Path(config.root).expanduser()
-    if not root.is_dir() and not config.download:
-        raise NoSuchPathError(f"{AT}data.root = {root}: no such folder")
-    return root
+    if config.download and config.root is not None:  # where it may not lie yet
+        return Path(config.root).expanduser()
+    return existing_folder(config.root, "root", f"{KEY}name = {config.name}")
 
 
 def _digits(config: ImageDataConfig, split: str) -> ImageSet:
@@ -118,7 +114,7 @@ def _class_folders(config: ImageDataConfig, split: str) -> ImageSet:
     else:
         folder = root / ("test" if (root / "test").is_dir() else "val")
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; data.root must hold <split>/<class>/<image>")
+        raise NoSuchPathError(f"{folder}: no such folder; {KEY}root must hold <split>/<class>/<image>")
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
     if not classes:
         raise ValueError(f"{folder}: no class folders; expected {folder.name}/<class>/<image>")
@@ -150,8 +146,8 @@ def _cifar10(config: ImageDataConfig, split: str) -> ImageSet:
         pixels, labels = archives.read_cifar10(folder, split)
         return ImageSet(str(folder), list(archives.CIFAR10_CLASSES), labels.astype(np.int64), pixels)
     if not (root / config.train_folder).is_dir():
-        raise FileNotFoundError(
-            f"data.root = {root}: expected {' or '.join(archives.CIFAR10_ARCHIVES)} (the archive, unpacked), "
+        raise NoSuchPathError(
+            f"{KEY}root = {root}: expected {' or '.join(archives.CIFAR10_ARCHIVES)} (the archive, unpacked), "
             "or class folders train/<class>/<image> and test/<class>/<image>"
         )
     return _class_folders(config, split)

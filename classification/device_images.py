@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backbones.image_transforms import central_square
+from backbones.ranges import KEY, ConfigError
 from backbones.spec import Preprocessing
 from classification.config import ImageDataConfig
 from classification.data import ImageSet
@@ -87,10 +88,10 @@ class DeviceImages:
         for i in range(len(chosen)):
             image = load(i)
             if image.size != (first.shape[0], first.shape[0]):
-                raise ValueError(
+                raise ConfigError(
                     f"{chosen.source}: image {i} has {image.width} x {image.height} pixels, the first one "
                     f"{first.shape[1]} x {first.shape[0]}; resident images must be squares of one size, "
-                    "set data.resident=false"
+                    f"set {KEY}data.resident=false"
                 )
             pixels[i] = np.asarray(image)
         tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2)

@@ -152,6 +152,6 @@ def evaluate(network: Classifier, batches: ResumableLoader, device: torch.device
         raise NonFiniteError(
             f"the loss in evaluation is {loss}: the outputs overflow, most likely because the batch-norm "
             "statistics, which only evaluation uses, are far from the activations'; the training was too "
-            f"short for backbone.batch_norm_momentum = {batch_norm_momentum(network):g}"
+            f"short for batch_norm_momentum = {batch_norm_momentum(network):g}"
         )
     return predictions

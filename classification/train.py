@@ -14,6 +14,7 @@ from backbones import weights
 from backbones.base import Classifier, training_forward
 from backbones.build import build
 from backbones.costs import profile
+from backbones.ranges import under
 from backbones.spec import Preprocessing
 from backbones.statistics import warn_of_slow_statistics
 from classification.config import ClassificationConfig, ImageDataConfig
@@ -133,8 +134,10 @@ def open_both(data: ImageDataConfig) -> tuple[ImageSet, ImageSet]:
 
 def _build_network(config: ClassificationConfig, classes: list[str]) -> Classifier:
     recipe, data = config.recipe, config.data
+    with under("backbone"):
+        spec = config.backbone.spec()
     network = build(
-        config.backbone.spec(),
+        spec,
         len(classes),
         drop_path_keep=recipe.drop_path_keep,
         dropout=recipe.dropout,

@@ -80,7 +80,8 @@ def refuse_old_names(words: Sequence[str]) -> None:
     for key in (word.lstrip("+~").split("=")[0] for word in words):
         for old, new in RENAMED.items():
             if f".{key}".endswith(f".{old}"):
-                sys.exit(f"{key} is called {key.removesuffix(old)}{new} now")
+                gpu = " (gpu is called cuda)" if new == "trainer.device" else ""
+                sys.exit(f"{key} is called {key.removesuffix(old)}{new} now{gpu}")
 
 
 def experiments(command: str) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from runtime.ranges import under
+from backbones.ranges import under
 
 
 def to_objects(config: DictConfig) -> Any:

@@ -1,7 +1,8 @@
 """The chain: search, then classification, then detection, each from the file that the one before wrote."""
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import detection.train
 import search.run
 from backbones.network import NASNet
 from backbones.published import NASNET_A
+from backbones.ranges import KEY, ConfigError, under
 from detection.training.build import open_images
 from detection.training.recipe import AUTO
 from pipeline.config import PipelineConfig
@@ -21,7 +23,6 @@ from pipeline.report import write_report
 from pipeline.summary import summary
 from runtime.device import resolve_device
 from runtime.folder import RunFolder
-from runtime.ranges import under
 from runtime.trainer import check_machine
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def run(config: PipelineConfig) -> dict[str, Any]:
         stage = getattr(config, name)
         log.info("%s: %s", name, stage.run_dir)
         before = _written(metrics[name])
-        with under(name):
+        with _stage(name):
             result = run_stage(replace(stage, logger=logger))
         log.info("%s: %s", name, "was finished before" if before == _written(metrics[name]) else "finished")
     write_report(config.run_dir)
@@ -66,25 +67,35 @@ def check(config: PipelineConfig, unfinished: Collection[str]) -> None:
     NASNet-A's cells stand in for those that the search will find.
     """
     if "search" in unfinished and config.search.evaluator is None:
-        with under("search.child"):
+        with _stage("search"), under("child"):
             resolve_device(config.search.child.device)
-    for name in ("classification", "detection"):
-        with under(name):
-            check_machine(getattr(config, name).trainer)
+    classifier, detector = config.classification, config.detection
     if "classification" in unfinished:
-        spec = config.classification.backbone.spec_of(NASNET_A)
-        if spec.stem == "cifar":
-            raise ValueError(
-                "classification.backbone.stem = 'cifar', but detection needs the maps of 'imagenet'"
-            )
-        train, _ = classification.train.open_both(config.classification.data)
-        with under("classification"):
-            config.classification.plan().check(len(train))
-        if "detection" in unfinished:
-            with torch.device("meta"):
-                config.detection.detector.build(NASNet(spec, 1), 1)
+        with _stage("classification"):
+            check_machine(classifier.trainer)
+            with under("backbone"):
+                spec = classifier.backbone.spec_of(NASNET_A)
+                if spec.stem == "cifar":
+                    raise ConfigError(f"{KEY}stem = 'cifar', but detection needs the maps of 'imagenet'")
+            train, _ = classification.train.open_both(classifier.data)
+            classifier.plan().check(len(train))
     if "detection" in unfinished:
-        with under("detection"):
-            scenes, *_ = open_images(config.detection.data, config.detection.seed, processes=1)
-            if config.detection.recipe.batch_size != AUTO:
-                config.detection.plan().check(len(scenes))
+        with _stage("detection"):
+            check_machine(detector.trainer)
+            if "classification" in unfinished:
+                with torch.device("meta"):
+                    detector.detector.build(NASNet(spec, 1), 1)
+            scenes, *_ = open_images(detector.data, detector.seed, processes=1)
+            if detector.recipe.batch_size != AUTO:
+                detector.plan().check(len(scenes))
+
+
+@contextmanager
+def _stage(name: str) -> Iterator[None]:
+    """ConfigErrors in the block are of that stage; search and classification use the chain's own `data`."""
+    try:
+        yield
+    except ConfigError as error:
+        text = error.text if name == "detection" else error.text.replace(f"{KEY}data.", "data.")
+        own = error.prefix == "data." and name != "detection"
+        raise (error if own else type(error)(text, error.prefix).under(name)) from None

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from backbones.ranges import KEY, ConfigError, require
 from backbones.spec import ACTIVATION_MEMORY
 from celltransfer import not_installed
-from runtime.ranges import AT, ConfigError, require
 
 RENAMED = {"recipe.lr_batch_size": "recipe.reference_batch_size", "trainer.accelerator": "trainer.device"}
-"""Keys of a training stage by their names of before."""
+"""Old names of keys: new names."""
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _CLASSIFICATION_ONLY = ("compile",)
@@ -55,7 +55,7 @@ def check_extras(config: Any, key: str = "") -> None:
 def check_device_name(name: str) -> None:
     """Raises ConfigError, of a key `device`, unless `runtime.device.resolve_device` knows the name."""
     if not re.fullmatch(r"auto|cpu(:0)?|cuda(:(0|[1-9]\d*))?", name):
-        raise ConfigError(f"{AT}device = {name!r}, expected auto, cpu, cuda or cuda:<number>")
+        raise ConfigError(f"{KEY}device = {name!r}, expected auto, cpu, cuda or cuda:<number>")
 
 
 @dataclass(kw_only=True)
@@ -119,11 +119,11 @@ class TrainerConfig:
         require(self, "checkpoint_seconds", least=0)
         if self.device.startswith("cuda:") and self.processes > 1:
             raise ConfigError(
-                f"{AT}device = {self.device} is one device; for more of them set {AT}device=cuda"
+                f"{KEY}device = {self.device} is one device; for more of them set {KEY}device=cuda"
             )
         if self.compile and self.activation_memory == "checkpoint":
             raise ConfigError(
-                f"{AT}compile = true does not go with {AT}activation_memory = checkpoint; use keep or lean"
+                f"{KEY}compile = true does not go with {KEY}activation_memory = checkpoint; use keep or lean"
             )
 
     @property
@@ -135,7 +135,7 @@ class TrainerConfig:
         """Raises ValueError for the first key that only the training of a classifier knows."""
         for key in _CLASSIFICATION_ONLY:
             if (value := getattr(self, key)) != getattr(TrainerConfig, key):
-                raise ConfigError(f"{stage} does not support {AT}trainer.{key} = {value} yet")
+                raise ConfigError(f"{stage} does not support {KEY}{key} = {value} yet")
 
 
 @dataclass(kw_only=True)
@@ -157,5 +157,5 @@ class EvaluationConfig:
         require(self, "threads", least=1)
         if self.logger.name != "none" and self.output is None:
             raise ConfigError(
-                f"{AT}logger = {self.logger.name}, but there is no output folder; set {AT}output=DIR"
+                f"{KEY}logger = {self.logger.name}, but there is no output folder; set {KEY}output=DIR"
             )

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
+from backbones.ranges import KEY, ConfigError
 from runtime.config import check_device_name
-from runtime.ranges import AT, ConfigError
 
 
 def resolve_device(name: str) -> torch.device:
@@ -21,7 +21,7 @@ def resolve_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= cards:
         found = f"the {cards} CUDA devices here count from 0" if cards else "there is no CUDA device here"
-        raise ConfigError(f"{AT}device = {name!r}, but {found}; expected auto, cpu, cuda or cuda:<number>")
+        raise ConfigError(f"{KEY}device = {name!r}, but {found}; expected auto, cpu, cuda or cuda:<number>")
     return device
 
 

@@ -43,7 +43,7 @@ class RunFolder:
         stored = folder.path / "config.yaml"
         if stored.exists():
             free = (*ALWAYS_FREE, *may_change, *inputs)
-            changes = differences(_with_new_names(yaml.safe_load(stored.read_text())), asked, free)
+            changes = differences(_with_new_names(yaml.safe_load(stored.read_text()) or {}), asked, free)
             known = read_json(folder.path / "inputs.json", "inputs")
             changes += [f"{line} (content)" for line in differences(known, inputs)]
             if changes:

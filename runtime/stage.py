@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 
+from backbones.ranges import KEY, ConfigError
 from runtime.config import EvaluationConfig
 from runtime.folder import RunFolder, plain
 from runtime.launch import launched_rank
 from runtime.random import counter_hash
-from runtime.ranges import AT, ConfigError
 from runtime.tracking import build_loggers, finish, log_artifact
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage that trains a network. name: in files and figures. may_change: keys that do not make another
-    run of it. config, below: the stage's root dataclass."""
+    """A stage that trains a network. name: in files and figures. may_change: keys that may change
+    when a run is resumed. config, below: the stage's root dataclass."""
 
     name: str
     may_change: tuple[str, ...]
@@ -68,10 +68,10 @@ class Stage:
 
 
 def seed_process(seed: int, rank: int) -> None:
-    """Seeds the generators of Python, NumPy and PyTorch; weights need `rank` 0 in all processes.
+    """Seeds the generators of Python, NumPy and PyTorch.
 
-    Dropout and drop path are each process's own: it calls this again with its own rank once they are built.
-    """
+    Use rank 0 in all processes while weights are initialised, and then each process's own rank: dropout and
+    drop path differ between processes."""
     own = int(counter_hash(seed, rank)[0] >> np.uint64(1)) if rank else seed
     random.seed(own)
     np.random.seed(own % 2**32)
@@ -79,12 +79,16 @@ def seed_process(seed: int, rank: int) -> None:
 
 
 def begin_evaluation(config: EvaluationConfig) -> Path | None:
-    """Sets PyTorch's threads, and returns the folder to write to. Raises ConfigError for a training run's."""
+    """Sets PyTorch's threads, and returns the folder to write to.
+
+    Raises ConfigError if that is the folder of a training run."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     folder = None if config.output is None else Path(config.output)
     if folder is not None and (folder / "config.yaml").exists():
-        raise ConfigError(f"{AT}output = {folder} holds a run with figures of its own; choose another folder")
+        raise ConfigError(
+            f"{KEY}output = {folder} holds a run with figures of its own; choose another folder"
+        )
     return folder
 
 
@@ -100,5 +104,6 @@ def evaluation_loggers(
 
 
 def log_metrics(loggers: Sequence[Logger], split: str, metrics: Mapping[str, float], step: int = 0) -> None:
+    """Logs each metric as `<split>/<name>`."""
     for logger in loggers:
         logger.log_metrics({f"{split}/{key}": value for key, value in metrics.items()}, step)

@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 
-from runtime.ranges import AT, ConfigError
+from backbones.ranges import KEY, ConfigError
 
 
 @dataclass(frozen=True)
 class StepPlan:
     """batch_size: images per optimiser step. accumulate: backward passes per step of each process.
 
-    devices: processes on each of `num_nodes` machines. Raises ConfigError unless the images of a step are
-    shared out evenly. What does not fill a whole step of an epoch is left out."""
+    devices: processes on each of `num_nodes` machines. Raises ConfigError unless `batch_size` divides evenly
+    among passes and processes. What does not fill a whole step of an epoch is left out."""
 
     batch_size: int
     accumulate: int = 1
@@ -20,8 +20,8 @@ class StepPlan:
     def __post_init__(self) -> None:
         if self.batch_size % (self.accumulate * self.processes):
             raise ConfigError(
-                f"{AT}recipe.batch_size = {self.batch_size}, must be a multiple of {AT}recipe.accumulate x "
-                f"{AT}trainer.devices x {AT}trainer.num_nodes = "
+                f"{KEY}recipe.batch_size = {self.batch_size}, must be a multiple of {KEY}recipe.accumulate x "
+                f"{KEY}trainer.devices x {KEY}trainer.num_nodes = "
                 f"{self.accumulate} x {self.devices} x {self.num_nodes}"
             )
 
@@ -39,7 +39,7 @@ class StepPlan:
         """Raises ConfigError where so many training images fill no step."""
         if images < self.batch_size:
             raise ConfigError(
-                f"{AT}recipe.batch_size = {self.batch_size} exceeds the {images} training images"
+                f"{KEY}recipe.batch_size = {self.batch_size} exceeds the {images} training images"
             )
 
     def steps_per_epoch(self, images: int) -> int:

@@ -12,15 +12,14 @@ import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
-from backbones.base import Backbone
-from backbones.network import NASNet
+from backbones.base import ActivationMemory, Backbone
+from backbones.ranges import KEY, ConfigError, under
 from runtime.config import TrainerConfig
 from runtime.device import resolve_device
 from runtime.finite import NonFiniteGuard
 from runtime.folder import RunFolder
 from runtime.interrupts import Interrupts
 from runtime.launch import launched_by_torchrun
-from runtime.ranges import AT, ConfigError, under
 from runtime.resume import LAST, RandomState, TimedCheckpoint
 
 
@@ -34,12 +33,12 @@ def check_machine(config: TrainerConfig) -> None:
     with under("trainer"):
         device = resolve_device(config.device)
     if config.precision == "16-mixed" and device.type != "cuda":
-        raise ConfigError(f"{AT}trainer.precision = 16-mixed needs CUDA; use 32-true or bf16-mixed")
+        raise ConfigError(f"{KEY}trainer.precision = 16-mixed needs CUDA; use 32-true or bf16-mixed")
     if config.compile and config.compile_backend not in (
         known := torch.compiler.list_backends(exclude_tags=())
     ):
         raise ConfigError(
-            f"{AT}trainer.compile_backend = {config.compile_backend!r}, known here are {', '.join(known)}"
+            f"{KEY}trainer.compile_backend = {config.compile_backend!r}, known here are {', '.join(known)}"
         )
 
 
@@ -47,11 +46,11 @@ def prepare_network(config: TrainerConfig, network: Backbone) -> None:
     """Sets a network's layout and what it keeps for the backward pass; ValueError where it cannot."""
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     network.to(memory_format=layout)  # type: ignore[call-overload]
-    if isinstance(network, NASNet):
+    if isinstance(network, ActivationMemory):
         network.set_activation_memory(config.activation_memory)
     elif config.activation_memory != "keep":
         raise ConfigError(
-            f"{AT}trainer.activation_memory = {config.activation_memory} is for networks of cells; set keep"
+            f"{KEY}trainer.activation_memory = {config.activation_memory} is for networks of cells; set keep"
         )
 
 
@@ -88,7 +87,7 @@ def build_trainer(
     trainer = InterruptibleTrainer(
         # Lightning's own `auto` would also take accelerators on which nothing here has been tried.
         accelerator=device.type,
-        devices=config.devices if device.index is None else [device.index],
+        devices=[device.index] if device.type == "cuda" and device.index is not None else config.devices,
         num_nodes=config.num_nodes,
         # Buffers differ between ranks until `broadcast_buffers`: batch norm's are rank 0's in the end.
         strategy=DDPStrategy(find_unused_parameters=False, broadcast_buffers=False)
@@ -131,20 +130,20 @@ def _check_processes(config: TrainerConfig, on_cuda: bool) -> None:
     started = launched_by_torchrun()
     if started is not None and started != config.processes:
         raise ConfigError(
-            f"torchrun started {started} processes, but {AT}trainer.devices = {config.devices} and "
-            f"{AT}trainer.num_nodes = {config.num_nodes} ask for {config.processes}"
+            f"torchrun started {started} processes, but {KEY}trainer.devices = {config.devices} and "
+            f"{KEY}trainer.num_nodes = {config.num_nodes} ask for {config.processes}"
         )
     if config.num_nodes > 1 and started is None and "SLURM_NTASKS" not in os.environ:
         raise ConfigError(
-            f"{AT}trainer.num_nodes = {config.num_nodes} needs torchrun or SLURM: docs/distributed.md"
+            f"{KEY}trainer.num_nodes = {config.num_nodes} needs torchrun or SLURM: docs/distributed.md"
         )
     if on_cuda and config.devices > (cards := torch.cuda.device_count()):
-        raise ConfigError(f"{AT}trainer.devices = {config.devices}, but there are {cards} CUDA devices here")
+        raise ConfigError(f"{KEY}trainer.devices = {config.devices}, but there are {cards} CUDA devices here")
     if config.sync_batch_norm and not on_cuda:
-        raise ConfigError(f"{AT}trainer.sync_batch_norm needs CUDA devices; leave it false on a CPU")
+        raise ConfigError(f"{KEY}trainer.sync_batch_norm needs CUDA devices; leave it false on a CPU")
     if config.sync_batch_norm and config.activation_memory == "lean":
         raise ConfigError(
-            f"{AT}trainer.sync_batch_norm does not go with {AT}trainer.activation_memory = lean; "
+            f"{KEY}trainer.sync_batch_norm does not go with {KEY}trainer.activation_memory = lean; "
             "use checkpoint"
         )
     if config.processes > 1 and config.threads is not None:

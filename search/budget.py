@@ -2,22 +2,23 @@
 
 from collections.abc import Callable
 
+from backbones.ranges import KEY
 from search.config import BudgetConfig
 from search.ledger.rows import ChildRow
 from search.messages import SearchPaused
 
 
 class Budget:
-    """How much of a budget is used up. The failures in a row are those of this sitting."""
+    """How much of a budget is used up. The failures in a row are those since the last start."""
 
     def __init__(self, config: BudgetConfig, spent: float, clock: Callable[[], float]):
-        """spent: seconds of the sittings before this one. clock: seconds from any origin."""
+        """spent: seconds of earlier runs. clock: seconds from any origin."""
         self.config = config
         self._spent, self._clock, self._begun = spent, clock, clock()
         self._failures_in_a_row = 0
 
     def seconds(self) -> float:
-        """Wall time of the search over all sittings."""
+        """Wall time of the search, earlier runs included."""
         return self._spent + self._clock() - self._begun
 
     def out_of_time(self) -> bool:
@@ -28,7 +29,7 @@ class Budget:
         if row.attempts >= self.config.max_attempts:
             raise SearchPaused(
                 f"child {row.number} was lost {row.attempts} times with its host or process; when that is "
-                f"cured, start again with budget.max_attempts above {self.config.max_attempts}"
+                f"cured, start again with {KEY}budget.max_attempts above {self.config.max_attempts}"
             )
 
     def count_failure(self, row: ChildRow) -> None:

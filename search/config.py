@@ -4,9 +4,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from backbones.genotype import COMBINATIONS, OPERATION_NAMES
+from backbones.ranges import KEY, ConfigError, require
 from classification.config import ImageDataConfig
 from runtime.config import LoggerConfig
-from runtime.ranges import AT, ConfigError, require
 from search.children.config import ChildConfig
 
 
@@ -26,9 +26,9 @@ class SpaceConfig:
         for name, known in (("operations", OPERATION_NAMES), ("combinations", COMBINATIONS)):
             chosen = getattr(self, name)
             if unknown := [option for option in chosen if option not in known]:
-                raise ConfigError(f"{AT}{name} holds {unknown[0]!r}, expected some of {', '.join(known)}")
+                raise ConfigError(f"{KEY}{name} holds {unknown[0]!r}, expected some of {', '.join(known)}")
             if not chosen or len(set(chosen)) != len(chosen):
-                raise ConfigError(f"{AT}{name} = {list(chosen)}, must name at least one, and none twice")
+                raise ConfigError(f"{KEY}{name} = {list(chosen)}, must name at least one, and none twice")
 
 
 @dataclass(kw_only=True)
@@ -38,7 +38,7 @@ class BudgetConfig:
     children: int = 20_000
     """Proposals, duplicates and failures included; 20,000 in the paper."""
     hours: float | None = None
-    """Wall time over all sittings after which no child is started; None: no limit."""
+    """Wall time, earlier runs included, after which no child is started. None: no limit."""
     max_attempts: int = 5
     """Runs of one child, ended by lost hosts and killed processes, before the search pauses."""
     failures_in_a_row: int = 20

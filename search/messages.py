@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from backbones.genotype import Genotype
+from backbones.ranges import ConfigError
 
 
 class Failure(StrEnum):
@@ -87,5 +88,5 @@ class Result:
 Evaluator = Callable[[Genotype, ChildTask], Result]
 
 
-class SearchPaused(RuntimeError):
+class SearchPaused(ConfigError, RuntimeError):
     """The search cannot go on by itself; everything so far is in the ledger, and starting again continues."""

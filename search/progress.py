@@ -27,7 +27,7 @@ class Progress:
             self._rewards[row.number] = row.reward
 
     def figures(self) -> dict[str, float]:
-        """`best` and `mean` reward; empty before the first."""
+        """`best` and `mean` reward; empty before the first reward."""
         # Summed by number: a running sum would round differently with the order of finishing.
         return {"best": self._best, "mean": sum(self._rewards) / self._scored} if self._scored else {}
 

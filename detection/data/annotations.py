@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from backbones.ranges import under
 from detection.data.coco_file import CocoFile, parse
 from detection.data.coco_rules import find_problems, targets
 from detection.data.config import CocoDataConfig
@@ -122,7 +123,8 @@ def read_split(config: CocoDataConfig, split: str) -> tuple[CocoAnnotations, Pat
     Raises FileNotFoundError or ValueError that names file and key: see `read_coco`."""
     if split not in SPLITS:
         raise ValueError(f"split = {split!r}, must be train or val")
-    root = config.prepare()
+    with under("data"):
+        root = config.prepare()
     train = split == "train"
     annotations = root / (config.train_annotations if train else config.val_annotations)
     coco, problems = read_coco(annotations)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from backbones.ranges import KEY, ConfigError, existing_folder, require
 from detection.data.sizing import EvaluationSize, Fixed, ScaleJitter, ShortestEdge, TrainingSize, check_side
-from runtime.ranges import AT, ConfigError, NoSuchPathError, require
 
 
 @dataclass(kw_only=True)
@@ -52,14 +52,14 @@ class CocoDataConfig:
 
     def __post_init__(self) -> None:
         if not self.min_sizes:
-            raise ConfigError(f"{AT}min_sizes is empty, give at least one short side in pixels")
+            raise ConfigError(f"{KEY}min_sizes is empty, give at least one short side in pixels")
         sizes = [("min_sizes", size) for size in self.min_sizes]
         for key, size in [*sizes, ("max_size", self.max_size), ("test_min_size", self.test_min_size)]:
             check_side(key, size)
         if self.fixed_size is not None:
             check_side("fixed_size", self.fixed_size)
             if self.scale_jitter is not None:
-                raise ConfigError(f"{AT}fixed_size and {AT}scale_jitter are both set, give one of them")
+                raise ConfigError(f"{KEY}fixed_size and {KEY}scale_jitter are both set, give one of them")
         self._check_jitter()
         require(self, "train_limit", "val_limit", least=1)
         require(self, "workers", least=0)
@@ -68,12 +68,12 @@ class CocoDataConfig:
         check_side("jitter_size", self.jitter_size)
         scales, colors = self.scale_jitter, self.color_jitter
         if scales is not None and not (len(scales) == 2 and 0 < scales[0] <= scales[1] <= 10):
-            raise ConfigError(f"{AT}scale_jitter = {scales}, must be two rising scales in 0..10, or null")
+            raise ConfigError(f"{KEY}scale_jitter = {scales}, must be two rising scales in 0..10, or null")
         if colors is not None and not (
             len(colors) == 4 and all(0 <= c <= 1 for c in colors) and colors[3] <= 0.5
         ):
             raise ConfigError(
-                f"{AT}color_jitter = {colors}, must be brightness, contrast, saturation in 0..1 and hue in "
+                f"{KEY}color_jitter = {colors}, must be brightness, contrast, saturation in 0..1 and hue in "
                 "0..0.5, or null"
             )
 
@@ -95,14 +95,7 @@ class CocoDataConfig:
 
     def prepare(self) -> Path:
         """The data's root. Raises ValueError or FileNotFoundError where there is none."""
-        if self.root is None:
-            raise ConfigError(
-                f"{AT}data.root is not set: the folder of {self.train_images} and {self.train_annotations}"
-            )
-        root = Path(self.root).expanduser()
-        if not root.is_dir():
-            raise NoSuchPathError(f"{AT}data.root = {root}: no such folder")
-        return root
+        return existing_folder(self.root, "root", f"{self.train_images} and {self.train_annotations}")
 
 
 @dataclass(kw_only=True)

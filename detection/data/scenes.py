@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from backbones.files import read_json, write_json
+from backbones.ranges import KEY, ConfigError
 from classification.config import ImageDataConfig
 from classification.data import ImageSet, open_images
 
@@ -59,8 +60,8 @@ def prepare(folder: Path, settings: dict[str, int]) -> Path:
         log.info("writing %d scenes of handwritten digits to %s", settings["train"] + settings["val"], folder)
         write_scenes(folder, settings)
     elif (found := read_json(folder / WRITTEN, "scenes")) != settings:
-        raise ValueError(
-            f"{folder} holds scenes of {found}, asked for are {settings}: give another data.root"
+        raise ConfigError(
+            f"{folder} holds scenes of {found}, asked for are {settings}: give another {KEY}root"
         )
     return folder
 
@@ -75,7 +76,7 @@ def write_scenes(root: Path, settings: dict[str, int]) -> None:
 
     settings: `train` and `val` (scenes), `seed`, `writer`. Raises ValueError when `root` is not empty."""
     if root.exists() and any(root.iterdir()):
-        raise ValueError(f"data.root = {root} holds other files than scenes: give an empty or a new folder")
+        raise ConfigError(f"{KEY}root = {root} holds other files than scenes: give an empty or a new folder")
     root.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}."))
     try:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runtime.ranges import AT, ConfigError
+from backbones.ranges import KEY, ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ SAMPLING = COLORS + 8
 def check_side(key: str, pixels: int) -> None:
     """Raises ConfigError unless a detector can look at pictures with a side of so many pixels."""
     if not 32 <= pixels <= 10_000:
-        raise ConfigError(f"{AT}{key} = {pixels}, must be in 32..10000 pixels")
+        raise ConfigError(f"{KEY}{key} = {pixels}, must be in 32..10000 pixels")
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ Sources: Detectron2's Base-RCNN-FPN; for one map the paper's section 4.3 (docs/n
 Detectron2's `Res5ROIHeads`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from backbones.ranges import KEY, ConfigError, require, under
 from detection.model.config import BoxHeadConfig, C4HeadConfig, RpnConfig
 from runtime.config import Builds
-from runtime.ranges import AT, ConfigError, require
 
 if TYPE_CHECKING:
     from backbones.base import Backbone
@@ -33,14 +33,15 @@ class EngineConfig(Builds):
 
     def __post_init__(self) -> None:
         if self.name != self.engine:
-            raise ConfigError(f"{AT}name = {self.name!r}, but these are the keys of {self.engine!r}")
+            raise ConfigError(f"{KEY}name = {self.name!r}, but these are the keys of {self.engine!r}")
 
     def build(self, backbone: "Backbone", num_classes: int) -> "Engine":  # type: ignore[override]
         """A fresh detector over `backbone`.
 
         Raises ValueError unless the backbone reads RGB and has the maps that the detector needs, ImportError
         where the engine's package is not installed."""
-        return super().build(backbone, num_classes)
+        with under("detector"):
+            return super().build(backbone, num_classes)
 
 
 @dataclass(kw_only=True)
@@ -58,6 +59,11 @@ class FpnConfig(EngineConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "fpn_channels", least=1)
+
+    def anchor_sizes(self, strides: Sequence[int]) -> list[list[int]]:
+        """Of each level of the pyramid. Raises ConfigError unless there is one for each."""
+        with under("rpn"):
+            return self.rpn.sizes_by_level(strides)
 
 
 def _paper_rpn() -> RpnConfig:
@@ -118,7 +124,7 @@ class _OfDetectron2:
             ("box_head.iou_threshold", self.box_head.iou_threshold),
         ):
             if value == 0:  # Detectron2's `Matcher` does not take it
-                raise ConfigError(f"{AT}{key} = {value}, Detectron2 needs it above 0")
+                raise ConfigError(f"{KEY}{key} = {value}, Detectron2 needs it above 0")
 
     def extras(self) -> dict[str, str]:
         """See `runtime.config.check_extras`."""

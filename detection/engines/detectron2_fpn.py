@@ -42,7 +42,7 @@ class Detectron2Fpn(Detectron2Engine):
             top_block=LastLevelMaxPool(),
         )
         strides = {name: shape.stride for name, shape in self.fpn.output_shape().items()}
-        sizes = config.rpn.sizes_by_level(list(strides.values()))
+        sizes = config.anchor_sizes(list(strides.values()))
         self.proposal_generator = proposal_network(config.rpn, config.fpn_channels, strides, sizes)
         del strides["p6"]  # for proposals only
         self.roi_heads = _heads(config.box_head, strides, config.fpn_channels, num_classes)

@@ -77,7 +77,7 @@ class TorchvisionFpn(TorchvisionEngine):
             [info.channels for info in infos], channels, extra_blocks=LastLevelMaxPool()
         )
         self.rpn = RegionProposals(
-            config.rpn, channels, strides, config.rpn.sizes_by_level(strides), hidden=channels
+            config.rpn, channels, strides, config.anchor_sizes(strides), hidden=channels
         )
         self.box_head = BoxHead(config.box_head, channels, PYRAMID_STRIDES, num_classes)
 

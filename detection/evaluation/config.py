@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from backbones.ranges import KEY, ConfigError, require
 from detection.data.config import CocoDataConfig
 from runtime.config import EvaluationConfig
-from runtime.ranges import AT, ConfigError, require
 
 EVALUATORS = ("pycocotools", "fast")
 
@@ -27,6 +27,6 @@ class EvaluateConfig(EvaluationConfig):
         require(self, "evaluator", among=EVALUATORS)
         if (self.weights is None) == (self.predictions is None):
             raise ConfigError(
-                f"{AT}weights = {self.weights}, {AT}predictions = {self.predictions}: give one of them, "
+                f"{KEY}weights = {self.weights}, {KEY}predictions = {self.predictions}: give one of them, "
                 "a detector.safetensors or a file in COCO's results format"
             )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from runtime.ranges import AT, ConfigError, require
+from backbones.ranges import KEY, ConfigError, require
 
 
 @dataclass(kw_only=True)
@@ -38,10 +38,10 @@ class RpnConfig:
     def __post_init__(self) -> None:
         for key in ("anchor_sizes", "aspect_ratios"):
             if not (values := getattr(self, key)) or min(values) <= 0:
-                raise ConfigError(f"{AT}{key} = {values}, must be one or more numbers above 0")
+                raise ConfigError(f"{KEY}{key} = {values}, must be one or more numbers above 0")
         require(self, "positive_fraction", "iou_low", "iou_high", "nms_threshold", least=0, most=1)
         if self.iou_low > self.iou_high:
-            raise ConfigError(f"{AT}iou_low = {self.iou_low} exceeds {AT}iou_high = {self.iou_high}")
+            raise ConfigError(f"{KEY}iou_low = {self.iou_low} exceeds {KEY}iou_high = {self.iou_high}")
         require(self, "batch_size_per_image", "pre_nms_train", "pre_nms_test", least=1)
         require(self, "post_nms_train", "post_nms_test", least=1)
         require(self, "box_loss_weight", above=0)
@@ -50,7 +50,7 @@ class RpnConfig:
         """Anchor sizes on each level of a pyramid. Raises ValueError unless there is one for each."""
         if len(self.anchor_sizes) != len(strides):
             raise ConfigError(
-                f"{AT}detector.rpn.anchor_sizes = {self.anchor_sizes}, expected {len(strides)} sizes, "
+                f"{KEY}anchor_sizes = {self.anchor_sizes}, expected {len(strides)} sizes, "
                 f"one per level of the pyramid (strides {', '.join(map(str, strides))})"
             )
         return [[size] for size in self.anchor_sizes]

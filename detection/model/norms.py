@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from backbones.norm import NarrowBatchNorm2d
-from runtime.ranges import AT, ConfigError
+from backbones.ranges import KEY, ConfigError
 
 
 class FrozenStatistics(nn.BatchNorm2d):
@@ -30,7 +30,7 @@ def use_group_norm(network: nn.Module) -> None:
                 continue
             if type(norm) not in (nn.BatchNorm2d, NarrowBatchNorm2d):
                 raise ConfigError(
-                    f"{AT}recipe.norm = group would lose what {type(norm).__name__} does besides "
+                    f"{KEY}recipe.norm = group would lose what {type(norm).__name__} does besides "
                     "normalising; take another norm for this network"
                 )
             channels = norm.num_features

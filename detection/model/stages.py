@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone, split_at
+from backbones.ranges import KEY, ConfigError
 from detection.model.norms import freeze_statistics
-from runtime.ranges import AT, ConfigError
 
 DRY_RUN_SIZES = ((128, 192), (160, 96))
 """Height and width in pixels: multiples of 32, as engines pad, not square, and no multiple of each other, so
@@ -80,7 +80,7 @@ def freeze_stages(network: Backbone, level: int) -> None:
     names = [info.name for info in network.feature_info if info.stride <= 2**level]
     if not names:
         first = network.feature_info[0].name
-        raise ConfigError(f"{AT}backbone.freeze_at = {level}, but the first map of this network is {first}")
+        raise ConfigError(f"{KEY}backbone.freeze_at = {level}, but the first map of this network is {first}")
     with torch.enable_grad():
         maps = _maps(network, *DRY_RUN_SIZES[-1])
     reached = _parameters_of([maps[name] for name in names])

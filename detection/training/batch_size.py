@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from backbones.files import read_json, write_json
+from backbones.ranges import KEY, ConfigError
 from detection.engines.base import Engine
 from detection.formats import Target
-from runtime.ranges import AT, ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,8 @@ def largest_batch(
             found = _largest_on_cpu(step, extra, most)
     if not found:
         raise ConfigError(
-            f"{AT}recipe.batch_size = auto: not even a step on one image of {height}x{width} px fits into "
-            f"the memory of {device}; make {AT}data.min_sizes, {AT}data.max_size or the network smaller"
+            f"{KEY}recipe.batch_size = auto: not even a step on one image of {height}x{width} px fits into "
+            f"the memory of {device}; make {KEY}data.min_sizes, {KEY}data.max_size or the network smaller"
         )
     log.info("batch size %d: the most images of %dx%d px that fit", found, height, width)
     return found

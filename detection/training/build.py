@@ -9,6 +9,7 @@ from backbones import weights
 from backbones.base import Backbone
 from backbones.build import build
 from backbones.norm import NarrowBatchNorm2d
+from backbones.ranges import KEY, ConfigError, under
 from backbones.spec import NetworkSpec
 from backbones.zoo import resolve_spec
 from detection.data.coco_file import CategoryEntry
@@ -24,7 +25,6 @@ from detection.training.batch_size import largest_batch
 from detection.training.config import BackboneSource
 from detection.training.recipe import DetectionRecipe
 from runtime.config import TrainerConfig
-from runtime.ranges import AT, ConfigError
 from runtime.trainer import prepare_network, training_device
 
 
@@ -41,7 +41,8 @@ def build_backbone(source: BackboneSource) -> Backbone:
             network.preprocessing = preprocessing
     else:
         size = {key: value for key, value in source.size().items() if value is not None}
-        network = build(resolve_spec(str(source.name), **size), num_classes=1)
+        with under("backbone"):
+            network = build(resolve_spec(str(source.name), **size), num_classes=1)
     if isinstance(network.spec, NetworkSpec) and network.spec.stem == "cifar":
         raise ValueError(
             f"{source.label} has the cifar stem, whose maps are too large for detection "
@@ -101,13 +102,13 @@ def _check_norms(network: Backbone) -> None:
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms or any(isinstance(norm, FrozenStatistics) for norm in norms):
         raise ConfigError(
-            f"{AT}trainer.sync_batch_norm = true, but the backbone has no batch norm or uses stored "
-            f"statistics; leave it false, or set {AT}recipe.norm=batch and {AT}backbone.freeze_at=0"
+            f"{KEY}trainer.sync_batch_norm = true, but the backbone has no batch norm or uses stored "
+            f"statistics; leave it false, or set {KEY}recipe.norm=batch and {KEY}backbone.freeze_at=0"
         )
     for norm in norms:
         if type(norm) not in (nn.BatchNorm2d, NarrowBatchNorm2d):
             raise ConfigError(
-                f"{AT}trainer.sync_batch_norm = true would lose what {type(norm).__name__} does besides "
+                f"{KEY}trainer.sync_batch_norm = true would lose what {type(norm).__name__} does besides "
                 "normalising; leave it false for this network"
             )
 
@@ -117,7 +118,9 @@ def find_batch_size(
 ) -> int:
     """`recipe.batch_size = auto` as a number: what one device holds, times the accumulated batches."""
     if images < recipe.accumulate:
-        raise ConfigError(f"{AT}recipe.accumulate = {recipe.accumulate} exceeds the {images} training images")
+        raise ConfigError(
+            f"{KEY}recipe.accumulate = {recipe.accumulate} exceeds the {images} training images"
+        )
     height, width = data.training_size.largest()
     found = largest_batch(
         engine,

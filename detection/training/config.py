@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, field
 
+from backbones.ranges import KEY, ConfigError, require, under
 from backbones.timm_spec import timm_extras
 from detection.data.config import CocoDataConfig
 from detection.engines.config import EngineConfig
 from detection.evaluation.config import EVALUATORS
 from detection.training.recipe import AUTO, DetectionRecipe
 from runtime.config import LoggerConfig, TrainerConfig
-from runtime.ranges import AT, ConfigError, require
 from runtime.steps import StepPlan
 
 
@@ -38,20 +38,20 @@ class BackboneSource:
     def __post_init__(self) -> None:
         if (self.weights is None) == (self.name is None):
             raise ConfigError(
-                f"{AT}weights = {self.weights} and {AT}name = {self.name}: give one, "
+                f"{KEY}weights = {self.weights} and {KEY}name = {self.name}: give one, "
                 "a backbone.safetensors or a network's name"
             )
         given = [key for key, value in self.size().items() if value is not None]
         if self.from_scratch:
             given = [key for key in given if key != "batch_norm_momentum"]
         if self.weights is not None and given:
-            raise ConfigError(f"{AT}{given[0]} belongs to {AT}name; {self.weights} has its own")
+            raise ConfigError(f"{KEY}{given[0]} belongs to {KEY}name; {self.weights} has its own")
         if self.weights is None and self.from_scratch:
-            raise ConfigError(f"{AT}from_scratch needs {AT}weights; a name is always from scratch")
+            raise ConfigError(f"{KEY}from_scratch needs {KEY}weights; a name is always from scratch")
         require(self, "freeze_at", least=0, most=5)
         if self.freeze_at and not self.pretrained:
             raise ConfigError(
-                f"{AT}freeze_at = {self.freeze_at} needs loaded weights; fresh ones would stay as drawn"
+                f"{KEY}freeze_at = {self.freeze_at} needs loaded weights; fresh ones would stay as drawn"
             )
 
     @property
@@ -102,36 +102,37 @@ class DetectionConfig:
     """Of fresh weights, order, augmentation and sampling."""
 
     def __post_init__(self) -> None:
-        self.trainer.refuse_for("detection")
+        with under("trainer"):
+            self.trainer.refuse_for("detection")
         require(self, "evaluator", among=EVALUATORS)
         require(self, "validate_every_epochs", "validate_every_steps", least=1)
         if self.validate_every_epochs is not None and self.validate_every_steps is not None:
             raise ConfigError(
-                f"{AT}validate_every_epochs and {AT}validate_every_steps are both set, give one of them"
+                f"{KEY}validate_every_epochs and {KEY}validate_every_steps are both set, give one of them"
             )
         if self.recipe.patience is not None and not (self.validate_every_epochs or self.validate_every_steps):
             raise ConfigError(
-                f"{AT}recipe.patience = {self.recipe.patience} counts evaluations: set "
-                f"{AT}validate_every_epochs or {AT}validate_every_steps"
+                f"{KEY}recipe.patience = {self.recipe.patience} counts evaluations: set "
+                f"{KEY}validate_every_epochs or {KEY}validate_every_steps"
             )
         if self.recipe.norm == "group" and self.backbone.pretrained:
             raise ConfigError(
-                f"{AT}recipe.norm = group needs fresh weights; those of {self.backbone.label} were "
+                f"{KEY}recipe.norm = group needs fresh weights; those of {self.backbone.label} were "
                 "trained with batch norm"
             )
         if self.recipe.norm == "frozen" and not self.backbone.pretrained:
             raise ConfigError(
-                f"{AT}recipe.norm = frozen needs loaded weights; {self.backbone.label} starts fresh, and its "
-                "statistics are of no images: take auto, batch or group"
+                f"{KEY}recipe.norm = frozen needs loaded weights; {self.backbone.label} starts fresh, and "
+                "its statistics are of no images: take auto, batch or group"
             )
         if self.recipe.batch_size != AUTO:
             self.plan()  # refuses images that are not shared out evenly
         elif self.trainer.processes > 1:
             raise ConfigError(
-                f"{AT}recipe.batch_size = auto finds the batch of one device; for more give the number"
+                f"{KEY}recipe.batch_size = auto finds the batch of one device; for more give the number"
             )
 
     def plan(self) -> StepPlan:
-        """Raises ConfigError while `recipe.batch_size` is `auto`, or unless a step is shared out evenly."""
+        """Raises ConfigError while `recipe.batch_size` is `auto`, or unless it divides evenly."""
         recipe, trainer = self.recipe, self.trainer
         return StepPlan(recipe.images_per_step, recipe.accumulate, trainer.devices, trainer.num_nodes)

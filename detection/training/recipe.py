@@ -3,7 +3,7 @@
 import bisect
 from dataclasses import dataclass, field
 
-from runtime.ranges import AT, ConfigError, require
+from backbones.ranges import KEY, ConfigError, require
 from runtime.steps import StepPlan, scaled_rate
 
 AUTO = "auto"
@@ -49,9 +49,9 @@ class DetectionRecipe:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
-            raise ConfigError(f"{AT}epochs = {self.epochs}, {AT}steps = {self.steps}: give exactly one")
+            raise ConfigError(f"{KEY}epochs = {self.epochs}, {KEY}steps = {self.steps}: give exactly one")
         if isinstance(self.batch_size, str) and self.batch_size != AUTO:
-            raise ConfigError(f"{AT}batch_size = {self.batch_size!r}, expected a number of images or {AUTO}")
+            raise ConfigError(f"{KEY}batch_size = {self.batch_size!r}, expected a number of images or {AUTO}")
         if self.batch_size != AUTO:
             require(self, "batch_size", least=1)
         require(self, "epochs", "steps", "accumulate", "reference_batch_size", "patience", least=1)
@@ -66,7 +66,7 @@ class DetectionRecipe:
         steps = all(milestone >= 1 and milestone == int(milestone) for milestone in self.milestones)
         if self.milestones != sorted(self.milestones) or not (shares or steps):
             raise ConfigError(
-                f"{AT}milestones = {self.milestones}, must be rising shares between 0 and 1, or rising "
+                f"{KEY}milestones = {self.milestones}, must be rising shares between 0 and 1, or rising "
                 "steps from 1 on"
             )
 
@@ -74,7 +74,7 @@ class DetectionRecipe:
     def images_per_step(self) -> int:
         """`batch_size` as a number. Raises ValueError while it is `auto`."""
         if isinstance(self.batch_size, str):
-            raise ConfigError(f"{AT}recipe.batch_size = {self.batch_size} has not been found yet")
+            raise ConfigError(f"{KEY}batch_size = {self.batch_size} has not been found yet")
         return self.batch_size
 
     @property

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from backbones.genotype import Genotype
+from backbones.ranges import require
 from backbones.spec import NetworkSpec
 from runtime.config import check_device_name
-from runtime.ranges import require
 
 
 @dataclass(kw_only=True)

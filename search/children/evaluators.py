@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from backbones.genotype import Genotype
+from backbones.ranges import KEY, ConfigError
 from classification.config import ImageDataConfig
-from runtime.ranges import AT, ConfigError
 from search.children.config import ChildConfig
 from search.children.cost import predicted_microseconds
 from search.children.images import ChildImages
@@ -35,14 +35,14 @@ def evaluation(
         # With a colon the module's own ImportError comes through, not that of a missing attribute.
         target = pkgutil.resolve_name(":".join(name.rsplit(".", 1)))
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{AT}evaluator._target_ = {name!r}, expected a dotted path: {error}") from None
+        raise ConfigError(f"{KEY}evaluator._target_ = {name!r}, expected a dotted path: {error}") from None
     if not callable(target):
-        raise ConfigError(f"{AT}evaluator: {name} cannot be called")
+        raise ConfigError(f"{KEY}evaluator: {name} cannot be called")
     given = () if isinstance(target, type) else ("genotype", "task")
     try:
         inspect.signature(target).bind(*given, **arguments)
     except TypeError as error:
-        raise ConfigError(f"{AT}evaluator: {name} {error}") from None
+        raise ConfigError(f"{KEY}evaluator: {name} {error}") from None
     evaluator = target(**arguments) if isinstance(target, type) else partial(target, **arguments)
     # Only ratios count, so without an estimate of its own the cost of training on one image does.
     cost = getattr(

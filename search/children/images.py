@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from backbones.ranges import KEY, ConfigError, under
 from classification.config import ImageDataConfig
 from classification.data import ImageSet, open_images, stratified
 from classification.device_images import DeviceImages
 from runtime.device import resolve_device
 from runtime.random import derive
-from runtime.ranges import AT, ConfigError, under
 from search.children.config import ChildConfig
 
 
@@ -58,7 +58,7 @@ def split(images: ImageSet, child: ChildConfig, seed: int) -> tuple[np.ndarray, 
     if not child.batch_size <= used <= len(images) - held_out:
         raise ConfigError(
             f"{images.source}: {len(images)} training images, of which {held_out} are held out and {used} "
-            f"are to train a child; they must exist and fill a batch of {AT}child.batch_size = "
+            f"are to train a child; they must exist and fill a batch of {KEY}child.batch_size = "
             f"{child.batch_size}"
         )
     validation = stratified(images.labels, held_out, derive(seed, "validation split"))

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from backbones.ranges import require
 from runtime.config import Builds
-from runtime.ranges import require
 
 
 @dataclass(kw_only=True)

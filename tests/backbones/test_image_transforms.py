@@ -142,7 +142,7 @@ def test_a_tensor_of_16_bits_becomes_what_its_file_becomes(tmp_path, dtype):
         assert (np.asarray(as_picture(file)) == np.asarray(as_picture(tensor))).all()
 
 
-@pytest.mark.parametrize("shape", [(40, 50), (4, 40, 50), (1, 3, 40, 50)])
+@pytest.mark.parametrize("shape", [(40, 50), (2, 40, 50), (1, 3, 40, 50)])
 def test_tensors_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"an image tensor has shape .*, expected \[3, H, W\]"):
         as_picture(torch.zeros(shape))

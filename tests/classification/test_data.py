@@ -239,7 +239,7 @@ def test_mistakes_in_the_layout_are_named(tmp_path):
     missing = ImageDataConfig(name="imagefolder", root=str(tmp_path / "nowhere"))
     assert message(missing) == "data.root = ROOT/nowhere: no such folder"
     assert message(ImageDataConfig(name="cifar10")) == (
-        "data.root is not set, but data.name = cifar10 is read from a folder"
+        "data.root is not set: the folder of data.name = cifar10"
     )
     (tmp_path / "empty").mkdir()
     assert message(ImageDataConfig(name="imagefolder", root=str(tmp_path / "empty"))) == (

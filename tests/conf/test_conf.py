@@ -13,12 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 import conf.compose
+from backbones.ranges import ConfigError
 from backbones.zoo import ZOO
 from classification.config import RecipeConfig
 from conf.objects import to_objects
 from runtime.config import LOGGERS, LoggerConfig
 from runtime.folder import plain
-from runtime.ranges import ConfigError
 from search.strategies.config import ControllerConfig, RandomConfig
 
 CONF = Path(conf.__file__).parent
@@ -197,11 +197,15 @@ def test_two_stages_that_refuse_the_same_key_are_told_apart():
             "recipe.lr_batch_size=64",
             "recipe.lr_batch_size is called recipe.reference_batch_size now",
         ),
-        ("detection", "trainer.accelerator=gpu", "trainer.accelerator is called trainer.device now"),
+        (
+            "detection",
+            "trainer.accelerator=gpu",
+            "trainer.accelerator is called trainer.device now (gpu is called cuda)",
+        ),
         (
             "pipeline",
             "+detection.trainer.accelerator=cpu",
-            "detection.trainer.accelerator is called detection.trainer.device now",
+            "detection.trainer.accelerator is called detection.trainer.device now (gpu is called cuda)",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
@@ -146,3 +147,10 @@ def test_verdicts_are_those_of_an_evaluation_of_everything(tmp_path_factory, ann
         if owner == image_id
     ]
     assert match(coco, results).objects.tolist() == counted
+
+
+@pytest.mark.parametrize("category", [1, 3], ids=["annotated", "not annotated"])
+def test_only_the_100_best_of_an_image_and_class_count(tmp_path, category):
+    coco = annotated(tmp_path, (5, 1, (200, 100, 10, 10), False, None))
+    results = [Result(5, category, (0.0, 0.0, 10.0, 10.0), (1 + d) / 200) for d in range(105)]
+    assert verdicts(coco, results) == [None] * 5 + [False] * 100

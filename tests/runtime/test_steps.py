@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backbones.ranges import ConfigError
 from runtime.loading import training_loader
-from runtime.ranges import ConfigError
 from runtime.steps import StepPlan, scaled_rate
 
 COUNTS = st.integers(1, 4)

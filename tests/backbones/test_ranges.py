@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from runtime.ranges import AT, ConfigError, NoSuchPathError, require, under
+from backbones.ranges import KEY, ConfigError, NoSuchPathError, require, under
 
 
 @dataclass
@@ -43,7 +43,7 @@ def test_the_bounds_themselves_are_inside_and_none_is_never_refused():
 
 
 def test_every_key_of_a_message_is_completed_by_where_the_dataclass_stands():
-    error = ConfigError(f"{AT}epochs and {AT}recipe.steps are both set, epochs is 1")
+    error = ConfigError(f"{KEY}epochs and {KEY}recipe.steps are both set, epochs is 1")
     assert str(error) == "epochs and recipe.steps are both set, epochs is 1"
     assert str(error.under("recipe").under("detection")) == (
         "detection.recipe.epochs and detection.recipe.recipe.steps are both set, epochs is 1"
@@ -53,6 +53,6 @@ def test_every_key_of_a_message_is_completed_by_where_the_dataclass_stands():
 
 def test_what_a_block_raises_is_of_the_key_and_keeps_its_kind():
     with pytest.raises(FileNotFoundError) as refusal, under("detection"):
-        raise NoSuchPathError(f"{AT}data.root = /nowhere: no such folder")
+        raise NoSuchPathError(f"{KEY}data.root = /nowhere: no such folder")
     assert str(refusal.value) == "detection.data.root = /nowhere: no such folder"
     assert str(pickle.loads(pickle.dumps(refusal.value))) == str(refusal.value)  # from a launcher's process

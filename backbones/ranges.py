@@ -3,24 +3,29 @@
 import dataclasses
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, get_args
 
-AT = "\ue000"
+KEY = "\ue000"
 """Stands before each key in the text of a ConfigError: there goes what the refused dataclass stands under."""
 
 
 class ConfigError(ValueError):
     """A value that a configuration cannot have.
 
-    The text names keys, each after AT, as the dataclass that refuses them knows them: `lr`, `recipe.lr`.
-    Whoever knows under which key that dataclass stands completes them: `error.under("detection")`."""
+    The text names keys, each after KEY, as the dataclass that refuses them knows them: `lr`, `recipe.lr`.
+    Whoever knows under which key that dataclass stands completes them: `error.under("detection")`. As text
+    inside another message the keys can no longer be completed."""
 
     def __init__(self, text: str, prefix: str = "") -> None:
         super().__init__(text, prefix)
         self.text, self.prefix = text, prefix
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
     def __str__(self) -> str:
-        return self.text.replace(AT, self.prefix)
+        return self.text.replace(KEY, self.prefix)
 
     def under(self, key: str) -> "ConfigError":
         """The same error of a dataclass that stands under `key`; an empty one changes nothing."""
@@ -37,7 +42,19 @@ def under(key: str) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise error.under(key) from None
+        raise error.under(key).with_traceback(error.__traceback__) from None
+
+
+def existing_folder(value: str | None, key: str, content: str) -> Path:
+    """The folder that the value of `key` names. Raises ConfigError where it is None, or NoSuchPathError.
+
+    content: what it holds, for the message."""
+    if value is None:
+        raise ConfigError(f"{KEY}{key} is not set: the folder of {content}")
+    folder = Path(value).expanduser()
+    if not folder.is_dir():
+        raise NoSuchPathError(f"{KEY}{key} = {folder}: no such folder")
+    return folder
 
 
 def require(
@@ -58,7 +75,7 @@ def require(
             continue
         if among is not None:
             if value not in among:
-                raise ConfigError(f"{AT}{key} = {value!r}, expected one of {', '.join(among)}")
+                raise ConfigError(f"{KEY}{key} = {value!r}, expected one of {', '.join(among)}")
         elif not (
             (least is None or value >= least)
             and (above is None or value > above)
@@ -67,7 +84,7 @@ def require(
         ):
             types = {field.name: field.type for field in dataclasses.fields(config)}
             null = ", or null" if type(None) in get_args(types[key]) else ""
-            raise ConfigError(f"{AT}{key} = {value}, must be {_told(least, above, most, below)}{null}")
+            raise ConfigError(f"{KEY}{key} = {value}, must be {_told(least, above, most, below)}{null}")
 
 
 def _told(least: float | None, above: float | None, most: float | None, below: float | None) -> str:
