@@ -293,7 +293,7 @@ def test_a_wrong_size_is_named(overrides, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"size": 0}, "size = 0, must be a whole number from 1 on"),
+        ({"size": 0}, "size = 0, must be at least 1"),
         ({"crop": 0.0}, r"crop = 0.0, must be in \(0, 1\]"),
         ({"mean": (0.5,)}, "std = .*, expected 1 values above 0"),
         ({"std": (0.5, 0.5, 0.0)}, "std = .*, expected 3 values above 0"),
