@@ -15,12 +15,7 @@ if TYPE_CHECKING:
     from backbones.config import BackboneConfig
     from backbones.costs import Profile, profile
     from backbones.factory import create
-    from backbones.genotype import (
-        Block,
-        Cell,
-        Genotype,
-        GenotypeError,
-    )
+    from backbones.genotype import Block, Cell, Genotype, GenotypeError
     from backbones.image_transforms import transforms
     from backbones.network import NASNet
     from backbones.spec import NetworkSpec, Preprocessing

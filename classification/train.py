@@ -111,16 +111,9 @@ def _finish(
     log_mistakes(loggers, mistakes, per_class, "test")
     log.info("test images: %s", "  ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
     by_class = dict(zip(mistakes.classes, per_class, strict=True))
-    costs = profile(network)
-    return STAGE.finish(
-        folder,
-        loggers,
-        path,
-        "test",
-        metrics,
-        by_class,
-        costs={"parameters": costs.parameters, "multiply_adds": costs.multiply_adds},
-    )
+    counted = profile(network)
+    costs = {"parameters": counted.parameters, "multiply_adds": counted.multiply_adds}
+    return STAGE.finish(folder, loggers, path, "test", metrics, by_class, costs=costs)
 
 
 def open_both(data: ImageDataConfig) -> tuple[ImageSet, ImageSet]:

@@ -72,18 +72,11 @@ class Detector:
         ImportError where the engine's package is not installed."""
         target = resolve_device(device)
         tensors, metadata = read_safetensors(path, "detector")
-        description = Description.read(metadata, path)
-        engine = description.build(path)
+        said = Description.read(metadata, path)
+        engine = said.build(path)
         load_tensors(engine, tensors, str(path))
         _check_finite(engine, f"{path}: ")
-        detector = cls(
-            engine,
-            description.config,
-            description.categories,
-            description.input_size,
-            description.group_norm,
-        )
-        return detector.to(target)
+        return cls(engine, said.config, said.categories, said.input_size, said.group_norm).to(target)
 
     def save(self, path: str | os.PathLike[str], metrics: Mapping[str, float]) -> None:
         """Writes a `detector.safetensors`, which needs no other file."""

@@ -20,7 +20,6 @@ RENAMED = {"recipe.lr_batch_size": "recipe.reference_batch_size", "trainer.accel
 """Old names of keys: new names."""
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-_CLASSIFICATION_ONLY = ("compile",)
 
 
 class Builds:
@@ -130,12 +129,6 @@ class TrainerConfig:
     def processes(self) -> int:
         """Of the whole training."""
         return self.devices * self.num_nodes
-
-    def refuse_for(self, stage: str) -> None:
-        """Raises ValueError for the first key that only the training of a classifier knows."""
-        for key in _CLASSIFICATION_ONLY:
-            if (value := getattr(self, key)) != getattr(TrainerConfig, key):
-                raise ConfigError(f"{stage} does not support {KEY}{key} = {value} yet")
 
 
 @dataclass(kw_only=True)

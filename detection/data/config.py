@@ -53,19 +53,18 @@ class CocoDataConfig:
     def __post_init__(self) -> None:
         if not self.min_sizes:
             raise ConfigError(f"{KEY}min_sizes is empty, give at least one short side in pixels")
-        sizes = [("min_sizes", size) for size in self.min_sizes]
-        for key, size in [*sizes, ("max_size", self.max_size), ("test_min_size", self.test_min_size)]:
-            check_side(key, size)
-        if self.fixed_size is not None:
-            check_side("fixed_size", self.fixed_size)
-            if self.scale_jitter is not None:
-                raise ConfigError(f"{KEY}fixed_size and {KEY}scale_jitter are both set, give one of them")
+        for size in self.min_sizes:
+            check_side("min_sizes", size)
+        for key in ("max_size", "test_min_size", "fixed_size", "jitter_size"):
+            if (side := getattr(self, key)) is not None:
+                check_side(key, side)
+        if self.fixed_size is not None and self.scale_jitter is not None:
+            raise ConfigError(f"{KEY}fixed_size and {KEY}scale_jitter are both set, give one of them")
         self._check_jitter()
         require(self, "train_limit", "val_limit", least=1)
         require(self, "workers", least=0)
 
     def _check_jitter(self) -> None:
-        check_side("jitter_size", self.jitter_size)
         scales, colors = self.scale_jitter, self.color_jitter
         if scales is not None and not (len(scales) == 2 and 0 < scales[0] <= scales[1] <= 10):
             raise ConfigError(f"{KEY}scale_jitter = {scales}, must be two rising scales in 0..10, or null")

@@ -6,6 +6,7 @@ Detectron2's `Res5ROIHeads`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from backbones.ranges import KEY, ConfigError, require, under
@@ -119,11 +120,8 @@ class _OfDetectron2:
 
     def __post_init__(self: Any) -> None:
         super().__post_init__()  # type: ignore[misc]
-        for key, value in (
-            ("rpn.iou_low", self.rpn.iou_low),
-            ("box_head.iou_threshold", self.box_head.iou_threshold),
-        ):
-            if value == 0:  # Detectron2's `Matcher` does not take it
+        for key in ("rpn.iou_low", "box_head.iou_threshold"):
+            if (value := attrgetter(key)(self)) == 0:  # Detectron2's `Matcher` does not take it
                 raise ConfigError(f"{KEY}{key} = {value}, Detectron2 needs it above 0")
 
     def extras(self) -> dict[str, str]:

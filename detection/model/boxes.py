@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from detection.model.config import RpnConfig, SecondStageConfig
+
 LARGEST_LOG_SCALE = math.log(1000.0 / 16)
 """Bound of dw and dh before `exp`: a 16 px anchor grows to 1,000 px at most."""
 
@@ -110,6 +112,20 @@ def sample(
     chosen = torch.randperm(len(positives), device=device, generator=generator)[:num_positive]
     rest = torch.randperm(len(negatives), device=device, generator=generator)[:num_negative]
     return positives[chosen.to(positives.device)], negatives[rest.to(negatives.device)]
+
+
+def matched_samples(
+    overlaps: Tensor,
+    thresholds: tuple[float, float],
+    config: RpnConfig | SecondStageConfig,
+    generator: torch.Generator | None,
+    *,
+    keep_best: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `match` and `sample` make of the candidates of one image: indices `[R]`, positive, negative."""
+    indices, kinds = match(overlaps, *thresholds, keep_best=keep_best)
+    size, share = config.batch_size_per_image, config.positive_fraction
+    return indices, *sample(kinds == 1, kinds == 0, size, share, generator)
 
 
 def pyramid_levels(boxes: Tensor, first_level: int, last_level: int) -> Tensor:

@@ -80,18 +80,10 @@ class SecondStage(nn.Module):
         sampled = []
         for candidates, target in zip(proposals, targets, strict=True):
             candidates = torch.cat([candidates, target["boxes"]])
-            indices, kinds = box_ops.match(
-                box_iou(target["boxes"], candidates),
-                self.config.iou_threshold,
-                self.config.iou_threshold,
-                keep_best=False,
-            )
-            positive, negative = box_ops.sample(
-                kinds == 1,
-                kinds == 0,
-                self.config.batch_size_per_image,
-                self.config.positive_fraction,
-                box_ops.generator(target.get("seed"), 1),
+            overlaps, threshold = box_iou(target["boxes"], candidates), self.config.iou_threshold
+            draws = box_ops.generator(target.get("seed"), 1)
+            indices, positive, negative = box_ops.matched_samples(
+                overlaps, (threshold, threshold), self.config, draws
             )
             background = torch.full_like(negative, self.num_classes)
             chosen = torch.cat([positive, negative])

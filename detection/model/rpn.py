@@ -88,19 +88,14 @@ class RegionProposals(nn.Module):
 
     def losses(self, proposals: Proposals, targets: list[Target]) -> dict[str, Tensor]:
         """Cross-entropy over sampled anchors, L1 over the positive ones among them."""
-        anchors = proposals.anchors
+        anchors, config = proposals.anchors, self.config
         classification = proposals.logits.sum() * 0
         localisation = proposals.deltas.sum() * 0
         for logits, deltas, target in zip(proposals.logits, proposals.deltas, targets, strict=True):
-            indices, kinds = box_ops.match(
-                box_iou(target["boxes"], anchors), self.config.iou_low, self.config.iou_high, keep_best=True
-            )
-            positive, negative = box_ops.sample(
-                kinds == 1,
-                kinds == 0,
-                self.config.batch_size_per_image,
-                self.config.positive_fraction,
-                box_ops.generator(target.get("seed"), 0),
+            overlaps = box_iou(target["boxes"], anchors)
+            draws = box_ops.generator(target.get("seed"), 0)
+            indices, positive, negative = box_ops.matched_samples(
+                overlaps, (config.iou_low, config.iou_high), config, draws, keep_best=True
             )
             chosen = logits[torch.cat([positive, negative])]
             wanted = torch.cat([torch.ones_like(positive), torch.zeros_like(negative)]).to(chosen.dtype)
@@ -110,10 +105,10 @@ class RegionProposals(nn.Module):
             if len(positive):
                 goal = box_ops.encode(anchors[positive], target["boxes"][indices[positive]], self.WEIGHTS)
                 localisation = localisation + (deltas[positive] - goal).abs().sum()
-        divisor = self.config.batch_size_per_image * len(targets)
+        divisor = config.batch_size_per_image * len(targets)
         return {
             "loss_rpn_cls": classification / divisor,
-            "loss_rpn_loc": self.config.box_loss_weight * localisation / divisor,
+            "loss_rpn_loc": config.box_loss_weight * localisation / divisor,
         }
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from backbones.ranges import KEY, ConfigError, require, under
+from backbones.ranges import KEY, ConfigError, require
 from backbones.timm_spec import timm_extras
 from detection.data.config import CocoDataConfig
 from detection.engines.config import EngineConfig
@@ -102,8 +102,8 @@ class DetectionConfig:
     """Of fresh weights, order, augmentation and sampling."""
 
     def __post_init__(self) -> None:
-        with under("trainer"):
-            self.trainer.refuse_for("detection")
+        if self.trainer.compile:
+            raise ConfigError(f"detection does not support {KEY}trainer.compile = True yet")
         require(self, "evaluator", among=EVALUATORS)
         require(self, "validate_every_epochs", "validate_every_steps", least=1)
         if self.validate_every_epochs is not None and self.validate_every_steps is not None:
