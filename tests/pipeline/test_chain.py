@@ -142,7 +142,7 @@ def test_a_sweep_runs_a_job_per_value_in_hydras_folders(tmp_path):
         (["search", "data=digits", "budget.childen=3"], "Key 'childen' not in 'BudgetConfig'"),
         (
             ["classification", "data=digits", "backbone=nasnet_a_mobile", "backbone.filters=10"],
-            "filters = 10",
+            "backbone.filters = 10",
         ),
         (["classification", "data=digits", "backbone=genotype", "backbone.name={bad}"], "sep_conv_9x9"),
         (["detection", "backbone.weights={bad}", "data=scenes"], "not a backbone file"),
@@ -151,14 +151,23 @@ def test_a_sweep_runs_a_job_per_value_in_hydras_folders(tmp_path):
             "instances_train2017",
         ),
         (["detection", "data=scenes", "backbone.name=nasnet_a_cifar"], "has the cifar stem"),
-        (["pipeline", "experiment=smoke", "detection.data.val_scenes=0"], "data.val_scenes = 0"),
+        (["pipeline", "experiment=smoke", "detection.data.val_scenes=0"], "detection.data.val_scenes = 0"),
+        (["pipeline", "experiment=smoke", "data=cifar10", "data.root=/nowhere"], "data.root = /nowhere"),
+        (["pipeline", "experiment=smoke", "detection.data.root=/"], "detection.data.root = / holds other"),
+        (
+            ["pipeline", "experiment=smoke", "detection.detector.rpn.anchor_sizes=[32]"],
+            "detection.detector.rpn.anchor_sizes = [32], expected 5",
+        ),
         (
             ["pipeline", "experiment=smoke", "detection.recipe.batch_size=100"],
             "exceeds the 12 training images",
         ),
         (["pipeline", "experiment=smoke", "classification.backbone.stem=cifar"], "detection needs the maps"),
-        (["pipeline", "experiment=smoke", "search.child.device=cuda"], "there is no CUDA device here"),
-        (["search", "data=digits", "child.device=cuda"], "there is no CUDA device here"),
+        (
+            ["pipeline", "experiment=smoke", "search.child.device=cuda"],
+            "search.child.device = 'cuda'",
+        ),
+        (["search", "data=digits", "child.device=cuda"], "child.device = 'cuda', but there is no CUDA"),
     ],
 )
 def test_a_mistake_ends_with_one_message_and_leaves_nothing(words, message, tmp_path, monkeypatch, capsys):
@@ -182,6 +191,8 @@ def test_a_mistake_ends_with_one_message_and_leaves_nothing(words, message, tmp_
     assert exit.value.code == 1
     stderr = capsys.readouterr().err
     assert message in stderr
+    if " = " in message:  # of a value, which begins with its key as it was typed
+        assert stderr.splitlines()[-1].startswith(message)
     assert "Traceback" not in stderr
     assert sorted(tmp_path.rglob("*")) == before
 
