@@ -94,3 +94,14 @@ def test_the_log_goes_to_the_folder_of_the_newest_run(tmp_path):
     text = (second.path / "log.txt").read_text()
     assert "to the second" in text
     assert "to the first" not in text
+
+
+def test_a_run_that_was_stored_with_an_old_name_of_a_key_goes_on(tmp_path):
+    asked = {"recipe": {"lr": 0.1, "reference_batch_size": 64}}
+    folder = RunFolder.open(str(tmp_path), asked, stage="classification")
+    stored = folder.path / "config.yaml"
+    stored.write_text(stored.read_text().replace("reference_batch_size", "lr_batch_size"))
+    RunFolder.open(str(tmp_path), asked, stage="classification")
+    stored.write_text(stored.read_text().replace("reference_batch_size: 64", "lr_batch_size: 32"))
+    with pytest.raises(ValueError, match=r"recipe\.reference_batch_size: 32 -> 64"):
+        RunFolder.open(str(tmp_path), asked, stage="classification")
