@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 60
-shown = _SHOWN.repr
+clipped = _SHOWN.repr
 """A value as an error shows it: what a broken file holds may be megabytes."""
 
 
@@ -110,7 +110,7 @@ def convert_json(value: Any, form: type[T], prefix: str, *, defaults: bool = Fal
         for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", place):
             value = value[name or int(index)]
         expected = message.partition(", got")[0].replace("`", "").lower()
-        raise ValueError(f"{f'{prefix}{key}'.rstrip(' .:')} = {shown(value)}, {expected}") from None
+        raise ValueError(f"{f'{prefix}{key}'.rstrip(' .:')} = {clipped(value)}, {expected}") from None
     _check_keys(value, result, prefix, defaults)
     return result
 
@@ -120,7 +120,7 @@ def _check_keys(given: Any, read: Any, prefix: str, defaults: bool) -> None:
     if isinstance(given, Mapping) and dataclasses.is_dataclass(read):
         known = [field.name for field in dataclasses.fields(read)]
         if unknown := [key for key in given if key not in known]:
-            raise ValueError(f"{prefix}{shown(unknown[0])[1:-1]} is unknown, expected {', '.join(known)}")
+            raise ValueError(f"{prefix}{clipped(unknown[0])[1:-1]} is unknown, expected {', '.join(known)}")
         if not defaults and (missing := [key for key in known if key not in given]):
             raise ValueError(f"{prefix}{missing[0]} is missing")
         for key, inner in given.items():

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from backbones.files import convert_json, read_json, shown, write_json
+from backbones.files import clipped, convert_json, read_json, write_json
 from backbones.operations import OPERATIONS
 
 FORMAT = 1
@@ -166,7 +166,7 @@ class Genotype:
         try:
             fields = convert_json(value, dict[str, Any], prefix)
             if type(version := fields.pop("format", None)) is not int or version != FORMAT:
-                raise ValueError(f"{prefix}format = {shown(version)}, this version reads format {FORMAT}")
+                raise ValueError(f"{prefix}format = {clipped(version)}, this version reads format {FORMAT}")
             return convert_json({"origin": {}, **fields}, cls, prefix)
         except ValueError as error:
             raise GenotypeError(str(error)) from None
@@ -191,26 +191,26 @@ def _check_cell(cell: Cell, name: str) -> None:
             state = getattr(block, side)
             if type(state) is not int or not 0 <= state < 2 + b:
                 raise GenotypeError(
-                    f"{where}.{side} = {shown(state)}, but block {b} can only use states 0..{1 + b} "
+                    f"{where}.{side} = {clipped(state)}, but block {b} can only use states 0..{1 + b} "
                     f"(h_i, h_{{i-1}}{', blocks 0..' + str(b - 1) if b else ''})"
                 )
             operation = getattr(block, f"{side}_op")
             if operation not in OPERATIONS:
                 raise GenotypeError(
-                    f"{where}.{side}_op = {shown(operation)}, expected one of {', '.join(OPERATIONS)}"
+                    f"{where}.{side}_op = {clipped(operation)}, expected one of {', '.join(OPERATIONS)}"
                 )
         if block.combine not in COMBINATIONS:
             raise GenotypeError(
-                f"{where}.combine = {shown(block.combine)}, expected one of {', '.join(COMBINATIONS)}"
+                f"{where}.combine = {clipped(block.combine)}, expected one of {', '.join(COMBINATIONS)}"
             )
     last = 1 + len(cell.blocks)
     if not cell.concat:
         raise GenotypeError(f"{name}.concat is empty, expected states out of 0..{last}")
     for state in cell.concat:
         if type(state) is not int or not 0 <= state <= last:
-            raise GenotypeError(f"{name}.concat holds {shown(state)}, expected states out of 0..{last}")
+            raise GenotypeError(f"{name}.concat holds {clipped(state)}, expected states out of 0..{last}")
     if len(set(cell.concat)) != len(cell.concat):
-        raise GenotypeError(f"{name}.concat = {shown(list(cell.concat))} names a state twice")
+        raise GenotypeError(f"{name}.concat = {clipped(list(cell.concat))} names a state twice")
     orders, allowed = _count_orders(cell), MOST_STEPS // len(cell.blocks) ** 2
     if orders > allowed:
         raise GenotypeError(

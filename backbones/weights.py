@@ -15,7 +15,7 @@ from torch import Tensor
 
 from backbones.base import Classifier
 from backbones.build import build
-from backbones.files import convert_json, shown, write_atomically
+from backbones.files import clipped, convert_json, write_atomically
 from backbones.foreign_weights import blank_network, their_names
 from backbones.metadata import FORMAT, KEY, read_metadata
 from backbones.network import NASNet
@@ -105,7 +105,7 @@ class _Description:
 
     def __post_init__(self) -> None:
         if self.classes is not None and len(self.classes) != self.num_classes:
-            raise ValueError(f"classes = {shown(self.classes)}, expected {self.num_classes} names")
+            raise ValueError(f"classes = {clipped(self.classes)}, expected {self.num_classes} names")
 
 
 def from_description(metadata: Mapping[str, Any], where: str, **training: Any) -> Classifier:

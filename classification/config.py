@@ -197,8 +197,7 @@ class ClassificationConfig:
 
     def plan(self) -> StepPlan:
         """Raises ConfigError unless `batch_size` divides evenly."""
-        recipe, trainer = self.recipe, self.trainer
-        return StepPlan(recipe.batch_size, recipe.accumulate, trainer.devices, trainer.num_nodes)
+        return StepPlan(self.recipe.batch_size, self.recipe.accumulate, self.trainer)
 
 
 @dataclass(kw_only=True)

@@ -77,7 +77,7 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
     test_loader = evaluation_loader(
         test_images, config.data, network.preprocessing, device, config.eval_batch_size
     )
-    own_test_loader = test_loader.share(rank, config.plan().processes)
+    own_test_loader = test_loader.share(rank, config.trainer.processes)
     module = _build_module(config, network, config.plan().steps_per_epoch(len(train_images)))
     folder = STAGE.open(config, trainer)
     if not rank:

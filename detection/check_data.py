@@ -21,13 +21,12 @@ from celltransfer import program
 from detection.data.coco_file import CocoFile, parse, places
 from detection.data.coco_rules import find_problems, leaves, targets
 from detection.data.image_check import Fault, check_images, links_that_leave
-from runtime.problems import Report as FolderReport
-from runtime.problems import parse_check
+from runtime.problems import Report, parse_check
 from runtime.progress import track
 
 
 @dataclass
-class Report(FolderReport):
+class AnnotationReport(Report):
     """What a data set holds and which rules it breaks. per_category: boxes by the category's name."""
 
     annotations: str = ""
@@ -46,12 +45,12 @@ class Report(FolderReport):
 
 def check(
     annotations: Path, images: Path, *, decode: bool = False, names: int = 5, workers: int = 0
-) -> Report:
+) -> AnnotationReport:
     """Looks at keys, ids and boxes of the annotations, then at the image files.
 
     decode: read all pixels of every image. names: shown of each problem. workers: processes that look at
     images; 0: this one."""
-    report = Report(str(images), names=names, annotations=str(annotations))
+    report = AnnotationReport(str(images), names=names, annotations=str(annotations))
     try:
         file = parse(annotations)
     except (ValueError, FileNotFoundError) as error:
@@ -72,7 +71,7 @@ def check(
     return report
 
 
-def _count(report: Report, file: CocoFile) -> None:
+def _count(report: AnnotationReport, file: CocoFile) -> None:
     boxes = np.bincount(file.places[file.places >= 0], minlength=len(file.image_ids))
     ids = np.array([category.id for category in file.categories], np.int64)
     labels = places(file.category_ids, ids)
@@ -126,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if any(problem.level != "warning" for problem in report.problems) else 0
 
 
-def _print(report: Report) -> None:
+def _print(report: AnnotationReport) -> None:
     for name, count in report.counts.items():
         print(f"{name}: {count}")
     if report.per_category:

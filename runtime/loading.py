@@ -177,7 +177,7 @@ def training_loader(
         step=plan.accumulate,
         collate=collate,
         rank=rank,
-        world=plan.processes,
+        world=plan.trainer.processes,
     )
 
 

@@ -1,39 +1,34 @@
 """How images become optimiser steps, on all devices together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from backbones.ranges import KEY, ConfigError
+from runtime.config import TrainerConfig
 
 
 @dataclass(frozen=True)
 class StepPlan:
     """batch_size: images per optimiser step. accumulate: backward passes per step of each process.
 
-    devices: processes on each of `num_nodes` machines. Raises ConfigError unless `batch_size` divides evenly
+    trainer: whose processes share a step out. Raises ConfigError unless `batch_size` divides evenly
     among passes and processes. What does not fill a whole step of an epoch is left out."""
 
     batch_size: int
     accumulate: int = 1
-    devices: int = 1
-    num_nodes: int = 1
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def __post_init__(self) -> None:
-        if self.batch_size % (self.accumulate * self.processes):
+        if self.batch_size % (self.accumulate * self.trainer.processes):
             raise ConfigError(
                 f"{KEY}recipe.batch_size = {self.batch_size}, must be a multiple of {KEY}recipe.accumulate x "
                 f"{KEY}trainer.devices x {KEY}trainer.num_nodes = "
-                f"{self.accumulate} x {self.devices} x {self.num_nodes}"
+                f"{self.accumulate} x {self.trainer.devices} x {self.trainer.num_nodes}"
             )
-
-    @property
-    def processes(self) -> int:
-        """Of the whole training run."""
-        return self.devices * self.num_nodes
 
     @property
     def images_per_pass(self) -> int:
         """Images of one backward pass of one process."""
-        return self.batch_size // (self.accumulate * self.processes)
+        return self.batch_size // (self.accumulate * self.trainer.processes)
 
     def check(self, images: int) -> None:
         """Raises ConfigError where so many training images fill no step."""
@@ -49,7 +44,8 @@ class StepPlan:
 
     def __str__(self) -> str:
         return (
-            f"{self.batch_size} images per step: {self.devices} devices x {self.num_nodes} nodes x "
+            f"{self.batch_size} images per step: {self.trainer.devices} devices x "
+            f"{self.trainer.num_nodes} nodes x "
             f"{self.accumulate} accumulated batches of {self.images_per_pass}"
         )
 

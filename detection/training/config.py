@@ -134,5 +134,4 @@ class DetectionConfig:
 
     def plan(self) -> StepPlan:
         """Raises ConfigError while `recipe.batch_size` is `auto`, or unless it divides evenly."""
-        recipe, trainer = self.recipe, self.trainer
-        return StepPlan(recipe.images_per_step, recipe.accumulate, trainer.devices, trainer.num_nodes)
+        return StepPlan(self.recipe.images_per_step, self.recipe.accumulate, self.trainer)

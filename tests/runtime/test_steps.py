@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones.ranges import ConfigError
+from runtime.config import TrainerConfig
 from runtime.loading import training_loader
 from runtime.steps import StepPlan, scaled_rate
 
@@ -12,11 +13,11 @@ COUNTS = st.integers(1, 4)
 
 
 def test_the_images_of_a_step_are_shared_out_evenly():
-    plan = StepPlan(48, accumulate=2, devices=4, num_nodes=3)
-    assert (plan.processes, plan.images_per_pass) == (12, 2)
+    plan = StepPlan(48, accumulate=2, trainer=TrainerConfig(devices=4, num_nodes=3))
+    assert (plan.trainer.processes, plan.images_per_pass) == (12, 2)
     assert str(plan) == "48 images per step: 4 devices x 3 nodes x 2 accumulated batches of 2"
     with pytest.raises(ConfigError) as refusal:
-        StepPlan(10, accumulate=5, devices=4)
+        StepPlan(10, accumulate=5, trainer=TrainerConfig(devices=4))
     assert str(refusal.value) == (
         "recipe.batch_size = 10, must be a multiple of recipe.accumulate x trainer.devices x "
         "trainer.num_nodes = 5 x 4 x 1"
@@ -31,7 +32,7 @@ def test_too_few_images_for_one_step_are_refused():
 
 @given(COUNTS, COUNTS, COUNTS, st.integers(0, 40))
 def test_the_steps_of_an_epoch_are_those_of_every_process_loader(images_per_pass, accumulate, devices, more):
-    plan = StepPlan(images_per_pass * accumulate * devices, accumulate, devices)
+    plan = StepPlan(images_per_pass * accumulate * devices, accumulate, TrainerConfig(devices=devices))
     images = plan.batch_size + more
     for rank in range(devices):
         loader = training_loader([None] * images, plan, seed=0, rank=rank)
