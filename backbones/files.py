@@ -1,11 +1,13 @@
 """Files that are never half-written, and JSON that is what it should be: every stage uses this module."""
 
 import dataclasses
+import errno
 import json
 import os
 import re
 import reprlib
 import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +20,8 @@ _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 60
 clipped = _SHOWN.repr
 """A value as an error shows it: what a broken file holds may be megabytes."""
+
+_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -47,9 +51,9 @@ def read_json(path: str | os.PathLike[str], what: str) -> Any:
     what: the kind of file for the message, such as "genotype".
     Raises FileNotFoundError, or ValueError that names the file and the place of the mistake.
     """
-    path = existing(path, what)
+    data = read_bytes(path, what)
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(data)
     except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
         raise ValueError(f"{path}: expected a {what} in JSON, but {error}") from None
 
@@ -58,8 +62,7 @@ def decode_json(path: str | os.PathLike[str], form: type[T], what: str) -> T:
     """Parses a JSON file straight into a msgspec type: quicker than `read_json`, for files of any size.
 
     Raises FileNotFoundError, or ValueError that names the file and the key."""
-    path = existing(path, what)
-    data = path.read_bytes()
+    data = read_bytes(path, what)
     try:
         return msgspec.json.decode(data, type=form)
     except msgspec.ValidationError as error:
@@ -74,11 +77,58 @@ def decode_json(path: str | os.PathLike[str], form: type[T], what: str) -> T:
 
 
 def existing(path: str | os.PathLike[str], what: str) -> Path:
-    """The path of a file. Raises FileNotFoundError where there is none."""
+    """The path of a regular file, or of a link to one. Nothing is opened: to open a FIFO may wait for ever.
+
+    what: the kind of file for the message, such as "genotype".
+    Raises FileNotFoundError where there is nothing, or a link to nothing; ValueError where there is a
+    folder, a FIFO, a socket or a device, or a link to itself.
+    """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such {what} file")
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            target = os.readlink(path)
+            raise FileNotFoundError(
+                f"{path}: no such {what} file: a link to {target}, which is absent"
+            ) from None
+        raise FileNotFoundError(f"{path}: no such {what} file") from None
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENAMETOOLONG):
+            raise
+        raise ValueError(f"{path}: expected a {what} file, but {error.strerror.lower()}") from None
+    except ValueError as error:  # a zero byte
+        raise ValueError(f"{str(path)!r}: expected the name of a {what} file, but {error}") from None
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "device")
+        raise ValueError(f"{path}: expected a {what} file, but this is a {kind}")
     return path
+
+
+def read_bytes(path: str | os.PathLike[str], what: str) -> bytes:
+    """The content of a file. Raises as `existing` does."""
+    return existing(path, what).read_bytes()
+
+
+def read_text(path: str | os.PathLike[str], what: str) -> str:
+    """The content of a text file in UTF-8, without a byte order mark.
+
+    Raises as `existing` does, and ValueError that names the file where it is not UTF-8."""
+    data = read_bytes(path, what)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path}: line {line}: expected text in UTF-8, found the byte 0x{data[error.start]:02x}"
+        ) from None
+
+
+def printable(text: str) -> str:
+    """`text` as a terminal may show it: control characters and what is not UTF-8 are written as escapes.
+
+    For names of files and classes, which come from outside and could move the cursor or change colours."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def unreadable(error: Exception) -> str:

@@ -1,11 +1,13 @@
 """Files are whole or absent, and JSON is what a dataclass says or is refused with file, key and value."""
 
+import os
+import socket
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from backbones.files import convert_json, write_atomically
+from backbones.files import convert_json, existing, printable, read_json, read_text, write_atomically
 
 
 def test_what_cannot_take_its_place_leaves_nothing_behind(tmp_path):
@@ -75,3 +77,52 @@ def test_json_becomes_the_dataclass_and_free_keys_stay_free():
     }
     assert convert_json(value, Whole, "") == Whole(Part(1, "b"), [Part(2, "c")], {"any": [1, {"x": 2}]})
     assert convert_json({"part": {"size": 1}}, Whole, "", defaults=True) == Whole(Part(1))
+
+
+def make_fifo(path):
+    os.mkfifo(path)
+
+
+def make_socket(path):
+    here = os.getcwd()
+    os.chdir(path.parent)  # a socket's name may have 108 bytes
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(path.name)
+    os.chdir(here)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (os.mkdir, "expected a genotype file, but this is a folder"),
+        (make_fifo, "expected a genotype file, but this is a FIFO"),
+        (make_socket, "expected a genotype file, but this is a socket"),
+        (lambda path: path.symlink_to("/dev/zero"), "expected a genotype file, but this is a device"),
+        (lambda path: path.symlink_to("absent"), "no such genotype file: a link to absent, which is absent"),
+        (lambda path: path.symlink_to(path.name), "expected a genotype file, but too many levels"),
+        (lambda path: None, "no such genotype file"),
+    ],
+)
+def test_what_is_not_a_regular_file_is_named_and_never_opened(tmp_path, make, message):
+    make(tmp_path / "one.json")
+    with pytest.raises((ValueError, FileNotFoundError), match=f"^{tmp_path}/one.json: {message}"):
+        read_json(tmp_path / "one.json", "genotype")
+
+
+def test_a_link_to_a_regular_file_is_one(tmp_path):
+    (tmp_path / "real").write_text("1")
+    (tmp_path / "link").symlink_to("real")
+    assert existing(tmp_path / "link", "genotype") == tmp_path / "link"
+
+
+def test_text_is_utf_8_with_or_without_a_mark(tmp_path):
+    for data, text in [("grün".encode(), "grün"), ("grün".encode("utf-8-sig"), "grün")]:
+        (tmp_path / "one.txt").write_bytes(data)
+        assert read_text(tmp_path / "one.txt", "label") == text
+    (tmp_path / "one.txt").write_bytes("blau\ngrün".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"one.txt: line 2: expected text in UTF-8, found the byte 0xfc"):
+        read_text(tmp_path / "one.txt", "label")
+
+
+def test_a_name_cannot_steer_the_terminal():
+    assert printable("grün 日本 \x1b[31m\n\u202e\ud800") == "grün 日本 \\x1b[31m\\n\\u202e\\ud800"
