@@ -96,7 +96,7 @@ def existing(path: str | os.PathLike[str], what: str) -> Path:
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENAMETOOLONG):
             raise
-        raise ValueError(f"{path}: expected a {what} file, but {error.strerror.lower()}") from None
+        raise ValueError(f"{path}: expected a {what} file, but {str(error.strerror).lower()}") from None
     except ValueError as error:  # a zero byte
         raise ValueError(f"{str(path)!r}: expected the name of a {what} file, but {error}") from None
     if not stat.S_ISREG(mode):

@@ -16,29 +16,31 @@ from classification.mixing import Mixing
 from runtime.distributed import broadcast_buffers, gather, world
 
 Batch = tuple[Tensor, Tensor]
-Loss = Callable[[Tensor, Tensor | None, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor | None, Tensor], dict[str, Tensor]]
 
 
 def classification_loss(label_smoothing: float, auxiliary_weight: float) -> Loss:
-    """(logits `[N, K]`, auxiliary logits or None, targets) to the mean cross entropy.
+    """(logits `[N, K]`, auxiliary logits or None, targets) to the terms of the loss, mean cross entropies.
 
     The targets are labels `[N]` or probabilities of the classes `[N, K]`, such as mixed ones; compared is
     1 - label_smoothing of them plus label_smoothing / K on every class (1512.00567, section 7). The
-    auxiliary head's loss is added with its weight.
+    auxiliary head's term has its weight already.
     """
 
-    def loss(logits: Tensor, auxiliary: Tensor | None, targets: Tensor) -> Tensor:
-        total = functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    def loss(logits: Tensor, auxiliary: Tensor | None, targets: Tensor) -> dict[str, Tensor]:
+        terms = {"loss_cls": functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)}
         if auxiliary is not None:
             side = functional.cross_entropy(auxiliary, targets, label_smoothing=label_smoothing)
-            total = total + auxiliary_weight * side
-        return total
+            terms["loss_aux"] = auxiliary_weight * side
+        return terms
 
     return loss
 
 
 class ClassificationModule(L.LightningModule):
     """Parts are handed in. Batches: images, uint8 or normalised float, and labels.
+
+    loss_parts: terms of the loss in the step that ran last.
 
     make_schedule: stepped after each optimiser step. mixing: of training batches, where there is one; the
     accuracy in training then is that of the mixed images by the first one's label. train_forward: what
@@ -64,6 +66,7 @@ class ClassificationModule(L.LightningModule):
         self.network = network
         self.loss = loss
         self.make_optimizer, self.make_schedule = make_optimizer, make_schedule
+        self.loss_parts: dict[str, Tensor] = {}
         self.train_sums = ClassificationSums(network.num_classes)
         self.test_sums = ClassificationSums(network.num_classes)
 
@@ -84,10 +87,12 @@ class ClassificationModule(L.LightningModule):
             place = {"epoch": self.trainer.current_epoch, "batch": batch_idx, "rank": self.global_rank}
             images, targets = self.mixing(images, labels, **place)
         logits, auxiliary = self.train_forward(images)
-        loss = self.loss(logits, auxiliary, targets)
-        self.train_sums.add(logits.detach(), labels, loss)
-        self.log("loss", loss)
-        return loss
+        losses = self.loss(logits, auxiliary, targets)
+        self.loss_parts = {name: loss.detach() for name, loss in losses.items()}
+        total = torch.stack(list(losses.values())).sum()
+        self.train_sums.add(logits.detach(), labels, total)
+        self.log_dict({"loss": total, **self.loss_parts} if len(losses) > 1 else {"loss": total})
+        return total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = batch

@@ -37,7 +37,7 @@ class ResumableLoader:
         `groups` (`[N]` integers; None: none), shuffled batches hold samples of one group each, but for what
         is left of the groups when an epoch ends.
     seed: of the order. shuffle: False gives 0, 1, 2, ... in every epoch.
-    workers: processes that read ahead; 0 reads in the caller's.
+    workers: processes that read ahead, at most one per core; 0 reads in the caller's. No batch depends on it.
     drop_last: leave out the samples that do not fill `step` batches, which make one optimiser step.
     rank, world: this process takes every `world`-th sample of the common order; where N is no multiple of
         `world` the order is filled up from its own start, or with drop_last cut, so that all ranks give
@@ -70,7 +70,7 @@ class ResumableLoader:
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
-        self.workers = workers
+        self.workers = min(workers, cores())
         self.rank, self.world, self._fill = rank, world, not drop_last
         self._reader = _Reader(dataset, collate or default_collate)
         samples = len(dataset) // world if drop_last else -(-len(dataset) // world)
@@ -155,6 +155,11 @@ class ResumableLoader:
                 generator=torch.Generator().manual_seed(self.seed),
             )
         )
+
+
+def cores() -> int:
+    """CPU cores that this process may use: of a container or a batch job, fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def training_loader(

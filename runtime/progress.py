@@ -1,11 +1,15 @@
 """Progress with images per second and the time left: a bar in a terminal, plain lines in a log."""
 
+import logging
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 PLAIN_SECONDS = 15.0
 """Between two lines where the output is not a terminal."""
@@ -30,25 +34,30 @@ class Track:
         self._first, self._start, self._last_line = done, clock(), clock()
         self._seconds_aside = 0.0
         self._aside_since: float | None = None
-        self._console, self._figures, self._printed = console, "", -1
+        self._console, self._figures, self._note, self._printed = console, "", "", -1
         self._bar: Progress | None = None
         if console.is_terminal and not console.quiet:
-            self._bar = Progress(
+            self._bar = _TwoLines(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[state]}"),
+                TextColumn("{task.fields[speed]}"),
                 console=console,
+                redirect_stdout=sys.stdout.isatty(),  # else it goes to a file, not above the bar
             )
-            self._task = self._bar.add_task(description, total=total, completed=done, state=self._state())
+            self._task = self._bar.add_task(description, total=total, completed=done, speed="", text="")
             self._bar.start()
 
-    def advance(self, n: int = 1, **figures: float) -> None:
-        """Counts n more units. figures: shown beside the bar, such as `loss=0.31`."""
-        self.done += n
-        if figures:
-            self._figures = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
+    def advance(self, n: int = 1, figures: str = "") -> None:
+        """Counts n more units. figures: shown from now on, such as `loss 0.31`."""
+        self.done, self._note = self.done + n, ""
+        self._figures = figures or self._figures
+        self._show()
+
+    def note(self, text: str) -> None:
+        """Shows beside the figures what happens within a unit, until the next is done."""
+        self._note = text
         self._show()
 
     def aside(self, what: str) -> None:
@@ -82,15 +91,18 @@ class Track:
     def _show(self, instead: str | None = None) -> None:
         """instead: of the figures."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, state=self._state(instead))
+            self._bar.update(self._task, completed=self.done, speed=self._speed(), text=self._text(instead))
         elif self._clock() - self._last_line >= PLAIN_SECONDS:
             self._last_line = self._clock()
             self._print_line(instead)
 
-    def _state(self, instead: str | None = None) -> str:
+    def _speed(self) -> str:
         speed = self.images_per_second()
         shown = "" if speed is None else f"{speed:,.{1 if speed < 10 else 0}f} images/s, "
-        return f"{shown}left {self.left()}  {instead or self._figures}".rstrip()
+        return f"{shown}ETA {self.left()}"
+
+    def _text(self, instead: str | None = None) -> str:
+        return instead or "  ".join(filter(None, (self._figures, self._note)))
 
     def close(self) -> None:
         if self._bar is not None:
@@ -100,8 +112,31 @@ class Track:
 
     def _print_line(self, instead: str | None = None) -> None:
         self._printed = self.done
-        line = f"{self.description} {self.done}/{self.total}, {self._state(instead)}"
-        self._console.print(line, highlight=False)
+        line = f"{self.description} {self.done}/{self.total}, {self._speed()}  {self._text(instead)}"
+        self._console.print(line.rstrip(), highlight=False, soft_wrap=True)
+
+
+class ConsoleHandler(logging.StreamHandler):
+    """Logs to what `sys.stderr` is at the moment: while a bar is shown, that is the space above it.
+
+    stream: which Hydra's default names; not used."""
+
+    def __init__(self, stream: object = None) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
+class _TwoLines(Progress):
+    """The bar, and what is beside it in a line of its own: both together are wider than most terminals."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if text := task.fields["text"]:
+                yield Text(text, no_wrap=True, overflow="ellipsis")
 
 
 @contextmanager
@@ -122,3 +157,8 @@ def track(
         yield progress
     finally:
         progress.close()
+
+
+def as_text(figures: Mapping[str, float], between: str = "  ") -> str:
+    """Each figure after its name, with four digits."""
+    return between.join(f"{name} {value:.4g}" for name, value in figures.items())

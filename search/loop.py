@@ -11,11 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 
 from lightning.pytorch.loggers import Logger
 
 from backbones.genotype import Genotype
-from runtime.progress import Track, track
+from runtime.progress import track
 from runtime.random import derive
 from search.admission import Admission
 from search.budget import Budget
@@ -89,12 +90,13 @@ class Search:
             with track(budget.children, "search", done) as line:
                 while True:
                     self._propose()
+                    self._progress.show(line)
                     self._submit()
                     if not self._running:
                         return
-                    results = self._executor.poll()
+                    results = self._executor.poll(partial(self._progress.show_running, line))
                     for result in results:
-                        self._take(result, line)
+                        self._take(result)
                     if not results:
                         time.sleep(POLL_SECONDS)
         finally:
@@ -133,7 +135,7 @@ class Search:
             self._running[row.number] = row
             self._executor.submit(task)
 
-    def _take(self, result: Result, line: Track) -> None:
+    def _take(self, result: Result) -> None:
         """Records a final result, or sends the child back, of which the strategy learns nothing."""
         row = self._running.pop(result.proposal.number)
         lost = result.failure is Failure.HOST_LOST
@@ -146,7 +148,7 @@ class Search:
             each.finish_with(result)
             self._progress.add(each)
         self._ledger.save(finished, facts={"seconds": self._budget.seconds()})
-        self._progress.show(finished, line)
+        self._progress.log(row)
         self._budget.count_failure(row)
 
     def _requeue(self, row: ChildRow, why: str, *, alone: bool = False, uncount: bool = False) -> None:

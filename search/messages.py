@@ -87,6 +87,9 @@ class Result:
 
 Evaluator = Callable[[Genotype, ChildTask], Result]
 
+OnProgress = Callable[[int, float, int], None]
+"""Called with a child's number, epochs done and epochs in all."""
+
 
 class SearchPaused(ConfigError, RuntimeError):
     """The search cannot go on by itself; everything so far is in the ledger, and starting again continues."""

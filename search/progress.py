@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from lightning.pytorch.loggers import Logger
 
-from runtime.progress import Track
+from runtime.progress import Track, as_text
 from search.ledger.rows import ChildRow
 
 
@@ -31,11 +31,19 @@ class Progress:
         # Summed by number: a running sum would round differently with the order of finishing.
         return {"best": self._best, "mean": sum(self._rewards) / self._scored} if self._scored else {}
 
-    def show(self, finished: Sequence[ChildRow], line: Track) -> None:
-        """finished: a child that ran, and the duplicates that were waiting for it; all of them counted."""
-        row, figures = finished[0], self.figures()
-        line.advance(len(finished), **figures)
+    def show(self, line: Track) -> None:
+        """The children that are done by now, duplicates and all."""
+        if fresh := self.done - line.done:
+            line.advance(fresh, as_text(self.figures()))
+
+    def log(self, row: ChildRow) -> None:
+        """row: a child that ran, and has been counted."""
+        figures = self.figures()
         own = {} if row.reward is None else {"reward": row.reward}
         for logger in self._loggers:
             metrics = {"child": row.number, "seconds": row.seconds, **own, **figures}
             logger.log_metrics(metrics, step=self.done)
+
+    def show_running(self, line: Track, number: int, epochs_done: float, epochs: int) -> None:
+        """How far the child of that number is, beside the figures so far."""
+        line.note(f"child {number}, epoch {epochs_done:.1f}/{epochs}")

@@ -20,6 +20,7 @@ from backbones.network import NASNet
 from classification.device_images import DeviceImages
 from classification.optimizers import cosine, decay_groups
 from runtime.device import resolve_device, torch_threads
+from search.children.attempt import report_progress
 from search.children.config import ChildConfig
 from search.children.images import ChildImages
 from search.messages import ChildFailed, ChildTask, Failure, Result
@@ -56,6 +57,7 @@ def train_child(genotype: Genotype, task: ChildTask, images: ChildImages, config
                     )
                 chosen = images.training[order[step * config.batch_size :][: config.batch_size]]
                 losses += _step(network, optimizer, schedule, images.images, chosen, epoch, task.seed, config)
+                report_progress(epoch + (step + 1) / steps, config.epochs)
             # Read once per epoch: every look at a loss waits for the device.
             if not math.isfinite(losses.item()):
                 raise ChildFailed(Failure.NOT_FINITE, f"the loss was {losses.item()} in epoch {epoch}")

@@ -2,7 +2,7 @@
 
 from search.children.attempt import attempt
 from search.executors.config import InlineConfig
-from search.messages import ChildTask, Evaluator, Result
+from search.messages import ChildTask, Evaluator, OnProgress, Result
 
 
 class InlineExecutor:
@@ -21,9 +21,9 @@ class InlineExecutor:
             raise RuntimeError(f"child {task.proposal.number} was submitted to a busy executor")
         self._task = task
 
-    def poll(self) -> list[Result]:
+    def poll(self, on_progress: OnProgress | None = None) -> list[Result]:
         task, self._task = self._task, None
-        return [] if task is None else [attempt(self._evaluator, task)]
+        return [] if task is None else [attempt(self._evaluator, task, on_progress)]
 
     def cancel(self, number: int) -> None:
         if self._task is not None and self._task.proposal.number == number:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from search.messages import ChildTask, Result
+from search.messages import ChildTask, OnProgress, Result
 
 
 class Executor(Protocol):
@@ -23,8 +23,10 @@ class Executor(Protocol):
         """Raises RuntimeError above the capacity."""
         ...
 
-    def poll(self) -> Sequence[Result]:
-        """Results since the last call; may wait a moment, and inline waits for one. Empty without tasks."""
+    def poll(self, on_progress: OnProgress | None = None) -> Sequence[Result]:
+        """Results since the last call; may wait a moment, and inline waits for one. Empty without tasks.
+
+        on_progress: receives meanwhile what running children report of themselves."""
         ...
 
     def cancel(self, number: int) -> None:

@@ -169,15 +169,16 @@ def test_label_smoothing_spreads_its_share_over_all_classes():
     log_probabilities = logits.log_softmax(dim=1)[0]
     target = torch.tensor([0.025, 0.925, 0.025, 0.025])
     loss = classification_loss(0.1, 0.4)
-    torch.testing.assert_close(loss(logits, None, labels), -(target * log_probabilities).sum())
+    torch.testing.assert_close(loss(logits, None, labels), {"loss_cls": -(target * log_probabilities).sum()})
 
 
 def test_the_auxiliary_head_adds_four_tenths_of_its_loss():
     logits, auxiliary = torch.randn(2, 5, 3)
     labels = torch.tensor([0, 1, 2, 0, 1])
     plain = classification_loss(0.0, 0.4)
-    expected = plain(logits, None, labels) + 0.4 * plain(auxiliary, None, labels)
-    torch.testing.assert_close(plain(logits, auxiliary, labels), expected)
+    [main] = plain(logits, None, labels).values()
+    [side] = plain(auxiliary, None, labels).values()
+    torch.testing.assert_close(plain(logits, auxiliary, labels), {"loss_cls": main, "loss_aux": 0.4 * side})
 
 
 def test_the_average_follows_its_formula_and_takes_the_statistics_along():

@@ -50,7 +50,7 @@ def test_a_control_from_scratch_may_have_a_momentum_of_its_own_and_a_slow_one_is
             weights=str(backbone_file), from_scratch=True, batch_norm_momentum=momentum
         )
         train(config)
-        warned = "after 2 batches the statistics that evaluation uses still consist to 100 %" in caplog.text
+        warned = "after 2 batches the statistics that evaluation uses are still 100 %" in caplog.text
         assert warned == (momentum is None)
         means[name] = load_file(tmp_path / name / "detector.safetensors")["backbone.stem.1.running_mean"]
     # Of weights that start alike: 0.0003 leaves 0.9997^2 of the start, 0.9 leaves 0.01 of it.

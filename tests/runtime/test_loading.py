@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from runtime.launch import end_with_parent
-from runtime.loading import ResumableLoader
+from runtime.loading import ResumableLoader, cores
 from runtime.random import counter_hash
 
 
@@ -174,3 +174,10 @@ def test_a_process_ends_whose_parent_is_gone_already():
 def wait_for_parent(parent):
     end_with_parent(parent)
     time.sleep(60)
+
+
+@pytest.mark.filterwarnings("error:This DataLoader will create")
+def test_more_workers_than_cores_are_not_started():
+    many = loader(workers=cores() + 3)
+    assert many.workers == cores()
+    assert read(many) == read(loader())

@@ -5,6 +5,7 @@ import torch
 from toy_search import ScrambledConfig
 
 from backbones.genotype import GenotypeError
+from search.children.attempt import report_progress
 from search.executors.config import InlineConfig
 from search.messages import ChildFailed, ChildTask, Failure, Proposal, Result
 from search.space import Space
@@ -62,6 +63,21 @@ class ExecutorContract:
 
     def test_poll_without_tasks_is_empty(self, config):
         assert list(config.build(score).poll()) == []
+
+    def test_a_running_child_tells_how_far_it_is(self, config):
+        def reporting(genotype, task):
+            for epoch in range(task.proposal.number):
+                report_progress(epoch + 0.5, 3)
+            return score(genotype, task)
+
+        executor, told = config.build(reporting), []
+        for number in (1, 2):
+            executor.submit(task(number))
+            while not executor.poll(lambda *told_now: told.append(told_now)):
+                pass
+        assert told == [(1, 0.5, 3), (2, 0.5, 3), (2, 1.5, 3)]
+        report_progress(0.5, 3)  # outside a search nobody listens
+        assert len(told) == 3
 
     def test_task_that_is_to_be_alone_ends_after_those_before_it_and_lets_none_in(self, config):
         executor = config.build(score)

@@ -85,13 +85,14 @@ def test_duplicate_is_never_run_and_shares_the_failure_of_its_original(searched,
     assert rows[12].reward == rows[11].reward is not None
 
 
-def test_duplicates_of_a_cell_name_its_first_child_and_end_with_it(searched):
+def test_duplicates_of_a_cell_name_its_first_child_and_end_with_it(searched, capsys):
     rows, _ = searched(space=Space(1, (FAVOURITE,), ("add",)), children=30)
     for row in rows:
         first = next(each for each in rows if each.cell_key == row.cell_key)
         assert row.original == (None if row is first else first.number)
         assert (row.status, row.reward) == ("done", 1.0)
     assert max(Counter(row.cell_key for row in rows).values()) > 2
+    assert "search 30/30," in capsys.readouterr().err
 
 
 def test_interrupt_cancels_what_runs(ledger):

@@ -13,7 +13,7 @@ from search.children.attempt import attempt
 from search.config import BudgetConfig, SearchConfig, SpaceConfig
 from search.executors.config import InlineConfig
 from search.ledger.reader import read_children
-from search.messages import ChildFailed, ChildTask, Failure, Result
+from search.messages import ChildFailed, ChildTask, Failure, OnProgress, Result
 from search.strategies.config import ControllerConfig
 
 FAVOURITE = "identity"
@@ -78,11 +78,11 @@ class ScrambledExecutor:
             raise RuntimeError("busy")
         self._tasks.append(task)
 
-    def poll(self) -> list[Result]:
+    def poll(self, on_progress: OnProgress | None = None) -> list[Result]:
         ready = [task for task in self._tasks if not task.alone] or self._tasks
         finished = self._random.sample(ready, self._random.randint(min(1, len(ready)), len(ready)))
         self._tasks = [task for task in self._tasks if task not in finished]
-        return [attempt(self._evaluator, task) for task in finished]
+        return [attempt(self._evaluator, task, on_progress) for task in finished]
 
     def cancel(self, number: int) -> None:
         self._tasks = [task for task in self._tasks if task.proposal.number != number]
