@@ -67,11 +67,11 @@ def decode_json(path: str | os.PathLike[str], form: type[T], what: str) -> T:
         return msgspec.json.decode(data, type=form)
     except msgspec.ValidationError as error:
         mismatch = str(error)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: {unreadable(error)}") from None
     try:  # a wrong value is met before a later mistake in the text, which matters more
         msgspec.json.decode(data, type=msgspec.Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: {unreadable(error)}") from None
     raise ValueError(f"{path}: {mismatch}")
 
@@ -133,6 +133,8 @@ def printable(text: str) -> str:
 
 def unreadable(error: Exception) -> str:
     """What msgspec's refusal to decode means."""
+    if isinstance(error, RecursionError):
+        return "lists or objects are nested too deeply to be read"
     if "out of range" in str(error):  # such as 1e400: JSON's grammar allows what no float holds
         return f"a number is too large to be read: {error}"
     return f"not JSON: {error}"
