@@ -1,13 +1,11 @@
 """Formats of the packed data sets: CIFAR-10's archive and the IDX files of Fashion-MNIST.
 
-CIFAR-10's Python version consists of pickles, the only ones from outside that are read at all. Their
-unpickler looks up four names, those that rebuild a NumPy array from its bytes, and refuses every other, so no
-code of a file's choice can run: what comes out are arrays, numbers, strings, lists and dictionaries.
+Sizes that a file claims are held against what it contains before they are believed.
 """
 
 import gzip
-import io
-import pickle
+import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,11 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backbones.files import existing, read_bytes
+from classification.cifar_batches import read_batch
+
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FASHION_MNIST_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
+
+MOST_BYTES = 1 << 30
+"""Of an IDX file; Fashion-MNIST's largest has 47 million."""
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -65,46 +69,30 @@ def read_cifar10(folder: Path, split: str) -> Arrays:
 
 
 def _cifar10_binary(folder: Path, batch: str) -> Arrays:
-    data = np.frombuffer(_read_bytes(folder / f"{batch}.bin"), np.uint8)
+    data = np.frombuffer(read_bytes(folder / f"{batch}.bin", "CIFAR-10"), np.uint8)
     if len(data) % 3073 or not len(data):
         raise ValueError(f"{folder / batch}.bin: {len(data)} bytes, expected records of 3073 bytes")
     records = data.reshape(-1, 3073)
     return records[:, 1:], _labels(records[:, 0], CIFAR10_CLASSES, folder / f"{batch}.bin")
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Reads CIFAR's Python batches without running code: nothing but NumPy arrays may be built."""
-
-    _ALLOWED = frozenset(
-        [("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")]
-        + [(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")]
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not allowed, only arrays are")
-        # Old files name `numpy.core`, which new NumPy warns about.
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
 def _cifar10_python(folder: Path, batch: str) -> Arrays:
     path = folder / batch
+    data = read_bytes(path, "CIFAR-10")
     try:
-        content = _ArraysOnly(io.BytesIO(_read_bytes(path)), encoding="bytes").load()
-        pixels, labels = np.asarray(content[b"data"], np.uint8), np.asarray(content[b"labels"], np.int64)
-    except (
-        pickle.UnpicklingError,
-        ArithmeticError,
-        AttributeError,
-        EOFError,
-        LookupError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise ValueError(f"{path}: not a batch of CIFAR-10 in its Python version: {error}") from None
-    if pixels.shape != (len(labels), 3072):
+        content = read_batch(data)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: expected a batch of CIFAR-10's published Python version, found {error}"
+        ) from None
+    pixels, labels = content.get(b"data"), content.get(b"labels")
+    if not isinstance(pixels, np.ndarray):
+        raise ValueError(f"{path}: expected an array of pixels under the key data")
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        raise ValueError(f"{path}: expected a list of whole numbers under the key labels")
+    if pixels.shape != (len(labels), 3072) or not labels:
         raise ValueError(f"{path}: data of shape {pixels.shape}, expected ({len(labels)}, 3072)")
-    return pixels, _labels(labels, CIFAR10_CLASSES, path)
+    return pixels, _labels(np.array(labels, np.int64), CIFAR10_CLASSES, path)
 
 
 CIFAR10_ARCHIVES = {"cifar-10-batches-bin": _cifar10_binary, "cifar-10-batches-py": _cifar10_python}
@@ -129,21 +117,30 @@ def read_fashion_mnist(root: Path, split: str) -> Arrays:
 def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     """Unsigned bytes in the IDX format (LeCun), plain or gzipped: magic 0, 0, 8, rank; sizes; data."""
     packed = path.with_name(f"{path.name}.gz")
-    data = gzip.decompress(packed.read_bytes()) if packed.is_file() else _read_bytes(path)
     header = 4 + 4 * dimensions
-    shape = [int(size) for size in np.frombuffer(data[4:header], ">u4")]
-    if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) - header != np.prod(shape):
-        raise ValueError(f"{path}: not an IDX file of unsigned bytes with {dimensions} dimensions")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    try:
+        with (
+            gzip.open(existing(packed, "IDX"))
+            if packed.exists()
+            else existing(path, "IDX").open("rb") as file
+        ):
+            start = file.read(header)
+            shape = [int(size) for size in np.frombuffer(start[4 : len(start) // 4 * 4], ">u4")]
+            size = math.prod(shape)
+            if start[:4] != bytes([0, 0, 8, dimensions]) or len(shape) != dimensions:
+                raise ValueError(f"{path}: not an IDX file of unsigned bytes with {dimensions} dimensions")
+            if size > MOST_BYTES:
+                raise ValueError(f"{path}: claims {size} bytes, expected at most {MOST_BYTES}")
+            data = file.read(size + 1)  # whether there is more than that
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{packed}: cannot be unpacked: {error}") from None
+    if len(data) != size:
+        more = "more" if len(data) > size else len(data)
+        raise ValueError(f"{path}: not an IDX file: holds {more} bytes, expected {size} of the shape {shape}")
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def _labels(labels: NDArray[Any], classes: Sequence[str], path: Path) -> NDArray[np.uint8]:
     if len(odd := labels[(labels < 0) | (labels >= len(classes))]):
         raise ValueError(f"{path}: label {odd[0]}, expected 0..{len(classes) - 1}")
     return labels.astype(np.uint8)
-
-
-def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    return path.read_bytes()

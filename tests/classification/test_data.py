@@ -1,14 +1,19 @@
 """Data sets: what is read, and what every mistake is answered with."""
 
 import gzip
+import os
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cifar_batch import batch
 from PIL import Image
 
+from backbones.pictures import as_picture
 from backbones.spec import Preprocessing
+from classification import archives
+from classification.cifar_batches import read_batch
 from classification.config import ImageDataConfig
 from classification.data import open_images, stratified
 from classification.decoded_images import DecodedImages
@@ -70,7 +75,7 @@ def test_cifar10_is_read_from_either_archive(tmp_path, version):
             records = np.concatenate([labels[i][:, None].astype(np.uint8), pixels[i]], axis=1)
             (folder / f"{name}.bin").write_bytes(records.tobytes())
         else:
-            (folder / name).write_bytes(pickle.dumps({b"data": pixels[i], b"labels": labels[i].tolist()}))
+            (folder / name).write_bytes(batch(pixels[i], labels[i].tolist()))
     train = open_images(ImageDataConfig(name="cifar10", root=str(tmp_path)), "train")
     assert train.labels.tolist() == labels[:5].reshape(-1).tolist()
     # The format's order: all red values row by row, then green, then blue.
@@ -79,15 +84,82 @@ def test_cifar10_is_read_from_either_archive(tmp_path, version):
     assert len(open_images(ImageDataConfig(name="cifar10", root=str(folder)), "test")) == 2
 
 
-def test_a_pickle_that_would_run_code_is_refused(tmp_path):
-    class Attack:
-        def __reduce__(self):
-            return (print, ("run",))
+def test_a_written_batch_is_what_python_unpickles(tmp_path):
+    """So the batches of these tests are pickles, and the parser's answer is Python's."""
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 3072), np.uint8)
+    labels = [i % 10 for i in range(300)]
+    data = batch(pixels, labels)
+    expected, found = pickle.loads(data, encoding="bytes"), read_batch(data)
+    assert found.keys() == expected.keys() == {b"batch_label", b"labels", b"data", b"filenames"}
+    assert np.array_equal(found.pop(b"data"), expected.pop(b"data"))
+    assert found == expected
 
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    (folder / "test_batch").write_bytes(pickle.dumps({b"data": Attack(), b"labels": []}))
-    with pytest.raises(ValueError, match=r"test_batch: not a batch .*builtins.print is not allowed"):
+
+class Attack:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def forged() -> bytes:
+    """An array of objects whose pointers are the file's bytes, built by the names that an array mentions."""
+    data = batch(np.zeros((1, 3072), np.uint8), [0])
+    return data.replace(b"U\x02u1", b"U\x02O8")
+
+
+def protocol_2(value) -> bytes:
+    return b"\x80\x02" + value + b"."
+
+
+HOSTILE = {
+    "code": (pickle.dumps({b"data": Attack(), b"labels": []}), "the opcode FRAME at byte 2"),
+    "code by an old protocol": (pickle.dumps(Attack(), 2), "the name '__builtin__ print'"),
+    "another name": (protocol_2(b"cos\nsystem\n"), "the name 'os system'"),
+    "an array of objects": (forged(), "a call that makes no array of bytes"),
+    "ndarray called by itself": (
+        protocol_2(b"cnumpy\nndarray\n(K\x01\x85U\x01OU\x08aaaaaaaatR"),
+        "a call that makes no array of bytes",
+    ),
+    "an array larger than its bytes": (
+        batch(np.zeros((1, 3072), np.uint8), [0]).replace(b"M\0\x0c", b"J\xff\xff\xff\x7f"),
+        "an array of 3072 bytes that claims the shape (1, 2147483647)",
+    ),
+    "a string longer than the file": (
+        protocol_2(b"T\xff\xff\xff\x7fabc"),
+        "expected 2147483647 bytes",
+    ),
+    "cut off": (batch(np.zeros((1, 3072), np.uint8), [0])[:2000], "expected 3072 bytes in a string4"),
+    "nothing": (b"", "pickle exhausted before seeing STOP"),
+    "no pickle": (b"<html>404</html>", "at position 0, opcode b'<' unknown"),
+    "a list": (protocol_2(b"]"), "no dictionary"),
+    "tuples in tuples": (protocol_2(b")" + b"\x85" * 100_000), "the opcode EMPTY_TUPLE at byte 2"),
+    "values in values": (protocol_2(b"}U\x04dataN" + b"\x85" * 100_000 + b"s"), None),
+    "a dictionary in itself": (protocol_2(b"}q\0U\x04datah\0s"), None),
+    "an empty stack": (protocol_2(b"s"), "a stack that is too short"),
+    "no start": (protocol_2(b"]e"), "values without their start"),
+    "no memo": (protocol_2(b"h\x07"), "a broken pickle"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), HOSTILE.values(), ids=list(HOSTILE))
+def test_what_is_no_batch_of_cifar10_is_refused_and_runs_nothing(tmp_path, capsys, content, reason):
+    path = tmp_path / "cifar-10-batches-py" / "test_batch"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        open_images(ImageDataConfig(name="cifar10", root=str(tmp_path)), "test")
+    if reason is None:
+        assert str(error.value) == f"{path}: expected an array of pixels under the key data"
+    else:
+        expected = f"{path}: expected a batch of CIFAR-10's published Python version, found {reason}"
+        assert str(error.value).startswith(expected)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("file", ["cifar-10-batches-bin/test_batch.bin", "cifar-10-batches-py/test_batch"])
+def test_a_batch_that_is_no_regular_file_is_named(tmp_path, file):
+    (tmp_path / file).parent.mkdir()
+    os.mkfifo(tmp_path / file)
+    with pytest.raises(ValueError, match=r"test_batch.*: expected a CIFAR-10 file, but this is a FIFO"):
         open_images(ImageDataConfig(name="cifar10", root=str(tmp_path)), "test")
 
 
@@ -98,7 +170,7 @@ def test_a_label_of_cifar10_beyond_its_classes_is_named_with_its_file(tmp_path, 
     path = tmp_path / file
     path.parent.mkdir()
     records = np.concatenate([np.array([[0], [label]], np.uint8), pixels], axis=1)
-    python = pickle.dumps({b"data": pixels, b"labels": [0, label]})
+    python = batch(pixels, [0, label])
     path.write_bytes(records.tobytes() if path.suffix else python)
     with pytest.raises(ValueError) as error:
         open_images(ImageDataConfig(name="cifar10", root=str(tmp_path)), "test")
@@ -120,8 +192,7 @@ def test_an_interrupted_download_of_cifar10_leaves_nothing_that_counts_as_there(
     def unpack(url, download_root, extract_root, **_):
         folder = Path(extract_root) / "cifar-10-batches-py"
         folder.mkdir()
-        content = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [3, 4]}
-        (folder / "test_batch").write_bytes(pickle.dumps(content))
+        (folder / "test_batch").write_bytes(batch(np.zeros((2, 3072), np.uint8), [3, 4]))
         if not whole:
             raise KeyboardInterrupt
 
@@ -160,6 +231,48 @@ def test_fashion_mnist_is_read_from_idx_files(tmp_path, packed):
     assert np.array_equal(np.asarray(test.image(1))[..., 2], pixels[1])
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not an IDX file of unsigned bytes with 3 dimensions"),
+        (bytes([0, 0, 8, 3]) + b"\xff" * 12, f"claims {(2**32 - 1) ** 3} bytes, expected at most 1073741824"),
+        (
+            bytes([0, 0, 8, 3]) + np.array([9000, 28, 28], ">u4").tobytes() + bytes(100),
+            "not an IDX file: holds 100 bytes, expected 7056000 of the shape [9000, 28, 28]",
+        ),
+        (
+            bytes([0, 0, 8, 3]) + np.array([1, 2, 2], ">u4").tobytes() + bytes(100_000_000),
+            "not an IDX file: holds more bytes, expected 4 of the shape [1, 2, 2]",
+        ),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_sizes_that_an_idx_file_claims_are_held_against_its_bytes(tmp_path, packed, content, reason):
+    path = tmp_path / "t10k-images-idx3-ubyte"
+    packed_path = tmp_path / f"{path.name}.gz"
+    (packed_path if packed else path).write_bytes(gzip.compress(content, 1) if packed else content)
+    with pytest.raises(ValueError) as error:
+        open_images(ImageDataConfig(name="fashion_mnist", root=str(tmp_path)), "test")
+    assert str(error.value) == f"{path}: {reason}"
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:400] + bytes(30) + data[430:]])
+def test_a_damaged_packed_idx_file_is_named(tmp_path, damage):
+    pixels = np.random.default_rng(0).integers(0, 256, 784, np.uint8).tobytes()
+    content = bytes([0, 0, 8, 3]) + np.array([1, 28, 28], ">u4").tobytes() + pixels
+    path = tmp_path / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(damage(gzip.compress(content)))
+    with pytest.raises(ValueError, match=r"idx3-ubyte\.gz: cannot be unpacked: "):
+        open_images(ImageDataConfig(name="fashion_mnist", root=str(tmp_path)), "test")
+
+
+def test_cifar10_is_read_from_its_zip_archives(real_data):
+    """As they lie in the folder of development images, beside another archive that has `val`."""
+    config = ImageDataConfig(name="cifar10", root=str(real_data), test_limit=20)
+    test = open_images(config, "test")
+    assert (test.classes, len(test), test.image(3).size) == (list(archives.CIFAR10_CLASSES), 20, (32, 32))
+
+
 def grey16():
     return Image.fromarray(np.full((6, 9), 0x80FF, np.uint16))
 
@@ -170,6 +283,11 @@ def turned(**options):
     exif[0x0112] = 6
     return {"exif": exif, **options}
 
+
+TWO = {"save_all": True, "append_images": [Image.new("RGB", (9, 6))]}
+"""Two pictures in a file, of which the first counts."""
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 6\n%%EndComments\nshowpage\n"
+"""Pillow would start Ghostscript for it, whatever the file's name."""
 
 KINDS = [
     ("grey.png", Image.new("L", (9, 6), 7), {}, (7, 7, 7)),
@@ -190,6 +308,12 @@ KINDS = [
     ("turned.tif", Image.new("RGB", (6, 9), (9, 8, 7)), turned(), (9, 8, 7)),
     ("turned.webp", Image.new("RGB", (6, 9), (9, 8, 7)), turned(lossless=True), (9, 8, 7)),
     ("turned_grey.jpg", Image.new("L", (6, 9), 9), turned(), (9, 9, 9)),
+    ("two.mpo", Image.new("RGB", (9, 6), (9, 9, 9)), TWO, (9, 9, 9)),
+    ("phone.jpg", Image.new("RGB", (6, 9), (9, 9, 9)), turned(format="MPO", **TWO), (9, 9, 9)),
+    ("plain.bmp", Image.new("RGB", (9, 6), (9, 8, 7)), {}, (9, 8, 7)),
+    ("plain.ppm", Image.new("RGB", (9, 6), (9, 8, 7)), {}, (9, 8, 7)),
+    ("plain.jp2", Image.new("RGB", (9, 6), (9, 8, 7)), {}, (9, 8, 7)),
+    ("plain.avif", Image.new("RGB", (9, 6), (9, 9, 9)), {"quality": 100}, (9, 9, 9)),
     ("turned_cmyk.jpg", Image.new("CMYK", (6, 9), (255, 255, 0, 0)), turned(quality=100), (0, 0, 255)),
 ]
 
@@ -209,11 +333,23 @@ def test_every_kind_of_image_becomes_upright_rgb(tmp_path, name, image, options,
         np.testing.assert_allclose(pixels, np.broadcast_to(expected, (4, 4, 3)), atol=1)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image at all"])
+@pytest.mark.parametrize("content", [b"", b"no image at all", EPS])
 def test_an_unreadable_image_is_named(tmp_path, content):
     (tmp_path / "bad.jpg").write_bytes(content)
     with pytest.raises(ValueError, match=r"bad\.jpg: cannot be read as an image"):
         decode(tmp_path / "bad.jpg")
+
+
+def test_a_heic_picture_is_told_with_what_converts_it(tmp_path):
+    (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+    with pytest.raises(ValueError, match=r"phone\.jpg: .*: a HEIC picture.*convert it.*heif-convert"):
+        decode(tmp_path / "phone.jpg")
+
+
+def test_a_picture_says_only_once_how_it_lay(tmp_path):
+    """A picture that was turned upright is not turned again by whoever gets it next."""
+    Image.new("RGB", (6, 9)).save(tmp_path / "turned.jpg", **turned())
+    assert as_picture(decode(tmp_path / "turned.jpg")).size == (9, 6)
 
 
 def test_floating_point_pixels_are_refused_and_not_made_black(tmp_path):
@@ -247,7 +383,8 @@ def test_mistakes_in_the_layout_are_named(tmp_path):
     )
     assert message(ImageDataConfig(name="cifar10", root=str(tmp_path / "empty"))) == (
         "data.root = ROOT/empty: expected cifar-10-batches-bin or cifar-10-batches-py (the archive, "
-        "unpacked), or class folders train/<class>/<image> and test/<class>/<image>"
+        "unpacked), or class folders train/<class>/<image> and test/<class>/<image>, which may lie in zip "
+        "archives"
     )
     assert message(folders(tmp_path / "a", {"train/cat": 1, "train/dog": 0})) == (
         "ROOT/a/train/dog: no image in this class folder"
@@ -257,7 +394,7 @@ def test_mistakes_in_the_layout_are_named(tmp_path):
         "ROOT/b/train: no class folders; expected train/<class>/<image>"
     )
     fashion = ImageDataConfig(name="fashion_mnist", root=str(tmp_path / "empty"))
-    assert message(fashion) == "ROOT/empty/train-images-idx3-ubyte: no such file"
+    assert message(fashion) == "ROOT/empty/train-images-idx3-ubyte: no such IDX file"
 
 
 @pytest.mark.parametrize(
