@@ -55,7 +55,7 @@ def read_json(path: str | os.PathLike[str], what: str) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
-        raise ValueError(f"{path}: expected a {what} in JSON, but {error}") from None
+        raise ValueError(f"{path}: expected {_a(what)} in JSON, but {error}") from None
 
 
 def decode_json(path: str | os.PathLike[str], form: type[T], what: str) -> T:
@@ -96,13 +96,17 @@ def existing(path: str | os.PathLike[str], what: str) -> Path:
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENAMETOOLONG):
             raise
-        raise ValueError(f"{path}: expected a {what} file, but {str(error.strerror).lower()}") from None
+        raise ValueError(f"{path}: expected {_a(what)} file, but {str(error.strerror).lower()}") from None
     except ValueError as error:  # a zero byte
-        raise ValueError(f"{str(path)!r}: expected the name of a {what} file, but {error}") from None
+        raise ValueError(f"{str(path)!r}: expected the name of {_a(what)} file, but {error}") from None
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "device")
-        raise ValueError(f"{path}: expected a {what} file, but this is a {kind}")
+        raise ValueError(f"{path}: expected {_a(what)} file, but this is a {kind}")
     return path
+
+
+def _a(what: str) -> str:
+    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
 
 
 def read_bytes(path: str | os.PathLike[str], what: str) -> bytes:
@@ -129,6 +133,11 @@ def printable(text: str) -> str:
 
     For names of files and classes, which come from outside and could move the cursor or change colours."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def printable_lines(text: str) -> str:
+    """As `printable`, for messages of several lines."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def unreadable(error: Exception) -> str:

@@ -1,13 +1,61 @@
 """Pictures of any mode as networks see them: upright, with 8 bits per channel."""
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+ORIENTATION = 0x0112
+"""Key in EXIF of how the pixels lie: 1 is upright; 5 to 8 lie on their side."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SOURCES = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+"""Where Pillow keeps what says how the pixels lie."""
+
+
+def orientation(image: Image.Image) -> int:
+    """How the pixels lie, 1 to 8, as EXIF says; 1 where it says nothing, or is damaged."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            found = image.getexif().get(ORIENTATION)
+        return int(found) if found in _TURNS else 1
+    except (
+        Exception
+    ):  # Pillow has as many errors for damaged EXIF as that has fields, and no picture needs it
+        return 1
+
+
+def lies_on_its_side(image: Image.Image) -> bool:
+    """Of an opened file whose pixels are not decoded, as far as its header tells."""
+    says = any(source in image.info for source in _SOURCES) and not hasattr(
+        image, "tag_v2"
+    )  # TIFF is upright
+    return says and orientation(image) >= 5
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as it is to be seen, without what says how it lay. Damaged EXIF turns nothing."""
+    image.load()  # some formats say it after the pixels
+    turn = _TURNS.get(orientation(image))
+    if turn is None:
+        return image
+    image = image.transpose(turn)
+    for source in _SOURCES:
+        image.info.pop(source, None)
+    return image
 
 
 def as_picture(image: "Image.Image | Tensor", grey: bool = False) -> Image.Image:
@@ -20,7 +68,7 @@ def as_picture(image: "Image.Image | Tensor", grey: bool = False) -> Image.Image
         image = _of_tensor(image)
     if image.mode == "F":  # PIL's own conversion makes 0..1 black
         raise ValueError("floating-point pixels, of an unknown range, expected 8 or 16 bits per channel")
-    image = ImageOps.exif_transpose(image)
+    image = upright(image)
     if image.mode.startswith("I"):  # 16-bit grey; PIL's own conversion would clip it to 255
         image = Image.fromarray(_to_8_bits(np.asarray(image, np.int64)))
     if image.mode == "P" and "transparency" in image.info:

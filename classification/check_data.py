@@ -17,8 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from celltransfer import program
-from classification.class_folders import FilePlace, Layout, read_layout
+from classification.class_folders import FilePlace, Layout, read_layout, split_folder
 from classification.file_check import check_files
+from runtime import zipped
 from runtime.problems import Report, parse_check
 from runtime.progress import track
 
@@ -31,11 +32,15 @@ def check(
     names: shown of each problem. workers: processes that decode; 0: this one.
     """
     report = Report(str(root), names=names)
-    if not root.is_dir():
-        report.add("no such folder", str(root))
+    try:
+        if not zipped.is_folder(root):
+            report.add("no such folder", str(root))
+            return report
+        folders = [split_folder(root, is_train, train, test) for is_train in (True, False)]
+    except ValueError as error:  # a broken archive
+        report.add(str(error), str(root))
         return report
-    test = test or ("test" if (root / "test").is_dir() else "val")
-    layouts = [read_layout(root / split, report.add) for split in (train, test)]
+    layouts = [read_layout(folder, root, report.add) for folder in folders]
     _compare_classes(report, layouts)
     for layout in layouts:
         report.counts[f"{layout.folder.name}: classes"] = len(layout.images)

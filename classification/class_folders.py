@@ -1,6 +1,6 @@
-"""`<split>/<class>/<image>` as it lies on the disk, with every departure from that layout.
+"""`<split>/<class>/<image>` on the disk or in a zip archive, with every departure from that layout.
 
-Only numbers are kept, and the files are walked again, in the same order, whenever they are needed.
+Training and the check walk it by the same functions, so that one says what the other does.
 """
 
 import os
@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from runtime.pictures import entries, image_files, is_image
+from runtime import zipped
+from runtime.pictures import HEIC, Entry, entries, image_files, is_folder, is_heic, is_image
+
+NO_CLASSES = "no class folders"
+NO_IMAGE = "no image in this class folder"
+NO_FILE = "image that is no regular file, or a link to nothing"
+NO_FOLDER = "no such folder; DIR must hold <split>/<class>/<image>"
 
 
 class FilePlace(NamedTuple):
@@ -26,7 +32,7 @@ class AddProblem(Protocol):
 
 @dataclass(frozen=True)
 class Layout:
-    """A split's folder and its images by class, counted."""
+    """A split's folder and its images by class, counted. They are walked again whenever they are needed."""
 
     folder: Path
     images: dict[str, int]
@@ -34,46 +40,90 @@ class Layout:
     def files(self) -> Iterator[FilePlace]:
         """The images that a training reads, by class and name."""
         for label in self.images:
-            for path in image_files(self.folder / label):
+            for path in class_images(self.folder / label):
                 yield FilePlace(path, self.folder.name, label)
 
 
-def read_layout(folder: Path, add: AddProblem) -> Layout:
-    """Counts a split's images; tells `add` what is not `<class>/<image>`."""
-    images: dict[str, int] = {}
-    if not folder.is_dir():
-        add("no such folder; DIR must hold <split>/<class>/<image>", folder.name)
-        return Layout(folder, images)
-    root = folder.parent
+def split_folder(root: Path, train: bool, train_folder: str, test_folder: str | None) -> Path:
+    """Where the images of a split lie: in `root`, in a zip archive in it, or in `root`, a zip archive itself.
+
+    test_folder: None for `test`, or `val` where there is no `test`. There need not be such a folder. Raises
+    ValueError where two archives have one."""
+    if train or test_folder is not None:
+        return _find(root, train_folder if train or test_folder is None else test_folder)
+    test = _find(root, "test")
+    return test if zipped.is_folder(test) else _find(root, "val")
+
+
+def _find(root: Path, name: str) -> Path:
+    folder = root / name
+    if zipped.is_folder(folder) or not root.is_dir():
+        return folder
+    found = [inside for archive in zipped.archives(root) if zipped.is_folder(inside := archive / name)]
+    if len(found) > 1:
+        raise ValueError(
+            f"{found[0]} and {found[1]}: two archives hold the folder {name}, expected one of them"
+        )
+    return found[0] if found else folder
+
+
+def read_layout(folder: Path, root: Path, add: AddProblem) -> Layout:
+    """Counts a split's images; tells `add` what is not `<class>/<image>`. root: what names are told below."""
+    return Layout(folder, {name: sum(1 for _ in images) for name, images in classes(folder, root, add)})
+
+
+def classes(folder: Path, root: Path, add: AddProblem) -> Iterator[tuple[str, Iterator[Path]]]:
+    """Each class of a split and its images, to be taken in this order; tells `add` of what else is there."""
+    if not zipped.is_folder(folder):
+        add(NO_FOLDER, folder.name)
+        return
+    names = []
     for entry in entries(folder):
-        if entry.is_dir():
-            images[entry.name] = _read_class(Path(entry.path), root, add)
+        if is_folder(entry):
+            names.append(entry.name)
+            yield entry.name, _class_images(Path(entry.path), root, add)
         elif is_image(entry.name):
             add("image directly in the split's folder, in no class", _shown(entry, root), "left out")
         else:
-            add("no image file", _shown(entry, root), "left out")
-    if not images:
-        add("no class folders", folder.name)
-    elif len(images) == 1:
-        add("only one class folder", f"{folder.name}/{next(iter(images))}")
-    return Layout(folder, images)
+            _add_other(entry, root, add)
+    if not names:
+        add(NO_CLASSES, folder.name)
+    elif len(names) == 1:
+        add("only one class folder", f"{folder.name}/{names[0]}")
 
 
-def _read_class(folder: Path, root: Path, add: AddProblem) -> int:
-    def other(entry: os.DirEntry[str]) -> None:
-        if entry.is_dir():
+def class_images(folder: Path) -> Iterator[Path]:
+    """The images of a class, without a word on what else there is."""
+    return image_files(folder, odd=lambda entry: None)
+
+
+def _class_images(folder: Path, root: Path, add: AddProblem) -> Iterator[Path]:
+    def other(entry: Entry) -> None:
+        if is_folder(entry):
             add("folder inside a class folder; its images count as the outer class's", _shown(entry, root))
         else:
-            add("no image file", _shown(entry, root), "left out")
+            _add_other(entry, root, add)
 
-    def loop(path: str) -> None:
-        add("link to a folder around it", os.path.relpath(path, root))
+    def loop(entry: Entry) -> None:
+        add(
+            "link to a folder around it, or to one that another link leads to; not followed",
+            _shown(entry, root),
+        )
 
-    count = sum(1 for _ in image_files(folder, other, loop))
-    if not count:
-        add("no image in this class folder", os.path.relpath(folder, root))
-    return count
+    def odd(entry: Entry) -> None:
+        add(NO_FILE, _shown(entry, root))
+
+    any_image = False
+    for path in image_files(folder, other, loop, odd):
+        any_image = True
+        yield path
+    if not any_image:
+        add(NO_IMAGE, os.path.relpath(folder, root))
 
 
-def _shown(entry: os.DirEntry[str], root: Path) -> str:
+def _add_other(entry: Entry, root: Path, add: AddProblem) -> None:
+    add(HEIC if is_heic(entry.name) else "no image file", _shown(entry, root), "left out")
+
+
+def _shown(entry: Entry, root: Path) -> str:
     return os.path.relpath(entry.path, root)

@@ -3,6 +3,7 @@
 Everything that can be wrong with a data set's layout is found by `open_images`, before any training.
 """
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,14 @@ from backbones.pictures import as_picture
 from backbones.ranges import KEY, NoSuchPathError, existing_folder, under
 from celltransfer import not_installed
 from classification import archives
+from classification.class_folders import NO_CLASSES, NO_FILE, NO_IMAGE, classes, split_folder
 from classification.config import ImageDataConfig
-from runtime.pictures import IMAGE_SUFFIXES, Result, read
+from runtime import zipped
+from runtime.pictures import Result, read
+from runtime.problems import Report
 from runtime.random import counter_hash
+
+log = logging.getLogger(__name__)
 
 DIGITS_TEST_IMAGES = 360
 
@@ -89,6 +95,8 @@ def stratified(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.i
 def _root(config: ImageDataConfig) -> Path:
     if config.download and config.root is not None:  # where it may not lie yet
         return Path(config.root).expanduser()
+    if config.root is not None and zipped.is_folder(path := Path(config.root).expanduser()):
+        return path  # a zip archive, or a folder in one, too
     return existing_folder(config.root, "root", f"{KEY}name = {config.name}")
 
 
@@ -107,35 +115,31 @@ def _digits(config: ImageDataConfig, split: str) -> ImageSet:
 
 def _class_folders(config: ImageDataConfig, split: str) -> ImageSet:
     root = _root(config)
-    if split == "train":
-        folder = root / config.train_folder
-    elif config.test_folder is not None:
-        folder = root / config.test_folder
-    else:
-        folder = root / ("test" if (root / "test").is_dir() else "val")
-    if not folder.is_dir():
+    folder = split_folder(root, split == "train", config.train_folder, config.test_folder)
+    if not zipped.is_folder(folder):
         raise NoSuchPathError(f"{folder}: no such folder; {KEY}root must hold <split>/<class>/<image>")
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
-    if not classes:
-        raise ValueError(f"{folder}: no class folders; expected {folder.name}/<class>/<image>")
-    files: list[bytes] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(_images_under(folder / name))
-        if not found:
-            raise ValueError(f"{folder / name}: no image in this class folder")
-        files += found
-        labels += [label] * len(found)
-    return ImageSet(str(folder), classes, np.array(labels, np.int64), np.array(files))
+    report = Report(str(root))
+    files: dict[str, list[bytes]] = {}
+    for name, paths in classes(folder, root, report.add):
+        files[name] = sorted(map(os.fsencode, paths))
+        if not files[name]:
+            raise ValueError(f"{folder / name}: {NO_IMAGE}{_also(report)}")
+    if not files:
+        raise ValueError(f"{folder}: {NO_CLASSES}; expected {folder.name}/<class>/<image>{_also(report)}")
+    for problem in report.problems:
+        if problem.rule == NO_FILE:
+            raise ValueError(f"{root}: {problem}")
+        log.warning("%s: %s", root, problem)
+    labels = np.repeat(np.arange(len(files)), [len(found) for found in files.values()])
+    return ImageSet(
+        str(folder), list(files), labels, np.array([file for found in files.values() for file in found])
+    )
 
 
-def _images_under(folder: Path) -> list[bytes]:
-    return [
-        os.fsencode(os.path.join(parent, name))
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and name[0] != "."
-    ]
+def _also(report: Report) -> str:
+    """What was found on the way to a fault, and may explain it."""
+    known = [problem for problem in report.problems if problem.rule not in (NO_IMAGE, NO_CLASSES)]
+    return "".join(f"; {problem}" for problem in known)
 
 
 def _cifar10(config: ImageDataConfig, split: str) -> ImageSet:
@@ -145,10 +149,10 @@ def _cifar10(config: ImageDataConfig, split: str) -> ImageSet:
     if (folder := archives.find_cifar10(root)) is not None:
         pixels, labels = archives.read_cifar10(folder, split)
         return ImageSet(str(folder), list(archives.CIFAR10_CLASSES), labels.astype(np.int64), pixels)
-    if not (root / config.train_folder).is_dir():
+    if not zipped.is_folder(split_folder(root, True, config.train_folder, config.test_folder)):
         raise NoSuchPathError(
             f"{KEY}root = {root}: expected {' or '.join(archives.CIFAR10_ARCHIVES)} (the archive, unpacked), "
-            "or class folders train/<class>/<image> and test/<class>/<image>"
+            "or class folders train/<class>/<image> and test/<class>/<image>, which may lie in zip archives"
         )
     return _class_folders(config, split)
 

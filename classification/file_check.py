@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -12,11 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
+from backbones.files import existing
 from backbones.pictures import as_picture
 from classification.class_folders import FilePlace
-from runtime.pictures import UNREADABLE
+from runtime import zipped
+from runtime.pictures import HEIC, UNREADABLE, HeicError, open_image
 
 CHUNK = 64
 """Files per task of a worker."""
@@ -92,21 +93,22 @@ def _check_chunk(paths: Sequence[Path]) -> list[Checked]:
 def check_file(path: str | os.PathLike[str]) -> Checked:
     """Reads a file once and decodes it, JPEG at an eighth of its size, which takes all its data, too."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        return Checked(problem="unreadable file", detail=str(error.strerror))
+        at = zipped.place(path)
+        data = existing(path, "image").read_bytes() if at is None else zipped.read(at)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        return Checked(problem="unreadable file", detail=reason or str(error).removeprefix(f"{path}: "))
     if not data:
         return Checked(problem="empty file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of oddities in EXIF and of large images, which can be read
-            with Image.open(io.BytesIO(data)) as image:
-                kind = f"{image.format} {image.mode}"
-                image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))  # type: ignore[arg-type]
-                as_picture(image)
+        with open_image(io.BytesIO(data)) as image:
+            kind = f"{image.format} {image.mode}"
+            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))  # type: ignore[arg-type]
+            as_picture(image)
+    except HeicError:
+        return Checked(problem=HEIC)
     except UnidentifiedImageError:
         return Checked(problem="file with an image's name that is no image")
     except UNREADABLE as error:
-        return Checked(problem="truncated or damaged image", detail=str(error))
+        return Checked(problem="truncated or damaged image", detail=str(error) or type(error).__name__)
     return Checked(hashlib.blake2b(data, digest_size=16).digest(), kind)

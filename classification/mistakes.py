@@ -16,6 +16,7 @@ from PIL import Image
 
 from backbones.files import decode_json, write_atomically
 from classification.data import ImageSet
+from runtime.pictures import open_image
 
 if TYPE_CHECKING:
     from classification.predictions import Predictions
@@ -122,7 +123,9 @@ def data_uri(image: Image.Image, longest: int) -> str:
 
 def picture(data_uri: str) -> Image.Image:
     """What `data_uri` was made of."""
-    return Image.open(io.BytesIO(base64.b64decode(data_uri.partition(",")[2])))
+    with open_image(io.BytesIO(base64.b64decode(data_uri.partition(",")[2]))) as image:
+        image.load()
+        return image
 
 
 def write_mistakes(folder: Path, mistakes: Mistakes) -> None:

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from backbones.files import printable, printable_lines
 from celltransfer import program
-from runtime.pictures import find_images
+from runtime.named_images import Unread, find_images, tell_unread
 from runtime.progress import track
 
 if TYPE_CHECKING:
@@ -30,16 +31,26 @@ def _as_json(path: Path, guesses: Sequence["Guess"]) -> str:
 
 def _add_rows(table: Table, path: Path, guesses: Sequence["Guess"]) -> None:
     for place, guess in enumerate(guesses):
-        image = escape(str(path)) if place == 0 else ""
+        image = escape(printable(str(path))) if place == 0 else ""
         style = "bold" if place == 0 else ""
-        table.add_row(image, escape(guess.name), f"{guess.probability:.1%}", style=style)
+        table.add_row(image, escape(printable(guess.name)), f"{guess.probability:.1%}", style=style)
     table.add_section()
+
+
+def _show_unread(table: Table, unread: Unread, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"image": unread.name, "error": unread.reason}), flush=True)
+    else:
+        reason = unread.reason.removeprefix(f"{unread.name}: ")
+        table.add_row(escape(printable(unread.name)), escape(printable(reason)), "")
+        table.add_section()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=program("classification.predict"),
-        description="Name what is in image files. Exit code 1 where one of them cannot be read.",
+        description="Name what is in image files. Exit code 1 where one of them cannot be read; the others "
+        "are answered all the same.",
     )
     parser.add_argument("weights", help="a backbone.safetensors")
     parser.add_argument("images", nargs="+", help="image files, folders or patterns of them")
@@ -52,30 +63,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     table = Table("image", "class", "probability")
     table.columns[2].justify = "right"
-    unreadable = 0
+    read = 0
     try:
         for key in ("top", "batch_size"):
             if (value := getattr(options, key)) < 1:
                 raise ValueError(f"--{key.replace('_', '-')} = {value}, must be at least 1")
-        paths = find_images(options.images)
+        paths, unread = find_images(options.images)
+        for missing in unread:
+            _show_unread(table, missing, options.json)
+        if not paths:
+            tell_unread(unread, 0)
+            return 1
         network = load(options.weights, options.device, len(paths))
         shown = not options.json and len(paths) > options.batch_size
         with track(len(paths), "predicting", images_per_unit=1, quiet=not shown) as progress:
             for path, result in predict(network, paths, top=options.top, batch_size=options.batch_size):
+                progress.advance()
                 if isinstance(result, Exception):
-                    unreadable += 1
-                    print(result, file=sys.stderr)
-                elif options.json:
+                    unread.append(Unread(str(path), str(result)))
+                    _show_unread(table, unread[-1], options.json)
+                    continue
+                read += 1
+                if options.json:
                     print(_as_json(path, result), flush=True)
                 else:
                     _add_rows(table, path, result)
-                progress.advance()
     except (ValueError, OSError, ImportError) as error:
-        print(error, file=sys.stderr)
+        print(printable_lines(str(error)), file=sys.stderr)
         return 1
     if table.rows:
         Console().print(table)
-    return 1 if unreadable else 0
+    tell_unread(unread, read)
+    return 1 if unread else 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ python -m detection.predict detector.safetensors IMAGES… --json | jq …
 """
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -16,9 +17,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from backbones.files import write_atomically
+from backbones.files import printable, printable_lines, write_atomically
 from celltransfer import program
-from runtime.pictures import find_images, shown
+from runtime.named_images import Unread, find_images, tell_unread
 from runtime.progress import track
 
 if TYPE_CHECKING:
@@ -32,13 +33,19 @@ def _row(found: "Found") -> tuple[str, ...]:
     names = [result.category for result in found.results]
     counts = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
     best = f"{found.results[0].score:.2f}" if names else ""
-    return escape(shown(found.path)), str(len(names)), best, escape(counts)
+    return escape(printable(str(found.path))), str(len(names)), best, escape(printable(counts))
+
+
+def _unread_row(unread: Unread) -> tuple[str, ...]:
+    reason = unread.reason.removeprefix(f"{unread.name}: ")
+    return escape(printable(unread.name)), "", "", escape(printable(reason))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program("detection.predict"),
-        description="Find objects in image files. Exit code 1 where one of them cannot be read.",
+        description="Find objects in image files. Exit code 1 where one of them cannot be read; the others "
+        "are looked at all the same.",
         epilog="detections.json and --json hold COCO's results format, a list of detections, with file_name "
         "and category besides; image ids count the images from 1.",
     )
@@ -61,32 +68,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     table = Table("image", "objects", "best", "found")
     results: list[NamedResult] = []
-    unreadable = 0
+    read = 0
     try:
-        paths = find_images(options.images)
+        paths, unread = find_images(options.images)
+        if not paths:
+            tell_unread(unread, 0)
+            return 1
+        for missing in unread:
+            table.add_row(*_unread_row(missing))
         detector = Detector.load(options.weights, options.device)
         few = len(paths) < SHOW_PROGRESS_FROM
         with track(len(paths), "predicting", images_per_unit=1, quiet=few) as progress:
             for found in predict(detector, paths, options.output, options.min_score):
                 if found.error is None:
+                    read += 1
                     results += found.results
                     table.add_row(*_row(found))
                 else:
-                    unreadable += 1
-                    print(found.error, file=sys.stderr)
+                    unread.append(Unread(str(found.path), found.error))
+                    table.add_row(*_unread_row(unread[-1]))
                 progress.advance()
-        content = msgspec.json.format(msgspec.json.encode(results))
+        # Names as they are, as escapes: a control character or a byte that is no UTF-8 cannot do harm so.
+        content = json.dumps(msgspec.to_builtins(results), indent=2) + "\n"
         if options.output is not None:
             write_atomically(options.output / "detections.json", content)
     except (ValueError, OSError, ImportError) as error:
-        print(error, file=sys.stderr)
+        print(printable_lines(str(error)), file=sys.stderr)
         return 1
     if options.json:
-        print(content.decode())
+        print(content, end="")
     else:
         Console().print(table)
-        print(options.output / "detections.json")
-    return 1 if unreadable else 0
+        print(printable(str(options.output / "detections.json")))
+    tell_unread(unread, read)
+    return 1 if unread else 0
 
 
 if __name__ == "__main__":

@@ -2,22 +2,20 @@
 
 import errno
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from backbones.pictures import lies_on_its_side
 from classification.file_check import check_file
-from runtime.pictures import UNREADABLE
+from runtime.pictures import is_regular, read
 
 CHUNK = 256
 """Files per task of a worker."""
-ORIENTATION = 0x0112
-"""Key in EXIF; 5 to 8 are stored lying on their side."""
 
 
 class Fault(NamedTuple):
@@ -29,7 +27,7 @@ class Fault(NamedTuple):
 
 
 def missing_images(file_names: Iterable[str], folder: Path) -> list[str]:
-    """File names that are not in the folder. Raises FileNotFoundError when the folder is missing."""
+    """Those that are no regular files in the folder. Raises FileNotFoundError when the folder is missing."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such image folder")
     present: dict[str, set[str]] = {}
@@ -37,7 +35,7 @@ def missing_images(file_names: Iterable[str], folder: Path) -> list[str]:
     for name in file_names:
         parent, _, last = name.rpartition("/")
         if parent not in present:
-            present[parent] = {entry.name for entry in _entries(folder / parent)}
+            present[parent] = {entry.name for entry in _entries(folder / parent) if is_regular(entry)}
         if last not in present[parent]:
             missing.append(name)
     return missing
@@ -76,22 +74,11 @@ def _within(path: Path, root: str) -> bool:
 
 
 def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Width and height in pixels as `classification.data.decode` gives the picture, EXIF's rotation applied.
+    """Width and height in pixels as `runtime.pictures.decode` gives the picture, EXIF's rotation applied.
 
     Reads the header only. Raises FileNotFoundError, or ValueError for a file that is no image or so large
     that Pillow refuses it (`Image.MAX_IMAGE_PIXELS` twice)."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of images that are large, but can be read
-            with Image.open(path) as image:
-                lying = "exif" in image.info and image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
-                return image.size[::-1] if lying else image.size
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{os.fspath(path)}: no such image file") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"{os.fspath(path)}: is no image") from None
-    except UNREADABLE as error:
-        raise ValueError(f"{os.fspath(path)}: cannot be read as an image: {error}") from None
+    return read(path, lambda image: image.size[::-1] if lies_on_its_side(image) else image.size)
 
 
 def check_images(

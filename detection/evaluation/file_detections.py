@@ -1,6 +1,7 @@
 """Detections in image files."""
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,10 @@ from backbones.files import write_atomically
 from detection.detector import Detection, Detector
 from detection.evaluation.draw import draw_detection
 from detection.evaluation.results_file import Result, to_results
-from runtime.pictures import decode, shown
+from runtime.pictures import decode
+
+LONGEST_STEM = 200
+"""Bytes of a file's name that its drawing keeps."""
 
 
 class NamedResult(Result):
@@ -50,8 +54,9 @@ def predict(
         if output is not None:
             png = io.BytesIO()
             draw_detection(picture, detection).save(png, "png")
-            # Numbered, since images of two folders may share a name.
-            write_atomically(output / f"{number:0{width}d}_{path.stem}.png", png.getvalue())
+            # Numbered, since images of two folders may share a name; cut, since file systems take 255 bytes.
+            stem = os.fsdecode(os.fsencode(path.stem)[:LONGEST_STEM])
+            write_atomically(output / f"{number:0{width}d}_{stem}.png", png.getvalue())
         pairs = zip(to_results(number, detection, category_ids), detection["names"], strict=True)
         yield Found(path, [_named(result, path, name) for result, name in pairs])
 
@@ -67,4 +72,4 @@ def _above(detection: Detection, min_score: float) -> Detection:
 
 
 def _named(result: Result, path: Path, category: str) -> NamedResult:
-    return NamedResult(**msgspec.structs.asdict(result), file_name=shown(path), category=category)
+    return NamedResult(**msgspec.structs.asdict(result), file_name=str(path), category=category)

@@ -1,15 +1,21 @@
 """`python -m classification.check_data`: each mistake alone is found and named, and a clean set passes."""
 
+import contextlib
 import json
+import os
+import subprocess
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from classification.check_data import check, main
+from classification.class_folders import NO_FILE
 from classification.config import ImageDataConfig
 from classification.data import open_images
+from runtime.pictures import HEIC
 
 
 def photograph(path, seed, **options):
@@ -75,8 +81,13 @@ def test_a_file_that_only_has_an_images_name_is_named(clean):
 
 def test_an_unreadable_file_is_named(clean):
     (clean / "val" / "b" / "gone.png").symlink_to(clean / "nowhere.png")
-    expected = ["val/b/gone.png: No such file or directory"]
-    assert problems(clean) == [("error", "unreadable file", 1, expected)]
+    os.mkfifo(clean / "train" / "a" / "fifo.jpg")
+    (clean / "train" / "b" / "itself.jpg").symlink_to("itself.jpg")
+    names = ["train/a/fifo.jpg", "train/b/itself.jpg", "val/b/gone.png"]
+    assert problems(clean, workers=2) == [("error", NO_FILE, 3, names)]
+    with pytest.raises(ValueError) as refusal:
+        open_images(ImageDataConfig(name="imagefolder", root=str(clean)), "train")
+    assert str(refusal.value) == f"{clean}: error: {NO_FILE}: 2 ({', '.join(names[:2])})"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -104,6 +115,9 @@ def test_classes_of_one_split_only_are_named_in_both_directions(clean):
     ]
 
 
+LOOP = "link to a folder around it, or to one that another link leads to; not followed"
+
+
 def test_departures_from_the_layout_are_named(clean):
     photograph(clean / "train" / "stray.jpg", 60)
     photograph(clean / "train" / "a" / "inner" / "0.jpg", 61)
@@ -117,7 +131,7 @@ def test_departures_from_the_layout_are_named(clean):
             1,
             ["train/a/inner"],
         ),
-        ("error", "link to a folder around it", 1, ["train/a/loop"]),
+        ("error", LOOP, 1, ["train/a/loop"]),
         ("left out", "image directly in the split's folder, in no class", 1, ["train/stray.jpg"]),
         ("left out", "no image file", 2, ["val/b/notes.txt", "val/b/video.mp4"]),
     ]
@@ -147,6 +161,94 @@ def test_what_is_counted_is_what_a_training_reads(clean):
         images = open_images(config, split)
         assert counts[f"{folder}: images"] == len(images)
         assert counts[f"{folder}: classes"] == len(images.classes)
+
+
+def test_training_reads_what_is_checked_and_says_the_same(clean, caplog):
+    """Hidden folders count for neither, and no link to a folder around is followed, however far around."""
+    for hidden in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+        photograph(clean / "train" / "a" / hidden / "0.jpg", 70)
+        photograph(clean / "train" / hidden / "0.jpg", 71)
+    (clean / "train" / "a" / "around").symlink_to(clean)
+    (clean / "train" / "b" / "class").symlink_to(clean / "train" / "b")
+    photograph(clean / "elsewhere" / "far.jpg", 72)
+    for name in ("one", "two"):  # each of which would double what is read
+        (clean / "train" / "a" / name).symlink_to(clean / "elsewhere")
+    (clean / "train" / "b" / "phone.HEIC").write_bytes(b"HEIC")
+    images = open_images(ImageDataConfig(name="imagefolder", root=str(clean)), "train")
+    assert [os.path.relpath(os.fsdecode(path), clean / "train") for path in images.images] == [
+        *("a/0.jpg", "a/1.jpg", "a/2.jpg", "a/one/far.jpg", "b/0.jpg", "b/1.jpg", "b/2.jpg")
+    ]
+    assert images.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    found = check(clean).problems
+    inner = "folder inside a class folder; its images count as the outer class's"
+    assert [(p.level, p.rule, p.count) for p in found] == [
+        ("error", LOOP, 3),
+        ("error", inner, 1),
+        ("left out", HEIC, 1),
+    ]
+    assert caplog.messages == [f"{clean}: {problem}" for problem in found]
+
+
+def test_folders_nested_deeper_than_python_recurses_are_walked(clean):
+    folder = clean / "train" / "a"
+    with contextlib.chdir(folder):
+        for _ in range(1200):
+            os.mkdir("d")
+            os.chdir("d")
+        photograph(Path("deep.jpg"), 80)
+    try:
+        images = open_images(ImageDataConfig(name="imagefolder", root=str(clean)), "train")
+        assert np.bincount(images.labels).tolist() == [4, 3]
+    finally:  # pytest's own cleaning up recurses
+        subprocess.run(["rm", "-rf", folder], check=True)
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["archives in a folder", "one archive"])
+def test_class_folders_in_zip_archives_are_what_they_are_unpacked(clean, tmp_path_factory, inside):
+    root = tmp_path_factory.mktemp("zips")
+    for split in ("train", "val"):
+        with zipfile.ZipFile(root / (f"my-{split}.zip" if inside else "all.zip"), "a") as archive:
+            for path in sorted((clean / split).rglob("*")):
+                archive.write(path, path.relative_to(clean))
+            archive.writestr(f"__MACOSX/{split}/a/._0.jpg", b"no image")
+            archive.writestr(f"{split}/b/notes.txt", b"no image")
+    where = root if inside else root / "all.zip"
+    config = ImageDataConfig(name="imagefolder", root=str(where))
+    plain = ImageDataConfig(name="imagefolder", root=str(clean))
+    for split in ("train", "test"):
+        zipped, unpacked = open_images(config, split), open_images(plain, split)
+        assert (zipped.classes, zipped.labels.tolist()) == (unpacked.classes, unpacked.labels.tolist())
+        for index in range(len(unpacked)):
+            assert zipped.image(index).tobytes() == unpacked.image(index).tobytes()
+    report = check(where, workers=2)
+    assert (report.counts, report.kinds) == (check(clean).counts, check(clean).kinds)
+    prefix = "my-{}.zip/" if inside else ""
+    names = [f"{prefix.format(split)}{split}/b/notes.txt" for split in ("train", "val")]
+    assert [(p.rule, p.names) for p in report.problems] == [("no image file", names)]
+
+
+def test_broken_archives_are_named(clean, tmp_path_factory):
+    root = tmp_path_factory.mktemp("zips")
+    (root / "data.zip").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(ValueError, match=r"data\.zip: expected a zip archive, but File is not a zip file"):
+        open_images(ImageDataConfig(name="imagefolder", root=str(root)), "train")
+    ((level, rule, _, _),) = problems(root)
+    assert (level, rule) == (
+        "error",
+        f"{root / 'data.zip'}: expected a zip archive, but File is not a zip file",
+    )
+    content = (clean / "train" / "a" / "0.jpg").read_bytes()
+    with zipfile.ZipFile(root / "data.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train/a/0.jpg", content)
+        archive.writestr("train/b/bomb.jpg", bytes(300_000_000))
+    data = bytearray((root / "data.zip").read_bytes())
+    data[60:100] = bytes(40)
+    (root / "data.zip").write_bytes(data)
+    images = open_images(ImageDataConfig(name="imagefolder", root=str(root)), "train")
+    with pytest.raises(ValueError, match=r"data\.zip/train/a/0\.jpg: cannot be unpacked: "):
+        images.image(0)
+    with pytest.raises(ValueError, match=r"bomb\.jpg: unpacks to 300000000 bytes, expected at most"):
+        images.image(1)
 
 
 def test_the_command_prints_and_exits_by_what_it_found(clean, capsys):

@@ -1,6 +1,7 @@
 """The command that names what is in image files: what it prints, for which files, and what it refuses."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from classification import file_predictions, predict
 from classification.config import ImageDataConfig
 from classification.data import open_images
 from classification.evaluation import evaluation_loader
-from runtime.pictures import find_images
+from runtime.named_images import Unread, find_images
 
 NAMES = ["ant", "[bold]bee", "cat", "dog", "eel", "fly", "gnu"]
 CELL = Cell.with_unused_concat(
@@ -108,16 +109,52 @@ def test_unreadable_files_are_named_and_the_others_go_on(weights_file, pictures,
     names = [tmp_path / "cut.png", pictures / "plain.png", tmp_path / "text.jpg", pictures / "grey.png"]
     code, lines, error = as_json(capsys, weights_file, *names, "--batch-size", 2)
     assert code == 1
-    assert [line["image"] for line in lines] == [str(names[1]), str(names[3])]
-    assert [line.partition(":")[0] for line in error.splitlines()] == [str(names[0]), str(names[2])]
-    assert lines == as_json(capsys, weights_file, names[1], names[3], "--batch-size", 1)[1]
+    assert [line["image"] for line in lines] == list(map(str, names))
+    *reasons, count = error.splitlines()
+    assert [line.partition(":")[0] for line in reasons] == [str(names[0]), str(names[2])]
+    assert count == "2 of 4 could not be read"
+    assert [line["error"] for line in lines[::2]] == reasons
+    assert lines[1::2] == as_json(capsys, weights_file, names[1], names[3], "--batch-size", 1)[1]
+
+
+def test_a_word_that_nothing_fits_does_not_lose_the_others(weights_file, pictures, tmp_path, capsys):
+    (tmp_path / "bare").mkdir()
+    words = ["none.png", tmp_path / "bare", pictures / "grey.png"]
+    code, lines, error = as_json(capsys, weights_file, *words)
+    reasons = ["none.png: no such image or folder", f"{words[1]}: no images in this folder"]
+    assert (code, error.splitlines()) == (1, [*reasons, "2 of 3 could not be read"])
+    assert lines[:2] == [
+        {"image": str(word), "error": reason} for word, reason in zip(words, reasons, strict=False)
+    ]
+    assert lines[2:] == as_json(capsys, weights_file, words[2])[1]
+    assert predict.main([weights_file, *map(str, words), "--device", "cpu"]) == 1
+    shown = "".join(capsys.readouterr().out.split())
+    assert "none.png│nosuchimageorfolder" in shown
+
+
+def test_names_reach_the_terminal_without_control_characters(pictures, tmp_path, capsys):
+    net = network()
+    net.classes = [f"\x1b[31m{name}" for name in NAMES]
+    weights.save(net, tmp_path / "backbone.safetensors")
+    name = tmp_path / "\x1b[2Ja\n.png"
+    name.write_bytes((pictures / "plain.png").read_bytes())
+    bad = tmp_path / "\x07.png"
+    bad.write_bytes(b"no image")
+    words = [str(tmp_path / "backbone.safetensors"), str(name), str(bad), "--device", "cpu"]
+    assert predict.main(words) == 1
+    printed = capsys.readouterr()
+    assert {one for one in printed.out + printed.err if not one.isprintable()} == {"\n"}
+    assert r"\x1b[31mant" in printed.out
+    _, (seen, unread), _ = as_json(capsys, *words)
+    assert (seen["image"], unread["image"]) == (str(name), str(bad))
+    assert seen["top"][0]["class"].startswith("\x1b[31m")
 
 
 def test_a_batch_without_any_readable_file_is_passed_over(weights_file, pictures, tmp_path, capsys):
     (tmp_path / "text.jpg").write_text("no image")
     arguments = [tmp_path / "text.jpg", pictures / "plain.png", "--batch-size", 1]
     code, lines, _ = as_json(capsys, weights_file, *arguments)
-    assert (code, len(lines)) == (1, 1)
+    assert (code, [list(line) for line in lines]) == (1, [["image", "error"], ["image", "top"]])
 
 
 def test_a_fused_network_says_the_same(weights_file, pictures, capsys, monkeypatch):
@@ -160,11 +197,35 @@ def test_files_folders_and_patterns_are_found_in_order(pictures, tmp_path, monke
     (tmp_path / "deep" / "er" / "a.JPG").write_bytes(b"")
     (tmp_path / "deep" / "note.txt").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
-    assert find_images(["[x].png", "deep"]) == [Path("[x].png"), Path("deep/er/a.JPG")]
-    assert find_images(["**/*.JPG"]) == [Path("deep/er/a.JPG")]
-    assert find_images([f"{pictures}/*.jpg"]) == [pictures / "cmyk.jpg", pictures / "rotated.jpg"]
+    assert find_images(["[x].png", "deep"]) == ([Path("[x].png"), Path("deep/er/a.JPG")], [])
+    assert find_images(["**/*.JPG"]) == ([Path("deep/er/a.JPG")], [])
+    assert find_images([f"{pictures}/*.jpg"]) == ([pictures / "cmyk.jpg", pictures / "rotated.jpg"], [])
     (tmp_path / "bare").mkdir()
-    with pytest.raises(ValueError, match="bare: no images in this folder"):
-        find_images(["bare"])
-    with pytest.raises(FileNotFoundError, match=r"\*\.webp: no such image or folder"):
-        find_images(["*.webp"])
+    nothing = Unread("bare", "bare: no images in this folder")
+    assert find_images(["bare", "*.webp", "deep"]) == (
+        [Path("deep/er/a.JPG")],
+        [nothing, Unread("*.webp", "*.webp: no such image or folder")],
+    )
+
+
+def test_what_is_no_regular_file_is_found_and_never_opened(weights_file, pictures, tmp_path, capsys):
+    """To open a FIFO would wait for ever. HEIC is told, not passed over."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    os.mkfifo(folder / "fifo.jpg")
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    (folder / "itself.jpg").symlink_to("itself.jpg")
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (folder / "plain.png").write_bytes((pictures / "plain.png").read_bytes())
+    code, lines, error = as_json(capsys, weights_file, folder)
+    assert (code, len(lines)) == (1, 5)
+    told = [line.removeprefix(f"{folder}/") for line in error.splitlines()]
+    assert told[:3] == [
+        "fifo.jpg: expected an image file, but this is a FIFO",
+        "gone.jpg: no such image file: a link to nowhere.jpg, which is absent",
+        "itself.jpg: expected an image file, but too many levels of symbolic links",
+    ]
+    assert told[3].startswith(
+        "phone.heic: cannot be read as an image: a HEIC picture, which is not read: convert"
+    )
+    assert told[4:] == ["4 of 5 could not be read"]

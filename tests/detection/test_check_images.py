@@ -1,6 +1,7 @@
 """The check of image files: what their headers, their pixels and the links to them tell."""
 
 import io
+import os
 import struct
 import zlib
 
@@ -51,11 +52,14 @@ def misread() -> bytes:
     return buffer.getvalue().replace(b"\x01\x0f\x00\x02", b"\x01\x06\x00\x02")
 
 
+NO_IMAGE = "a.png: cannot be read as an image: it is none of JPEG, MPO, PNG,"
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"GIF89 of a kind", ("error", 1, "file is no image", "a.png: is no image")),
-        (b"", ("error", 1, "file is no image", "a.png: is no image")),
+        (b"GIF89 of a kind", ("error", 1, "file is no image", NO_IMAGE)),
+        (b"", ("error", 1, "file is no image", NO_IMAGE)),
         (
             bomb(),
             ("error", 1, "image is too large to be decoded", "a.png: cannot be read as an image: Image s"),
@@ -88,13 +92,28 @@ def test_what_is_cut_off_is_found_by_decoding(data, workers):
     assert found(path, decode=True, workers=workers) == [("error", 1, "truncated or damaged image", "a.png")]
 
 
-def test_a_picture_that_cannot_be_turned_upright_is_named(data):
+def test_a_picture_with_damaged_exif_is_turned_upright_and_read(data):
     path = data(of("images", 0, width=30, height=40))
     (path.parent / "images" / "a.png").write_bytes(misread())
-    assert found(path, decode=True) == [("error", 1, "truncated or damaged image", "a.png")]
+    assert found(path, decode=True) == []
     config = CocoDataConfig(root=str(path.parent), train_images="images", train_annotations=path.name)
-    with pytest.raises(ValueError, match=r"a\.png: cannot be read as an image"):
-        open_split(config, "train")[(0, 0)]
+    assert open_split(config, "train").read(0).size == (30, 40)
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "folder", "link to itself"])
+def test_what_is_no_regular_file_is_named_and_never_opened(data, kind):
+    path = data()
+    image = path.parent / "images" / "a.png"
+    image.unlink()
+    make = {"FIFO": os.mkfifo, "folder": os.mkdir, "link to itself": lambda path: path.symlink_to(path.name)}
+    make[kind](image)
+    why = "too many levels of symbolic links" if kind == "link to itself" else f"this is a {kind}"
+    assert ("error", 1, "file is no image", f"a.png: expected an image file, but {why}") in found(path)
+    config = CocoDataConfig(root=str(path.parent), train_images="images", train_annotations=path.name)
+    with pytest.raises(
+        (ValueError, FileNotFoundError), match=r"a\.png" if kind != "link to itself" else "1 of"
+    ):
+        open_split(config, "train")
 
 
 def test_links_out_of_the_folder_are_found_and_others_are_not(data, tmp_path):

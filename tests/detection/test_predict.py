@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 
@@ -28,6 +29,24 @@ def weights(detector, tmp_path_factory):
     path = tmp_path_factory.mktemp("detector") / "detector.safetensors"
     detector.save(path, {})
     return str(path)
+
+
+def exif(entries: list[tuple[int, int, int, int]]) -> bytes:
+    """entries: tag, type, count, value or offset."""
+    body = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + body + bytes(4)
+
+
+DAMAGED = {
+    "garbage": b"Exif\0\0" + bytes(range(200)),
+    "cut off": exif([(0x0112, 3, 1, 1)] * 9)[:40],
+    "a number that is text": exif([(0x0106, 2, 4, 0x41414141), (0x0112, 3, 1, 1)]),
+    "an offset beyond the end": exif([(0x010F, 2, 100, 1 << 31), (0x0112, 3, 1, 1)]),
+    "an orientation that is text": exif([(0x0112, 2, 4, 0x41414141)]),
+    "an orientation out of range": exif([(0x0112, 3, 1, 77)]),
+    "itself": exif([(0x8769, 4, 1, 8), (0x8825, 4, 1, 8)]),
+}
+"""EXIF that says nothing of use."""
 
 
 def picture(seed: int, width: int = 90, height: int = 60) -> Image.Image:
@@ -124,15 +143,47 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_looked_at(detector, weight
     assert main([weights, str(images), "--json", "--device", "cpu"]) == 1
     printed = capsys.readouterr()
     assert {entry["image_id"] for entry in json.loads(printed.out)} == {1, 3}
-    (line,) = printed.err.splitlines()
+    line, count = printed.err.splitlines()
     assert line.startswith(f"{images / 'broken.png'}: cannot be read as an image")
+    assert count == "1 of 3 could not be read"
 
 
-def test_a_name_that_is_not_utf_8_is_written_as_far_as_it_is(weights, images, capsys):
+def test_a_missing_file_does_not_lose_the_others(weights, images, tmp_path, capsys):
+    words = ["none.png", str(images / "a.png"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert main([weights, *words]) == 1
+    printed = capsys.readouterr()
+    assert "none.png│││nosuchimageorfolder" in "".join(printed.out.split())
+    assert printed.err.splitlines() == ["none.png: no such image or folder", "1 of 2 could not be read"]
+    assert {
+        entry["image_id"] for entry in json.loads((tmp_path / "out" / "detections.json").read_text())
+    } == {1}
+
+
+@pytest.mark.parametrize("exif", DAMAGED, ids=list(DAMAGED))
+def test_damaged_exif_costs_nothing(detector, tmp_path, exif):
+    """Neither the file, nor the others, nor the call in Python; the picture is seen as it is stored."""
+    picture(6).save(tmp_path / "plain.jpg", quality=95)
+    picture(6).save(tmp_path / "exif.jpg", quality=95, exif=DAMAGED[exif])
+    plain, damaged = predict(detector, [tmp_path / "plain.jpg", tmp_path / "exif.jpg"])
+    assert plain.results
+    assert [one.bbox for one in damaged.results] == [one.bbox for one in plain.results]
+    found = detector([Image.open(tmp_path / "exif.jpg")])[0]["boxes"]
+    torch.testing.assert_close(found, detector([Image.open(tmp_path / "plain.jpg")])[0]["boxes"])
+
+
+def test_a_picture_with_a_long_name_is_drawn(detector, tmp_path):
+    path = tmp_path / f"{'ä' * 120}.png"  # 244 bytes of the 255 that a name may have
+    picture(7).save(path)
+    (found,) = predict(detector, [path] * 1, tmp_path / "out")
+    assert found.error is None
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"1_{'ä' * 100}.png"]
+
+
+def test_a_name_that_is_not_utf_8_is_written_as_its_bytes(weights, images, capsys):
     os.rename(images / "a.png", os.fsencode(images) + b"/caf\xe9.png")
     assert main([weights, str(images), "--json", "--device", "cpu"]) == 0
     names = {entry["file_name"] for entry in json.loads(capsys.readouterr().out)}
-    assert f"{images}/caf\ufffd.png" in names
+    assert os.fsencode(images) + b"/caf\xe9.png" in {os.fsencode(name) for name in names}
 
 
 def test_the_table_shows_such_a_name_on_a_strict_terminal(weights, images, tmp_path):
@@ -150,7 +201,7 @@ def test_the_table_shows_such_a_name_on_a_strict_terminal(weights, images, tmp_p
         command, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict", "COLUMNS": "200"}, capture_output=True
     )
     assert done.returncode == 0, done.stderr
-    assert "caf\ufffd.png" in done.stdout.decode()
+    assert r"caf\udce9.png" in done.stdout.decode()
 
 
 def test_a_decompression_bomb_is_refused_by_name(weights, tmp_path, capsys, monkeypatch):

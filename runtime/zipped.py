@@ -1,0 +1,130 @@
+"""Files in zip archives, under paths that lead through them: `data/train.zip/train/cat/1.jpg`.
+
+Nothing is unpacked on the disk. An archive is opened once per process: workers that share an open file would
+read at each other's places.
+"""
+
+import functools
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from backbones.files import existing
+
+SUFFIX = ".zip"
+MOST_BYTES = 1 << 28
+"""Of one file, unpacked."""
+
+
+class Place(NamedTuple):
+    """An archive and the name of a file or folder in it; an empty name is the archive itself."""
+
+    archive: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What `os.DirEntry` says of a file or folder on the disk."""
+
+    name: str
+    path: str
+    folder: bool
+
+    def is_dir(self) -> bool:
+        return self.folder
+
+    def is_file(self) -> bool:
+        return not self.folder
+
+    def is_symlink(self) -> bool:
+        return False
+
+
+def place(path: str | os.PathLike[str]) -> Place | None:
+    """Where a path leads that goes through a zip archive; None for all others."""
+    text = os.fspath(path)
+    if SUFFIX not in text.lower():
+        return None
+    parts = text.split(os.sep)
+    for count, part in enumerate(parts, start=1):
+        archive = os.sep.join(parts[:count])
+        if part.lower().endswith(SUFFIX) and os.path.isfile(archive):
+            return Place(archive, "/".join(parts[count:]))
+    return None
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder, on the disk or in an archive. Raises ValueError for a broken one."""
+    at = place(path)
+    return path.is_dir() if at is None else at.name in _folders(at)
+
+
+def entries(at: Place) -> list[Entry]:
+    """Of a folder in an archive, in no order."""
+    inside = _folders(at).get(at.name, {})
+    return [Entry(name, f"{_path(at)}{os.sep}{name}", folder) for name, folder in inside.items()]
+
+
+def read(at: Place) -> bytes:
+    """A file's content. Raises FileNotFoundError, or ValueError that names the file and the fault."""
+    archive, path = _opened(at.archive, os.getpid(), _modified(at.archive)), _path(at)
+    try:
+        member = archive.getinfo(at.name)
+    except KeyError:
+        raise FileNotFoundError(f"{path}: no such file in the archive") from None
+    if member.file_size > MOST_BYTES:
+        raise ValueError(f"{path}: unpacks to {member.file_size} bytes, expected at most {MOST_BYTES}")
+    if member.flag_bits & 1:
+        raise ValueError(f"{path}: is encrypted; unpack the archive and give its folder")
+    try:
+        return archive.read(member)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be unpacked: {error or type(error).__name__}") from None
+
+
+def archives(folder: Path) -> list[Path]:
+    """The zip archives in a folder, by name."""
+    found = (path for path in folder.iterdir() if path.suffix.lower() == SUFFIX and path.name[0] != ".")
+    return sorted(path for path in found if path.is_file())
+
+
+def _path(at: Place) -> str:
+    return os.path.join(at.archive, *filter(None, at.name.split("/")))
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(archive: str, process: int, modified: int) -> zipfile.ZipFile:
+    """process: the id of this one, so that a fork opens its own."""
+    try:
+        return zipfile.ZipFile(existing(archive, "zip"))
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OverflowError, LookupError) as error:
+        raise ValueError(f"{archive}: expected a zip archive, but {error}") from None
+
+
+def _folders(at: Place) -> dict[str, dict[str, bool]]:
+    """Of every folder, what is in it, and whether that is a folder. The archive's own name is empty."""
+    return _tree(at.archive, _modified(at.archive))
+
+
+def _modified(archive: str) -> int:
+    """Nanoseconds since 1970: what was read of a file of the same name before is forgotten when it changes."""
+    return os.stat(archive).st_mtime_ns
+
+
+@functools.lru_cache(maxsize=8)
+def _tree(archive: str, modified: int) -> dict[str, dict[str, bool]]:
+    folders: dict[str, dict[str, bool]] = {"": {}}
+    for name in _opened(archive, os.getpid(), modified).namelist():
+        *parents, last = name.split("/")
+        if any(part in ("", ".", "..") for part in parents):
+            raise ValueError(f"{archive}: holds {name!r}, expected names below the archive")
+        for depth, parent in enumerate(parents):
+            folders.setdefault("/".join(parents[:depth]), {})[parent] = True
+            folders.setdefault("/".join(parents[: depth + 1]), {})
+        if last:
+            folders["/".join(parents)].setdefault(last, False)
+    return folders
