@@ -21,6 +21,9 @@ _SHOWN.maxstring = _SHOWN.maxother = 60
 clipped = _SHOWN.repr
 """A value as an error shows it: what a broken file holds may be megabytes."""
 
+DEEPEST = 64
+"""Levels of values in values that JSON from outside may have; ours have 8."""
+
 _KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
 
 
@@ -51,11 +54,30 @@ def read_json(path: str | os.PathLike[str], what: str) -> Any:
     what: the kind of file for the message, such as "genotype".
     Raises FileNotFoundError, or ValueError that names the file and the place of the mistake.
     """
-    data = read_bytes(path, what)
+    return parse_json(read_bytes(path, what), f"{path}: expected {_a(what)} in JSON")
+
+
+def parse_json(data: bytes | str, expected: str) -> Any:
+    """A value that is not nested deeper than Python's own functions can follow.
+
+    expected: the beginning of the message. Raises ValueError."""
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
-        raise ValueError(f"{path}: expected {_a(what)} in JSON, but {error}") from None
+        value = json.loads(data)
+    except RecursionError:
+        raise ValueError(f"{expected}, but its values are nested too deeply") from None
+    except ValueError as error:  # also a number of more digits than Python reads
+        raise ValueError(f"{expected}, but {error}") from None
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return value
+    raise ValueError(f"{expected}, but its values are nested deeper than {DEEPEST} levels")
 
 
 def decode_json(path: str | os.PathLike[str], form: type[T], what: str) -> T:

@@ -7,6 +7,7 @@ of NASNet-A, in our order.
 import dataclasses
 import os
 import pickle
+import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -35,6 +36,13 @@ _SEPARABLE = (
     "separable_2.pointwise_conv2d",
     "bn_sep_2",
 )
+
+
+_UNREADABLE = (
+    *(SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError, OSError, ValueError),
+    *(TypeError, AttributeError, AssertionError, ArithmeticError, MemoryError, struct.error),
+)
+"""What PyTorch and safetensors raise for a file that is damaged, or none of theirs."""
 
 
 def blank_network(state_dict: Mapping[str, Any], source: str) -> NASNet:
@@ -115,7 +123,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         if str(path).endswith(".safetensors"):
             return load_file(path)
         value = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError):
+    except _UNREADABLE:
         raise ValueError(
             f"{path}: not a state dict in PyTorch's or safetensors format, which holds tensors by name and "
             "nothing else"

@@ -167,6 +167,7 @@ class Genotype:
             fields = convert_json(value, dict[str, Any], prefix)
             if type(version := fields.pop("format", None)) is not int or version != FORMAT:
                 raise ValueError(f"{prefix}format = {clipped(version)}, this version reads format {FORMAT}")
+            _check_finite(fields.get("origin"), prefix)
             return convert_json({"origin": {}, **fields}, cls, prefix)
         except ValueError as error:
             raise GenotypeError(str(error)) from None
@@ -178,6 +179,14 @@ class Genotype:
     def load(cls, path: str | os.PathLike[str]) -> "Genotype":
         """Raises FileNotFoundError or ValueError (GenotypeError for its content), naming the file."""
         return cls.from_dict(read_json(path, "genotype"), where=str(Path(path)))
+
+
+def _check_finite(origin: Any, prefix: str) -> None:
+    """Raises ValueError for what Python's JSON reads and writes, and JSON does not have."""
+    try:
+        json.dumps(origin, allow_nan=False)
+    except ValueError:
+        raise ValueError(f"{prefix}origin holds a number that is not finite, which JSON cannot say") from None
 
 
 def _check_cell(cell: Cell, name: str) -> None:

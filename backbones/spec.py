@@ -10,6 +10,8 @@ from backbones.ranges import KEY, ConfigError, require
 
 STEMS = ("imagenet", "cifar")
 PADDINGS = ("same", "symmetric")
+MOST_CELLS, MOST_CHANNELS, LARGEST_IMAGE = 1000, 1_000_000, 4096
+"""Cells of a stage, channels or classes, pixels of a side: more are a mistake, or a file's false claim."""
 ACTIVATION_MEMORY = ("keep", "lean", "checkpoint")
 """What a network keeps for the backward pass: `NASNet.set_activation_memory`."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
@@ -55,6 +57,9 @@ class NetworkSpec:
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{KEY}{field} = {value!r}, must be a whole number from 1 on")
+        require(self, "cells_per_stage", least=1, most=MOST_CELLS)
+        require(self, "filters", "stem_filters", "in_channels", least=1, most=MOST_CHANNELS)
+        require(self, "image_size", least=1, most=LARGEST_IMAGE)
         if self.stem == "imagenet" and (self.filters % 4 or self.filters < 8):
             raise ConfigError(
                 f"{KEY}filters = {self.filters}, but the imagenet stem halves them twice: "
@@ -68,7 +73,7 @@ class NetworkSpec:
         for flag in ("skip_reduction_input", "strided_average_counts_padding"):
             if not isinstance(getattr(self, flag), bool):
                 raise ConfigError(f"{KEY}{flag} = {getattr(self, flag)!r}, expected true or false")
-        require(self, "batch_norm_eps", above=0)
+        require(self, "batch_norm_eps", above=0, most=1)
         require(self, "batch_norm_momentum", above=0, most=1)
 
     @property
@@ -118,7 +123,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        require(self, "size", least=1)
+        require(self, "size", least=1, most=LARGEST_IMAGE)
         require(self, "crop", above=0, most=1)
         require(self, "interpolation", among=INTERPOLATIONS)
         if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):

@@ -27,6 +27,12 @@ except ImportError as error:
 
 import backbones.timm_resnet_cifar  # noqa: F401 - registers it
 
+_REFUSALS = (
+    *(TypeError, ValueError, AssertionError, LookupError, AttributeError, ArithmeticError),
+    *(RuntimeError, NotImplementedError),
+)
+"""What networks of timm raise for arguments that they do not know or cannot be built with."""
+
 log = logging.getLogger(__name__)
 
 
@@ -192,8 +198,8 @@ def _body(spec: TimmSpec, num_classes: int, training: dict[str, float]) -> nn.Mo
         arguments["img_size"] = spec.image_size
     try:
         body = timm.create_model(spec.timm, num_classes=num_classes, **arguments)
-    except TypeError as error:  # an argument that this network does not know
-        raise ValueError(f"{TIMM}{spec.timm}: {error}") from error
+    except _REFUSALS as error:
+        raise ValueError(f"{TIMM}{spec.timm}: {error or type(error).__name__}") from error
     if spec.batch_norm_momentum is not None:
         for module in body.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,11 +15,13 @@ from torch import Tensor
 
 from backbones.base import Classifier
 from backbones.build import build
+from backbones.claims import check_size
 from backbones.files import clipped, convert_json, write_atomically
 from backbones.foreign_weights import blank_network, their_names
 from backbones.metadata import FORMAT, KEY, read_metadata
 from backbones.network import NASNet
-from backbones.spec import Preprocessing
+from backbones.spec import MOST_CHANNELS, NetworkSpec, Preprocessing
+from backbones.timm_spec import TimmSpec
 from backbones.zoo import FOREIGN_NETWORKS, read_spec
 
 LISTED = 20
@@ -48,7 +50,7 @@ def read_safetensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str,
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a mapping)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a {kind} file in safetensors format ({error})") from None
 
 
@@ -99,7 +101,7 @@ class _Description:
     """What `from_description` reads."""
 
     network: dict[str, Any]
-    num_classes: Annotated[int, msgspec.Meta(ge=1)]
+    num_classes: Annotated[int, msgspec.Meta(ge=1, le=MOST_CHANNELS)]
     preprocessing: Preprocessing
     classes: list[str] | None = None
 
@@ -113,6 +115,13 @@ def from_description(metadata: Mapping[str, Any], where: str, **training: Any) -
 
     training: `drop_path_keep`, `dropout`, `auxiliary` of `NASNet`. Raises ValueError.
     """
+    read, spec = _read_description(metadata, where)
+    net = build(spec, read.num_classes, **training)
+    net.preprocessing, net.classes = read.preprocessing, read.classes
+    return net
+
+
+def _read_description(metadata: Mapping[str, Any], where: str) -> tuple[_Description, NetworkSpec | TimmSpec]:
     given = {key: metadata[key] for key in _Description.__annotations__ if key in metadata}
     read = convert_json(given, _Description, f"{where}: ", defaults=True)
     spec = read_spec(read.network, f"{where}: network")
@@ -120,15 +129,33 @@ def from_description(metadata: Mapping[str, Any], where: str, **training: Any) -
         raise ValueError(
             f"{where}: preprocessing.mean = {read.preprocessing.mean}, expected {spec.in_channels} values"
         )
-    net = build(spec, read.num_classes, **training)
-    net.preprocessing, net.classes = read.preprocessing, read.classes
-    return net
+    return read, spec
 
 
 def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Copies `tensors` into the module; raises ValueError that lists the missing, extra and misshapen."""
     check_tensors(module.state_dict(), tensors, where)
     module.load_state_dict(dict(tensors))
+
+
+def check_claims(
+    spec: NetworkSpec | TimmSpec,
+    build: Callable[[], torch.nn.Module],
+    tensors: Mapping[str, Tensor],
+    where: str,
+) -> None:
+    """Raises ValueError unless `build` gives a module of just these tensors. It is built without memory.
+
+    spec: of the module's network. where: the file that claims it, for the message."""
+    check_size(spec, tensors, where)
+    try:
+        with torch.device("meta"):
+            expected = build().state_dict()
+    except (RuntimeError, OverflowError) as error:  # a size that no number of 64 bits holds
+        raise ValueError(f"{where}: describes a network that cannot be built: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
+    check_tensors(expected, tensors, where)
 
 
 def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Any], where: str) -> None:
@@ -166,6 +193,8 @@ def load(path: str | os.PathLike[str], **training: Any) -> Classifier:
     Raises FileNotFoundError or ValueError that names the file, the key and what was expected.
     """
     tensors, metadata = read_safetensors(path, "backbone")
+    spec = _read_description(metadata, str(path))[1]
+    check_claims(spec, lambda: from_description(metadata, str(path)), tensors, str(path))
     net = from_description(metadata, str(path), **training)
     fresh = {name: tensor for name, tensor in net.state_dict().items() if name.startswith("auxiliary.")}
     load_tensors(net, {**tensors, **fresh}, str(path))

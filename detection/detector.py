@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from backbones.pictures import as_picture
-from backbones.weights import load_tensors, read_safetensors, write_safetensors
+from backbones.weights import check_claims, load_tensors, read_safetensors, write_safetensors
 from detection.data.annotations import CocoAnnotations
 from detection.data.augment import placed_image
 from detection.data.coco_file import CategoryEntry
@@ -73,6 +73,7 @@ class Detector:
         target = resolve_device(device)
         tensors, metadata = read_safetensors(path, "detector")
         said = Description.read(metadata, path)
+        check_claims(said.spec, lambda: said.build(path), tensors, str(path))
         engine = said.build(path)
         load_tensors(engine, tensors, str(path))
         _check_finite(engine, f"{path}: ")

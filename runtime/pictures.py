@@ -33,8 +33,8 @@ HEIC = (
     "sips --setProperty format jpeg, or let the phone take JPEG)"
 )
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_HIDDEN = ("__MACOSX", "@eaDir")
-"""Folders that systems put beside a user's, of which no program shows the content."""
+_HIDDEN = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
+"""What systems put beside the files of a user and do not show."""
 
 Result = TypeVar("Result")
 Entry = os.DirEntry[str] | zipped.Entry

@@ -111,7 +111,7 @@ def _folders(at: Place) -> dict[str, dict[str, bool]]:
 
 
 def _modified(archive: str) -> int:
-    """Nanoseconds since 1970: what was read of a file of the same name before is forgotten when it changes."""
+    """In nanoseconds: what was read of an archive is forgotten when the file changes."""
     return os.stat(archive).st_mtime_ns
 
 

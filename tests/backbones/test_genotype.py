@@ -164,7 +164,7 @@ def nasnet_a_with(change):
             lambda v: v["normal"].update(concat=[2] * 500_000),
             "normal.concat = [2, 2, 2, 2, 2, 2, ...] names a",
         ),
-        (lambda v: v["reduction"]["blocks"][0].update(left=nested(400)), "reduction.blocks[0].left = [[[["),
+        (lambda v: v["reduction"]["blocks"][0].update(left=nested(40)), "reduction.blocks[0].left = [[[["),
     ],
 )
 def test_a_mistake_is_named_with_file_cell_block_and_field(change, message, tmp_path):
@@ -188,8 +188,12 @@ def test_a_mistake_is_named_with_file_cell_block_and_field(change, message, tmp_
         bytes(range(256)) * 2**13,
         b"[" * 100_000,
         b'{"format": 1, "origin": ' + b'{"a":' * 50_000,
+        b"[" * 100 + b"]" * 100,
     ],
-    ids=["empty", "number", "cut off", "digits", "one byte", "all bytes", "nested lists", "nested objects"],
+    ids=[
+        *("empty", "number", "cut off", "digits", "one byte", "all bytes", "nested lists", "nested objects"),
+        "a hundred lists",
+    ],
 )
 def test_junk_is_refused_with_the_file_name(content, tmp_path):
     path = tmp_path / "genotype.json"
@@ -197,6 +201,16 @@ def test_junk_is_refused_with_the_file_name(content, tmp_path):
     with pytest.raises(ValueError, match=r"genotype\.json") as error:
         Genotype.load(path)
     assert len(str(error.value)) < 300 + len(str(path))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -1e400])
+def test_a_number_that_no_later_file_could_hold_is_refused(number, tmp_path):
+    path = tmp_path / "genotype.json"
+    value = NASNET_A.to_dict() | {"origin": {"curve": [0.5, number]}}
+    path.write_text(json.dumps(value))
+    with pytest.raises(GenotypeError) as error:
+        Genotype.load(path)
+    assert str(error.value) == f"{path}: origin holds a number that is not finite, which JSON cannot say"
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -1,5 +1,7 @@
 import json
+import os
 import re
+import time
 
 import pytest
 import torch
@@ -105,6 +107,141 @@ def test_a_foreign_file_is_refused_with_its_name_and_the_key(net, tmp_path, chan
     with pytest.raises(ValueError, match=message) as error:
         load(path)
     assert str(path) in str(error.value)
+
+
+def blocks(count, operation):
+    """A cell of blocks that read their predecessors."""
+    return {
+        "blocks": [
+            {"left": 1 + b, "right": 0, "left_op": operation, "right_op": "identity", "combine": "add"}
+            for b in range(count)
+        ],
+        "concat": [1 + count],
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cells_per_stage": 10**6}, r"cells_per_stage = 1000000, but the file holds only \d+ tensors"),
+        ({"cells_per_stage": 10**30}, "cells_per_stage = 10+, (but the file holds only|.*)"),
+        ({"cells_per_stage": 60}, r"cells_per_stage = 60 takes at least \d+ tensors, the file holds \d+"),
+        ({"filters": 10**9}, "filters = 1000000000, must be in 1..1000000"),
+        ({"filters": 999_996}, "the weights do not fit the network: .*is .*, expected "),
+        ({"stem_filters": 10**6}, r"stem\.0\.weight is \(4, 3, 3, 3\), expected \(1000000, 3, 3, 3\)"),
+        ({"image_size": 10**9}, "image_size = 1000000000, must be in 1..4096"),
+        ({"batch_norm_eps": 1e300}, r"batch_norm_eps = 1e\+300, must be in \(0, 1\]"),
+        (
+            {
+                "genotype": {
+                    "format": 1,
+                    "normal": blocks(64, "sep_conv_7x7"),
+                    "reduction": blocks(1, "identity"),
+                }
+            },
+            "the weights do not fit the network: ",
+        ),
+        (
+            {
+                "genotype": {
+                    "format": 1,
+                    "normal": blocks(64, "identity"),
+                    "reduction": blocks(64, "identity"),
+                }
+            },
+            "the weights do not fit the network: ",
+        ),
+        (
+            {
+                "genotype": {
+                    "format": 1,
+                    "normal": blocks(100_000, "identity"),
+                    "reduction": blocks(1, "identity"),
+                }
+            },
+            "normal.blocks has 100000 blocks, expected at most 64",
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_sizes_that_a_file_claims_are_held_against_its_tensors_first(net, tmp_path, change, message):
+    """Each of them took minutes, or all memory, before it was refused."""
+    path = tmp_path / "backbone.safetensors"
+    save(net, path)
+    rewritten(path, lambda _, metadata: metadata["network"].update(change))
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=message) as error:
+        load(path)
+    assert time.perf_counter() - start < 5
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("classes", [10**9, 10**30, 10**6])
+def test_classes_that_a_file_claims_are_held_against_its_tensors(net, tmp_path, classes):
+    path = tmp_path / "backbone.safetensors"
+    net.classes = None
+    save(net, path)
+    rewritten(path, lambda _, metadata: metadata.update(num_classes=classes))
+    with pytest.raises(
+        ValueError, match=r"num_classes = 10+|classifier\.weight is \(3, .*expected \(1000000, "
+    ):
+        load(path)
+
+
+@pytest.mark.parametrize("arguments", [{"layers": [10**6, 1, 1, 1]}, {"layers": [[[10**9]]]}, {"block": 3}])
+def test_sizes_that_a_file_claims_of_a_network_of_timm(tmp_path, arguments):
+    pytest.importorskip("timm")
+    path = tmp_path / "backbone.safetensors"
+    save(create("timm/resnet18_cifar", 3, channels=[4, 4, 4, 4]), path)
+    rewritten(path, lambda _, metadata: metadata["network"]["arguments"].update(arguments))
+    with pytest.raises(
+        ValueError, match=r"network\.arguments holds 10+, its tensors are of at most|timm/"
+    ) as error:
+        load(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("depth", [100, 100_000])
+@pytest.mark.parametrize("place", ["everything", "origin"])
+def test_values_nested_too_deeply_are_refused(net, tmp_path, depth, place):
+    path = tmp_path / "backbone.safetensors"
+    save(net, path)
+    deep = "[" * depth + "]" * depth
+    tensors, metadata = read_safetensors(path, "backbone")
+    metadata["network"]["genotype"]["origin"] = {"search": "HERE"}
+    text = deep if place == "everything" else json.dumps(metadata).replace('"HERE"', deep)
+    save_file(tensors, path, metadata={"celltransfer": text})
+    with pytest.raises(
+        ValueError, match=r"expected JSON under the metadata key .*nested (too deeply|deeper than 64)"
+    ):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\xff" * 8,
+        (2**40).to_bytes(8, "little") + b"{}",
+        (20).to_bytes(8, "little") + b"{" * 20,
+        (100_000).to_bytes(8, "little") + b'{"a":' + b"[" * 99_995,
+        (57).to_bytes(8, "little") + b'{"a":{"dtype":"F32","shape":[9999999999999],"data_offsets":[0,4]}}',
+        (2).to_bytes(8, "little") + b"{}",
+    ],
+)
+def test_a_broken_header_is_refused(tmp_path, header):
+    path = tmp_path / "backbone.safetensors"
+    path.write_bytes(header)
+    with pytest.raises(ValueError, match=r"backbone\.safetensors: (not a backbone file|no metadata key)"):
+        load(path)
+
+
+def test_a_weights_file_that_is_no_regular_file_is_named(tmp_path):
+    path = tmp_path / "backbone.safetensors"
+    os.mkfifo(path)
+    with pytest.raises(
+        ValueError, match=r"backbone\.safetensors: expected a backbone file, but this is a FIFO"
+    ):
+        load(path)
 
 
 def test_all_tensors_that_do_not_fit_are_listed(net, tmp_path):

@@ -34,6 +34,25 @@ def test_the_detector_file_describes_itself_as_the_backbone_file_does(trained, b
     assert ours["categories"][:2] == [{"id": 1, "name": "0"}, {"id": 3, "name": "1"}]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda m: m["network"].update(cells_per_stage=10**6),
+            "cells_per_stage = 1000000, but the file holds",
+        ),
+        (lambda m: m["network"].update(filters=10**6), "the weights do not fit the network: "),
+        (lambda m: m["categories"].append({"id": 91, "name": "more"}), r"is \(11, .*expected \(12, "),
+    ],
+)
+def test_sizes_that_a_file_claims_are_held_against_its_tensors_first(trained, tmp_path, change, message):
+    tensors, metadata = weights.read_safetensors(trained[0] / "detector.safetensors", "detector")
+    change(metadata)
+    weights.write_safetensors(tmp_path / "detector.safetensors", "detector", tensors, metadata)
+    with pytest.raises(ValueError, match=message):
+        Detector.load(tmp_path / "detector.safetensors", device="cpu")
+
+
 def test_a_detector_looks_at_pictures_and_tensors_alike(trained, scenes):
     detector = Detector.load(trained[0] / "detector.safetensors", device="cpu")
     images = open_split(scenes, "val")
