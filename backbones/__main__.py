@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backbones.draw import draw
-from backbones.files import write_atomically
+from backbones.files import printable_lines, write_atomically
 from backbones.formats import SUFFIXES
 from backbones.genotype import Genotype
 from backbones.published import PAPER_ROWS
@@ -173,7 +173,7 @@ def main() -> None:
     try:
         args.run(args)
     except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"{error}")
+        sys.exit(printable_lines(str(error)))
 
 
 if __name__ == "__main__":

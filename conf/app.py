@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from backbones.files import printable_lines
 from celltransfer import program, user_folder_last
 from conf import EXPERIMENTS, register
 from conf.objects import to_objects
@@ -115,7 +116,8 @@ def _task(run: str) -> Callable[[DictConfig], Any]:
             if sweep:  # Hydra records the failed job, runs the others, and ends with this message
                 raise CompactHydraException(str(error)) from None
             rank = launched_rank()
-            print(f"rank {rank}: {error}" if rank else error, file=sys.stderr)
+            text = printable_lines(str(error))
+            print(f"rank {rank}: {text}" if rank else text, file=sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt:
             if not launched_rank():

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from backbones.files import printable_lines
 from celltransfer import program
 from detection.deployment import FORMATS
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         detector = Detector.load(options.weights, "cpu")
         export(detector, options.output, options.format, *options.size)
     except (ValueError, OSError, ImportError) as error:
-        print(error, file=sys.stderr)
+        print(printable_lines(str(error)), file=sys.stderr)
         return 1
     print(options.output)
     return 0

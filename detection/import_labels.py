@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from backbones.files import write_atomically
+from backbones.files import printable_lines, write_atomically
 from celltransfer import program
 from detection.data.labels import LabelledImages
 from detection.data.voc_labels import read_voc
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         labelled = import_labels(options.kind, options.folder.expanduser(), options.output, options.split)
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(printable_lines(str(error)), file=sys.stderr)
         return 1
     objects = [thing for image in labelled.images for thing in image.objects]
     crowds = sum(thing.crowd for thing in objects)

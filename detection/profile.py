@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from backbones.files import printable_lines
 from backbones.metadata import read_metadata
 from backbones.spec import NetworkSpec
 from backbones.timm_spec import TimmSpec
@@ -86,7 +87,7 @@ def main(compose: Callable[[str], Any], arguments: Sequence[str] | None = None) 
             parser.error("images of this detector have no fixed size: give --size H W")
         parts = profile(config, spec, classes, tuple(size))
     except (ValueError, OSError, ImportError) as error:
-        print(error, file=sys.stderr)
+        print(printable_lines(str(error)), file=sys.stderr)
         return 1
     what = f"one image of {size[0]}x{size[1]} px, {classes} classes"
     title = f"{options.weights or options.name}, {config.name}: {what}"

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backbones.files import existing, write_atomically
+from backbones.files import existing, printable_lines, write_atomically
 from celltransfer import program
 from detection.data.coco_file import CategoryEntry, Id, strict_json
 from runtime.random import counter_hash
@@ -219,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             images, boxes = write(merged, part, path, f"{name} of {text}")
             print(f"{path}: {images} images, {boxes} annotations")
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(printable_lines(str(error)), file=sys.stderr)
         return 1
     print(text)
     return 0

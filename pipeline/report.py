@@ -17,7 +17,7 @@ import msgspec
 from markupsafe import Markup
 
 from backbones.draw import draw_cell
-from backbones.files import write_atomically
+from backbones.files import printable_lines, write_atomically
 from celltransfer import program
 from classification.mistakes import MATRIX_CLASSES, Mistakes
 from detection.data.annotations import read_split
@@ -263,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(write_report(parser.parse_args(arguments).run_dir))
     except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(printable_lines(str(error)), file=sys.stderr)
         return 1
     return 0
 

@@ -1,6 +1,7 @@
 """What the folder of a run holds, stage by stage. Read only; what is absent or broken is noted."""
 
 import csv
+import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import yaml
 
-from backbones.files import existing, read_json
+from backbones.files import read_json, read_text
 from backbones.genotype import Genotype
 from backbones.metadata import read_metadata
 from classification.mistakes import FILE as MISTAKES
@@ -79,7 +80,14 @@ class Stage:
             return None
         try:
             return read(self.folder / name)
-        except (OSError, ValueError, csv.Error, yaml.YAMLError, msgspec.ValidationError) as error:
+        except (
+            OSError,
+            ValueError,
+            RecursionError,
+            csv.Error,
+            yaml.YAMLError,
+            msgspec.ValidationError,
+        ) as error:
             message = str(error).replace(f"{self.folder}{os.sep}", "")
             self.notes.append(message if name in message else f"{name}: {message}")
             return None
@@ -143,7 +151,7 @@ class Results:
             search,
             classification,
             detection,
-            command=command.read_text().strip() if command.is_file() else None,
+            command=read_text(command, "command").strip() if command.is_file() else None,
             genotype=search.attempt("genotype.json", Genotype.load),
             children=search.attempt("search.sqlite", read_children) or [],
             backbone=classification.attempt("backbone.safetensors", _description("backbone")),
@@ -167,7 +175,7 @@ class Results:
             Stage(run_dir / "search"),
             stage if kind == "classification" else Stage(run_dir / "classification"),
             stage if kind == "detection" else Stage(run_dir / "detection"),
-            command=command.read_text().strip() if command.is_file() else None,
+            command=read_text(command, "command").strip() if command.is_file() else None,
             genotype=genotype,
             children=[],
             backbone=backbone,
@@ -195,12 +203,11 @@ def _read_metrics(path: Path) -> Metrics:
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(io.StringIO(read_text(path, "metrics"), newline="")))
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
-    content = yaml.safe_load(existing(path, "configuration").read_text())
+    content = yaml.safe_load(read_text(path, "configuration"))
     if not isinstance(content, Mapping):
         raise ValueError(f"{type(content).__name__}, expected keys and values")
     return content

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from backbones.files import printable
 from detection.evaluation.scoring import METRICS
 from pipeline.results import Results, percent, short
 
@@ -18,7 +19,7 @@ def summary(run_dir: str | os.PathLike[str]) -> RenderableType:
     """
     results = Results.read(run_dir)
     search, classification, detection = results.search, results.classification, results.detection
-    table = Table(title=escape(str(results.run_dir)), show_header=False, show_lines=True)
+    table = Table(title=escape(printable(str(results.run_dir))), show_header=False, show_lines=True)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row(
@@ -36,5 +37,7 @@ def summary(run_dir: str | os.PathLike[str]) -> RenderableType:
     cells = [f"{name:<5} {percent(detection.value(name)):>7}" for name in METRICS]
     table.add_row("detection", "\n".join("   ".join(cells[i : i + 3]) for i in range(0, len(cells), 3)))
     # Paths stand outside the table, which would fold them at 80 columns.
-    paths = Text("\n".join(str(path) for path in results.files().values()), overflow="ignore", no_wrap=True)
+    paths = Text(
+        "\n".join(printable(str(path)) for path in results.files().values()), overflow="ignore", no_wrap=True
+    )
     return Group(table, paths)

@@ -5,6 +5,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from backbones.files import printable
+
 
 @dataclass
 class Problem:
@@ -17,7 +19,7 @@ class Problem:
 
     def __str__(self) -> str:
         shown = ", ".join(self.names) + (", ..." if self.count > len(self.names) else "")
-        return f"{self.level}: {self.rule}: {self.count} ({shown})"
+        return printable(f"{self.level}: {self.rule}: {self.count} ({shown})")
 
 
 @dataclass

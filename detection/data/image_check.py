@@ -12,7 +12,7 @@ from PIL import Image
 
 from backbones.pictures import lies_on_its_side
 from classification.file_check import check_file
-from runtime.pictures import is_regular, read
+from runtime.pictures import read
 
 CHUNK = 256
 """Files per task of a worker."""
@@ -27,7 +27,7 @@ class Fault(NamedTuple):
 
 
 def missing_images(file_names: Iterable[str], folder: Path) -> list[str]:
-    """Those that are no regular files in the folder. Raises FileNotFoundError when the folder is missing."""
+    """File names that are not in the folder. Raises FileNotFoundError when the folder is missing."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such image folder")
     present: dict[str, set[str]] = {}
@@ -35,7 +35,7 @@ def missing_images(file_names: Iterable[str], folder: Path) -> list[str]:
     for name in file_names:
         parent, _, last = name.rpartition("/")
         if parent not in present:
-            present[parent] = {entry.name for entry in _entries(folder / parent) if is_regular(entry)}
+            present[parent] = {entry.name for entry in _entries(folder / parent)}
         if last not in present[parent]:
             missing.append(name)
     return missing

@@ -1,6 +1,5 @@
 """Images and boxes for training and evaluation, from any data in COCO format."""
 
-import os
 from pathlib import Path
 from typing import TypedDict
 
@@ -9,7 +8,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from backbones.files import existing
 from detection.data.annotations import CocoAnnotations, read_split
 from detection.data.augment import ColorJitter, draw_words, placed_boxes, placed_image
 from detection.data.config import CocoDataConfig
@@ -25,8 +23,6 @@ def open_split(config: CocoDataConfig, split: str, *, seed: int = 0) -> "Detecti
     Raises as `read_split` does; also for a missing folder or image, and when nothing can be trained on."""
     coco, folder = read_split(config, split)
     if missing := missing_images(coco.file_names, folder):
-        if os.path.exists(folder / missing[0]):
-            existing(folder / missing[0], "image")  # which says what is there instead
         raise FileNotFoundError(
             f"{coco.path}: {len(missing)} of {len(coco)} images are not in {folder}, first {missing[0]}"
         )

@@ -279,6 +279,16 @@ def test_the_command_prints_and_exits_by_what_it_found(clean, capsys):
     assert "--test-folder" in capsys.readouterr().out
 
 
+def test_names_reach_the_terminal_without_control_characters(clean, capsys):
+    (clean / "train" / "a" / "\x1b[2J\n.txt").write_text("no image")
+    os.mkdir(clean / "val" / os.fsdecode(b"\xff\x9b31m"))
+    assert main([str(clean), "--workers", "0"]) == 1
+    printed = capsys.readouterr().out
+    assert {one for one in printed if not one.isprintable()} == {"\n"}
+    assert r"train/a/\x1b[2J\n.txt" in printed
+    assert r"val/\udcff\udc9b31m" in printed
+
+
 def test_images_of_imagenet_are_in_order_until_they_leak(real_data, tmp_path):
     with zipfile.ZipFile(real_data / "imagenet-sample.zip") as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".JPEG"))[:40]
