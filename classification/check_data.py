@@ -2,10 +2,11 @@
 
     python -m classification.check_data DIR [--json] [--names 5] [--workers 2]
 
-DIR holds `train/<class>/<image>` and `val/<class>/<image>` (or `test/`). Exit code 0 when nothing is wrong, 1
-when anything is: lines that start with `error` stop or falsify a training, those that start with `left out`
-are files that a training does not see. Every file is read and decoded once; besides the names shown, 17
-bytes are kept per file, 22 MB for ImageNet's 1.3 million. Duplicates are files with the same bytes.
+DIR holds `train/<class>/<image>` and `val/<class>/<image>` (or `test/`), unpacked or in zip archives. Exit
+code 0 when nothing is wrong, 1 when anything is: lines that start with `error` stop or falsify a training,
+those that start with `left out` are files that a training does not see. Training says the same. Every file
+is read and decoded once; besides the names shown, 17 bytes are kept per file, 22 MB for ImageNet's 1.3
+million. Duplicates are files with the same bytes.
 """
 
 import argparse

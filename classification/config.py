@@ -24,7 +24,8 @@ class ImageDataConfig:
 
     name: str = "digits"
     """`digits` (inside scikit-learn), `cifar10` (torchvision's archive or class folders), `fashion_mnist`,
-    or `imagefolder`: `<root>/<split folder>/<class>/<image>`, ImageNet's layout."""
+    or `imagefolder`: `<root>/<split folder>/<class>/<image>`, ImageNet's layout. Class folders may lie in zip
+    archives in `root`, or `root` may be one."""
     root: str | None = None
     """Folder of the data set; only `digits` needs none."""
     download: bool = False
