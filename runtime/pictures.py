@@ -41,7 +41,7 @@ Entry = os.DirEntry[str] | zipped.Entry
 
 UNREADABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError),
-    *(MemoryError, RecursionError, NotImplementedError, struct.error, zlib.error),
+    *(RuntimeError, MemoryError, struct.error, zlib.error),  # the first of AVIF
     Image.DecompressionBombError,
 )
 """What Pillow raises for a file that is no image, is damaged or too large."""

@@ -1,6 +1,7 @@
 import ast
 import graphlib
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -160,3 +161,14 @@ def test_every_public_name_of_the_backbones_is_found_in_its_module():
         assert getattr(backbones, home) is module
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         backbones.nothing  # noqa: B018
+
+
+def test_one_module_opens_image_files_and_none_unpickles():
+    """Pillow guesses formats, some of which start other programs; a pickle runs what it likes."""
+    sources = {
+        path.relative_to(REPOSITORY).as_posix(): path.read_text()
+        for package in MAY_IMPORT
+        for path in (REPOSITORY / package).rglob("*.py")
+    }
+    assert [name for name, text in sources.items() if "Image.open(" in text] == ["runtime/pictures.py"]
+    assert [name for name, text in sources.items() if re.search(r"\.Unpickler|pickle\.loads?\b", text)] == []

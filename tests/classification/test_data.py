@@ -366,6 +366,27 @@ def test_a_cut_off_image_is_named(tmp_path):
         decode(tmp_path / "cut.jpg")
 
 
+def size_or_reason(path):
+    try:
+        return decode(path).size
+    except ValueError as error:
+        return str(error).removeprefix(f"{path}: ").partition(": ")[0]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "tif", "gif", "ppm", "avif", "jp2"])
+@pytest.mark.parametrize("damage", ["cut", "blanked"])
+def test_a_damaged_file_of_any_format_is_named_or_read(tmp_path, suffix, damage):
+    """Each of Pillow's plugins, and the libraries below them, has errors of its own."""
+    path = tmp_path / f"bad.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 33, 3), np.uint8)).save(path)
+    content = path.read_bytes()
+    for share in range(1, 20):
+        whole = len(content) * share // 20
+        path.write_bytes(content[:whole] + bytes(len(content) - whole) * (damage == "blanked"))
+        outcome = size_or_reason(path)
+        assert outcome in ((33, 24), "cannot be read as an image")
+
+
 def test_mistakes_in_the_layout_are_named(tmp_path):
     def message(config, split="train"):
         with pytest.raises((ValueError, FileNotFoundError)) as error:
