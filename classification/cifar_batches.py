@@ -135,6 +135,13 @@ def _value(reader: _Reader, value: Any) -> None:
     reader.push(value)
 
 
+def _long(reader: _Reader, value: int) -> None:
+    """As Python 2 wrote sizes on Windows."""
+    if abs(value) >= 1 << 31:
+        raise ValueError("a number of more than 32 bits")
+    reader.push(value)
+
+
 def _string(reader: _Reader, text: str) -> None:
     reader.push(text.encode("latin-1"))  # as `pickletools` decoded the bytes
 
@@ -144,6 +151,7 @@ _STEPS: dict[str, Callable[[_Reader, Any], None]] = {
     "STOP": lambda reader, _: None,
     "MARK": lambda reader, _: reader.push(_MARK),
     **dict.fromkeys(("BININT", "BININT1", "BININT2"), _value),
+    "LONG1": _long,
     **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), _string),
     "NONE": lambda reader, _: reader.push(None),
     "NEWFALSE": lambda reader, _: reader.push(False),

@@ -130,6 +130,7 @@ HOSTILE = {
     "cut off": (batch(np.zeros((1, 3072), np.uint8), [0])[:2000], "expected 3072 bytes in a string4"),
     "nothing": (b"", "pickle exhausted before seeing STOP"),
     "no pickle": (b"<html>404</html>", "at position 0, opcode b'<' unknown"),
+    "a long number": (protocol_2(b"\x8a\xff" + b"\x7f" * 255), "a number of more than 32 bits"),
     "a list": (protocol_2(b"]"), "no dictionary"),
     "tuples in tuples": (protocol_2(b")" + b"\x85" * 100_000), "the opcode EMPTY_TUPLE at byte 2"),
     "values in values": (protocol_2(b"}U\x04dataN" + b"\x85" * 100_000 + b"s"), None),

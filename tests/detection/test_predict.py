@@ -159,6 +159,7 @@ def test_a_missing_file_does_not_lose_the_others(weights, images, tmp_path, caps
     } == {1}
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of the pictures that the test itself opens
 @pytest.mark.parametrize("exif", DAMAGED, ids=list(DAMAGED))
 def test_damaged_exif_costs_nothing(detector, tmp_path, exif):
     """Neither the file, nor the others, nor the call in Python; the picture is seen as it is stored."""
