@@ -106,24 +106,24 @@ def read_fashion_mnist(root: Path, split: str) -> Arrays:
     folder = root / "FashionMNIST" / "raw"
     folder = folder if folder.is_dir() else root
     prefix = "train" if split == "train" else "t10k"
-    pixels = _idx(folder / f"{prefix}-images-idx3-ubyte", 3)
-    path = folder / f"{prefix}-labels-idx1-ubyte"
+    pixels = _idx(_plain_or_packed(folder / f"{prefix}-images-idx3-ubyte"), 3)
+    path = _plain_or_packed(folder / f"{prefix}-labels-idx1-ubyte")
     labels = _labels(_idx(path, 1), FASHION_MNIST_CLASSES, path)
     if len(pixels) != len(labels):
         raise ValueError(f"{folder}: {len(pixels)} {prefix} images but {len(labels)} labels")
     return pixels, labels
 
 
+def _plain_or_packed(path: Path) -> Path:
+    packed = path.with_name(f"{path.name}.gz")
+    return existing(packed if packed.exists() else path, "IDX")
+
+
 def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     """Unsigned bytes in the IDX format (LeCun), plain or gzipped: magic 0, 0, 8, rank; sizes; data."""
-    packed = path.with_name(f"{path.name}.gz")
     header = 4 + 4 * dimensions
     try:
-        with (
-            gzip.open(existing(packed, "IDX"))
-            if packed.exists()
-            else existing(path, "IDX").open("rb") as file
-        ):
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             start = file.read(header)
             shape = [int(size) for size in np.frombuffer(start[4 : len(start) // 4 * 4], ">u4")]
             size = math.prod(shape)
@@ -133,7 +133,7 @@ def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
                 raise ValueError(f"{path}: claims {size} bytes, expected at most {MOST_BYTES}")
             data = file.read(size + 1)  # whether there is more than that
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{packed}: cannot be unpacked: {error}") from None
+        raise ValueError(f"{path}: cannot be unpacked: {error}") from None
     if len(data) != size:
         more = "more" if len(data) > size else len(data)
         raise ValueError(f"{path}: not an IDX file: holds {more} bytes, expected {size} of the shape {shape}")
