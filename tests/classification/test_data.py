@@ -249,9 +249,8 @@ def test_fashion_mnist_is_read_from_idx_files(tmp_path, packed):
 )
 @pytest.mark.parametrize("packed", [False, True])
 def test_sizes_that_an_idx_file_claims_are_held_against_its_bytes(tmp_path, packed, content, reason):
-    path = tmp_path / "t10k-images-idx3-ubyte"
-    packed_path = tmp_path / f"{path.name}.gz"
-    (packed_path if packed else path).write_bytes(gzip.compress(content, 1) if packed else content)
+    path = tmp_path / f"t10k-images-idx3-ubyte{'.gz' if packed else ''}"
+    path.write_bytes(gzip.compress(content, 1) if packed else content)
     with pytest.raises(ValueError) as error:
         open_images(ImageDataConfig(name="fashion_mnist", root=str(tmp_path)), "test")
     assert str(error.value) == f"{path}: {reason}"
