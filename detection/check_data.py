@@ -17,10 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
+from backbones.files import printable
 from celltransfer import program
 from detection.data.coco_file import CocoFile, parse, places
-from detection.data.coco_rules import find_problems, leaves, targets
-from detection.data.image_check import Fault, check_images, links_that_leave
+from detection.data.coco_rules import find_problems, targets
+from detection.data.elements import UNREAD
+from detection.data.image_check import Fault, check_images
+from detection.data.listed_files import leaves, links_that_leave, note_absent_images
 from runtime.problems import Report, parse_check
 from runtime.progress import track
 
@@ -52,22 +55,23 @@ def check(
     images; 0: this one."""
     report = AnnotationReport(str(images), names=names, annotations=str(annotations))
     try:
-        file = parse(annotations)
+        file = parse(annotations, names)
     except (ValueError, FileNotFoundError) as error:
-        report.add(str(error), str(annotations))
+        report.add(str(error).removeprefix(f"{annotations}: "), annotations.name, where=str(annotations))
         return report
-    report.problems = find_problems(file, names)
+    report.problems = find_problems(file, str(annotations), names)
     known = file.places >= 0
     sizes = file.sizes[file.places[known]]
-    if not targets(file.bboxes[known], sizes, file.iscrowd[known] != 0)[1].any():
+    if not file.problems and not targets(file.bboxes[known], sizes, file.iscrowd[known] != 0)[1].any():
         rule = "annotations: nothing to train on, none with an area inside its image that is no crowd region"
-        report.add(rule, str(annotations))
+        report.add(rule, annotations.name, where=str(annotations))
     _count(report, file)
     if not images.is_dir():
-        report.add("no such image folder", str(images))
+        report.add("no such image folder", images.name, where=str(images))
         return report
-    for fault in _image_faults(images, file, decode, workers):
-        report.add(*fault)
+    absent = note_absent_images(report.problems, file.file_names, images, names)
+    for fault in _image_faults(images, file, absent, decode, workers):
+        report.add(*fault, where=str(images))
     return report
 
 
@@ -76,7 +80,7 @@ def _count(report: AnnotationReport, file: CocoFile) -> None:
     ids = np.array([category.id for category in file.categories], np.int64)
     labels = places(file.category_ids, ids)
     per_category = np.bincount(labels[labels >= 0], minlength=len(ids)).tolist()
-    report.per_category = {c.name: count for c, count in zip(file.categories, per_category, strict=True)}
+    report.per_category = {str(c.name): n for c, n in zip(file.categories, per_category, strict=True)}
     report.counts = {
         "images": len(file.image_ids),
         "images without boxes": int((boxes == 0).sum()),
@@ -87,16 +91,19 @@ def _count(report: AnnotationReport, file: CocoFile) -> None:
     }
 
 
-def _image_faults(folder: Path, file: CocoFile, decode: bool, workers: int) -> Iterator[Fault]:
-    """Of the images whose names stay in the folder; those that do not are told of by the rules."""
-    inside = [row for row, name in enumerate(file.file_names) if not leaves(name)]
-    names = [file.file_names[row] for row in inside]
+def _image_faults(
+    folder: Path, file: CocoFile, absent: set[str], decode: bool, workers: int
+) -> Iterator[Fault]:
+    """Of the images that are there, in the folder; the rules tell of the others."""
+    names, sizes = [], []
+    for name, size in zip(file.file_names, file.sizes.tolist(), strict=True):
+        if name is not None and name not in absent and not leaves(name) and UNREAD not in size:
+            names.append(name)
+            sizes.append(size)
     for name in links_that_leave(names, folder):
         yield Fault("image is a symbolic link that leaves the folder, or lies below one", name)
     with track(len(names), "check", images_per_unit=1) as progress:
-        for faults in check_images(
-            folder, names, file.sizes[inside].tolist(), decode=decode, workers=workers
-        ):
+        for faults in check_images(folder, names, sizes, decode=decode, workers=workers):
             yield from faults
             progress.advance()
 
@@ -130,10 +137,11 @@ def _print(report: AnnotationReport) -> None:
         print(f"{name}: {count}")
     if report.per_category:
         print("boxes by category:")
-        width = max(map(len, report.per_category))
-        for name, count in sorted(report.per_category.items(), key=lambda item: -item[1]):
+        by_name = {printable(name): count for name, count in report.per_category.items()}
+        width = max(map(len, by_name))
+        for name, count in sorted(by_name.items(), key=lambda item: -item[1]):
             print(f"  {name:{width}}  {count}")
-    print("\n".join(map(str, report.problems)) or "nothing is wrong")
+    print("\n".join(map(str, report.problems)) or "no problems found")
 
 
 if __name__ == "__main__":

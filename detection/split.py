@@ -16,31 +16,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backbones.files import existing, printable_lines, write_atomically
+from backbones.files import printable_lines, read_text, write_atomically
 from celltransfer import program
-from detection.data.coco_file import CategoryEntry, Id, strict_json
+from detection.data.coco_file import CocoFile, Elements, columns, split_file
+from detection.data.coco_rules import find_problems
+from runtime.problems import refuse
 from runtime.random import counter_hash
 
 PREFIX = "instances_"
 SOURCE = "val2014"
-
-
-class _Ids(msgspec.Struct, gc=False):
-    id: Id
-    image_id: Id
-
-
-class _File(msgspec.Struct):
-    images: list[dict[str, Any]]
-    annotations: list[msgspec.Raw]
-    categories: list[dict[str, Any]]
-    licenses: list[Any] = []
 
 
 @dataclass(frozen=True)
@@ -48,83 +38,61 @@ class Merged:
     """Several annotation files as one. annotations: their text as it stands, masks included."""
 
     images: list[dict[str, Any]]
+    image_ids: NDArray[np.int64]
     annotations: list[msgspec.Raw]
     annotation_image_ids: NDArray[np.int64]
     categories: list[dict[str, Any]]
     licenses: list[Any]
     sources: list[str]
 
-    @property
-    def image_ids(self) -> NDArray[np.int64]:
-        return np.array([image["id"] for image in self.images], np.int64)
-
 
 def merge(paths: Sequence[Path]) -> Merged:
-    """Raises FileNotFoundError; ValueError for other categories or an id that two files have."""
+    """Raises FileNotFoundError; ValueError for a file that breaks rules, other categories than the first
+    file's or an id that two files have."""
     files = [_read(path) for path in paths]
     known: dict[str, dict[int, Path]] = {"image": {}, "annotation": {}}
     images: list[dict[str, Any]] = []
-    of_image: list[int] = []
     for path, file in zip(paths, files, strict=True):
-        if _categories(file) != _categories(files[0]):
+        if file.category_keys != files[0].category_keys:
             raise ValueError(f"{path} has other categories than {paths[0]}")
         folder = path.stem.removeprefix(PREFIX)
         for image in file.images:
             if len(paths) > 1 and path.stem.startswith(PREFIX):
                 image = {**image, "file_name": f"{folder}/{image['file_name']}"}
             images.append(image)
-        ids = _annotation_ids(path, file.annotations)
-        own = {image["id"] for image in file.images}
-        if astray := [entry for entry in ids if entry.image_id not in own]:
-            raise ValueError(
-                f"{path}: annotation {astray[0].id} is of image {astray[0].image_id}, which is not among "
-                f"its images ({len(astray)} such)"
-            )
-        of_image += [entry.image_id for entry in ids]
-        _claim(known["image"], path, "image", [image["id"] for image in file.images])
-        _claim(known["annotation"], path, "annotation", [entry.id for entry in ids])
+        _claim(known["image"], path, "image", file.columns.image_ids.tolist())
+        _claim(known["annotation"], path, "annotation", file.columns.annotation_ids.tolist())
     return Merged(
         images,
-        [annotation for file in files for annotation in file.annotations],
-        np.array(of_image, np.int64),
-        files[0].categories,
-        files[0].licenses,
+        np.concatenate([file.columns.image_ids for file in files]),
+        [annotation for file in files for annotation in file.elements.annotations or []],
+        np.concatenate([file.columns.annotation_image_ids for file in files]),
+        [msgspec.json.decode(category) for category in files[0].elements.categories or []],
+        msgspec.json.decode(files[0].elements.licenses) or [],
         [path.name for path in paths],
     )
 
 
+class _File(NamedTuple):
+    """An annotation file, its text and what it says."""
+
+    elements: Elements
+    columns: CocoFile
+    images: list[dict[str, Any]]
+
+    @property
+    def category_keys(self) -> list[tuple[int, str]]:
+        return sorted((category.id, category.name) for category in self.columns.categories)
+
+
 def _read(path: Path) -> _File:
-    data = existing(path, "annotation").read_bytes()
-    try:
-        try:
-            file = msgspec.json.decode(data, type=_File)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            if (strict := strict_json(data)) is None:
-                raise
-            file = msgspec.json.decode(strict, type=_File)
-        for kind, form in (("images", _Named), ("categories", CategoryEntry)):
-            msgspec.convert(getattr(file, kind), list[form])  # type: ignore[valid-type]
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}; see {program('detection.check_data')}") from None
-    return file
-
-
-class _Named(msgspec.Struct):
-    id: Id
-    file_name: str
-    coco_url: str = ""
-
-
-def _categories(file: _File) -> list[tuple[int, str]]:
-    return sorted((category["id"], category["name"]) for category in file.categories)
-
-
-def _annotation_ids(path: Path, annotations: Sequence[msgspec.Raw]) -> list[_Ids]:
-    decoder = msgspec.json.Decoder(_Ids)
-    try:
-        return [decoder.decode(annotation) for annotation in annotations]
-    except msgspec.DecodeError as error:
-        raise ValueError(f"{path}: annotations: {error}; see {program('detection.check_data')}") from None
+    """Raises FileNotFoundError, or ValueError that tells all that training would refuse."""
+    elements = split_file(path)
+    file = columns(elements, str(path))
+    refuse(find_problems(file, str(path)))
+    if elements.annotations is None:
+        raise ValueError(f"{path}: the key 'annotations' is missing")
+    return _File(elements, file, [msgspec.json.decode(image) for image in elements.images or []])
 
 
 def _claim(known: dict[int, Path], path: Path, kind: str, ids: Sequence[int]) -> None:
@@ -134,8 +102,6 @@ def _claim(known: dict[int, Path], path: Path, kind: str, ids: Sequence[int]) ->
             f"{path} and {known[taken[0]]} overlap: both have {kind} id {taken[0]} ({len(taken)} such ids)"
         )
     known.update(dict.fromkeys(ids, path))
-    if len(set(ids)) < len(ids):
-        raise ValueError(f"{path}: {len(ids) - len(set(ids))} {kind} ids are given more than once")
 
 
 def draw(merged: Merged, count: int, seed: int) -> tuple[NDArray[np.bool_], str]:
@@ -160,9 +126,7 @@ def draw(merged: Merged, count: int, seed: int) -> tuple[NDArray[np.bool_], str]
 
 def chosen_by_list(merged: Merged, path: Path) -> tuple[NDArray[np.bool_], str]:
     """The images whose ids stand in a file, one a line. Raises ValueError for an id that no image has."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such list of image ids")
-    words = path.read_text(encoding="utf-8-sig").split()
+    words = read_text(path, "list of image ids").split()
     if wrong := [word for word in words if not word.isdecimal() or int(word) >= 2**63]:
         raise ValueError(f"{path}: {wrong[0]!r} is no image id")
     wanted = np.unique(np.array(words, np.int64))

@@ -15,7 +15,8 @@ from backbones.ranges import under
 from detection.data.coco_file import CocoFile, parse
 from detection.data.coco_rules import find_problems, targets
 from detection.data.config import CocoDataConfig
-from runtime.problems import Problem
+from detection.data.listed_files import note_absent_images
+from runtime.problems import Problem, refuse
 
 log = logging.getLogger(__name__)
 
@@ -82,18 +83,23 @@ class CocoAnnotations:
         return CocoAnnotations(**fields | {"first": self.first[: count + 1]})
 
 
-def read_coco(path: str | os.PathLike[str]) -> tuple[CocoAnnotations, list[Problem]]:
+def read_coco(
+    path: str | os.PathLike[str], images: Path | None = None, limit: int | None = None
+) -> tuple[CocoAnnotations, list[Problem]]:
     """Reads an annotation file, and lists what training leaves out or should be told.
 
-    Raises FileNotFoundError or ValueError that names the file, the key, how many break the rule and
-    which come first."""
+    images: folder in which the image files must lie; None: that is not looked at. limit: take only the first
+    so many images; None: all.
+    Raises FileNotFoundError or ValueError that has a line for each kind of fault: the file, the key, its
+    value, what was expected, how many there are and which come first."""
     path = Path(path)
     file = parse(path)
-    problems = find_problems(file)
-    for problem in problems:
-        if problem.level == "error":
-            raise ValueError(f"{path}: {str(problem).removeprefix('error: ')}")
-    return _compact(path, file), problems
+    problems = find_problems(file, str(path))
+    if images is not None:
+        note_absent_images(problems, file.file_names[:limit], images)
+    refuse(problems)
+    coco = _compact(path, file)
+    return coco if limit is None else coco.subset(limit), problems
 
 
 def _compact(path: Path, file: CocoFile) -> CocoAnnotations:
@@ -113,12 +119,14 @@ def _compact(path: Path, file: CocoFile) -> CocoAnnotations:
         crowd=file.iscrowd[order].astype(np.bool_),
         category_ids=ids.tolist(),
         category_names=[category.name for category in categories],
-        annotated=file.annotated,
+        annotated="annotations" in file.lists,
     )
 
 
-def read_split(config: CocoDataConfig, split: str) -> tuple[CocoAnnotations, Path]:
+def read_split(config: CocoDataConfig, split: str, *, images: bool = False) -> tuple[CocoAnnotations, Path]:
     """Annotations of `split`, `train` or `val`, cut to the limit, and the folder of their images.
+
+    images: also check that all image files are there.
 
     Raises FileNotFoundError or ValueError that names file and key: see `read_coco`."""
     if split not in SPLITS:
@@ -127,8 +135,9 @@ def read_split(config: CocoDataConfig, split: str) -> tuple[CocoAnnotations, Pat
         root = config.prepare()
     train = split == "train"
     annotations = root / (config.train_annotations if train else config.val_annotations)
-    coco, problems = read_coco(annotations)
-    for problem in problems:
-        log.warning("%s: %s", annotations, problem)
+    folder = root / (config.train_images if train else config.val_images)
     limit = config.train_limit if train else config.val_limit
-    return coco.subset(limit or len(coco)), root / (config.train_images if train else config.val_images)
+    coco, problems = read_coco(annotations, folder if images else None, limit)
+    for problem in problems:
+        log.warning("%s", problem)
+    return coco, folder

@@ -9,23 +9,38 @@ Letters: `N` images, `R` annotated boxes.
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from functools import partial
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backbones.files import existing, unreadable
+from backbones.files import read_bytes, unreadable
+from detection.data.elements import (
+    LARGEST,
+    UNREAD,
+    Form,
+    Key,
+    box,
+    flag,
+    label,
+    number,
+    positive,
+    read_elements,
+    text,
+    whole,
+)
+from runtime.problems import SHOWN, Problem
 
-Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Id = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
+Int64 = Annotated[int, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
 Number = float | None
 """null stands for a number that JSON cannot say."""
 
-CHUNK = 8192
-"""Elements that are objects of Python at one time."""
+LISTS = ("images", "categories", "annotations")
 
 
 class ImageEntry(msgspec.Struct, gc=False):
@@ -41,8 +56,8 @@ class AnnotationEntry(msgspec.Struct, gc=False):
     """One element of `annotations`. bbox: x, y, width, height in pixels of the image."""
 
     id: Id
-    image_id: Id
-    category_id: Id
+    image_id: Int64
+    category_id: Int64
     bbox: tuple[Number, Number, Number, Number]
     area: Number | msgspec.UnsetType = msgspec.UNSET
     iscrowd: Int64 = 0
@@ -55,6 +70,39 @@ class CategoryEntry(msgspec.Struct):
     name: str
 
 
+class _Category(CategoryEntry):
+    supercategory: Any = None
+
+
+_ID = Key(positive, f"a whole number in 0..{LARGEST}", UNREAD)
+_REFERENCE = Key(whole, "a whole number", UNREAD)
+_PIXELS = Key(whole, "a whole number of pixels", UNREAD)
+IMAGE = Form(
+    ImageEntry,
+    {
+        "id": _ID,
+        "file_name": Key(text, "text: a path below the image folder", None),
+        "width": _PIXELS,
+        "height": _PIXELS,
+    },
+)
+ANNOTATION = Form(
+    AnnotationEntry,
+    {
+        "id": _ID,
+        "image_id": _REFERENCE,
+        "category_id": _REFERENCE,
+        "bbox": Key(box, "four numbers: x, y, width, height in pixels", None),
+        "area": Key(number, "a number of square pixels", math.nan, math.nan),
+        "iscrowd": Key(flag, "0 or 1", UNREAD, 0),
+    },
+)
+CATEGORY = Form(
+    _Category,
+    {"id": _ID, "name": Key(label, "text", None), "supercategory": Key(lambda value: value, "", None, None)},
+)
+
+
 class _RunLengths(msgspec.Struct):
     counts: str | list[int]
 
@@ -63,21 +111,26 @@ class _Masked(msgspec.Struct):
     segmentation: list[Any] | _RunLengths | None = None
 
 
-class _Top(msgspec.Struct):
-    images: list[msgspec.Raw]
-    categories: list[msgspec.Raw]
+class Elements(msgspec.Struct):
+    """The elements of an annotation file, as slices of its text. None for a list that is not there."""
+
+    images: list[msgspec.Raw] | None = None
+    categories: list[msgspec.Raw] | None = None
     annotations: list[msgspec.Raw] | None = None
+    licenses: msgspec.Raw = msgspec.Raw(b"[]")
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """Columns of an annotation file, in its order; nothing is checked but the types."""
+    """Columns of an annotation file, in its order; nothing is checked but the types.
+
+    A value of another type is one of the problems, and UNREAD or None stands for it."""
 
     image_ids: NDArray[np.int64]
     """`[N]`."""
     sizes: NDArray[np.int64]
     """`[N, 2]`, height and width in pixels."""
-    file_names: list[str]
+    file_names: list[str | None]
     """N."""
     annotation_ids: NDArray[np.int64]
     """`[R]`."""
@@ -89,6 +142,8 @@ class CocoFile:
     """`[R]`."""
     bboxes: NDArray[np.float64]
     """`[R, 4]`, x, y, width, height in pixels; NaN for a number that is none."""
+    boxed: NDArray[np.bool_]
+    """`[R]`; whether there is a box that can be read."""
     areas: NDArray[np.float64]
     """`[R]`, square pixels; NaN where the file gives none, infinite where it gives what is no number."""
     iscrowd: NDArray[np.int64]
@@ -96,91 +151,125 @@ class CocoFile:
     maskless_crowds: NDArray[np.int64]
     """Rows of the crowd regions without a segmentation."""
     categories: list[CategoryEntry]
-    annotated: bool
-    """False where the file has no `annotations` at all, as COCO's test-dev: only predictions can be made."""
+    supercategories: list[object]
+    """One for each category; None where the file has none."""
+    problems: list[Problem]
+    lists: frozenset[str]
+    """Those of LISTS that the file has; without `annotations`, as COCO's test-dev, it can be predicted on."""
 
 
-def parse(path: str | os.PathLike[str]) -> CocoFile:
-    """Reads a file's keys and types, nothing more. NaN and Infinity, which Python writes, are read as null.
+def parse(path: str | os.PathLike[str], shown: int = SHOWN) -> CocoFile:
+    """Reads a file's keys and types, nothing more. shown: offenders that each problem names.
 
-    Raises FileNotFoundError; ValueError that names the file and the key where it is not JSON, lacks a
-    key or has a value of another type."""
-    path = existing(path, "annotation")
-    data = path.read_bytes()
+    Raises as `split_file` does."""
+    return columns(split_file(path), str(path), shown)
+
+
+def split_file(path: str | os.PathLike[str]) -> Elements:
+    """Finds the elements of a file. NaN and Infinity, which Python writes, are read as null.
+
+    Raises FileNotFoundError; ValueError that names the file where it is none that can be read, is not JSON
+    or no object."""
+    data = read_bytes(path, "annotation")
     try:
         try:
-            return _columns(_split(data))
+            return _split(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            strict = strict_json(data)
-            if strict is None:
-                raise ValueError(unreadable(error)) from None
-            return _columns(_split(strict))
-    except ValueError as error:
+            return _split(strict_json(data, error))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _split(data: bytes) -> _Top:
-    """Finds the elements. Raises msgspec.DecodeError for what is not JSON, ValueError for another form."""
+def _split(data: bytes) -> Elements:
+    """Raises msgspec.DecodeError for what is not JSON, ValueError for another form."""
     try:
-        return msgspec.json.decode(data, type=_Top)
-    except msgspec.ValidationError as error:
-        mismatch = str(error)
+        return msgspec.json.decode(data, type=Elements)
+    except msgspec.ValidationError:
+        pass
     # A wrong value is met before a later mistake in the text, which matters more and is raised here.
     msgspec.json.decode(data, type=msgspec.Raw)
     try:
         keys = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
     except msgspec.ValidationError as error:
         raise ValueError(f"expected an object with images, annotations and categories: {error}") from None
-    for key in ("images", "categories", "annotations"):
-        if (value := bytes(keys.get(key, b"null")).strip()) == b"null" and key != "annotations":
-            raise ValueError(f"the key {key!r} is missing, expected images, annotations and categories")
-        if value != b"null" and not value.startswith(b"["):
-            raise ValueError(f"{key} is {type(msgspec.json.decode(value)).__name__}, expected a list")
-    raise ValueError(mismatch)
+    found: dict[str, Any] = {}
+    for key in LISTS:
+        try:
+            found[key] = msgspec.json.decode(keys.get(key, b"null"), type=list[msgspec.Raw] | None)
+        except msgspec.ValidationError:
+            kind = type(msgspec.json.decode(keys[key])).__name__
+            raise ValueError(f"{key} is {kind}, expected a list") from None
+    return Elements(**found, licenses=keys.get("licenses", msgspec.Raw(b"[]")))
 
 
-def strict_json(data: bytes) -> bytes | None:
-    """The same in JSON proper, where Python can read it: json.dump writes NaN unless told not to."""
+def strict_json(data: bytes, refusal: Exception) -> bytes:
+    """The same in JSON proper, where Python can read it: json.dump writes NaN unless told not to.
+
+    refusal: of msgspec. Raises ValueError where Python cannot either."""
     try:
         return msgspec.json.encode(json.loads(data))  # which writes null for what is not finite
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair (such as \\ud800), which is no text") from None
     except (ValueError, RecursionError, OverflowError):
-        return None
+        raise ValueError(unreadable(refusal)) from None
 
 
-def _columns(top: _Top) -> CocoFile:
-    image_ids, sizes = _empty(top.images), np.empty((len(top.images), 2), np.int64)
-    file_names: list[str] = []
-    for rows, images in _decoded("images", top.images, ImageEntry):
-        image_ids[rows] = [image.id for image in images]
-        sizes[rows] = [(image.height, image.width) for image in images]
-        file_names += [image.file_name for image in images]
-    found = top.annotations or []
+def columns(elements: Elements, where: str, shown: int = SHOWN) -> CocoFile:
+    """The elements as arrays. where: the file, for the problems."""
+    problems = [
+        Problem(
+            f"the key {key!r} is missing, expected images, annotations and categories", 1, [key], where=where
+        )
+        for key in ("images", "categories")
+        if getattr(elements, key) is None
+    ]
+    decoded = partial(read_elements, problems=problems, where=where, shown=shown)
+    images = elements.images or []
+    image_ids, sizes = _empty(images), np.empty((len(images), 2), np.int64)
+    file_names: list[str | None] = []
+    for rows, entries in decoded("images", images, IMAGE):
+        image_ids[rows] = [image.id for image in entries]
+        sizes[rows] = [(image.height, image.width) for image in entries]
+        file_names += [image.file_name for image in entries]
+    found = elements.annotations or []
     ids, of_image, of_category, iscrowd = (_empty(found) for _ in range(4))
-    bboxes, areas = np.empty((len(found), 4)), np.empty(len(found))
-    for rows, annotations in _decoded("annotations", found, AnnotationEntry):
-        ids[rows] = [a.id for a in annotations]
-        of_image[rows] = [a.image_id for a in annotations]
-        of_category[rows] = [a.category_id for a in annotations]
-        iscrowd[rows] = [a.iscrowd for a in annotations]
-        bboxes[rows] = np.array([a.bbox for a in annotations], np.float64)  # where None becomes NaN
-        areas[rows] = [_area(a.area) for a in annotations]
+    bboxes, areas, boxed = np.empty((len(found), 4)), np.empty(len(found)), np.ones(len(found), np.bool_)
+    for rows, entries in decoded("annotations", found, ANNOTATION):
+        ids[rows] = [a.id for a in entries]
+        of_image[rows] = [a.image_id for a in entries]
+        of_category[rows] = [a.category_id for a in entries]
+        iscrowd[rows] = [a.iscrowd for a in entries]
+        boxed[rows] = [a.bbox is not None for a in entries]
+        bboxes[rows] = np.array([a.bbox or _NO_BOX for a in entries], np.float64)  # where None becomes NaN
+        areas[rows] = [_area(a.area) for a in entries]
+    if elements.images is None:
+        of_image[:] = UNREAD  # there is none to be among
+    if elements.categories is None:
+        of_category[:] = UNREAD
     crowds = np.flatnonzero(iscrowd == 1)
     maskless = [row for row in crowds.tolist() if not _has_mask(found[row])]
+    categories = [c for _, some in decoded("categories", elements.categories or [], CATEGORY) for c in some]
     return CocoFile(
         image_ids=image_ids,
         sizes=sizes,
         file_names=file_names,
         annotation_ids=ids,
-        places=places(of_image, image_ids),
+        places=np.where(of_image == UNREAD, -1, places(of_image, image_ids)),
         annotation_image_ids=of_image,
         category_ids=of_category,
         bboxes=bboxes,
+        boxed=boxed,
         areas=areas,
         iscrowd=iscrowd,
         maskless_crowds=np.array(maskless, np.int64),
-        categories=[c for _, some in _decoded("categories", top.categories, CategoryEntry) for c in some],
-        annotated=top.annotations is not None,
+        categories=[CategoryEntry(category.id, category.name) for category in categories],
+        supercategories=[category.supercategory for category in categories],
+        problems=problems,
+        lists=frozenset(key for key in LISTS if getattr(elements, key) is not None),
     )
+
+
+_NO_BOX = (math.nan,) * 4
 
 
 def _area(given: Number | msgspec.UnsetType) -> float:
@@ -193,37 +282,10 @@ def _empty(elements: Sequence[object]) -> NDArray[np.int64]:
     return np.empty(len(elements), np.int64)
 
 
-T = TypeVar("T")
-
-
-def _decoded(key: str, elements: Sequence[msgspec.Raw], form: type[T]) -> Iterator[tuple[slice, list[T]]]:
-    """Rows and their elements, some thousands at a time. Raises ValueError for those of another form."""
-    decoder = msgspec.json.Decoder(list[form])  # type: ignore[valid-type]
-    for start in range(0, len(elements), CHUNK):
-        rows = slice(start, min(start + CHUNK, len(elements)))
-        try:
-            yield rows, decoder.decode(b"[" + b",".join(elements[rows]) + b"]")
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise ValueError(_wrong(key, elements, form)) from None
-
-
-def _wrong(key: str, elements: Sequence[msgspec.Raw], form: type[T]) -> str:
-    """The first element of another form, and how many there are."""
-    decoder = msgspec.json.Decoder(form)
-    faults: list[str] = []
-    for index, element in enumerate(elements):
-        try:
-            decoder.decode(element)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            faults.append(f"{key}[{index}]: {error}" if not faults else f"{key}[{index}]")
-    more = f"; {len(faults)} such elements, next {', '.join(faults[1:5])}" if len(faults) > 1 else ""
-    return f"{faults[0]}{more}"
-
-
 def _has_mask(annotation: msgspec.Raw) -> bool:
     try:
         mask = msgspec.json.decode(annotation, type=_Masked).segmentation
-    except msgspec.ValidationError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return bool(mask.counts if isinstance(mask, _RunLengths) else mask)
 

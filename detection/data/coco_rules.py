@@ -6,19 +6,19 @@ of it, and a `warning` is only told.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detection.data.coco_file import CocoFile
-from runtime.problems import Problem
+from detection.data.elements import UNREAD
+from detection.data.listed_files import LEAVES, leaves
+from runtime.problems import SHOWN, Problem
 
 LARGEST_SIDE = 2**31 - 1
 """Pixels; sizes are kept in 32 bits."""
 LONGEST_NAME = 1024
 """Characters; names are kept in an array, as wide as the longest."""
-SHOWN = 5
 MARGIN = 1.0
 """Pixels by which a box may reach beyond its image unmentioned; many of COCO's do by less."""
 
@@ -26,11 +26,11 @@ Found = tuple[str, str, Iterable[object]]
 """Level, rule, offenders."""
 
 
-def find_problems(file: CocoFile, shown: int = SHOWN) -> list[Problem]:
-    """Every broken rule of the ids, names and boxes, with counts; looks at no image.
+def find_problems(file: CocoFile, where: str, shown: int = SHOWN) -> list[Problem]:
+    """Every value of another type and every broken rule of the ids, names and boxes, with counts.
 
-    shown: offenders that are named of each rule, the first ones."""
-    problems = []
+    Looks at no image. where: the file. shown: offenders that are named of each rule, the first ones."""
+    problems = list(file.problems)
     for rules in (_of_images(file), _of_categories(file), _of_annotations(file), _of_boxes(file)):
         for level, rule, offenders in rules:
             if isinstance(offenders, _Rows):
@@ -39,7 +39,7 @@ def find_problems(file: CocoFile, shown: int = SHOWN) -> list[Problem]:
                 found = [str(offender) for offender in offenders]
                 count, names = len(found), found[:shown]
             if count:
-                problems.append(Problem(rule, count, names, level))
+                problems.append(Problem(rule, count, names, level, where))
     return problems
 
 
@@ -54,32 +54,59 @@ class _Rows:
 
 
 def _of_images(file: CocoFile) -> Iterator[Found]:
-    def image(row: int) -> str:
-        return str(file.image_ids[row])
+    def size(row: int) -> str:
+        return f"image {file.image_ids[row]}: width = {file.sizes[row, 1]}, height = {file.sizes[row, 0]}"
 
-    outside = np.any((file.sizes < 1) | (file.sizes > LARGEST_SIDE), axis=1)
-    names = Counter(file.file_names)
-    yield "error", "images: empty, expected at least one", [] if file.file_names else ["none"]
-    yield "error", "images: id given more than once", _repeated(file.image_ids)
-    yield "error", f"images: width or height is not in 1..{LARGEST_SIDE}, id", _Rows(outside, image)
-    yield "error", "images: file_name leaves the folder", (n for n in file.file_names if leaves(n))
-    long = (f"{n[:40]}…" for n in file.file_names if len(n) > LONGEST_NAME)
+    read = (file.sizes != UNREAD).all(axis=1)
+    outside = read & np.any((file.sizes < 1) | (file.sizes > LARGEST_SIDE), axis=1)
+    names = [name for name in file.file_names if name is not None]
+    counts = Counter(names)
+    yield (
+        "error",
+        "images: empty, expected at least one",
+        ["none"] if "images" in file.lists and not file.file_names else [],
+    )
+    yield "error", "images: id given more than once", (f"id = {i}" for i in _repeated(file.image_ids))
+    yield "error", f"images: width or height is not in 1..{LARGEST_SIDE}", _Rows(outside, size)
+    yield "error", LEAVES, (n for n in names if leaves(n))
+    long = (f"{n[:40]}…" for n in names if len(n) > LONGEST_NAME)
     yield "error", f"images: file_name has more than {LONGEST_NAME} characters", long
-    yield "warning", "images: file_name given more than once", (n for n, count in names.items() if count > 1)
+    yield "warning", "images: file_name given more than once", (n for n, count in counts.items() if count > 1)
 
 
 def _of_categories(file: CocoFile) -> Iterator[Found]:
     ids = np.array([category.id for category in file.categories], np.int64)
-    names = Counter(category.name for category in file.categories)
-    yield "error", "categories: empty, expected at least one", [] if file.categories else ["none"]
-    yield "error", "categories: id given more than once", _repeated(ids)
-    yield "error", "categories: name given more than once", (n for n, count in names.items() if count > 1)
+    names = [category.name for category in file.categories if category.name is not None]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    folded = Counter(name.casefold() for name in dict.fromkeys(names))
+    parents = {
+        parent: category.name
+        for parent, category in zip(file.supercategories, file.categories, strict=True)
+        if isinstance(parent, str) and parent != category.name
+    }
+    empty = ~np.isin(ids, file.category_ids)
+    unknown = (file.category_ids != UNREAD) & ~np.isin(file.category_ids, ids)
     yield (
         "error",
-        "annotations: category_id is not among categories, annotation",
-        _Rows(
-            ~np.isin(file.category_ids, ids),
-            lambda row: f"{file.annotation_ids[row]} with category {file.category_ids[row]}",
+        "categories: empty, expected at least one",
+        ["none"] if "categories" in file.lists and not file.categories else [],
+    )
+    yield "error", "categories: id given more than once", (f"id = {i}" for i in _repeated(ids))
+    yield "error", "categories: name given more than once", repeated
+    yield (
+        "error",
+        "annotations: category_id is not among the ids of categories",
+        _Rows(unknown, lambda row: f"{_annotation(file, row)}: category_id = {file.category_ids[row]}"),
+    )
+    yield "warning", "categories: names differ in case alone", (n for n in names if folded[n.casefold()] > 1)
+    yield (
+        "warning",
+        "categories: no boxes and the parent (supercategory) of others: take it out of categories, or the "
+        "detector learns a class without examples",
+        (
+            f"category {category.id}: name = {category.name}, parent of {parents[category.name]}"
+            for category, bare in zip(file.categories, empty.tolist(), strict=True)
+            if bare and len(file.category_ids) and category.name in parents
         ),
     )
 
@@ -87,66 +114,105 @@ def _of_categories(file: CocoFile) -> Iterator[Found]:
 def _of_annotations(file: CocoFile) -> Iterator[Found]:
     ids = file.annotation_ids
 
-    def annotation(row: int) -> str:
-        return str(ids[row])
+    def value(key: str, column: NDArray[np.generic]) -> Callable[[int], str]:
+        return lambda row: f"{_annotation(file, row)}: {key} = {column[row]}"
 
     def area(row: int) -> str:
-        return f"{ids[row]} area {file.areas[row]:g}" if np.isfinite(file.areas[row]) else annotation(row)
+        value = f"{file.areas[row]:g}" if np.isfinite(file.areas[row]) else "no finite number"
+        return f"{_annotation(file, row)}: area = {value}"
 
-    boxed = np.all(file.bboxes[:, 2:] > 0, axis=1)
-    odd_area = boxed & ((file.areas <= 0) | np.isinf(file.areas))
+    odd_area = np.all(file.bboxes[:, 2:] > 0, axis=1) & ((file.areas <= 0) | np.isinf(file.areas))
     maskless = np.zeros(len(ids), bool)
     maskless[file.maskless_crowds] = True
-    yield "error", "annotations: id given more than once", _repeated(ids)
+    astray = (file.places < 0) & (file.annotation_image_ids != UNREAD)
+    unknown = (file.iscrowd != 0) & (file.iscrowd != 1) & (file.iscrowd != UNREAD)
+    yield "error", "annotations: id given more than once", (f"id = {i}" for i in _repeated(ids))
     yield (
         "error",
-        "annotations: image_id is not among images, annotation",
-        _Rows(file.places < 0, lambda row: f"{ids[row]} of image {file.annotation_image_ids[row]}"),
+        "annotations: image_id is not among the ids of images",
+        _Rows(astray, value("image_id", file.annotation_image_ids)),
     )
-    unknown = (file.iscrowd != 0) & (file.iscrowd != 1)
-    yield "error", "annotations: iscrowd is neither 0 nor 1, annotation", _Rows(unknown, annotation)
+    yield "error", "annotations: iscrowd is neither 0 nor 1", _Rows(unknown, value("iscrowd", file.iscrowd))
     yield (
         "warning",
         "annotations: id is 0, which pycocotools takes for no match (detection.evaluate does not)",
-        _Rows(ids == 0, lambda row: f"of image {file.annotation_image_ids[row]}"),
+        _Rows(ids == 0, value("image_id", file.annotation_image_ids)),
     )
-    yield "warning", "annotations: crowd region without a mask, annotation", _Rows(maskless, annotation)
+    yield (
+        "warning",
+        "annotations: crowd region without a mask",
+        _Rows(maskless, lambda row: _annotation(file, row)),
+    )
     yield (
         "warning",
         "annotations: area is not positive or not finite although the box's is (pycocotools ignores objects "
-        "of negative or infinite area), annotation",
+        "of negative or infinite area)",
         _Rows(odd_area, area),
     )
 
 
+def _annotation(file: CocoFile, row: int) -> str:
+    known = file.annotation_ids[row] != UNREAD
+    return f"annotation {file.annotation_ids[row]}" if known else f"annotations[{row}]"
+
+
 def _of_boxes(file: CocoFile) -> Iterator[Found]:
     def box(row: int) -> str:
-        return f"{file.annotation_ids[row]} bbox {file.bboxes[row].tolist()}"
+        return f"{_annotation(file, row)}: bbox = {file.bboxes[row].tolist()}"
 
     finite = np.all(np.isfinite(file.bboxes), axis=1)
     left, top, width, height = file.bboxes.T
     negative = finite & ((width < 0) | (height < 0))
     empty = finite & ~negative & ((width == 0) | (height == 0))
-    # Where an image is unknown that is the error, and its size is anybody's.
-    known = finite & ~negative & ~empty & (file.places >= 0)
+    # Where an image or its size is unknown that is the error, and its size is anybody's.
     sizes = file.sizes[file.places] if len(file.sizes) else np.ones((len(left), 2), np.int64)
+    known = finite & ~negative & ~empty & (file.places >= 0) & (sizes != UNREAD).all(axis=1)
     image_height, image_width = sizes.T
     beyond = np.max([-left, -top, left + width - image_width, top + height - image_height], axis=0)
     outside = (left >= image_width) | (top >= image_height) | (left + width <= 0) | (top + height <= 0)
     vanishing = known & ~outside & ~targets(file.bboxes, sizes, np.zeros(len(left), np.bool_))[1]
+    share = known & (left >= 0) & (top >= 0) & (left + width <= 1) & (top + height <= 1)
     yield (
         "error",
-        "annotations: bbox holds a number that is not finite (NaN, infinite or null), annotation",
-        _Rows(~finite, box),
+        "annotations: bbox holds a number that is not finite (NaN, infinite or null)",
+        _Rows(file.boxed & ~finite, box),
     )
-    yield "left out", "annotations: bbox has a negative width or height, annotation", _Rows(negative, box)
-    yield "left out", "annotations: bbox has no area, annotation", _Rows(empty | vanishing, box)
-    yield "left out", "annotations: bbox lies outside its image, annotation", _Rows(known & outside, box)
+    yield "left out", "annotations: bbox has a negative width or height", _Rows(negative, box)
+    yield "left out", "annotations: bbox has no area", _Rows(empty | vanishing, box)
+    yield "left out", "annotations: bbox lies outside its image", _Rows(known & outside, box)
     yield (
         "warning",
-        f"annotations: bbox reaches more than {MARGIN:g} px beyond its image and is cut there, annotation",
+        f"annotations: bbox reaches more than {MARGIN:g} px beyond its image and is cut there",
         _Rows(known & ~outside & ~vanishing & (beyond > MARGIN), box),
     )
+    yield (
+        "warning",
+        "annotations: bbox lies within the image's first pixel (0..1): shares of the sides, where pixels are "
+        "expected?",
+        _Rows(share & (sizes > 1).all(axis=1), box),
+    )
+    yield (
+        "warning",
+        "annotations: the same bbox and category_id as of an annotation before it of the same image",
+        _Rows(_repeats(file) & known & ~outside & ~vanishing, box),
+    )
+
+
+def _repeats(file: CocoFile) -> NDArray[np.bool_]:
+    """Which boxes equal an earlier one of the same image and category."""
+    key = np.zeros(len(file.bboxes), np.uint64)
+    bits = (file.bboxes + 0.0).view(np.uint64)  # + 0.0 makes -0.0 positive
+    columns = (file.annotation_image_ids, file.category_ids, file.iscrowd, *bits.T)
+    for column in columns:  # a hash: to sort by seven keys takes a second for COCO's 860,001 boxes
+        key = (key ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        key ^= key >> np.uint64(29)
+    repeated = np.zeros(len(key), np.bool_)
+    order = np.argsort(key, kind="stable")
+    same = np.flatnonzero(key[order][1:] == key[order][:-1])
+    for column in columns:
+        same = same[column[order[same]] == column[order[same + 1]]]
+    repeated[order[same + 1]] = True
+    return repeated
 
 
 def targets(
@@ -162,14 +228,5 @@ def targets(
 
 
 def _repeated(values: NDArray[np.int64]) -> list[int]:
-    distinct, counts = np.unique(values, return_counts=True)
+    distinct, counts = np.unique(values[values != UNREAD], return_counts=True)
     return distinct[counts > 1].tolist()
-
-
-def leaves(file_name: str) -> bool:
-    """Whether the name leads out of its folder: `../`, an absolute path, a Windows drive, nothing at all."""
-    if file_name and file_name[0] not in "/\\" and ".." not in file_name and ":" not in file_name:
-        return False
-    path = PurePosixPath(file_name.replace("\\", "/"))
-    drive = file_name[1:2] == ":"
-    return not file_name or path.is_absolute() or drive or ".." in path.parts

@@ -1,8 +1,7 @@
 """The image files of a data set held against their annotations, by their headers or by decoding them."""
 
-import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,53 +23,6 @@ class Fault(NamedTuple):
     rule: str
     name: str
     level: str = "error"
-
-
-def missing_images(file_names: Iterable[str], folder: Path) -> list[str]:
-    """File names that are not in the folder. Raises FileNotFoundError when the folder is missing."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such image folder")
-    present: dict[str, set[str]] = {}
-    missing = []
-    for name in file_names:
-        parent, _, last = name.rpartition("/")
-        if parent not in present:
-            present[parent] = {entry.name for entry in _entries(folder / parent)}
-        if last not in present[parent]:
-            missing.append(name)
-    return missing
-
-
-def links_that_leave(file_names: Iterable[str], folder: Path) -> Iterator[str]:
-    """File names that are, or lie below, a symbolic link to somewhere outside the folder."""
-    root = os.path.realpath(folder)
-    parents: dict[str, tuple[bool, set[str]]] = {}
-    for name in file_names:
-        parent, _, last = name.rpartition("/")
-        if parent not in parents:
-            inside = folder / parent
-            entries = _entries(inside)
-            stays = not entries or _within(inside, root)  # what is not there leads nowhere
-            parents[parent] = (stays, {entry.name for entry in entries if entry.is_symlink()})
-        stays, links = parents[parent]
-        if not stays or (last in links and not _within(folder / name, root)):
-            yield name
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder; nothing where there is none, nor can be one of that name."""
-    try:
-        return list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a zero byte in the name
-        return []
-    except OSError as error:
-        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise
-        return []
-
-
-def _within(path: Path, root: str) -> bool:
-    return os.path.commonpath([os.path.realpath(path), root]) == root
 
 
 def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -113,18 +65,16 @@ def _check_some(
 def _check(path: Path, name: str, annotated: Sequence[int], decode: bool) -> Iterator[Fault]:
     try:
         width, height = upright_size(path)
-    except FileNotFoundError:
-        yield Fault("image file is missing", name)
-        return
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         reason = str(error).removeprefix(f"{path}: ")
         bomb = "decompression bomb" in reason
         yield Fault("image is too large to be decoded" if bomb else "file is no image", f"{name}: {reason}")
         return
     if (height, width) != tuple(annotated):
+        turned = " (before its EXIF rotation?)" if (width, height) == tuple(annotated) else ""
         yield Fault(
             "image has another size than annotated",
-            f"{name}: {width}x{height}, annotated {annotated[1]}x{annotated[0]}",
+            f"{name}: {width}x{height}, annotated {annotated[1]}x{annotated[0]}{turned}",
         )
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:

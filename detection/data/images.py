@@ -11,7 +11,6 @@ from torch import Tensor
 from detection.data.annotations import CocoAnnotations, read_split
 from detection.data.augment import ColorJitter, draw_words, placed_boxes, placed_image
 from detection.data.config import CocoDataConfig
-from detection.data.image_check import missing_images
 from detection.data.sizing import FLIP, SAMPLING, TrainingSize
 from detection.formats import Target
 from runtime.pictures import decode
@@ -21,11 +20,7 @@ def open_split(config: CocoDataConfig, split: str, *, seed: int = 0) -> "Detecti
     """The images of `split`; those for training are augmented by `seed`.
 
     Raises as `read_split` does; also for a missing folder or image, and when nothing can be trained on."""
-    coco, folder = read_split(config, split)
-    if missing := missing_images(coco.file_names, folder):
-        raise FileNotFoundError(
-            f"{coco.path}: {len(missing)} of {len(coco)} images are not in {folder}, first {missing[0]}"
-        )
+    coco, folder = read_split(config, split, images=True)
     if split == "val":
         return DetectionImages(coco, folder, config.evaluation_size)
     if not coco.has_targets():

@@ -272,6 +272,7 @@ def test_the_command_prints_and_exits_by_what_it_found(clean, capsys):
             "count": 3,
             "names": ["train/b/x.txt", "train/b/y.txt", "train/b/z.txt"],
             "level": "left out",
+            "where": "",
         }
     ]
     with pytest.raises(SystemExit, match="0"):

@@ -32,7 +32,8 @@ def test_a_good_data_set_has_no_problems_and_its_classes_are_counted(data):
     }
 
 
-BEYOND = "annotations: bbox reaches more than 1 px beyond its image and is cut there, annotation"
+BEYOND = "annotations: bbox reaches more than 1 px beyond its image and is cut there"
+BOX_12, AREA_12 = "annotation 12: bbox = [", "annotation 12: area = "
 ANNOTATION_FAULTS = {
     "not JSON": (lambda c: "{", "error", 1, "not JSON", "annotations.json"),
     "a list": (lambda c: "[]", "error", 1, "expected an object with images", "annotations.json"),
@@ -41,20 +42,56 @@ ANNOTATION_FAULTS = {
         "error",
         1,
         "the key 'categories' is missing",
-        "a",
+        "categories",
     ),
-    "missing box": (lambda c: c["annotations"][1].pop("bbox") and None, "error", 1, "field `bbox`", "annot"),
-    "string for a number": (of("images", 1, width="20"), "error", 1, r"images[1]: Expected `int`", "annot"),
-    "unknown category": (of("annotations", 1, category_id=8), "error", 1, "category_id is not", "12 with c"),
-    "unknown image": (of("annotations", 1, image_id=4), "error", 1, "image_id is not among", "12 of image 4"),
-    "annotation id 0": (of("annotations", 1, id=0), "warning", 1, "annotations: id is 0", "of image 3"),
-    "repeated annotation id": (of("annotations", 1, id=11), "error", 1, "annotations: id given more", "11"),
-    "repeated image id": (of("images", 2, id=3), "error", 1, "images: id given more than once", "3"),
+    "missing box": (
+        lambda c: c["annotations"][1].pop("bbox") and None,
+        "error",
+        1,
+        "bbox is missing, expected four numbers",
+        "annotations[1] (id 12)",
+    ),
+    "string for a number": (
+        of("images", 1, width="20"),
+        "error",
+        1,
+        "width must be a whole number",
+        'images[1] (id 3): width = "20"',
+    ),
+    "unknown category": (
+        of("annotations", 1, category_id=8),
+        "error",
+        1,
+        "category_id is not",
+        "annotation 12: cat",
+    ),
+    "unknown image": (
+        of("annotations", 1, image_id=4),
+        "error",
+        1,
+        "image_id is not among",
+        "annotation 12: image_id = 4",
+    ),
+    "annotation id 0": (
+        of("annotations", 1, id=0),
+        "warning",
+        1,
+        "annotations: id is 0",
+        "annotation 0: im",
+    ),
+    "repeated annotation id": (
+        of("annotations", 1, id=11),
+        "error",
+        1,
+        "annotations: id given more",
+        "id = 11",
+    ),
+    "repeated image id": (of("images", 2, id=3), "error", 1, "images: id given more than once", "id = 3"),
     "repeated file name": (
         lambda c: c["images"].append({"id": 2, "file_name": "a.png", "width": 40, "height": 30}),
         *("warning", 1, "images: file_name given more than once", "a.png"),
     ),
-    "repeated category id": (of("categories", 2, id=9), "error", 1, "categories: id given more", "9"),
+    "repeated category id": (of("categories", 2, id=9), "error", 1, "categories: id given more", "id = 9"),
     "repeated category name": (
         of("categories", 2, name="cat"),
         "error",
@@ -67,30 +104,84 @@ ANNOTATION_FAULTS = {
         "error",
         1,
         "not finite",
-        "12 bbox [1.0, nan",
+        "annotation 12: bbox = [1.0, nan",
     ),
-    "infinite": (of("annotations", 1, bbox=[1, 1, float("inf"), 3]), "error", 1, "not finite", "12 bbox"),
-    "negative": (of("annotations", 1, bbox=[9, 9, -3, 3]), "left out", 1, "negative width or", "12 bbox"),
-    "no area": (of("annotations", 1, bbox=[9, 9, 0, 3]), "left out", 1, "bbox has no area", "12 bbox"),
-    "outside": (of("annotations", 1, bbox=[21, 9, 3, 3]), "left out", 1, "lies outside", "12 bbox"),
-    "reaching out": (of("annotations", 1, bbox=[15, 9, 6.5, 3]), "warning", 1, BEYOND, "12 bbox"),
-    "area 0": (of("annotations", 1, area=0), "warning", 1, "area is not positive", "12 area 0"),
+    "infinite": (
+        of("annotations", 1, bbox=[1, 1, float("inf"), 3]),
+        "error",
+        1,
+        "not finite",
+        BOX_12,
+    ),
+    "negative": (
+        of("annotations", 1, bbox=[9, 9, -3, 3]),
+        "left out",
+        1,
+        "negative width or",
+        BOX_12,
+    ),
+    "no area": (
+        of("annotations", 1, bbox=[9, 9, 0, 3]),
+        "left out",
+        1,
+        "bbox has no area",
+        BOX_12,
+    ),
+    "outside": (
+        of("annotations", 1, bbox=[21, 9, 3, 3]),
+        "left out",
+        1,
+        "lies outside",
+        BOX_12,
+    ),
+    "reaching out": (
+        of("annotations", 1, bbox=[15, 9, 6.5, 3]),
+        "warning",
+        1,
+        BEYOND,
+        BOX_12,
+    ),
+    "area 0": (of("annotations", 1, area=0), "warning", 1, "area is not positive", AREA_12 + "0"),
     "area 0 of a thin box": (
         of("annotations", 1, area=0, bbox=[2, 2, 1, 20]),
-        *("warning", 1, "area is not positive", "12 area 0"),
+        *("warning", 1, "area is not positive", AREA_12 + "0"),
     ),
-    "negative area": (of("annotations", 1, area=-2.5), "warning", 1, "area is not positive", "12 area -2.5"),
-    "infinite area": (of("annotations", 1, area=float("inf")), "warning", 1, "or not finite", "12"),
-    "area null": (of("annotations", 1, area=None), "warning", 1, "or not finite", "12"),
-    "crowd without mask": (of("annotations", 2, segmentation=[]), "warning", 1, "without a mask", "13"),
+    "negative area": (
+        of("annotations", 1, area=-2.5),
+        "warning",
+        1,
+        "area is not positive",
+        AREA_12 + "-2.5",
+    ),
+    "infinite area": (
+        of("annotations", 1, area=float("inf")),
+        "warning",
+        1,
+        "or not finite",
+        AREA_12 + "no",
+    ),
+    "area null": (of("annotations", 1, area=None), "warning", 1, "or not finite", AREA_12 + "no"),
+    "crowd without mask": (
+        of("annotations", 2, segmentation=[]),
+        "warning",
+        1,
+        "without a mask",
+        "annotation 13",
+    ),
     "crowd of empty runs": (
         of("annotations", 2, segmentation={"counts": ""}),
         "warning",
         1,
         "without a m",
-        "13",
+        "annotation 13",
     ),
-    "crowd of 2": (of("annotations", 1, iscrowd=2), "error", 1, "iscrowd is neither 0 nor 1", "12"),
+    "crowd of 2": (
+        of("annotations", 1, iscrowd=2),
+        "error",
+        1,
+        "iscrowd is neither 0 nor 1",
+        "annotation 12: iscrowd = 2",
+    ),
     "no annotations": (
         lambda c: c.update(annotations=[]),
         "error",
@@ -112,8 +203,8 @@ ANNOTATION_FAULTS = {
         "nothing to train on",
         "annot",
     ),
-    "zero byte": (of("images", 0, file_name="a\0/b.png"), "error", 1, "file is no image", "a\0/b.png"),
-    "long name": (of("images", 0, file_name="a" * 300 + "/b.png"), "error", 1, "no image", "aaa"),
+    "zero byte": (of("images", 0, file_name="a\0/b.png"), "error", 1, "no regular file", "a\0/b.png"),
+    "long name": (of("images", 0, file_name="a" * 300 + "/b.png"), "error", 1, "no regular file", "aaa"),
     "longer name": (
         of("images", 0, file_name="./" * 509 + "./a.png"),
         *("error", 1, "file_name has more than 1024 characters", "././"),
@@ -169,8 +260,8 @@ def test_offenders_are_counted_and_the_first_are_named(data):
     path = data(many)
     assert found(path, names=2) == [
         (
-            *("left out", 30, "annotations: bbox has no area, annotation"),
-            *(f"{number} bbox [1.0, 1.0, 0.0, 4.0]" for number in (100, 101)),
+            *("left out", 30, "annotations: bbox has no area"),
+            *(f"annotation {number}: bbox = [1.0, 1.0, 0.0, 4.0]" for number in (100, 101)),
         )
     ]
 
@@ -196,7 +287,8 @@ def test_the_text_names_rules_counts_and_classes(data, capsys):
     path = data(of("annotations", 1, image_id=4))
     assert main([str(path), str(path.parent / "images"), "--workers", "0"]) == 1
     told = capsys.readouterr().out
-    assert "error: annotations: image_id is not among images, annotation: 1 (12 of image 4)" in told
+    rule = "annotations: image_id is not among the ids of images"
+    assert f"error: {path}: {rule}: 1 (annotation 12: image_id = 4)\n" in told
     assert "  cat  2\n" in told
 
 
