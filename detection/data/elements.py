@@ -84,6 +84,19 @@ def box(value: Any) -> tuple[float | None, ...]:
     return tuple(map(number, value))
 
 
+def finite(value: Any) -> float:
+    """A number that is one. Raises Refused."""
+    read = number(value)
+    if read is None or not math.isfinite(read):
+        raise Refused
+    return read
+
+
+def finite_box(value: Any) -> tuple[float, ...]:
+    """Raises Refused."""
+    return tuple(map(finite, box(value)))
+
+
 def text(value: Any) -> str:
     """Raises Refused."""
     if not isinstance(value, str):

@@ -1,5 +1,7 @@
 """Detections in COCO's results format: `predictions.json`."""
 
+import json
+import logging
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,21 +9,36 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from backbones.files import decode_json, write_atomically
+from backbones.files import clipped, read_bytes, unreadable, write_atomically
 from detection.data.annotations import CocoAnnotations
-from detection.data.coco_file import Id
+from detection.data.coco_file import Int64
+from detection.data.elements import UNREAD, Form, Key, finite, finite_box, read_elements, whole
+from runtime.problems import SHOWN, Problem, refuse
 
 if TYPE_CHECKING:
     from detection.formats import Prediction
+
+log = logging.getLogger(__name__)
 
 
 class Result(msgspec.Struct):
     """One detection in COCO's results format. bbox: x, y, width, height in pixels of the stored image."""
 
-    image_id: Id
-    category_id: Id
+    image_id: Int64
+    category_id: Int64
     bbox: tuple[float, float, float, float]
     score: float
+
+
+RESULT = Form(
+    Result,
+    {
+        "image_id": Key(whole, "a whole number", UNREAD),
+        "category_id": Key(whole, "a whole number", UNREAD),
+        "bbox": Key(finite_box, "four finite numbers: x, y, width, height in pixels", None),
+        "score": Key(finite, "a finite number", 0.0),
+    },
+)
 
 
 def to_results(image_id: int, prediction: "Prediction", category_ids: Sequence[int]) -> list[Result]:
@@ -46,10 +63,64 @@ def write_results(path: str | os.PathLike[str], results: Sequence[Result]) -> No
 
 
 def read_results(path: str | os.PathLike[str], coco: CocoAnnotations) -> list[Result]:
-    """Reads COCO's results format. Raises FileNotFoundError or ValueError that names file and key."""
-    results = decode_json(path, list[Result], "predictions")
-    for key, known in (("image_id", coco.image_ids.tolist()), ("category_id", coco.category_ids)):
-        unknown = sorted({getattr(result, key) for result in results} - set(known))
-        if unknown:
-            raise ValueError(f"{path}: {key} {unknown[0]} is not in {coco.path} ({len(unknown)} such ids)")
+    """Reads COCO's results format; warns of boxes that can match nothing.
+
+    Raises FileNotFoundError, or ValueError that has a line for each kind of fault: the file, the entry, the
+    key, its value and what was expected."""
+    problems: list[Problem] = []
+    where, results = str(path), []
+    for _, some in read_elements("detections", _entries(path), RESULT, problems, where, SHOWN):
+        results += some
+    for key, known in (("image_id", coco.image_ids), ("category_id", np.array(coco.category_ids))):
+        given = np.array([getattr(result, key) for result in results], np.int64)
+        wrong = np.flatnonzero(~np.isin(given, known) & (given != UNREAD)).tolist()
+        rule = f"detections: {key} is not in {coco.path}, which has {_some(known.tolist())}"
+        _add(problems, rule, "error", [(row, f"{key} = {given[row]}") for row in wrong], where)
+    sizes = np.array([result.bbox[2:] if result.bbox else (1, 1) for result in results]).reshape(-1, 2)
+    negative = (sizes < 0).any(axis=1)
+    for rule, rows in (
+        (
+            "detections: bbox has a negative width or height (x1, y1, x2, y2 instead of x, y, width, height?)",
+            negative,
+        ),
+        ("detections: bbox has no area", ~negative & (sizes == 0).any(axis=1)),
+    ):
+        found = np.flatnonzero(rows).tolist()
+        _add(problems, rule, "warning", [(row, f"bbox = {list(results[row].bbox)}") for row in found], where)
+    refuse(problems)
+    for problem in problems:
+        log.warning("%s", problem)
     return results
+
+
+def _add(problems: list[Problem], rule: str, level: str, found: list[tuple[int, str]], where: str) -> None:
+    if found:
+        names = [f"detections[{row}]: {value}" for row, value in found[:SHOWN]]
+        problems.append(Problem(rule, len(found), names, level, where))
+
+
+def _some(ids: Sequence[int]) -> str:
+    return ", ".join(map(str, ids[:SHOWN])) + (", …" if len(ids) > SHOWN else "")
+
+
+def _entries(path: str | os.PathLike[str]) -> list[msgspec.Raw]:
+    """Slices of the text. Raises FileNotFoundError, or ValueError that names the file."""
+    data = read_bytes(path, "predictions")
+    try:
+        return msgspec.json.decode(data, type=list[msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        refusal = error
+    try:
+        content = json.loads(data)  # which reads Python's NaN
+    except (ValueError, RecursionError) as error:
+        if str(error).startswith("Extra data"):
+            text = "expected one list of detections, found several values one after the other (JSON Lines?)"
+            raise ValueError(f"{path}: {text}") from None
+        raise ValueError(f"{path}: {unreadable(refusal)}") from None
+    if not isinstance(content, list):
+        keys = f" with the keys {clipped(list(content))}" if isinstance(content, dict) else ""
+        raise ValueError(
+            f"{path}: expected a list of detections with {', '.join(RESULT.keys)}, found "
+            f"{'an object' if isinstance(content, dict) else clipped(content)}{keys}"
+        )
+    return [msgspec.Raw(json.dumps(entry).encode()) for entry in content]

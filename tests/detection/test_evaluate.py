@@ -44,18 +44,23 @@ def test_a_score_that_is_not_a_number_is_refused():
         to_results(7, prediction, [1])
 
 
+RESULT = '{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}'
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "not JSON"),
-        ('{"a": 1}', "Expected `array`, got `object`"),
-        ('[{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}]', "missing required field `score`"),
-        ('[{"image_id": 7, "category_id": 1, "bbox": [1, 2, NaN, 4], "score": 0.5}]', "not JSON"),
-        ('[{"image_id": 8, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]', "image_id 8 is not in"),
-        (
-            '[{"image_id": 7, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}]',
-            "category_id 2 is not in",
-        ),
+        ("[" * 100_000, "not JSON: maximum recursion"),
+        ('{"a": 1}', r"expected a list of detections with .* found an object with the keys \['a'\]"),
+        (f"{RESULT}\n{RESULT}", r"found several values one after the other \(JSON Lines\?\)"),
+        ('[{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}]', r"score is missing.*detections\[0\]"),
+        (f"[{RESULT}, {RESULT.replace('2', 'NaN')}]", r"detections\[1\]: bbox = \[1, nan, 3, 4\]"),
+        (f"[{RESULT.replace('0.5', '-Infinity')}]", r"detections\[0\]: score = -Infinity"),
+        (f"[{RESULT.replace('7', '8')}]", r"image_id is not in .*7, 3: 1 \(detections\[0\]: image_id = 8\)"),
+        (f"[{RESULT.replace('7', '7.5')}]", r"image_id must be a whole number: 1 .*image_id = 7\.5\)"),
+        ("[" + RESULT.replace("7", '"7"') + "]", r'image_id must be a whole number: 1 .*image_id = "7"\)'),
+        (f"[{RESULT.replace('1', '2', 1)}]", r"category_id is not in .* 1, 90: 1 .*category_id = 2\)"),
     ],
 )
 def test_a_bad_predictions_file_is_refused_with_its_name(coco_file, tmp_path, content, message):
@@ -64,6 +69,35 @@ def test_a_bad_predictions_file_is_refused_with_its_name(coco_file, tmp_path, co
     with pytest.raises(ValueError, match=message) as refusal:
         read_results(path, read_coco(coco_file())[0])
     assert str(refusal.value).startswith(f"{path}: ")
+
+
+def test_every_kind_of_fault_of_a_results_file_is_told_at_once(coco_file, tmp_path):
+    wrong = [RESULT.replace("7", '"7"'), RESULT.replace("0.5", "NaN"), RESULT.replace("7", "8"), RESULT]
+    path = tmp_path / "predictions.json"
+    path.write_text(f"[{', '.join(wrong)}]")
+    with pytest.raises(ValueError, match="image_id") as refusal:
+        read_results(path, read_coco(coco_file())[0])
+    lines = str(refusal.value).splitlines()
+    assert [line.removeprefix(f"{path}: detections: ").partition(" ")[0] for line in lines] == [
+        *("image_id", "score", "image_id")
+    ]
+    assert [line[line.index("1 (") :].partition(":")[0] for line in lines] == [
+        "1 (detections[0]",
+        "1 (detections[1]",
+        "1 (detections[2]",
+    ]
+
+
+def test_ids_are_read_as_pycocotools_reads_them_and_odd_boxes_are_counted(coco_file, tmp_path, caplog):
+    path = tmp_path / "predictions.json"
+    boxes = ("[1, 2, -3, 4]", "[1, 2, 3, -4]", "[1, 2, 0, 4]")
+    odd = [RESULT.replace("7", "7.0").replace("[1, 2, 3, 4]", box) for box in boxes]
+    path.write_text(f"[{', '.join(odd)}]")
+    assert [result.image_id for result in read_results(path, read_coco(coco_file())[0])] == [7, 7, 7]
+    negative, empty = (record.getMessage() for record in caplog.records)
+    assert "negative width or height" in negative
+    assert "2 (detections[0]: bbox = [1.0, 2.0, -3.0, 4.0], detections[1]" in negative
+    assert "no area: 1 (detections[2]: bbox = [1.0, 2.0, 0.0, 4.0])" in empty
 
 
 @pytest.mark.parametrize("evaluator", ["pycocotools", "fast"])
