@@ -2,12 +2,15 @@
 
     python -m detection.import_labels --from yolo|voc DIR --output annotations.json [--split train]
 
-yolo: DIR/images, DIR/labels and class names in DIR/data.yaml or DIR/classes.txt. voc: DIR/Annotations and
-DIR/JPEGImages. --split takes a part: `images/SPLIT` or `SPLIT/images`, or the names in
-`ImageSets/Main/SPLIT.txt`. Nothing is written when anything is wrong; every fault is told by file and line.
+yolo: DIR/images, DIR/labels and class names in DIR/data.yaml or DIR/classes.txt. voc: DIR/Annotations, and
+DIR/JPEGImages or DIR/images. Both: labels beside the images in DIR, or in the folders that --images and
+--annotations name. --split takes a part: `images/SPLIT` or `SPLIT/images`, or the names in
+`ImageSets/Main/SPLIT.txt`. Nothing is written when anything is wrong; every kind of fault is listed with its
+count, by file and line.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,23 +19,40 @@ import msgspec
 
 from backbones.files import printable_lines, write_atomically
 from celltransfer import program
+from detection.data.coco_file import Elements, columns
+from detection.data.coco_rules import find_problems
 from detection.data.labels import LabelledImages
 from detection.data.voc_labels import read_voc
 from detection.data.yolo_labels import read_yolo
+from runtime.pictures import shown
+from runtime.problems import Problem, refuse
 
-READERS: Mapping[str, Callable[[Path, str | None], LabelledImages]] = {"yolo": read_yolo, "voc": read_voc}
+READERS: Mapping[str, Callable[[Path, str | None, Path | None, Path | None], LabelledImages]] = {
+    "yolo": read_yolo,
+    "voc": read_voc,
+}
 
 
-def import_labels(kind: str, root: Path, output: Path, split: str | None = None) -> LabelledImages:
-    """Reads labels and writes them to `output`. kind: a key of READERS.
+def import_labels(
+    kind: str,
+    root: Path,
+    output: Path,
+    split: str | None = None,
+    images: Path | None = None,
+    annotations: Path | None = None,
+) -> tuple[LabelledImages, list[Problem]]:
+    """Reads labels and writes them to `output`; returns them and what the check warns of. kind: of READERS.
 
+    images, annotations: folders of the images and of the labels, where they lie elsewhere.
     Raises FileNotFoundError for a missing folder, ValueError that lists all faults by file and line."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
-    labelled = READERS[kind](root, split)
-    content = labelled.to_coco(f"imported from the {kind} labels of {root}")
-    write_atomically(output, msgspec.json.encode(content))
-    return labelled
+    labelled = READERS[kind](root, split, images, annotations)
+    data = msgspec.json.encode(labelled.to_coco(f"imported from the {kind} labels of {shown(root)}"))
+    problems = find_problems(columns(msgspec.json.decode(data, type=Elements), str(output)), str(output))
+    refuse(problems)
+    write_atomically(output, data)
+    return labelled, [*labelled.problems, *problems]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,20 +65,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, metavar="DIR", help="the data set")
     parser.add_argument("--output", type=Path, required=True, help="annotation file to write")
     parser.add_argument("--split", help="take this part of it only, such as train")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of the images, where it is another"
+    )
+    parser.add_argument(
+        "--annotations", type=Path, metavar="DIR", help="folder of the labels, where it is another"
+    )
     options = parser.parse_args(arguments)
     try:
-        labelled = import_labels(options.kind, options.folder.expanduser(), options.output, options.split)
+        labelled, problems = import_labels(
+            options.kind,
+            options.folder.expanduser(),
+            options.output.expanduser(),
+            options.split,
+            *(path and path.expanduser() for path in (options.images, options.annotations)),
+        )
     except (ValueError, OSError) as error:
         print(printable_lines(str(error)), file=sys.stderr)
         return 1
+    for problem in problems:
+        print("\n".join(problem.lines()), file=sys.stderr)
     objects = [thing for image in labelled.images for thing in image.objects]
     crowds = sum(thing.crowd for thing in objects)
     without = sum(not image.objects for image in labelled.images)
     print(
-        f"{options.output}: {len(labelled.images)} images ({without} without objects), "
-        f"{len(objects)} objects ({crowds} of them crowd regions), {len(labelled.categories)} categories"
+        f"{options.output}: {len(labelled.images)} images ({without} without objects, {labelled.unlabelled} of "
+        f"them without a label file), {len(objects)} objects ({crowds} of them crowd regions), "
+        f"{len(labelled.categories)} categories"
     )
-    print(f"check it: {program('detection.check_data')} {options.output} {labelled.folder}")
+    command = f"{program('detection.check_data')} {shlex.quote(str(options.output))}"
+    print(f"check it: {command} {shlex.quote(str(labelled.folder))}")
     return 0
 
 

@@ -1,12 +1,16 @@
 """Labelled images on their way from another format into COCO's, and what is wrong with their files."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SHOWN = 20
-"""Faults that an error lists."""
+from backbones.files import existing
+from detection.data.image_check import upright_size
+from runtime.pictures import entries, is_image
+from runtime.problems import SHOWN, Problem, note
+
 DECIMALS = 4
 """Of coordinates in pixels; YOLO's six decimals of a share are thousandths of a pixel."""
 
@@ -35,11 +39,15 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """What a data set of another format holds. categories: in the order in which they get their ids."""
+    """What a data set of another format holds. categories: in the order in which they get their ids.
+
+    unlabelled: images without a label file, which have no objects. problems: warnings."""
 
     folder: Path
     categories: list[str]
     images: list[LabelledImage]
+    unlabelled: int = 0
+    problems: list[Problem] = field(default_factory=list)
 
     def to_coco(self, description: str) -> dict[str, Any]:
         """The content of an annotation file; ids of all three kinds count from 1."""
@@ -71,20 +79,125 @@ class LabelledImages:
         }
 
 
+class Wrong(ValueError):
+    """What is wrong with one label. kind: under which it is counted."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
 @dataclass
 class Faults:
-    """Collected, so that one run tells all that is to be mended. shown: `file:line: what is wrong`."""
+    """Collected by kind, so that one run tells all that is to be mended. shown: files named of each kind."""
 
-    shown: list[str] = field(default_factory=list)
+    shown: int = SHOWN
+    problems: list[Problem] = field(default_factory=list)
 
-    def add(self, path: Path, message: str, line: int | None = None) -> None:
-        self.shown.append(f"{path}{'' if line is None else f':{line}'}: {message}")
+    def add(
+        self, kind: str, path: Path, message: str, line: int | None = None, *, level: str = "error"
+    ) -> None:
+        """message: as it stands behind `file:line: `."""
+        place = f"{path}{'' if line is None else f':{line}'}"
+        note(self.problems, kind, f"{place}: {message}", level, shown=self.shown)
 
     def refuse(self) -> None:
-        """Raises ValueError that lists the faults, where there are any."""
-        if self.shown:
-            more = len(self.shown) - SHOWN
-            raise ValueError("\n".join([*self.shown[:SHOWN], *([f"and {more} more"] if more > 0 else [])]))
+        """Raises ValueError that lists the faults of each kind, where there are any."""
+        if errors := [problem for problem in self.problems if problem.level == "error"]:
+            raise ValueError("\n".join(line for problem in errors for line in problem.lines()))
+
+
+def picture_size(path: Path, faults: Faults) -> tuple[int, int] | None:
+    """Width and height, upright, in pixels; None where it cannot be read, which is one of the faults then."""
+    try:
+        return upright_size(existing(path, "image"))
+    except (ValueError, OSError) as error:
+        faults.add("image cannot be read", path, str(error).removeprefix(f"{path}: "))
+        return None
+
+
+def label_files(folder: Path, suffix: str) -> dict[str, list[Path]]:
+    """Files with the suffix, in any case, in and under the folder, by their path without it; not hidden ones.
+
+    Links to folders are followed, but for those to a folder around them, which would never end."""
+    found: dict[str, list[Path]] = {}
+    for path in _below(folder, suffix, ()):
+        found.setdefault(path.relative_to(folder).as_posix()[: -len(suffix)], []).append(path)
+    return found
+
+
+def _below(folder: Path, suffix: str, around: tuple[str, ...]) -> Iterator[Path]:
+    around = (*around, os.path.realpath(folder))
+    for entry in entries(folder):
+        if entry.is_dir():
+            if os.path.realpath(entry.path) not in around:
+                yield from _below(Path(entry.path), suffix, around)
+        elif entry.name.lower().endswith(suffix):
+            yield Path(entry.path)
+
+
+def only_one(paths: Sequence[Path], faults: Faults) -> Path | None:
+    """The label file among `paths`; None where there are several or it is no regular file, which is a fault."""
+    first, *others = paths
+    if others:
+        faults.add("several label files of one image", others[0], f"labels of the image of {first}, too")
+        return None
+    try:
+        return existing(first, "label")
+    except (ValueError, FileNotFoundError) as error:
+        faults.add("label file cannot be read", first, str(error).removeprefix(f"{first}: "))
+        return None
+
+
+def child(folder: Path, name: str) -> Path:
+    """The folder of that name, or of that name in other case where there is just one."""
+    path = folder / name
+    if path.is_dir() or not folder.is_dir():
+        return path
+    alike = [Path(e.path) for e in entries(folder) if e.name.casefold() == name.casefold() and e.is_dir()]
+    return alike[0] if len(alike) == 1 else path
+
+
+def choose_folders(
+    kind: str,
+    root: Path,
+    pairs: Sequence[tuple[Path, Path]],
+    given: tuple[Path | None, Path | None],
+    splits: Sequence[str],
+    suffix: str,
+) -> tuple[Path, Path]:
+    """The first pair of folders, of images and of labels, that is there. given: by the user, instead of each.
+
+    splits: parts that the data set has. Raises FileNotFoundError that says what there is instead."""
+    images, labels = given
+    pairs = list(dict.fromkeys((images or pair[0], labels or pair[1]) for pair in pairs))
+    for pair in pairs:
+        if all(folder.is_dir() for folder in pair):
+            return pair
+    text = " or ".join(f"{images} and {labels}" for images, labels in pairs)
+    text = f"{root}: no {kind} data set, expected the folders {text}"
+    if splits:
+        raise FileNotFoundError(f"{text}; it has the splits {', '.join(splits)}: choose one with --split")
+    if mixed := _mixed_folder(root, suffix):
+        raise FileNotFoundError(
+            f"{text}; labels lie beside the images in {mixed}: --images {mixed} --annotations {mixed}"
+        )
+    raise FileNotFoundError(f"{text}; name others with --images and --annotations")
+
+
+def _mixed_folder(root: Path, suffix: str) -> Path | None:
+    """The root, or a folder in it, that holds labels beside images."""
+    for folder in [root, *(Path(entry.path) for entry in entries(root) if entry.is_dir())]:
+        if lies_beside_images(folder, suffix):
+            return folder
+    return None
+
+
+def lies_beside_images(folder: Path, suffix: str) -> bool:
+    """Whether an image in the folder has a label file beside it."""
+    names = [entry.name for entry in entries(folder)]
+    stems = {os.path.splitext(name)[0] for name in names if is_image(name)}
+    return any(name.lower().endswith(suffix) and name[: -len(suffix)] in stems for name in names)
 
 
 def cut(

@@ -3,161 +3,239 @@
     Annotations/a.xml    JPEGImages/a.jpg    ImageSets/Main/train.txt: names without suffix, one a line
 
 An object marked `difficult` becomes a crowd region, as VOC's own evaluation takes it: it is not counted, nor
-here trained on. XML with a document type is refused, so none can declare entities.
+here trained on. An image without an XML file has no objects.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
-from xml.parsers import expat
 
-from detection.data.image_check import upright_size
-from detection.data.labels import Faults, LabelledImage, LabelledImages, LabelledObject, cut
-from runtime.pictures import image_files
+from backbones.files import clipped, read_bytes, read_text
+from detection.data.labels import (
+    Faults,
+    LabelledImage,
+    LabelledImages,
+    LabelledObject,
+    Wrong,
+    child,
+    choose_folders,
+    cut,
+    label_files,
+    lies_beside_images,
+    only_one,
+    picture_size,
+)
+from detection.data.voc_xml import Document
+from runtime.pictures import entries, image_files
 from runtime.progress import track
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
+SUFFIX = ".xml"
+DIFFICULT = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
 
-def read_voc(root: Path, split: str | None) -> LabelledImages:
+def read_voc(
+    root: Path, split: str | None, images: Path | None = None, annotations: Path | None = None
+) -> LabelledImages:
     """split: a part of it, listed in `ImageSets/Main/SPLIT.txt`. Categories, by name, are those of all files,
     so that the parts agree on them.
 
-    Raises FileNotFoundError for a missing folder, ValueError that lists faults by file and line."""
-    labels, folder = root / "Annotations", root / "JPEGImages"
-    for path in (labels, folder):
-        if not path.is_dir():
-            raise FileNotFoundError(f"{path}: no such folder; expected a VOC data set with it")
-    files = sorted(labels.glob("*.xml"))
+    images, annotations: folders of the images and of their XML files, where they lie elsewhere.
+    Raises FileNotFoundError for a missing folder, ValueError that lists faults by kind, file and line."""
+    lists = child(child(root, "ImageSets"), "Main")
+    folder, labels = _folders(root, lists, images, annotations)
+    files = label_files(labels, SUFFIX)
     if not files:
         raise ValueError(f"{labels}: no .xml files in this folder")
     faults = Faults()
-    wanted = {path.stem for path in files} if split is None else _listed(root, split, labels, faults)
-    pictures: dict[str, list[Path]] = {}
-    for picture in image_files(folder):
-        pictures.setdefault(picture.stem, []).append(picture)
-    taken: dict[str, Path] = {}
-    images: list[LabelledImage] = []
+    pictures = _Pictures(folder)
+    found: dict[Path, LabelledImage] = {}
+    taken: dict[Path, Path] = {}
     categories: set[str] = set()
     with track(len(files), "import", images_per_unit=1) as progress:
-        for path in files:
-            image = _Document(path, faults).image(folder, pictures)
-            if image is not None and (first := taken.setdefault(image.file_name, path)) != path:
-                faults.add(path, f"labels of {folder / image.file_name}, as {first} has them, too")
-            elif image is not None:
+        for key, paths in files.items():
+            path = only_one(paths, faults)
+            labelled = None if path is None else _labelled(path, key, pictures, taken, faults)
+            if labelled is not None:
+                picture, image = labelled
+                found[picture] = image
                 categories |= {thing.category for thing in image.objects}
-                images += [image] if path.stem in wanted else []
             progress.advance()
+    wanted = None if split is None else _listed(lists / f"{split}.txt", _splits(lists), pictures, faults)
+    unlabelled = 0
+    chosen: list[LabelledImage] = []
+    for picture in pictures.all if wanted is None else wanted:
+        if picture in found:
+            chosen.append(found[picture])
+        elif picture not in taken and pictures.key(picture) in files:
+            text = f"left out: {files[pictures.key(picture)][0]} has the labels of another image of that name"
+            faults.add("image beside another one of its name", picture, text, level="warning")
+        elif picture not in taken and (size := picture_size(picture, faults)) is not None:
+            unlabelled += 1
+            chosen.append(LabelledImage(picture.relative_to(folder).as_posix(), *size, []))
     faults.refuse()
-    return LabelledImages(folder, sorted(categories), images)
+    return LabelledImages(folder, sorted(categories), chosen, unlabelled, faults.problems)
 
 
-def _listed(root: Path, split: str, labels: Path, faults: Faults) -> set[str]:
-    path = root / "ImageSets" / "Main" / f"{split}.txt"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected the images of the split {split}")
-    names = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if words := line.split():
-            names[words[0]] = number
-    for name, number in names.items():
-        if not (labels / f"{name}.xml").is_file():
-            faults.add(path, f"{name} has no {labels / name}.xml", number)
+def _folders(root: Path, lists: Path, images: Path | None, annotations: Path | None) -> tuple[Path, Path]:
+    labels = child(root, "Annotations")
+    pairs = [(child(root, "JPEGImages"), labels), (child(root, "images"), labels)]
+    if lies_beside_images(root, SUFFIX):
+        pairs.append((root, root))
+    return choose_folders("VOC", root, pairs, (images, annotations), [], SUFFIX)
+
+
+def _splits(lists: Path) -> list[str]:
+    return (
+        [entry.name[:-4] for entry in entries(lists) if entry.name.endswith(".txt")] if lists.is_dir() else []
+    )
+
+
+class _Pictures:
+    """The image files of a folder, by their path and by their name, both without suffix."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.all = list(image_files(folder))
+        self._by_key: dict[str, list[Path]] = {}
+        self._by_stem: dict[str, list[Path]] = {}
+        for path in self.all:
+            self._by_key.setdefault(self.key(path), []).append(path)
+            self._by_stem.setdefault(path.stem, []).append(path)
+
+    def key(self, path: Path) -> str:
+        return path.relative_to(self.folder).with_suffix("").as_posix()
+
+    def named(self, name: str) -> list[Path]:
+        """name: with or without folder, without suffix."""
+        return self._by_key.get(name) or self._by_stem.get(Path(name).name) or []
+
+
+def _listed(path: Path, splits: Sequence[str], pictures: _Pictures, faults: Faults) -> list[Path]:
+    """The images of a list of names."""
+    if not path.exists():
+        there = f"; there are {', '.join(splits)}" if splits else ""
+        raise FileNotFoundError(f"{path}: no such file; expected the images of the split {path.stem}{there}")
+    found: dict[Path, None] = {}
+    names = 0
+    for number, line in enumerate(read_text(path, "list of images").splitlines(), start=1):
+        if not (words := line.split()):
+            continue
+        names += 1
+        # In VOC's lists by class a number follows the name, which may itself hold blanks elsewhere.
+        tries = [line.strip(), words[0], Path(words[0]).stem]
+        images = next(filter(None, map(pictures.named, tries)), [])
+        if not images:
+            text = f"{clipped(words[0])[1:-1]} has no image in {pictures.folder}"
+            faults.add("listed image is not there", path, text, number)
+        found |= dict.fromkeys(images)
     if not names:
-        faults.add(path, "lists no images")
-    return set(names)
+        faults.add("list of images is empty", path, "lists no images")
+    return list(found)
 
 
-class _Document:
-    """One XML file, whose elements know their lines."""
+def _labelled(
+    path: Path, key: str, pictures: _Pictures, taken: dict[Path, Path], faults: Faults
+) -> tuple[Path, LabelledImage] | None:
+    """An image and what an XML file says of it; None where something is wrong, which the faults tell."""
+    try:
+        document = Document(read_bytes(path, "label"))
+    except (ValueError, OSError) as error:
+        faults.add("XML cannot be read", path, str(error).removeprefix(f"{path}: "))
+        return None
+    root = document.root
+    if root.tag != "annotation":
+        text = f"the root element is {clipped(root.tag)[1:-1]}, expected annotation"
+        faults.add("no labels of VOC", path, text, document.lines[root])
+        return None
+    picture = _picture(path, key, root, pictures, faults)
+    if picture is None or (size := picture_size(picture, faults)) is None:
+        return None
+    if (first := taken.setdefault(picture, path)) != path:
+        faults.add("several label files of one image", path, f"labels of {picture}, as {first} has them, too")
+        return None
+    _check_size(path, document, picture, size, faults)
+    objects = list(_objects(path, document, size, faults))
+    return picture, LabelledImage(picture.relative_to(pictures.folder).as_posix(), *size, objects)
 
-    def __init__(self, path: Path, faults: Faults) -> None:
-        self.path, self.faults = path, faults
-        self._lines: dict[ElementTree.Element, int] = {}
 
-    def image(self, folder: Path, pictures: dict[str, list[Path]]) -> LabelledImage | None:
-        """None where something is wrong, which the faults tell."""
+def _picture(
+    path: Path, key: str, root: ElementTree.Element, pictures: _Pictures, faults: Faults
+) -> Path | None:
+    named = Path(root.findtext("filename", "").replace("\\", "/").replace("\0", "")).name
+    # Some tools name the labels otherwise than the image.
+    found = pictures.named(key) or pictures.named(Path(named).stem)
+    if len(found) > 1:
+        found = [picture for picture in found if picture.name == named] or found
+    if len(found) == 1:
+        return found[0]
+    if found:
+        text = f"labels of {' or of '.join(map(str, sorted(found)))}"
+        faults.add("labels that fit several images", path, text)
+    else:
+        faults.add("labels without an image", path, f"no image {path.stem} in {pictures.folder}")
+    return None
+
+
+def _check_size(path: Path, document: Document, picture: Path, size: tuple[int, int], faults: Faults) -> None:
+    """Tools that do not know the size leave it out or write 0."""
+    element = document.root.find("size")
+    if element is None:
+        return
+    stated = element.findtext("width", "0").strip(), element.findtext("height", "0").strip()
+    try:
+        numbers = tuple(map(float, stated))
+    except ValueError:
+        numbers = (math.nan, math.nan)
+    if numbers not in ((0, 0), size):
+        text = f"size {clipped('x'.join(stated))[1:-1]}, but {picture} has {size[0]}x{size[1]} pixels"
+        faults.add("image has another size than stated", path, text, document.lines[element])
+
+
+def _objects(
+    path: Path, document: Document, size: tuple[int, int], faults: Faults
+) -> Iterator[LabelledObject]:
+    for element in document.root.iter():
+        if element.tag.lower() != "object":
+            continue
+        line = document.lines[element]
+        if element.tag != "object":
+            faults.add("odd element", path, f"element {element.tag}, expected object", line)
+            continue
         try:
-            root = self._parse()
-        except expat.ExpatError as error:
-            self.faults.add(self.path, f"not XML: {expat.ErrorString(error.code)}", error.lineno)
-            return None
-        except ValueError as error:
-            self.faults.add(self.path, str(error))
-            return None
-        named = Path(root.findtext("filename", "")).name
-        # Some tools name the labels otherwise than the image.
-        found = pictures.get(self.path.stem) or pictures.get(Path(named).stem) or []
-        if len(found) > 1:
-            found = [path for path in found if path.name == named] or found
-        if len(found) != 1:
-            none = f"no image {self.path.stem} in {folder}"
-            several = f"labels of {' or of '.join(map(str, sorted(found)))}"
-            self.faults.add(self.path, several if found else none)
-            return None
-        (picture,) = found
-        try:
-            size = upright_size(picture)
-        except ValueError as error:
-            self.faults.shown.append(str(error))
-            return None
-        self._check_size(root, picture, size)
-        objects = list(self._objects(root, size))
-        return LabelledImage(picture.relative_to(folder).as_posix(), *size, objects)
-
-    def _parse(self) -> ElementTree.Element:
-        """Raises expat.ExpatError, or ValueError for a document type."""
-        builder = ElementTree.TreeBuilder()
-        parser = expat.ParserCreate()
-
-        def start(tag: str, attributes: dict[str, Any]) -> None:
-            self._lines[builder.start(tag, attributes)] = parser.CurrentLineNumber
-
-        def refuse(*_: Any) -> None:
-            raise ValueError("declares a document type (<!DOCTYPE>), which labels have no need of")
-
-        parser.StartElementHandler = start
-        parser.EndElementHandler = builder.end
-        parser.CharacterDataHandler = builder.data
-        parser.StartDoctypeDeclHandler = refuse
-        parser.Parse(self.path.read_bytes(), True)
-        return builder.close()
-
-    def _check_size(self, root: ElementTree.Element, picture: Path, size: tuple[int, int]) -> None:
-        """Tools that do not know the size leave it out or write 0."""
-        element = root.find("size")
-        if element is None:
-            return
-        stated = element.findtext("width", "0").strip(), element.findtext("height", "0").strip()
-        if stated not in (("0", "0"), (str(size[0]), str(size[1]))):
-            text = f"size {'x'.join(stated)}, but {picture} has {size[0]}x{size[1]} pixels"
-            self.faults.add(self.path, text, self._lines[element])
-
-    def _objects(self, root: ElementTree.Element, size: tuple[int, int]) -> Iterator[LabelledObject]:
-        for element in root.iter("object"):
-            try:
-                yield _object(element, size)
-            except ValueError as error:
-                self.faults.add(self.path, str(error), self._lines[element])
+            yield _object(element, size, path, document.lines, faults)
+        except Wrong as error:
+            faults.add(error.kind, path, str(error), line)
 
 
-def _object(element: ElementTree.Element, size: tuple[int, int]) -> LabelledObject:
-    """Raises ValueError that says what is wrong with it."""
+def _object(
+    element: ElementTree.Element,
+    size: tuple[int, int],
+    path: Path,
+    lines: Mapping[ElementTree.Element, int],
+    faults: Faults,
+) -> LabelledObject:
+    """Raises Wrong."""
     name = element.findtext("name", "").strip()
     if not name:
-        raise ValueError("object without a name")
+        raise Wrong("object without a name", "object without a name")
     box = element.find("bndbox")
     if box is None:
-        raise ValueError(f"object {name} without bndbox")
+        turned = " but with robndbox, a rotated box" if element.find("robndbox") is not None else ""
+        raise Wrong("object without bndbox", f"object {clipped(name)[1:-1]} without bndbox{turned}")
     left, top, right, bottom = (_pixels(name, side, box.findtext(side)) for side in SIDES)
     bbox = cut(left - 1, top - 1, right, bottom, size)
     if min(bbox[2:]) <= 0:
-        raise ValueError(
-            f"object {name} has no area in the image: {[left, top, right, bottom]} of {size[0]}x{size[1]} px"
-        )
-    return LabelledObject(name, bbox, crowd=element.findtext("difficult", "0").strip() == "1")
+        corners = f"{[left, top, right, bottom]} of {size[0]}x{size[1]} px"
+        raise Wrong("box has no area", f"object {clipped(name)[1:-1]} has no area in the image: {corners}")
+    mark = element.find("difficult")
+    word = "" if mark is None else (mark.text or "").strip()
+    difficult = DIFFICULT.get(word.lower())
+    if mark is not None and difficult is None:
+        text = f"difficult = {clipped(word)[1:-1]}, expected 0 or 1; taken for 0"
+        faults.add("difficult is neither 0 nor 1", path, text, lines[mark], level="warning")
+    return LabelledObject(name, bbox, crowd=bool(difficult))
 
 
 def _pixels(name: str, side: str, text: str | None) -> float:
@@ -166,5 +244,9 @@ def _pixels(name: str, side: str, text: str | None) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"object {name}: {side} = {text}, expected a number of pixels")
+        shown = clipped(text)[1:-1] if text else text
+        raise Wrong(
+            "side of a box is no number",
+            f"object {clipped(name)[1:-1]}: {side} = {shown}, expected a number of pixels",
+        )
     return value

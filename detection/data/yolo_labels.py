@@ -2,152 +2,145 @@
 
     images/a.jpg    labels/a.txt: `class centre_x centre_y width height`, or `class x y x y x y …`, a polygon
 
-Class names, by their index, stand in `data.yaml` (key `names`) or `classes.txt`. Source: the description of
-the format in Ultralytics' documentation; an image without a label file has no objects there, too.
+Where `data.yaml` has `kpt_shape: [n, d]`, n·d words of a pose follow the box and are left out. Source: the
+description of the format in Ultralytics' documentation; an image without a label file has no objects there, too.
 """
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
-
-from detection.data.image_check import upright_size
-from detection.data.labels import DECIMALS, Faults, LabelledImage, LabelledImages, LabelledObject, cut
-from runtime.pictures import image_files
+from backbones.files import clipped, read_text
+from detection.data.labels import (
+    DECIMALS,
+    Faults,
+    LabelledImage,
+    LabelledImages,
+    LabelledObject,
+    Wrong,
+    child,
+    choose_folders,
+    cut,
+    label_files,
+    lies_beside_images,
+    only_one,
+    picture_size,
+)
+from detection.data.yolo_names import YoloNames, read_names
+from runtime.pictures import entries, image_files
 from runtime.progress import track
 
-NAMES = ("classes.txt", "labels/classes.txt", "obj.names")
+SUFFIX = ".txt"
 TOLERANCE = 0.01
 """Share by which a number may lie outside 0..1; what reaches out of the image is cut."""
 
 
-def read_yolo(root: Path, split: str | None) -> LabelledImages:
+def read_yolo(
+    root: Path, split: str | None, images: Path | None = None, annotations: Path | None = None
+) -> LabelledImages:
     """split: a part of it, `images/SPLIT` with `labels/SPLIT`, or `SPLIT/images` with `SPLIT/labels`.
 
-    Raises FileNotFoundError for a missing folder, ValueError that lists faults by file and line."""
-    folder, labels = _folders(root, split)
-    categories = _categories(root)
+    images, annotations: folders of the images and of their label files, where they lie elsewhere.
+    Raises FileNotFoundError for a missing folder, ValueError that lists faults by kind, file and line."""
+    folder, labels = _folders(root, split, images, annotations)
+    faults = Faults()
+    names = read_names(root, faults)
     files = list(image_files(folder))
     if not files:
         raise ValueError(f"{folder}: no images in this folder")
-    faults = Faults()
-    images: list[LabelledImage] = []
-    taken: dict[Path, Path] = {}
+    by_name = label_files(labels, SUFFIX)
+    found: list[LabelledImage] = []
+    taken: dict[str, Path] = {}
     with track(len(files), "import", images_per_unit=1) as progress:
         for path in files:
             name = path.relative_to(folder)
-            label = labels / name.with_suffix(".txt")
-            if label.is_file() and (first := taken.setdefault(label, path)) != path:
-                faults.add(label, f"labels of two images, {first} and {path}")
-            try:
-                size = upright_size(path)
-            except ValueError as error:
-                faults.shown.append(str(error))
-            else:
-                found = list(_objects(label, size, categories, faults)) if label.is_file() else []
-                images.append(LabelledImage(name.as_posix(), *size, found))
+            key = name.with_suffix("").as_posix()
+            label = only_one(by_name[key], faults) if key in by_name else None
+            if label is not None and (first := taken.setdefault(key, path)) != path:
+                faults.add(
+                    "one label file of several images", label, f"labels of two images, {first} and {path}"
+                )
+            if (size := picture_size(path, faults)) is not None:
+                objects = list(_objects(label, size, names, faults)) if label is not None else []
+                found.append(LabelledImage(name.as_posix(), *size, objects))
             progress.advance()
-    for orphan in sorted(set(_label_files(labels)) - taken.keys()):
-        faults.add(orphan, f"labels without an image in {folder}")
+    for key in sorted(by_name.keys() - taken.keys()):
+        for orphan in by_name[key]:
+            _note_orphan(orphan, folder, faults)
     faults.refuse()
-    return LabelledImages(folder, categories, images)
+    return LabelledImages(folder, names.categories, found, len(files) - len(taken), faults.problems)
 
 
-def _label_files(folder: Path, around: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Below links to folders, too, but for those to a folder around them, which would never end."""
-    around = (*around, os.path.realpath(folder))
-    for path in folder.iterdir():
-        if path.is_dir():
-            if os.path.realpath(path) not in around:
-                yield from _label_files(path, around)
-        elif path.suffix == ".txt" and path.name != "classes.txt":
-            yield path
-
-
-def _folders(root: Path, split: str | None) -> tuple[Path, Path]:
+def _folders(
+    root: Path, split: str | None, images: Path | None, annotations: Path | None
+) -> tuple[Path, Path]:
     """Of the images and of the labels."""
-    pairs = [(root / "images", root / "labels")]
+    all_images, all_labels = child(root, "images"), child(root, "labels")
+    pairs = [(all_images, all_labels)]
     if split is not None:
+        part = child(root, split)
         pairs = [
-            (root / "images" / split, root / "labels" / split),
-            (root / split / "images", root / split / "labels"),
+            (child(all_images, split), child(all_labels, split)),
+            (child(part, "images"), child(part, "labels")),
         ]
-    for images, labels in pairs:
-        if images.is_dir() and labels.is_dir():
-            return images, labels
-    expected = " or ".join(f"{images} and {labels}" for images, labels in pairs)
-    raise FileNotFoundError(f"{root}: no YOLO data set, expected the folders {expected}")
+    elif not all_images.is_dir() and lies_beside_images(root, SUFFIX):
+        pairs.append((root, root))
+    return choose_folders("YOLO", root, pairs, (images, annotations), _splits(root), SUFFIX)
 
 
-def _categories(root: Path) -> list[str]:
-    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
-        try:
-            content = yaml.safe_load(path.read_bytes())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: not YAML: {error}") from None
-        if isinstance(content, dict) and "names" in content:
-            return _checked(path, _in_order(path, content["names"]))
-    for name in NAMES:
-        if (path := root / name).is_file():
-            return _checked(path, path.read_text(encoding="utf-8-sig").split("\n"))
-    raise FileNotFoundError(
-        f"{root}: no class names, expected data.yaml with the key names, or one of {', '.join(NAMES)}"
-    )
+def _splits(root: Path) -> list[str]:
+    """Parts that a data set has, in either layout."""
+    inside = [Path(entry.path) for entry in entries(root) if entry.is_dir()]
+    found = [
+        path.name for path in inside if child(path, "images").is_dir() and child(path, "labels").is_dir()
+    ]
+    if (labels := child(root, "labels")).is_dir() and (images := child(root, "images")).is_dir():
+        found += [e.name for e in entries(images) if e.is_dir() and (labels / e.name).is_dir()]
+    return sorted(set(found))
 
 
-def _in_order(path: Path, names: object) -> list[object]:
-    if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise ValueError(f"{path}: names has the keys {sorted(names)[:5]}…, expected 0, 1, 2, …")
-        return [names[index] for index in range(len(names))]
-    if isinstance(names, list):
-        return names
-    raise ValueError(
-        f"{path}: names is {type(names).__name__}, expected a list, or a mapping from 0, 1, 2, …"
-    )
-
-
-def _checked(path: Path, names: Sequence[object]) -> list[str]:
-    words = [str(name).strip() for name in names]
-    while words and not words[-1]:
-        words.pop()
-    for name in words:
-        if not name or words.count(name) > 1:
-            raise ValueError(f"{path}: class name {name!r} is empty or given more than once")
-    if not words:
-        raise ValueError(f"{path}: no class names")
-    return words
-
-
-def _objects(
-    path: Path, size: tuple[int, int], categories: Sequence[str], faults: Faults
-) -> Iterator[LabelledObject]:
+def _note_orphan(path: Path, folder: Path, faults: Faults) -> None:
+    """Labels whose image is not there are a fault; a text that holds no labels is only told of."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        faults.add(path, f"not text: {error}")
+        rows = [line.split() for line in read_text(path, "label").splitlines()]
+    except (ValueError, OSError):
+        rows = []
+    if any(len(row) >= 5 and all(_is_number(word) for word in row) for row in rows):
+        faults.add("labels without an image", path, f"labels without an image in {folder}")
+    elif path.name != "classes.txt":
+        faults.add("text without an image and without labels", path, "left out", level="warning")
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _objects(path: Path, size: tuple[int, int], names: YoloNames, faults: Faults) -> Iterator[LabelledObject]:
+    try:
+        text = read_text(path, "label")
+    except (ValueError, OSError) as error:
+        faults.add("label file cannot be read", path, str(error).removeprefix(f"{path}: "))
         return
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            yield _object(line.split(), size, categories)
-        except ValueError as error:
-            faults.add(path, str(error), number)
+            yield _object(line.split(), size, names)
+        except Wrong as error:
+            faults.add(error.kind, path, str(error), number)
 
 
-def _object(words: Sequence[str], size: tuple[int, int], categories: Sequence[str]) -> LabelledObject:
-    """Raises ValueError that says what is wrong with the line."""
-    if len(words) != 5 and (len(words) < 7 or not len(words) % 2):
-        raise ValueError(
-            f"{len(words)} words, expected 5 (class, centre x, centre y, width, height) or a class and the "
-            "points of a polygon"
-        )
-    if not words[0].isdecimal() or int(words[0]) >= len(categories):
-        raise ValueError(f"class {words[0]}, expected one of 0..{len(categories) - 1}")
-    category = categories[int(words[0])]
+def _object(words: Sequence[str], size: tuple[int, int], names: YoloNames) -> LabelledObject:
+    """Raises Wrong."""
+    _check_length(words, names.keypoints)
+    category = names.categories[_index(words[0], len(names.categories))]
+    if names.keypoints is not None:
+        _check_keypoints(words[5:])
+        words = words[:5]
     shares = [_share(word) for word in words[1:]]
     width, height = size
     if len(shares) > 4:
@@ -159,15 +152,51 @@ def _object(words: Sequence[str], size: tuple[int, int], categories: Sequence[st
         edges = (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
         bbox, points = cut(*edges, size), None
     if min(bbox[2:]) <= 0:
-        raise ValueError(f"the box {list(bbox)} (x, y, width, height in pixels) has no area")
+        raise Wrong("box has no area", f"the box {list(bbox)} (x, y, width, height in pixels) has no area")
     return LabelledObject(category, bbox, polygon=points)
 
 
+def _check_length(words: Sequence[str], keypoints: int | None) -> None:
+    count = len(words)
+    if keypoints is not None:
+        if count in (5, 5 + keypoints):
+            return
+        expected = f"5 or, by kpt_shape in data.yaml, {5 + keypoints}"
+    else:
+        if count == 5 or (count >= 7 and count % 2):
+            return
+        expected = "5 (class, centre x, centre y, width, height) or a class and the points of a polygon"
+        if count == 6:
+            expected += "; is the last one a confidence?"
+        elif count > 6:
+            expected += "; poses need kpt_shape in data.yaml"
+    commas = "; found commas, expected blanks between numbers" if any("," in word for word in words) else ""
+    raise Wrong("row has another number of words", f"{count} words, expected {expected}{commas}")
+
+
+def _index(word: str, count: int) -> int:
+    """As `1` or, of numpy.savetxt, `1.0`."""
+    value = float(word) if _is_number(word) else math.nan
+    if not (value.is_integer() and 0 <= value < count):
+        raise Wrong(
+            "class is none of the names", f"class {clipped(word)[1:-1]}, expected one of 0..{count - 1}"
+        )
+    return int(value)
+
+
+def _check_keypoints(words: Sequence[str]) -> None:
+    for word in words:
+        if not (_is_number(word) and math.isfinite(float(word))):
+            raise Wrong("keypoint is no number", f"{clipped(word)} in a keypoint is no finite number")
+
+
 def _share(word: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        raise ValueError(f"{word!r} is no number") from None
+    if not _is_number(word):
+        raise Wrong("number cannot be read", f"{clipped(word)} is no number")
+    value = float(word)
     if not math.isfinite(value) or not -TOLERANCE <= value <= 1 + TOLERANCE:
-        raise ValueError(f"{word} is not in 0..1, expected a share of the image's width or height")
+        raise Wrong(
+            "number is not in 0..1",
+            f"{clipped(word)[1:-1]} is not in 0..1, expected a share of the image's width or height",
+        )
     return value

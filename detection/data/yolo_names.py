@@ -1,0 +1,136 @@
+"""Class names of a YOLO data set: `data.yaml`, `classes.txt` or `obj.names`.
+
+YAML is read as its author wrote it: `on`, `010` and `1e3` are names, not true, 8 and 1000. Nothing is built of
+it but the few values that are asked for, so aliases that stand for gigabytes cost nothing.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from backbones.files import clipped, read_text
+from detection.data.labels import Faults
+from runtime.pictures import entries
+
+TEXTS = ("classes.txt", "labels/classes.txt", "obj.names")
+YAMLS = ("data.yaml", "data.yml", "dataset.yaml")
+"""Looked at first."""
+
+
+class YoloNames(NamedTuple):
+    """categories: by index. keypoints: words behind the box of each row (`kpt_shape` of poses), None: no poses."""
+
+    categories: list[str]
+    keypoints: int | None = None
+
+
+def read_names(root: Path, faults: Faults) -> YoloNames:
+    """Raises FileNotFoundError where no file has names, ValueError that names the file and what is wrong."""
+    for path in _yaml_files(root):
+        content = _mapping(path)
+        if (names := content.get("names")) is None:
+            continue
+        categories = _checked(path, _in_order(path, names))
+        count = content.get("nc")
+        if count is not None and _text(count) != str(len(categories)):
+            text = f"nc = {_text(count)}, but names has {len(categories)}"
+            faults.add("data.yaml: another number of names than nc says", path, text, level="warning")
+        return YoloNames(categories, _keypoints(path, content.get("kpt_shape")))
+    for name in TEXTS:
+        if (path := root / name).exists() or path.is_symlink():
+            return YoloNames(_checked(path, read_text(path, "class names").split("\n")))
+    raise FileNotFoundError(
+        f"{root}: no class names, expected data.yaml with the key names, or one of {', '.join(TEXTS)}"
+    )
+
+
+def _yaml_files(root: Path) -> list[Path]:
+    names = [entry.name for entry in entries(root) if entry.name.lower().endswith((".yaml", ".yml"))]
+    return [root / name for name in sorted(names, key=lambda name: (name not in YAMLS, name))]
+
+
+def _mapping(path: Path) -> dict[str, yaml.Node]:
+    """The values of the top level as they are parsed; empty where it is none."""
+    text = read_text(path, "YAML")
+    try:
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        hint = " (a blank behind the colon?)" if "could not find expected ':'" in str(error.problem) else ""
+        raise ValueError(f"{path}: {line}not YAML: {error.problem}{hint}") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # escapes beyond Unicode, control characters
+        raise ValueError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deeply") from None
+    if not isinstance(node, yaml.MappingNode):
+        return {}
+    return dict(_pairs(path, node, ""))
+
+
+def _pairs(path: Path, node: yaml.MappingNode, where: str) -> list[tuple[str, yaml.Node]]:
+    """Raises ValueError for a key that is given twice: which one holds is anybody's guess."""
+    pairs = [(_text(key), value) for key, value in node.value]
+    keys = [key for key, _ in pairs]
+    if repeated := next((key for key in keys if keys.count(key) > 1), None) if len(keys) < 10_000 else None:
+        raise ValueError(f"{path}: {where}the key {clipped(repeated)} is given more than once")
+    return pairs
+
+
+def _text(node: yaml.Node) -> str:
+    """As written; the kind of what is no text."""
+    if isinstance(node, yaml.ScalarNode):
+        return str(node.value)
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
+
+
+def _in_order(path: Path, names: yaml.Node) -> list[str]:
+    if isinstance(names, yaml.SequenceNode):
+        found = list(names.value)
+    elif isinstance(names, yaml.MappingNode):
+        by_index = dict(_pairs(path, names, "names: "))
+        wanted = [str(index) for index in range(len(by_index))]
+        if wrong := [key for key in by_index if key not in set(wanted)]:
+            raise ValueError(
+                f"{path}: names has the key {clipped(wrong[0])}, expected 0, 1, 2, … without gaps"
+            )
+        found = [by_index[index] for index in wanted]
+    else:
+        raise ValueError(
+            f"{path}: names = {clipped(_text(names))}, expected a list, or a mapping from 0, 1, 2, …"
+        )
+    for index, name in enumerate(found):
+        if not isinstance(name, yaml.ScalarNode):
+            raise ValueError(f"{path}: names[{index}] is {_text(name)}, expected text")
+    return [_text(name) for name in found]
+
+
+def _checked(path: Path, names: Sequence[str]) -> list[str]:
+    words = [name.strip() for name in names]
+    while words and not words[-1]:
+        words.pop()
+    seen: set[str] = set()
+    for name in words:
+        if not name or name in seen:
+            raise ValueError(f"{path}: class name {clipped(name)} is empty or given more than once")
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{path}: class name {clipped(name)} is no text in Unicode") from None
+        seen.add(name)
+    if not words:
+        raise ValueError(f"{path}: no class names")
+    return words
+
+
+def _keypoints(path: Path, shape: yaml.Node | None) -> int | None:
+    if shape is None:
+        return None
+    words = [_text(word) for word in shape.value] if isinstance(shape, yaml.SequenceNode) else [_text(shape)]
+    if len(words) == 2 and all(word.isascii() and word.isdecimal() and len(word) < 6 for word in words):
+        points, values = map(int, words)
+        if points >= 1 and values in (2, 3):
+            return points * values
+    raise ValueError(f"{path}: kpt_shape = {clipped(words)}, expected [points, 2] or [points, 3]")
