@@ -49,7 +49,8 @@ def import_labels(
         raise FileNotFoundError(f"{root}: no such folder")
     labelled = READERS[kind](root, split, images, annotations)
     data = msgspec.json.encode(labelled.to_coco(f"imported from the {kind} labels of {shown(root)}"))
-    problems = find_problems(columns(msgspec.json.decode(data, type=Elements), str(output)), str(output))
+    written = columns(msgspec.json.decode(data, type=Elements), str(output))
+    problems = find_problems(written, str(output))
     refuse(problems)
     write_atomically(output, data)
     return labelled, [*labelled.problems, *problems]
@@ -65,12 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, metavar="DIR", help="the data set")
     parser.add_argument("--output", type=Path, required=True, help="annotation file to write")
     parser.add_argument("--split", help="take this part of it only, such as train")
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="folder of the images, where it is another"
-    )
-    parser.add_argument(
-        "--annotations", type=Path, metavar="DIR", help="folder of the labels, where it is another"
-    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if another")
+    parser.add_argument("--annotations", type=Path, metavar="DIR", help="folder of the labels, if another")
     options = parser.parse_args(arguments)
     try:
         labelled, problems = import_labels(
@@ -93,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"them without a label file), {len(objects)} objects ({crowds} of them crowd regions), "
         f"{len(labelled.categories)} categories"
     )
-    command = f"{program('detection.check_data')} {shlex.quote(str(options.output))}"
-    print(f"check it: {command} {shlex.quote(str(labelled.folder))}")
+    paths = shlex.join([str(options.output), str(labelled.folder)])
+    print(f"check it: {program('detection.check_data')} {paths}")
     return 0
 
 

@@ -137,7 +137,7 @@ def _below(folder: Path, suffix: str, around: tuple[str, ...]) -> Iterator[Path]
 
 
 def only_one(paths: Sequence[Path], faults: Faults) -> Path | None:
-    """The label file among `paths`; None where there are several or it is no regular file, which is a fault."""
+    """The label file among `paths`; None where there are several, or no regular file: a fault then."""
     first, *others = paths
     if others:
         faults.add("several label files of one image", others[0], f"labels of the image of {first}, too")
@@ -154,7 +154,8 @@ def child(folder: Path, name: str) -> Path:
     path = folder / name
     if path.is_dir() or not folder.is_dir():
         return path
-    alike = [Path(e.path) for e in entries(folder) if e.name.casefold() == name.casefold() and e.is_dir()]
+    folded = name.casefold()
+    alike = [Path(e.path) for e in entries(folder) if e.name.casefold() == folded and e.is_dir()]
     return alike[0] if len(alike) == 1 else path
 
 
@@ -174,8 +175,8 @@ def choose_folders(
     for pair in pairs:
         if all(folder.is_dir() for folder in pair):
             return pair
-    text = " or ".join(f"{images} and {labels}" for images, labels in pairs)
-    text = f"{root}: no {kind} data set, expected the folders {text}"
+    expected = " or ".join(f"{images} and {labels}" for images, labels in pairs)
+    text = f"{root}: no {kind} data set, expected the folders {expected}"
     if splits:
         raise FileNotFoundError(f"{text}; it has the splits {', '.join(splits)}: choose one with --split")
     if mixed := _mixed_folder(root, suffix):

@@ -26,7 +26,7 @@ from detection.data.labels import (
     only_one,
     picture_size,
 )
-from detection.data.voc_xml import Document
+from detection.data.voc_xml import Document, XmlError
 from runtime.pictures import entries, image_files
 from runtime.progress import track
 
@@ -141,6 +141,9 @@ def _labelled(
     """An image and what an XML file says of it; None where something is wrong, which the faults tell."""
     try:
         document = Document(read_bytes(path, "label"))
+    except XmlError as error:
+        faults.add("XML cannot be read", path, str(error), error.line)
+        return None
     except (ValueError, OSError) as error:
         faults.add("XML cannot be read", path, str(error).removeprefix(f"{path}: "))
         return None

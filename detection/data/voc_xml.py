@@ -15,11 +15,19 @@ _NATIVE = ("utf-8", "utf-16", "iso-8859-1", "us-ascii")
 """Encodings of expat itself."""
 
 
+class XmlError(ValueError):
+    """line: where it is wrong, None where that is not known."""
+
+    def __init__(self, text: str, line: int | None = None) -> None:
+        super().__init__(text)
+        self.line = line
+
+
 class Document:
     """root: the outermost element. lines: of the elements."""
 
     def __init__(self, data: bytes) -> None:
-        """Raises ValueError that says what is wrong, in which line where that is known."""
+        """Raises XmlError."""
         self.lines: dict[ElementTree.Element, int] = {}
         self._depth = 0
         builder = ElementTree.TreeBuilder()
@@ -29,9 +37,7 @@ class Document:
         def start(tag: str, attributes: dict[str, Any]) -> None:
             self._depth += 1
             if self._depth > DEEPEST:
-                raise ValueError(
-                    f"line {parser.CurrentLineNumber}: more than {DEEPEST} elements within one another"
-                )
+                raise XmlError(f"more than {DEEPEST} elements within one another", parser.CurrentLineNumber)
             self.lines[builder.start(tag, attributes)] = parser.CurrentLineNumber
 
         def end(tag: str) -> None:
@@ -39,7 +45,7 @@ class Document:
             builder.end(tag)
 
         def refuse(*_: Any) -> None:
-            raise ValueError("declares a document type (<!DOCTYPE>), which labels have no need of")
+            raise XmlError("declares a document type (<!DOCTYPE>), which labels have no need of")
 
         parser.StartElementHandler = start
         parser.EndElementHandler = end
@@ -48,9 +54,11 @@ class Document:
         try:
             parser.Parse(data, True)
         except expat.ExpatError as error:
-            raise ValueError(f"line {error.lineno}: not XML: {expat.ErrorString(error.code)}") from None
-        except LookupError as error:
-            raise ValueError(f"declares an encoding that is not known: {error}") from None
+            raise XmlError(f"not XML: {expat.ErrorString(error.code)}", error.lineno) from None
+        except XmlError:
+            raise
+        except (LookupError, ValueError) as error:  # of an encoding declared in UTF-16
+            raise XmlError(f"declares an encoding that is not known: {error}") from None
         self.root: ElementTree.Element = builder.close()
 
 
@@ -61,9 +69,7 @@ def _decoded(data: bytes) -> tuple[str | None, bytes]:
         return None, data
     try:
         return "utf-8", data.decode(name).encode()
-    except LookupError:
-        raise ValueError(
-            f"declares the encoding {name!r}, which is not known; expected one such as utf-8"
-        ) from None
     except UnicodeError as error:
-        raise ValueError(f"declares the encoding {name!r}, but {error}") from None
+        raise XmlError(f"declares the encoding {name!r}, but {error}") from None
+    except (LookupError, ValueError):
+        raise XmlError(f"declares the unknown encoding {name!r}, expected one such as utf-8") from None

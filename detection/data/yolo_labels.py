@@ -2,8 +2,9 @@
 
     images/a.jpg    labels/a.txt: `class centre_x centre_y width height`, or `class x y x y x y …`, a polygon
 
-Where `data.yaml` has `kpt_shape: [n, d]`, n·d words of a pose follow the box and are left out. Source: the
-description of the format in Ultralytics' documentation; an image without a label file has no objects there, too.
+Where `data.yaml` has `kpt_shape: [n, d]`, n·d words of a pose follow the box and are left out. Source:
+the description of the format in Ultralytics' documentation. An image without a label file has no objects, as
+there.
 """
 
 import math

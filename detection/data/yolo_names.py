@@ -1,7 +1,7 @@
 """Class names of a YOLO data set: `data.yaml`, `classes.txt` or `obj.names`.
 
-YAML is read as its author wrote it: `on`, `010` and `1e3` are names, not true, 8 and 1000. Nothing is built of
-it but the few values that are asked for, so aliases that stand for gigabytes cost nothing.
+YAML is read as its author wrote it: `on`, `010` and `1e3` are names, not true, 8 and 1000. Nothing is built
+of it but the few values that are asked for, so aliases that stand for gigabytes cost nothing.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ YAMLS = ("data.yaml", "data.yml", "dataset.yaml")
 
 
 class YoloNames(NamedTuple):
-    """categories: by index. keypoints: words behind the box of each row (`kpt_shape` of poses), None: no poses."""
+    """categories: by index. keypoints: words of a pose behind the box of each row; None: no poses."""
 
     categories: list[str]
     keypoints: int | None = None

@@ -80,7 +80,7 @@ def read_results(path: str | os.PathLike[str], coco: CocoAnnotations) -> list[Re
     negative = (sizes < 0).any(axis=1)
     for rule, rows in (
         (
-            "detections: bbox has a negative width or height (x1, y1, x2, y2 instead of x, y, width, height?)",
+            "detections: bbox has a negative width or height (are they x1, y1, x2, y2?)",
             negative,
         ),
         ("detections: bbox has no area", ~negative & (sizes == 0).any(axis=1)),

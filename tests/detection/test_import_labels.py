@@ -206,9 +206,13 @@ def test_scenes_come_back_from_yolo_as_they_were(scenes, tmp_path):
     ("line", "message"),
     [
         ("2 0.5 0.5 0.1 0.1", "a.txt:2: class 2, expected one of 0..1"),
+        ("0.5 0.5 0.5 0.1 0.1", "a.txt:2: class 0.5, expected one of 0..1"),
+        ("-1 0.5 0.5 0.1 0.1", "a.txt:2: class -1, expected one of 0..1"),
         ("dog 0.5 0.5 0.1 0.1", "a.txt:2: class dog, expected one of 0..1"),
         ("0 0.5 0.5 0.1", "a.txt:2: 4 words, expected 5"),
         ("0 0.5 0.5 0.1 0.1 0.1 0.1 0.9", "a.txt:2: 8 words, expected 5"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "6 words, expected 5 .*; is the last one a confidence"),
+        ("0,0.5,0.5,0.1,0.1", "1 words, expected 5 .*found commas, expected blanks"),
         ("0 20 10 5 5", "a.txt:2: 20 is not in 0..1"),
         ("0 0.5 nan 0.1 0.1", "a.txt:2: nan is not in 0..1"),
         ("0 0.5 half 0.1 0.1", "a.txt:2: 'half' is no number"),
@@ -257,10 +261,18 @@ def test_every_fault_of_a_set_is_told_at_once(yolo, capsys):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("names: {0: cat, 2: dog}", r"data\.yaml: names has the keys \[0, 2\]"),
-        ("names: 3", r"data\.yaml: names is int"),
+        ("names: {0: cat, 2: dog}", r"data\.yaml: names has the key '2', expected 0, 1"),
+        ("names: 3", r"data\.yaml: names = '3', expected a list"),
         ("names: [cat, cat]", r"data\.yaml: class name 'cat' is empty or given more than once"),
-        ("names: [", r"data\.yaml: not YAML"),
+        ("names: [", r"data\.yaml: line 1: not YAML"),
+        ("names:\n  0: cat\n  1:dog\n", r"data\.yaml: line 4: not YAML: could not find expected ':'"),
+        ("names: [[cat], dog]", r"data\.yaml: names\[0\] is a list, expected text"),
+        ("names: {0: cat, '0': dog}", r"data\.yaml: names: the key '0' is given more than once"),
+        ("names: &x [*x]", r"data\.yaml: names\[0\] is a list, expected text"),
+        ("names: " + "[" * 100_000, r"data\.yaml: nested too deeply"),
+        ('names: ["\\uD800"]', r"data\.yaml: class name .* is no text in Unicode"),
+        ('names: ["\\UFFFFFFFF"]', r"data\.yaml: not YAML"),
+        ("names: [cat, dog]\nkpt_shape: [4, 7]", r"kpt_shape = \['4', '7'\], expected \[points, 2\]"),
         ("nc: 2", "no class names, expected data.yaml"),
     ],
 )
@@ -277,7 +289,7 @@ def test_another_layout_is_told(tmp_path, capsys, kind):
     assert_says(capsys, "expected")
 
 
-def test_a_listed_image_without_labels_is_told(voc, capsys):
+def test_a_listed_image_that_is_not_there_is_told(voc, capsys):
     (voc / "ImageSets" / "Main" / "train.txt").write_text("a\nz\n")
     assert run("voc", voc, "--split", "train")[0] == 1
-    assert_says(capsys, r"train\.txt:2: z has no .*z\.xml")
+    assert_says(capsys, r"train\.txt:2: z has no image in")

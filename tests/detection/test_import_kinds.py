@@ -1,0 +1,327 @@
+"""Labels as people have them: none vanishes, and what is hostile is refused at once."""
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from detection.data.annotations import read_coco
+from detection.import_labels import main
+
+ROW = "0 0.5 0.5 0.5 0.5"
+BOX = [10.0, 5.0, 20.0, 10.0]
+"""Of ROW, in a picture of 40x20."""
+XML = """<annotation>
+<filename>{name}</filename>
+<object><name>{label}</name>
+<difficult>{difficult}</difficult>
+<bndbox><xmin>11</xmin><ymin>6</ymin><xmax>30</xmax><ymax>15</ymax></bndbox></object>
+</annotation>"""
+
+
+def put(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 20)).save(path)
+
+
+def xml(label="cat", difficult="0", name="a.png", encoding=None) -> bytes:
+    head = f'<?xml version="1.0" encoding="{encoding}"?>' if encoding else ""
+    return (head + XML.format(label=label, difficult=difficult, name=name)).encode(encoding or "utf-8")
+
+
+@pytest.fixture
+def yolo(tmp_path):
+    """a.png with one cat, b.png without a label file."""
+    root = tmp_path / "set"
+    for name in ("a", "b"):
+        picture(root / "images" / f"{name}.png")
+    put(root / "labels" / "a.txt", ROW)
+    put(root / "data.yaml", "names: [cat, dog]\n")
+    return root
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """The same."""
+    root = tmp_path / "set"
+    for name in ("a", "b"):
+        picture(root / "JPEGImages" / f"{name}.png")
+    put(root / "Annotations" / "a.xml", xml())
+    return root
+
+
+def run(kind: str, root: Path, *more: str) -> dict[str, list]:
+    """What is written: boxes of each image. Raises AssertionError unless the import succeeds."""
+    output = root.parent / "out.json"
+    assert main(["--from", kind, str(root), "--output", str(output), *more]) == 0
+    coco, _ = read_coco(output)
+    return {
+        str(name): coco.bboxes[coco.first[row] : coco.first[row + 1]].tolist()
+        for row, name in enumerate(coco.file_names)
+    }
+
+
+def refused(kind: str, root: Path, capsys, *more: str) -> str:
+    output = root.parent / "out.json"
+    assert main(["--from", kind, str(root), "--output", str(output), *more]) == 1
+    assert not output.exists()
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["txt", "TXT", "Txt"])
+def test_the_suffix_of_a_label_file_may_have_any_case(yolo, suffix):
+    (yolo / "labels" / "a.txt").rename(yolo / "labels" / f"a.{suffix}")
+    assert run("yolo", yolo) == {"a.png": [BOX], "b.png": []}
+
+
+def test_the_suffix_of_an_xml_file_may_have_any_case(voc):
+    (voc / "Annotations" / "a.xml").rename(voc / "Annotations" / "a.XML")
+    assert run("voc", voc) == {"a.png": [BOX], "b.png": []}
+
+
+def test_two_label_files_of_one_image_are_told(yolo, capsys):
+    put(yolo / "labels" / "a.TXT", ROW)
+    assert "several label files of one image: 1\n" in refused("yolo", yolo, capsys)
+
+
+@pytest.mark.parametrize("kind", ["yolo", "voc"])
+def test_images_without_a_label_file_are_background_and_counted(request, kind, capsys):
+    assert run(kind, request.getfixturevalue(kind)) == {"a.png": [BOX], "b.png": []}
+    assert "2 images (1 without objects, 1 of them without a label file)" in capsys.readouterr().out
+
+
+def test_a_listed_image_without_xml_is_background(voc):
+    put(voc / "ImageSets" / "Main" / "train.txt", "b\n")
+    assert run("voc", voc, "--split", "train") == {"b.png": []}
+
+
+@pytest.mark.parametrize(
+    ("word", "crowd"),
+    [("1", True), ("True", True), ("yes", True), ("0", False), ("false", False), ("No", False), ("", False)],
+)
+def test_difficult_is_a_word_or_a_number(voc, capsys, word, crowd):
+    put(voc / "Annotations" / "a.xml", xml(difficult=word))
+    run("voc", voc)
+    coco, _ = read_coco(voc.parent / "out.json")
+    assert coco.crowd.tolist() == [crowd]
+    assert "difficult" not in capsys.readouterr().err
+
+
+def test_an_odd_word_for_difficult_is_told_with_its_line(voc, capsys):
+    put(voc / "Annotations" / "a.xml", xml(difficult="Unspecified"))
+    assert run("voc", voc)["a.png"] == [BOX]
+    told = capsys.readouterr().err
+    assert "warning: difficult is neither 0 nor 1: 1\n" in told
+    assert "a.xml:4: difficult = Unspecified, expected 0 or 1; taken for 0" in told
+
+
+@pytest.mark.parametrize(("shape", "values"), [("[4, 2]", 8), ("[2, 3]", 6)])
+def test_the_first_four_words_of_a_pose_are_its_box(yolo, capsys, shape, values):
+    put(yolo / "data.yaml", f"names: [cat]\nkpt_shape: {shape}\n")
+    put(yolo / "labels" / "a.txt", f"{ROW}{' 0.1' * values}\n{ROW}\n")
+    assert run("yolo", yolo)["a.png"] == [BOX, BOX]
+    assert "the same bbox and category_id" in capsys.readouterr().err
+    (yolo.parent / "out.json").unlink()
+    put(yolo / "labels" / "a.txt", f"{ROW}{' 0.1' * (values - 2)}\n")
+    assert f"a.txt:1: {values + 3} words, expected 5 or, by kpt_shape in data.yaml, {values + 5}" in refused(
+        "yolo", yolo, capsys
+    )
+
+
+@pytest.mark.parametrize("hidden", ["labels/._a.txt", "labels/.ipynb_checkpoints/x.txt", "._data.yaml"])
+def test_hidden_files_of_other_programs_are_passed_over(yolo, hidden):
+    put(yolo / hidden, b"\x00\x05\x16\x07\xff")
+    assert run("yolo", yolo) == {"a.png": [BOX], "b.png": []}
+
+
+def test_hidden_files_beside_xml_are_passed_over(voc):
+    put(voc / "Annotations" / "._a.xml", b"\x00\x05\x16\x07\xff")
+    assert run("voc", voc) == {"a.png": [BOX], "b.png": []}
+
+
+def test_texts_that_are_no_labels_are_left_out_and_told(yolo, capsys):
+    put(yolo / "labels" / "README.roboflow.txt", "exported in 2024\n")
+    assert run("yolo", yolo)["a.png"] == [BOX]
+    assert "README.roboflow.txt: left out" in capsys.readouterr().err
+    put(yolo / "labels" / "c.txt", ROW)
+    (yolo.parent / "out.json").unlink()
+    assert "labels/c.txt: labels without an image in" in refused("yolo", yolo, capsys)
+
+
+def test_voc_in_lower_case_folders_beside_the_images_or_elsewhere(voc):
+    expected = {"a.png": [BOX], "b.png": []}
+    (voc / "JPEGImages").rename(voc / "images")
+    (voc / "Annotations").rename(voc / "annotations")
+    assert run("voc", voc) == expected
+    (voc / "images").rename(voc / "photos")
+    (voc / "annotations").rename(voc / "xml")
+    more = ["--images", str(voc / "photos"), "--annotations", str(voc / "xml")]
+    assert run("voc", voc, *more) == expected
+    for path in [*(voc / "photos").iterdir(), *(voc / "xml").iterdir()]:
+        path.rename(voc / path.name)
+    assert run("voc", voc) == expected
+
+
+def test_labels_beside_images_are_offered_and_read(yolo, capsys):
+    (yolo / "images").rename(yolo / "data")
+    (yolo / "labels" / "a.txt").rename(yolo / "data" / "a.txt")
+    told = refused("yolo", yolo, capsys)
+    data = yolo / "data"
+    assert f"labels lie beside the images in {data}: --images {data} --annotations {data}" in told
+    assert run("yolo", yolo, "--images", str(data), "--annotations", str(data)) == {
+        "a.png": [BOX],
+        "b.png": [],
+    }
+
+
+@pytest.mark.parametrize("more", [[], ["--split", "val"]])
+def test_the_splits_that_are_there_are_offered(yolo, capsys, more):
+    for name in ("images", "labels"):
+        (yolo / name).rename(yolo / f"_{name}")
+        (yolo / "valid").mkdir(exist_ok=True)
+        (yolo / f"_{name}").rename(yolo / "valid" / name)
+    assert "it has the splits valid: choose one with --split" in refused("yolo", yolo, capsys, *more)
+    assert run("yolo", yolo, "--split", "valid")["a.png"] == [BOX]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("names: [on, off]", ["on", "off"]),
+        ("names: [010, 1e3]", ["010", "1e3"]),
+        ("names: {0: red, '1': blue}", ["red", "blue"]),
+        ("names:\n- ~\n- 'null'", ["~", "null"]),
+        ("names: [2024-01-01, 0x1F]\nnc: 2", ["2024-01-01", "0x1F"]),
+    ],
+)
+def test_names_are_the_text_that_was_written(yolo, text, names):
+    put(yolo / "data.yaml", text)
+    run("yolo", yolo)
+    assert read_coco(yolo.parent / "out.json")[0].category_names == names
+
+
+def test_another_count_of_names_is_told(yolo, capsys):
+    put(yolo / "data.yaml", "names: [cat, dog]\nnc: 3")
+    run("yolo", yolo)
+    assert "data.yaml: nc = 3, but names has 2" in capsys.readouterr().err
+
+
+def test_class_numbers_of_savetxt_are_read(yolo):
+    put(yolo / "labels" / "a.txt", "0.000000000000000000e+00 5e-1 0.5 0.5 0.5\n")
+    assert run("yolo", yolo)["a.png"] == [BOX]
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "labels/a.txt", "data.yaml"])
+def test_text_that_is_not_utf8_is_named(yolo, capsys, name):
+    if name == "classes.txt":
+        (yolo / "data.yaml").unlink()
+    put(yolo / name, "0 红\n".encode("gbk"))
+    assert re.search(rf"{re.escape(name)}: line 1: expected text in UTF-8", refused("yolo", yolo, capsys))
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "utf-16", "cp1252", "shift_jis"])
+def test_xml_is_read_in_the_encoding_that_it_declares(voc, encoding):
+    label = "Übel" if encoding == "cp1252" else "中"
+    put(voc / "Annotations" / "a.xml", xml(label=label, encoding=encoding))
+    run("voc", voc)
+    assert read_coco(voc.parent / "out.json")[0].category_names == [label]
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY a "xxxxxxxxxx"><!ENTITY b "&a;&a;&a;&a;&a;">]><annotation>&b;</annotation>'
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'<?xml version="1.0" encoding="lol"?><annotation/>', "unknown encoding 'lol'"),
+        (b'<?xml version="1.0" encoding="rot13"?><annotation/>', "unknown encoding 'rot13'"),
+        (b'<?xml version="1.0" encoding="gb2312"?><annotation>\xff</annotation>', "encoding 'gb2312', but"),
+        ('<?xml version="1.0" encoding="lol"?><annotation/>'.encode("utf-16"), "encoding"),
+        (b"<annotation>" * 100_000, "a.xml:1: more than 64 elements within one another"),
+        (BOMB.encode(), "declares a document type"),
+        (b"", "not XML: no element found"),
+        (
+            b"<annotations><image/></annotations>",
+            "a.xml:1: the root element is annotations, expected annotation",
+        ),
+        (
+            b"<annotation>\n<Object><name>x</name></Object></annotation>",
+            "a.xml:2: element Object, expected object",
+        ),
+    ],
+)
+def test_xml_that_cannot_be_read_is_refused_with_its_file(voc, capsys, content, message):
+    put(voc / "Annotations" / "a.xml", content)
+    told = refused("voc", voc, capsys)
+    assert "a.xml:" in told
+    assert message in told
+
+
+def test_a_bomb_of_aliases_takes_no_memory(yolo):
+    lines = ["a: &a [x,x,x,x,x,x,x,x,x]"]
+    lines += [
+        f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]"
+        for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
+    put(yolo / "data.yaml", "\n".join([*lines, "names: *i"]))
+    done = subprocess.run(
+        [sys.executable, "-m", "detection.import_labels", "--from", "yolo", str(yolo), "--output", "o.json"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30)),
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"{yolo / 'data.yaml'}: names[0] is a list, expected text\n"
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        *(
+            (f"{place}", "FIFO")
+            for place in ("labels/a.txt", "data.yaml", "images/a.png", "Annotations/a.xml")
+        ),
+        *(
+            (f"{place}", "link")
+            for place in ("labels/a.txt", "data.yaml", "images/a.png", "Annotations/a.xml")
+        ),
+        ("data.yaml", "folder"),
+    ],
+)
+def test_what_is_no_regular_file_is_named_and_not_opened(request, capsys, place, kind):
+    name = "voc" if place.endswith("xml") else "yolo"
+    root = request.getfixturevalue(name)
+    path = root / place
+    path.unlink()
+    make = {"FIFO": os.mkfifo, "folder": os.mkdir, "link": lambda path: path.symlink_to("nowhere")}
+    make[kind](path)
+    told = refused(name, root, capsys)
+    assert str(path) in told
+    found = {"FIFO": "is a FIFO", "folder": "is a folder", "link": "a link to nowhere, which is absent"}
+    assert found[kind] in told
+
+
+def test_every_kind_of_fault_is_told_with_its_own_count(yolo, capsys):
+    rows = [*["7 0.5 0.5 0.1 0.1"] * 30, "0 0.5 0.5 0.1", *["0 0.5 nan 0.1 0.1"] * 2, "0 0.5 0.5 0 0.1"]
+    put(yolo / "labels" / "a.txt", "\n".join(rows))
+    told = refused("yolo", yolo, capsys)
+    assert re.findall("^error: (.*)$", told, re.MULTILINE) == [
+        "class is none of the names: 30",
+        "row has another number of words: 1",
+        "number is not in 0..1: 2",
+        "box has no area: 1",
+    ]
+    assert "    and 25 more\n" in told
