@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="annotation file to write")
     parser.add_argument("--split", help="take this part of it only, such as train")
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if another")
-    parser.add_argument("--annotations", type=Path, metavar="DIR", help="folder of the labels, if another")
+    parser.add_argument("--annotations", type=Path, metavar="DIR", help="the same of the labels")
     options = parser.parse_args(arguments)
     try:
         labelled, problems = import_labels(
@@ -86,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     crowds = sum(thing.crowd for thing in objects)
     without = sum(not image.objects for image in labelled.images)
     print(
-        f"{options.output}: {len(labelled.images)} images ({without} without objects, {labelled.unlabelled} of "
-        f"them without a label file), {len(objects)} objects ({crowds} of them crowd regions), "
+        f"{options.output}: {len(labelled.images)} images ({without} without objects, {labelled.unlabelled} "
+        f"of them without a label file), {len(objects)} objects ({crowds} of them crowd regions), "
         f"{len(labelled.categories)} categories"
     )
     paths = shlex.join([str(options.output), str(labelled.folder)])

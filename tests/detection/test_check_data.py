@@ -1,11 +1,13 @@
 """The check of a data set: one case per fault, each found alone, counted and named."""
 
 import json
+import os
 
 import pytest
 from annotated_folder import annotated_folder, found, of
 
 from detection.check_data import check, main
+from detection.data.annotations import read_coco
 from detection.data.config import CocoDataConfig
 from detection.data.images import open_split
 
@@ -313,3 +315,185 @@ def test_training_refuses_what_the_check_calls_an_error(data, fault):
     config = CocoDataConfig(root=str(path.parent), train_images="images", train_annotations=path.name)
     with pytest.raises(ValueError, match=r"annotations\.json: (images|annotations): "):
         open_split(config, "train")
+
+
+def test_all_kinds_of_fault_are_told_in_one_run_by_check_and_training(data, capsys):
+    """Each with file, element, key, value, what was expected and its own count."""
+
+    def change(content):
+        content["images"][0]["file_name"] = "gone.png"
+        content["annotations"] += [
+            {"id": 20, "image_id": 7, "category_id": "1", "bbox": [1, 1, 2, 2]},
+            {"id": 21, "image_id": 7, "category_id": "9", "bbox": [1, 1, -2, 2], "iscrowd": None},
+            {"id": 22, "image_id": 99, "category_id": 9, "bbox": [1, 1, 2]},
+            {"id": "x", "image_id": 7, "category_id": 8, "bbox": [1, 1, 2, 2]},
+        ]
+
+    path = data(change)
+    folder = path.parent / "images"
+    number = "annotations: id must be a whole number in 0..9223372036854775807"
+    errors = [
+        (path, number, '1 (annotations[6] (id "x"): id = "x")'),
+        (
+            *(path, "annotations: category_id must be a whole number"),
+            '2 (annotations[3] (id 20): category_id = "1", annotations[4] (id 21): category_id = "9")',
+        ),
+        (
+            *(path, "annotations: bbox must be four numbers: x, y, width, height in pixels"),
+            "1 (annotations[5] (id 22): bbox = [1, 1, 2])",
+        ),
+        (path, "annotations: iscrowd must be 0 or 1", "1 (annotations[4] (id 21): iscrowd = null)"),
+        (
+            *(path, "annotations: category_id is not among the ids of categories"),
+            "1 (annotations[6]: category_id = 8)",
+        ),
+        (
+            *(path, "annotations: image_id is not among the ids of images"),
+            "1 (annotation 22: image_id = 99)",
+        ),
+        (folder, "image file is missing", "1 (gone.png)"),
+    ]
+    expected = {f"{where}: {rule}: {offenders}" for where, rule, offenders in errors}
+    assert main([str(path), str(folder), "--workers", "0"]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert {line.removeprefix("error: ") for line in told if line.startswith("error: ")} == expected
+    (left_out,) = (line for line in told if line.startswith("left out: "))
+    assert left_out.endswith("negative width or height: 1 (annotation 21: bbox = [1.0, 1.0, -2.0, 2.0])")
+    config = CocoDataConfig(root=str(path.parent), train_images="images", train_annotations=path.name)
+    with pytest.raises(ValueError, match="gone") as refusal:
+        open_split(config, "train")
+    assert set(str(refusal.value).splitlines()) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "column", "expected"),
+    [
+        (of("annotations", 0, iscrowd=False), "crowd", [False, False, True]),
+        (of("annotations", 2, iscrowd=True), "crowd", [False, False, True]),
+        (of("annotations", 0, image_id=7.0, category_id=1.0, id=11.0), "labels", [0, 2, 0]),
+        (of("images", 0, id=7.0, width=40.0, height=30.0), "sizes", [[30, 40], [50, 20], [8, 16]]),
+        (of("categories", 1, name=5), "category_names", ["5", "gnu", "dog"]),
+    ],
+)
+def test_values_are_read_as_pycocotools_reads_them(data, change, column, expected):
+    path = data(change)
+    assert found(path) == []
+    read = getattr(read_coco(path)[0], column)
+    assert (read if isinstance(read, list) else read.tolist()) == expected
+
+
+WARNINGS = {
+    "shares": (
+        lambda c: [a.update(bbox=[0.1, 0.2, 0.5, 0.25]) for a in c["annotations"]] and None,
+        *("shares of the sides, where pixels are expected?", 3, "annotation 11: bbox = [0.1, 0.2, 0.5, "),
+    ),
+    "equal boxes": (
+        lambda c: c["annotations"].extend({**c["annotations"][0], "id": i} for i in (20, 21)),
+        *("the same bbox and category_id as of", 2, "annotation 20: bbox = [1.0, 2.0, 10.0, 20.0]"),
+    ),
+    "parent": (
+        lambda c: [category.update(supercategory="gnu") for category in c["categories"]] and None,
+        *("no boxes and the parent (supercategory) of others", 1, "category 4: name = gnu, parent of"),
+    ),
+    "case": (of("categories", 2, name="DOG"), "names differ in case alone", 2, "dog"),
+}
+
+
+@pytest.mark.parametrize("kind", WARNINGS)
+def test_what_looks_wrong_is_a_warning_with_its_count(data, kind):
+    change, rule, count, name = WARNINGS[kind]
+    ((level, found_count, found_rule, found_name, *_),) = found(data(change))
+    assert (level, found_count) == ("warning", count)
+    assert rule in found_rule
+    assert found_name.startswith(name)
+
+
+def test_boxes_that_differ_in_image_category_or_place_are_not_equal(data):
+    def change(content):
+        first = {"image_id": 7, "category_id": 1, "bbox": [1, 2, 10, 20]}
+        others = ({"category_id": 9}, {"image_id": 3}, {"bbox": [1, 2, 10, 20.5]})
+        content["annotations"] += [{**first, **other, "id": i} for i, other in enumerate(others, 20)]
+
+    assert found(data(change)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("A.png", "a.png; another case"),
+        ("a.PNG", "a.png; another case"),
+        ("Sub/c.jpg", "sub/c.jpg; another case"),
+        ("sub\\c.jpg", "sub/c.jpg; backslashes"),
+        ("images/a.png", "a.png; one folder too many: images/"),
+        ("data\\images\\a.png", "a.png; backslashes, 2 folders too many: data/images/"),
+        ("c.jpg", "sub/c.jpg; in another folder"),
+        ("a.jpeg", "a.png; another suffix"),
+        ("%61.png", "a.png; URL-encoded"),
+        ("https://x.org/data/a.png?raw=1", "a.png; a URL"),
+        ("z.png", None),
+    ],
+)
+def test_a_missing_file_is_shown_with_what_is_near(data, name, near):
+    path = data(of("images", 0, file_name=name))
+    expected = f"{name} [near: {near}]" if near else name
+    assert found(path) == [("error", 1, "image file is missing", expected)]
+    config = CocoDataConfig(root=str(path.parent), train_images="images", train_annotations=path.name)
+    with pytest.raises(FileNotFoundError) as refusal:
+        open_split(config, "train")
+    assert str(refusal.value) == f"{path.parent / 'images'}: image file is missing: 1 ({expected})"
+
+
+def test_a_name_that_leaves_the_folder_is_shown_with_what_is_near(data):
+    (problem,) = found(data(of("images", 0, file_name="..\\upload\\a.png")))
+    assert problem[2:] == (
+        "images: file_name leaves the folder",
+        "..\\upload\\a.png [near: a.png; backslashes, 2 folders too many: ../upload/]",
+    )
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "folder", "link"])
+def test_an_image_that_is_no_regular_file_is_named_by_check_and_training(data, kind):
+    path = data()
+    image = path.parent / "images" / "a.png"
+    image.unlink()
+    {"FIFO": os.mkfifo, "folder": os.mkdir, "link": lambda path: path.symlink_to("nowhere")}[kind](image)
+    ((level, count, rule, name),) = found(path)
+    assert (level, count) == ("error", 1)
+    assert (rule, name.partition(": ")[0]) == (
+        "image file is missing" if kind == "link" else "image is no regular file",
+        "a.png",
+    )
+    config = CocoDataConfig(root=str(path.parent), train_images="images", train_annotations=path.name)
+    with pytest.raises((ValueError, FileNotFoundError), match=rule):
+        open_split(config, "train")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "not JSON: maximum recursion depth"),
+        ('{"images": ' + "[" * 100_000, "not JSON: maximum recursion depth"),
+        ('{"images": [{"id": ' + "9" * 5000 + "}]}", "element cannot be read"),
+        ('{"images": [{"id": 1, "file_name": "\\ud800"}]}', "half of a surrogate pair"),
+    ],
+)
+def test_hostile_json_is_refused_with_the_files_name(data, text, message):
+    path = data(lambda content: text)
+    assert any(message in problem[2] for problem in found(path))
+    with pytest.raises(ValueError, match=message) as refusal:
+        read_coco(path)
+    assert str(refusal.value).startswith(f"{path}: ")
+
+
+def test_a_fifo_instead_of_the_annotations_is_named(data):
+    path = data()
+    path.unlink()
+    os.mkfifo(path)
+    (problem,) = found(path)
+    assert problem[2] == "expected an annotation file, but this is a FIFO"
+
+
+def test_names_are_printed_without_control_characters(data, capsys):
+    path = data(of("categories", 1, name="\x1b[2Jcat"))
+    assert main([str(path), str(path.parent / "images"), "--workers", "0"]) == 0
+    assert "\\x1b[2Jcat  2\n" in capsys.readouterr().out

@@ -287,19 +287,11 @@ def test_a_bomb_of_aliases_takes_no_memory(yolo):
     assert done.stderr == f"{yolo / 'data.yaml'}: names[0] is a list, expected text\n"
 
 
+PLACES = ("labels/a.txt", "data.yaml", "images/a.png", "Annotations/a.xml")
+
+
 @pytest.mark.parametrize(
-    ("place", "kind"),
-    [
-        *(
-            (f"{place}", "FIFO")
-            for place in ("labels/a.txt", "data.yaml", "images/a.png", "Annotations/a.xml")
-        ),
-        *(
-            (f"{place}", "link")
-            for place in ("labels/a.txt", "data.yaml", "images/a.png", "Annotations/a.xml")
-        ),
-        ("data.yaml", "folder"),
-    ],
+    ("place", "kind"), [*((p, kind) for p in PLACES for kind in ("FIFO", "link")), ("data.yaml", "folder")]
 )
 def test_what_is_no_regular_file_is_named_and_not_opened(request, capsys, place, kind):
     name = "voc" if place.endswith("xml") else "yolo"
