@@ -9,6 +9,7 @@ Letters: `N` images, `R` annotated boxes.
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -175,7 +176,7 @@ def split_file(path: str | os.PathLike[str]) -> Elements:
         try:
             return _split(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return _split(strict_json(data, error))
+            return _strict(data, error)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -202,16 +203,38 @@ def _split(data: bytes) -> Elements:
     return Elements(**found, licenses=keys.get("licenses", msgspec.Raw(b"[]")))
 
 
-def strict_json(data: bytes, refusal: Exception) -> bytes:
-    """The same in JSON proper, where Python can read it: json.dump writes NaN unless told not to.
+_STRING_OR_CONSTANT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|-?\b(?:NaN|Infinity)\b', re.DOTALL)
+
+
+def _strict(data: bytes, refusal: Exception) -> Elements:
+    """The elements where Python can read the text: json.dump writes NaN unless told not to, other programs
+    write UTF-16 or a byte order mark. What is not finite is null.
 
     refusal: of msgspec. Raises ValueError where Python cannot either."""
     try:
-        return msgspec.json.encode(json.loads(data))  # which writes null for what is not finite
+        return _split(_without_constants(data))  # as objects of Python, COCO's train2017 takes gigabytes
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        strict = msgspec.json.encode(json.loads(data))
     except UnicodeEncodeError:
         raise ValueError("holds half of a surrogate pair (such as \\ud800), which is no text") from None
     except (ValueError, RecursionError, OverflowError):
         raise ValueError(unreadable(refusal)) from None
+    try:
+        return _split(strict)
+    except (msgspec.DecodeError, RecursionError):
+        raise ValueError(unreadable(refusal)) from None
+
+
+def _without_constants(data: bytes) -> bytes:
+    """null for NaN and Infinity outside of strings."""
+    pieces, start = [], 0
+    for match in _STRING_OR_CONSTANT.finditer(data):
+        if data[match.start()] != ord('"'):
+            pieces += [data[start : match.start()], b"null"]
+            start = match.end()
+    return b"".join([*pieces, data[start:]])
 
 
 def columns(elements: Elements, where: str, shown: int = SHOWN) -> CocoFile:

@@ -12,6 +12,7 @@ from backbones.norm import NarrowBatchNorm2d
 from backbones.ranges import KEY, ConfigError, under
 from backbones.spec import NetworkSpec
 from backbones.zoo import resolve_spec
+from detection.data.annotations import SPLITS
 from detection.data.coco_file import CategoryEntry
 from detection.data.config import CocoDataConfig
 from detection.data.images import DetectionImages, open_split
@@ -58,7 +59,7 @@ def open_images(
     """Training and validation images, and their categories.
 
     Raises ValueError or FileNotFoundError for what cannot be trained on or evaluated with."""
-    train, val = open_split(data, "train", seed=seed), open_split(data, "val")
+    train, val = _open_both(data, seed)
     if not val.coco.annotated:
         raise ValueError(f"{val.coco.path}: the key 'annotations' is missing, nothing to evaluate with")
     names = zip(train.coco.category_ids, train.coco.category_names, strict=True)
@@ -67,6 +68,26 @@ def open_images(
     if len(val) < processes:
         raise ValueError(f"{val.coco.path}: {len(val)} images are fewer than the {processes} processes")
     return train, val, categories
+
+
+def _open_both(data: CocoDataConfig, seed: int) -> tuple[DetectionImages, DetectionImages]:
+    """Raises ValueError or FileNotFoundError that tells the faults of both splits."""
+    opened: list[DetectionImages] = []
+    faults: list[ValueError | FileNotFoundError] = []
+    for split in SPLITS:
+        try:
+            opened.append(open_split(data, split, seed=seed))
+        except ConfigError:
+            raise  # of both
+        except (ValueError, FileNotFoundError) as error:
+            faults.append(error)
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        lines = "\n".join(map(str, faults)).splitlines()
+        raise ValueError("\n".join(dict.fromkeys(lines)))  # the splits may be one file
+    train, val = opened
+    return train, val
 
 
 def build_detector(
