@@ -214,3 +214,14 @@ def test_what_training_leaves_out_is_what_the_rules_list(coco_file, bboxes):
     left_out = sum(problem.count for problem in problems if problem.level == "left out")
     assert left_out == len(bboxes) - len(coco.targets(1)[0])
     assert coco.has_targets() == (left_out < len(bboxes))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_nan_in_a_name_stays_text(coco_file, encoding):
+    path = coco_file(categories=[{"id": 1, "name": 'NaN, "-Infinity" '}, {"id": 90, "name": "b"}])
+    path.write_text(path.read_text().replace("150.5", "NaN"), encoding=encoding)
+    coco, problems = read_coco(path)
+    assert coco.category_names == ['NaN, "-Infinity" ', "b"]
+    assert [(problem.count, problem.names) for problem in problems if "area" in problem.rule] == [
+        (1, ["annotation 11: area = no finite number"])
+    ]

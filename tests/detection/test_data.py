@@ -9,6 +9,7 @@ from detection.data.annotations import read_split
 from detection.data.config import CocoDataConfig
 from detection.data.images import DetectionImages, collate, open_split
 from detection.data.sizing import resized_size
+from detection.training.build import open_images
 from runtime.loading import ResumableLoader
 
 
@@ -164,3 +165,17 @@ def test_the_batch_size_is_found_for_images_of_both_orientations(coco_folder):
     assert dataclasses.replace(data, fixed_size=64).training_size.largest() == (64, 64)
     jittered = dataclasses.replace(data, scale_jitter=[0.5, 1.0], jitter_size=96)
     assert jittered.training_size.largest() == (96, 96)
+
+
+def test_the_faults_of_both_splits_are_told_in_one_run(coco_folder, coco_file):
+    (coco_folder / "val2017" / "b.png").unlink()
+    coco_file(
+        "annotations/instances_train2017.json", categories=[{"id": 1, "name": "a"}, {"id": 90, "name": "a"}]
+    )
+    with pytest.raises(ValueError, match="name given") as refusal:
+        open_images(CocoDataConfig(root=str(coco_folder)), 0, 1)
+    train = coco_folder / "annotations" / "instances_train2017.json"
+    assert str(refusal.value).splitlines() == [
+        f"{train}: categories: name given more than once: 1 (a)",
+        f"{coco_folder / 'val2017'}: image file is missing: 1 (b.png)",
+    ]
