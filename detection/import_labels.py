@@ -17,14 +17,13 @@ from pathlib import Path
 
 import msgspec
 
-from backbones.files import printable_lines, write_atomically
+from backbones.files import printable, printable_lines, write_atomically
 from celltransfer import program
 from detection.data.coco_file import Elements, columns
 from detection.data.coco_rules import find_problems
 from detection.data.labels import LabelledImages
 from detection.data.voc_labels import read_voc
 from detection.data.yolo_labels import read_yolo
-from runtime.pictures import shown
 from runtime.problems import Problem, refuse
 
 READERS: Mapping[str, Callable[[Path, str | None, Path | None, Path | None], LabelledImages]] = {
@@ -48,7 +47,7 @@ def import_labels(
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
     labelled = READERS[kind](root, split, images, annotations)
-    data = msgspec.json.encode(labelled.to_coco(f"imported from the {kind} labels of {shown(root)}"))
+    data = msgspec.json.encode(labelled.to_coco(f"imported from the {kind} labels of {printable(str(root))}"))
     written = columns(msgspec.json.decode(data, type=Elements), str(output))
     problems = find_problems(written, str(output))
     refuse(problems)

@@ -1,14 +1,14 @@
 """Labelled images on their way from another format into COCO's, and what is wrong with their files."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from backbones.files import existing
 from detection.data.image_check import upright_size
-from runtime.pictures import entries, is_image
+from runtime.pictures import Entry, entries, image_files, is_folder, is_image, walk
 from runtime.problems import SHOWN, Problem, note
 
 DECIMALS = 4
@@ -116,24 +116,29 @@ def picture_size(path: Path, faults: Faults) -> tuple[int, int] | None:
         return None
 
 
-def label_files(folder: Path, suffix: str) -> dict[str, list[Path]]:
-    """Files with the suffix, in any case, in and under the folder, by their path without it; not hidden ones.
+def picture_files(folder: Path, faults: Faults) -> list[Path]:
+    """Image files in and under the folder; what has such a name and is no regular file is a fault."""
 
-    Links to folders are followed, but for those to a folder around them, which would never end."""
-    found: dict[str, list[Path]] = {}
-    for path in _below(folder, suffix, ()):
-        found.setdefault(path.relative_to(folder).as_posix()[: -len(suffix)], []).append(path)
+    def refuse(entry: Entry) -> None:
+        picture_size(Path(entry.path), faults)
+
+    found = list(image_files(folder, odd=refuse))
+    for path in found:
+        try:
+            os.fspath(path.relative_to(folder)).encode()
+        except UnicodeEncodeError:
+            faults.add("file name is not UTF-8", path, "JSON cannot hold this name: rename the file")
     return found
 
 
-def _below(folder: Path, suffix: str, around: tuple[str, ...]) -> Iterator[Path]:
-    around = (*around, os.path.realpath(folder))
-    for entry in entries(folder):
-        if entry.is_dir():
-            if os.path.realpath(entry.path) not in around:
-                yield from _below(Path(entry.path), suffix, around)
-        elif entry.name.lower().endswith(suffix):
-            yield Path(entry.path)
+def label_files(folder: Path, suffix: str) -> dict[str, list[Path]]:
+    """Files with the suffix, in any case, in and under the folder, by their path without it."""
+    found: dict[str, list[Path]] = {}
+    for entry in walk(folder):
+        if not is_folder(entry) and entry.name.lower().endswith(suffix):
+            path = Path(entry.path)
+            found.setdefault(path.relative_to(folder).as_posix()[: -len(suffix)], []).append(path)
+    return found
 
 
 def only_one(paths: Sequence[Path], faults: Faults) -> Path | None:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from backbones.files import existing
-from runtime.pictures import is_image
+from runtime.pictures import is_image, is_regular
 from runtime.problems import MISSING, SHOWN, Problem
 
 NO_FILE = "image is no regular file"
@@ -39,7 +39,7 @@ def note_absent_images(
         if parent not in present:
             present[parent] = {entry.name: entry for entry in entries(folder / parent)}
         entry = present[parent].get(last)
-        if entry is None or not entry.is_file():
+        if entry is None or not is_regular(entry):
             absent[name] = None
     kinds: dict[str, list[str]] = {}
     for name in absent:

@@ -24,10 +24,11 @@ from detection.data.labels import (
     label_files,
     lies_beside_images,
     only_one,
+    picture_files,
     picture_size,
 )
 from detection.data.voc_xml import Document, XmlError
-from runtime.pictures import entries, image_files
+from runtime.pictures import entries
 from runtime.progress import track
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -49,7 +50,7 @@ def read_voc(
     if not files:
         raise ValueError(f"{labels}: no .xml files in this folder")
     faults = Faults()
-    pictures = _Pictures(folder)
+    pictures = _Pictures(folder, picture_files(folder, faults))
     found: dict[Path, LabelledImage] = {}
     taken: dict[Path, Path] = {}
     categories: set[str] = set()
@@ -95,9 +96,8 @@ def _splits(lists: Path) -> list[str]:
 class _Pictures:
     """The image files of a folder, by their path and by their name, both without suffix."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.all = list(image_files(folder))
+    def __init__(self, folder: Path, files: list[Path]) -> None:
+        self.folder, self.all = folder, files
         self._by_key: dict[str, list[Path]] = {}
         self._by_stem: dict[str, list[Path]] = {}
         for path in self.all:

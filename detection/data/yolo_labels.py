@@ -25,10 +25,11 @@ from detection.data.labels import (
     label_files,
     lies_beside_images,
     only_one,
+    picture_files,
     picture_size,
 )
 from detection.data.yolo_names import YoloNames, read_names
-from runtime.pictures import entries, image_files
+from runtime.pictures import entries
 from runtime.progress import track
 
 SUFFIX = ".txt"
@@ -46,8 +47,8 @@ def read_yolo(
     folder, labels = _folders(root, split, images, annotations)
     faults = Faults()
     names = read_names(root, faults)
-    files = list(image_files(folder))
-    if not files:
+    files = picture_files(folder, faults)
+    if not files and not faults.problems:
         raise ValueError(f"{folder}: no images in this folder")
     by_name = label_files(labels, SUFFIX)
     found: list[LabelledImage] = []

@@ -306,6 +306,11 @@ def test_what_is_no_regular_file_is_named_and_not_opened(request, capsys, place,
     assert found[kind] in told
 
 
+def test_a_name_that_is_not_utf8_is_told(yolo, capsys):
+    (yolo / "images" / "b.png").rename(yolo / "images" / os.fsdecode(b"\xff.png"))
+    assert "file name is not UTF-8: 1\n" in refused("yolo", yolo, capsys)
+
+
 def test_every_kind_of_fault_is_told_with_its_own_count(yolo, capsys):
     rows = [*["7 0.5 0.5 0.1 0.1"] * 30, "0 0.5 0.5 0.1", *["0 0.5 nan 0.1 0.1"] * 2, "0 0.5 0.5 0 0.1"]
     put(yolo / "labels" / "a.txt", "\n".join(rows))
