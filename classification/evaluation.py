@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from runtime.device import resolve_device
 from runtime.finite import NonFiniteError
 from runtime.loading import ResumableLoader
 from runtime.progress import track
-from runtime.stage import begin_evaluation, evaluation_loggers
+from runtime.stage import evaluation_folder, evaluation_loggers
 from runtime.tracking import log_confusion, log_images, log_table
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,11 @@ log = logging.getLogger(__name__)
 def run(config: EvaluateConfig) -> dict[str, Any]:
     """Prints and returns the content of a `metrics.json`; with the training's data, that of the training."""
     device = resolve_device(config.device)
-    folder = begin_evaluation(config)
+    with evaluation_folder(config, "classification") as folder:
+        return _run(config, device, folder)
+
+
+def _run(config: EvaluateConfig, device: torch.device, folder: Path | None) -> dict[str, Any]:
     network = weights.load(config.weights)
     images = open_images(config.data, config.split)
     check_classes(config.weights, network, images)

@@ -28,6 +28,7 @@ from classification.module import ClassificationModule, DropPathSchedule, classi
 from classification.optimizers import ExponentialAverage, L2Gradient, build_optimizer, build_schedule
 from classification.predictions import Predictions
 from classification.rand_augment import RandAugment
+from runtime.best import BestFigure
 from runtime.finite import NonFiniteError
 from runtime.folder import RunFolder
 from runtime.loading import ResumableLoader, training_loader
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 STAGE = Stage(
     "classification",
     may_change=("trainer", "data.root", "data.download", "data.workers", "validate_every_epochs"),
+    products=("backbone.safetensors",),
 )
 
 
@@ -60,11 +62,12 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
     recipe = config.recipe
     averaging = [ExponentialAverage(recipe.ema_decay)] if recipe.ema_decay is not None else []
     progress = ProgressCallback(STAGE.name, config.plan().batch_size)
+    best = BestFigure("top1", "test/top1")
     trainer = build_trainer(
         config.trainer,
         RunFolder(Path(config.run_dir)),
         [],
-        [*averaging, L2Gradient(), DropPathSchedule(network), progress],
+        [*averaging, L2Gradient(), DropPathSchedule(network), progress, best],
         max_epochs=recipe.epochs,
         gradient_clip_norm=recipe.clip_norm,
         accumulate=recipe.accumulate,
@@ -93,7 +96,9 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
         kept = last_checkpoint(folder)
         raise NonFiniteError(f"{error}. The training itself is complete, its weights are in {kept}") from None
     mistakes = find_mistakes(predictions, test_images)
-    return _finish(folder, network, predictions, mistakes, trainer.loggers, config.eval_batch_size)
+    best.offer(predictions.metrics()["top1"], trainer.global_step)
+    more = {"steps": trainer.global_step, "best": best.state_dict()}
+    return _finish(folder, network, predictions, mistakes, trainer.loggers, config.eval_batch_size, more)
 
 
 def _finish(
@@ -103,17 +108,17 @@ def _finish(
     mistakes: Mistakes,
     loggers: Sequence[Logger],
     batch_size: int,
+    more: dict[str, Any],
 ) -> dict[str, Any]:
     metrics, per_class = predictions.metrics(), predictions.per_class()
     path = folder.path / "backbone.safetensors"
     weights.save(network, path, metrics=metrics, evaluation={"split": "test", "batch_size": batch_size})
     write_mistakes(folder.path, mistakes)
     log_mistakes(loggers, mistakes, per_class, "test")
-    log.info("test images: %s", "  ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
     by_class = dict(zip(mistakes.classes, per_class, strict=True))
     counted = profile(network)
     costs = {"parameters": counted.parameters, "multiply_adds": counted.multiply_adds}
-    return STAGE.finish(folder, loggers, path, "test", metrics, by_class, costs=costs)
+    return STAGE.finish(folder, loggers, "test", metrics, by_class, costs=costs, **more)
 
 
 def open_both(data: ImageDataConfig) -> tuple[ImageSet, ImageSet]:

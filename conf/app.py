@@ -5,6 +5,8 @@ import io
 import logging
 import os
 import pkgutil
+import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,10 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from backbones.files import printable_lines
-from celltransfer import program, user_folder_last
+from celltransfer import command_line, program, user_folder_last
 from conf import EXPERIMENTS, register
 from conf.objects import to_objects
 from runtime.config import RENAMED, check_extras
+from runtime.folder import log_only
+from runtime.interrupts import sigterm_as_interrupt
 from runtime.launch import end_with_parent, launched_by_lightning, launched_by_torchrun, launched_rank
 from search.messages import SearchPaused
 
@@ -97,6 +101,7 @@ def _task(run: str) -> Callable[[DictConfig], Any]:
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         if (sweep or launched_by_lightning()) and "run_dir" in config:
             config.run_dir = str(output_dir)  # of a sweep's job, or of the process that started this one
+        sigterm_as_interrupt()
         if launched_by_lightning():
             end_with_parent()
         if launched_rank():
@@ -118,10 +123,13 @@ def _task(run: str) -> Callable[[DictConfig], Any]:
             rank = launched_rank()
             text = printable_lines(str(error))
             print(f"rank {rank}: {text}" if rank else text, file=sys.stderr)
+            log_only(text, logging.ERROR)
             sys.exit(1)
         except KeyboardInterrupt:
             if not launched_rank():
-                print("interrupted; the same command with the same run_dir continues", file=sys.stderr)
+                message = _how_to_continue(config, sweep)
+                print(message, file=sys.stderr)
+                log_only(message, logging.WARNING)
             sys.exit(130)
         finally:
             if not launched_rank():
@@ -143,6 +151,24 @@ def _check_one_folder(config: DictConfig, sweep: bool) -> None:
             )
     elif launched_by_torchrun() is not None and "${now:" in raw.get("run_dir", ""):
         raise ValueError("under torchrun, name the run's folder: run_dir=DIR")
+
+
+def _how_to_continue(config: DictConfig, sweep: bool) -> str:
+    """What the user is told after an interrupt."""
+    if "run_dir" not in config:
+        return "Interrupted. No figures were written."
+    if launched_by_torchrun() is not None:
+        return f"Interrupted. The same torchrun command continues {config.run_dir}."
+    key, folder = "run_dir", str(config.run_dir)
+    if sweep:
+        key, folder = "hydra.sweep.dir", str(HydraConfig.get().sweep.dir)
+    command = command_line()
+    if not any(word.startswith(f"{key}=") for word in sys.argv[1:]):
+        # As Hydra's grammar and the shell read it, whatever the folder's name.
+        quoted = "'" + folder.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        plain_word = re.fullmatch(r"[\w./~@%+-]+", folder)
+        command += " " + shlex.join([f"{key}={folder if plain_word else quoted}"])
+    return f"Interrupted. This continues: {command}"
 
 
 def _objective(result: Any) -> Any:

@@ -31,8 +31,12 @@ from runtime.trainer import build_trainer, check_machine, last_checkpoint
 
 log = logging.getLogger(__name__)
 
-STAGE = Stage("detection", may_change=("trainer", "data.root", "data.workers", "evaluator"))
-WEIGHTS, BEST = "detector.safetensors", "best.safetensors"
+WEIGHTS, BEST, PREDICTIONS = "detector.safetensors", "best.safetensors", "predictions.json"
+STAGE = Stage(
+    "detection",
+    may_change=("trainer", "data.root", "data.workers", "evaluator"),
+    products=(WEIGHTS, PREDICTIONS),
+)
 
 
 def run(config: DetectionConfig) -> dict[str, Any]:
@@ -111,15 +115,16 @@ def _finish(
         return {}
     evaluation = evaluate(val.coco, results, config.evaluator)
     metrics, weights = evaluation.metrics, folder.path / WEIGHTS
-    write_results(folder.path / "predictions.json", results)
+    write_results(folder.path / PREDICTIONS, results)
     detector.save(weights, metrics)
     more: dict[str, Any] = {"undefined": evaluation.undefined, **scored_on(val.coco)}
+    more["steps"] = trainer.global_step
     for callback in validation:
         callback.offer(trainer.global_step, metrics)
-        more |= {"steps": trainer.global_step, "best": {"AP": callback.best, "step": callback.best_step}}
+        more["best"] = {"AP": callback.best, "step": callback.best_step}
     log_metrics(trainer.loggers, "val", metrics, trainer.global_step)
     record(folder.path, trainer.loggers, val, val.coco, results, evaluation)
-    return STAGE.finish(folder, trainer.loggers, weights, "val", metrics, evaluation.per_class, **more)
+    return STAGE.finish(folder, trainer.loggers, "val", metrics, evaluation.per_class, **more)
 
 
 def _validation(

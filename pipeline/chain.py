@@ -1,5 +1,6 @@
 """The chain: search, then classification, then detection, each from the file that the one before wrote."""
 
+import io
 import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 import classification.train
 import detection.train
@@ -22,15 +23,17 @@ from pipeline.config import PipelineConfig
 from pipeline.report import write_report
 from pipeline.summary import summary
 from runtime.device import resolve_device
-from runtime.folder import RunFolder
+from runtime.folder import RunFolder, log_only
+from runtime.owner import owned
+from runtime.stage import Stage
 from runtime.trainer import check_machine
 
 log = logging.getLogger(__name__)
 
-STAGES: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "search": search.run.run,
-    "classification": classification.train.run,
-    "detection": detection.train.run,
+STAGES: dict[str, tuple[Stage, Callable[[Any], dict[str, Any]]]] = {
+    "search": (search.run.STAGE, search.run.run),
+    "classification": (classification.train.STAGE, classification.train.run),
+    "detection": (detection.train.STAGE, detection.train.run),
 }
 
 
@@ -39,26 +42,33 @@ def run(config: PipelineConfig) -> dict[str, Any]:
 
     Raises ValueError or FileNotFoundError before the search when a later stage could not run.
     """
-    metrics = {name: Path(getattr(config, name).run_dir) / "metrics.json" for name in STAGES}
-    check(config, unfinished=[name for name in STAGES if not metrics[name].exists()])
-    # Each stage judges by its own folder whether it is the same run.
-    RunFolder.open(config.run_dir, config, stage="pipeline", may_change=("data", "seed", *STAGES))
-    logger = replace(config.logger, group=config.logger.group or Path(config.run_dir).name)
-    result: dict[str, Any] = {}
-    for name, run_stage in STAGES.items():
-        stage = getattr(config, name)
-        log.info("%s: %s", name, stage.run_dir)
-        before = _written(metrics[name])
-        with _stage(name):
-            result = run_stage(replace(stage, logger=logger))
-        log.info("%s: %s", name, "was finished before" if before == _written(metrics[name]) else "finished")
-    write_report(config.run_dir)
-    Console().print(summary(config.run_dir))
+    folders = {name: Path(getattr(config, name).run_dir) for name in STAGES}
+    with owned(config.run_dir, *folders.values()):
+        unfinished = [name for name, (stage, _) in STAGES.items() if not stage.is_finished(folders[name])]
+        check(config, unfinished)
+        # Each stage judges by its own folder whether it is the same run.
+        folder = RunFolder.open(
+            config.run_dir, config, stage="pipeline", may_change=("data", "seed", *STAGES)
+        )
+        logger = replace(config.logger, group=config.logger.group or Path(config.run_dir).name)
+        result: dict[str, Any] = {}
+        for name, (_, run_stage) in STAGES.items():
+            log.info("%s: %s", name, folders[name])
+            with _stage(name):
+                result = run_stage(replace(getattr(config, name), logger=logger))
+        folder.log("pipeline")
+        write_report(config.run_dir)
+        table = summary(config.run_dir)
+        Console().print(table)
+        log_only(_as_text(table))
     return result
 
 
-def _written(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if path.exists() else None
+def _as_text(table: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n" + capture.get().rstrip()
 
 
 def check(config: PipelineConfig, unfinished: Collection[str]) -> None:

@@ -4,21 +4,50 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import logging
+import os
 import platform
+import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from backbones.files import read_json, write_atomically, write_json
+from backbones.files import (
+    clipped,
+    existing,
+    printable,
+    read_json,
+    read_text,
+    write_atomically,
+    write_json,
+)
 from celltransfer import command_line
 from runtime.config import RENAMED
+from runtime.owner import FILE as OWNER_FILE
+from runtime.owner import owns
+
+log = logging.getLogger(__name__)
 
 ALWAYS_FREE = ("run_dir", "logger")
 """Keys that may change when a run continues, in every stage."""
+OUTPUT_SUFFIXES = (".out", ".err", ".log")
+"""Of files that a shell or SLURM may have put into the folder before the run began."""
 INPUT_SUFFIXES = (".json", ".safetensors")
 RECORDED_PACKAGES = ("celltransfer", "torch", "torchvision", "lightning", "pycocotools", "numpy", "pillow")
+
+
+FILES = {
+    "config.yaml": "configuration",
+    "inputs.json": "inputs",
+    "versions.json": "versions",
+    "command.txt": "command",
+    "log.txt": "log",
+    "metrics.json": "metrics",
+    "metrics.csv": "metrics",
+}
+"""What every run may write into its folder, and what each file is called in a message."""
 
 
 class RunFolder:
@@ -31,37 +60,90 @@ class RunFolder:
     def open(cls, run_dir: str, config: Any, *, stage: str, may_change: Collection[str] = ()) -> "RunFolder":
         """Makes the folder and records configuration, versions, command; or checks that it is this run's.
 
-        A stage calls it when all that it was given proved good, so that a refused run leaves nothing behind.
-        config: the stage's root dataclass. may_change: dotted keys (with all below them) whose change does
-        not make it another run; ALWAYS_FREE are added. A value that names a genotype or a weights file is
-        compared by the file's content, wherever it lies. From here on the log goes to `log.txt`, too.
-        Raises ValueError that shows the difference when the folder belongs to another configuration.
+        A stage calls it when all that it was given proved good, so that a refused run leaves nothing behind,
+        and while it owns the folder (`runtime.owner`). config: the stage's root dataclass. may_change: dotted
+        keys (with all below them) whose change does not make it another run; ALWAYS_FREE are added. A value
+        that names a genotype or a weights file is compared by the file's content, wherever it lies. From here
+        on the log goes to `log.txt`, too. Raises ValueError that shows the difference when the folder belongs
+        to another configuration, or names the file that is damaged, no regular file, or not a run's.
         """
         folder = cls(Path(run_dir))
+        folder.check(config, stage=stage, may_change=may_change)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder.path)
         asked = plain(config)
-        inputs = input_digests(asked, free=may_change)
-        stored = folder.path / "config.yaml"
-        if stored.exists():
-            free = (*ALWAYS_FREE, *may_change, *inputs)
-            changes = differences(_with_new_names(yaml.safe_load(stored.read_text()) or {}), asked, free)
-            known = read_json(folder.path / "inputs.json", "inputs")
-            changes += [f"{line} (content)" for line in differences(known, inputs)]
-            if changes:
-                raise ValueError(
-                    f"{folder.path} holds a {stage} run with another configuration; continue it with the "
-                    "same one, or choose another run_dir. Different are:\n  " + "\n  ".join(changes)
-                )
-        write_json(folder.path / "inputs.json", inputs)
-        write_atomically(stored, yaml.safe_dump(asked, sort_keys=False))
+        write_json(folder.path / "inputs.json", input_digests(asked, free=may_change))
+        write_atomically(folder.path / "config.yaml", yaml.safe_dump(asked, sort_keys=False))
         write_json(folder.path / "versions.json", versions())
         write_atomically(folder.path / "command.txt", command_line() + "\n")
-        _log_to(folder.path / "log.txt")
+        folder.log(stage)
         return folder
+
+    def check(self, config: Any, *, stage: str, may_change: Collection[str] = ()) -> None:
+        """Raises what `open` raises. Writes nothing."""
+        for name, what in FILES.items():
+            if os.path.lexists(self.path / name):
+                existing(self.path / name, what)
+        stored = self.path / "config.yaml"
+        if not stored.exists():
+            self._refuse_foreign(stage)
+            return
+        asked = plain(config)
+        inputs = input_digests(asked, free=may_change)
+        free = (*ALWAYS_FREE, *may_change, *inputs)
+        changes = differences(_with_new_names(_stored_config(stored)), asked, free)
+        changes += [f"{line} (content)" for line in differences(self._stored_inputs(inputs), inputs)]
+        if changes:
+            raise ValueError(
+                f"{self.path} holds a {stage} run with another configuration; continue it with the "
+                "same one, or choose another run_dir. Different are:\n  " + "\n  ".join(changes)
+            )
+
+    def _refuse_foreign(self, stage: str) -> None:
+        """A folder without config.yaml must hold nothing that a run could overwrite."""
+        if not self.path.is_dir():
+            return
+        for path in sorted(self.path.iterdir()):
+            # A run may have been killed between its first two files. In the folder of a chain lie its
+            # stages'.
+            known = path.name in ("inputs.json", OWNER_FILE) or owns(path)
+            if not (known or path.name.startswith(".") or path.suffix in OUTPUT_SUFFIXES):
+                raise ValueError(
+                    f"{self.path} holds {printable(path.name)}, but no config.yaml, so it is not the "
+                    f"folder of a "
+                    f"{stage} run; choose another run_dir, or restore config.yaml if it is"
+                )
+
+    def _stored_inputs(self, inputs: dict[str, str]) -> dict[str, Any]:
+        path = self.path / "inputs.json"
+        if not path.exists():
+            log.warning("%s is missing: the input files are taken to be those that the run began with", path)
+            return inputs
+        try:
+            known = read_json(path, "inputs")
+            if not isinstance(known, dict):
+                raise ValueError(f"{path}: expected keys and values, found {clipped(known)}")
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; restore it, or delete it if the input files are those that the run began with"
+            ) from None
+        return known
 
     def finished(self) -> dict[str, Any] | None:
         """The content of `metrics.json`, which a run writes last; None before."""
         path = self.path / "metrics.json"
-        return read_json(path, "metrics") if path.exists() else None
+        if not os.path.lexists(path):
+            return None
+        try:
+            content = read_json(path, "metrics")
+            if not isinstance(content, dict):
+                raise ValueError(f"{path}: expected keys and values, found {clipped(content)}")
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; restore it, or delete it and start the same command again, which evaluates the "
+                "last checkpoint"
+            ) from None
+        return content
 
     def finish(
         self,
@@ -82,6 +164,59 @@ class RunFolder:
         write_json(self.path / "metrics.json", content)
         return content
 
+    def log_if_possible(self, stage: str) -> None:
+        """Sends the log to `log.txt`, but for a folder that is only read."""
+        with suppress(OSError):
+            self.log(stage)
+
+    def log(self, stage: str) -> None:
+        """Sends the log to `log.txt`, in place of that of a stage that ran before in the same process.
+
+        The log of a folder around it, which is a chain's, goes on."""
+        root, path = logging.getLogger(), self.path / "log.txt"
+        open_files = {Path(handler.baseFilename): handler for handler in log_files()}
+        for file, handler in open_files.items():
+            if file.parent != path.parent.absolute() and file.parent not in path.absolute().parents:
+                root.removeHandler(handler)
+                handler.close()
+        if path.absolute() not in open_files:
+            handler = logging.FileHandler(path)
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            root.addHandler(handler)
+            # What the terminal was told before there was a log.
+            first = log.makeRecord(log.name, logging.INFO, __file__, 0, f"{stage}: {self.path}", (), None)
+            handler.handle(first)
+
+
+def log_files() -> list[logging.FileHandler]:
+    """The open logs of run folders."""
+    return [handler for handler in logging.getLogger().handlers if type(handler) is logging.FileHandler]
+
+
+def log_only(message: str, level: int = logging.INFO) -> None:
+    """Writes to the logs of run folders what is printed elsewhere."""
+    for handler in log_files():
+        handler.handle(log.makeRecord(log.name, level, __file__, 0, message, (), None))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what `write_atomically` left in a folder when the process was killed."""
+    for path in folder.iterdir():
+        if re.fullmatch(r"\..+\.[0-9a-f]{12}", path.name) and path.is_file():
+            path.unlink()
+
+
+def _stored_config(path: Path) -> dict[str, Any]:
+    advice = "restore it from a copy, or choose another run_dir"
+    try:
+        content = yaml.safe_load(read_text(path, "configuration"))
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"{text if str(path) in text else f'{path}: {text}'}; {advice}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected keys and values, found {clipped(content)}; {advice}")
+    return content
+
 
 def plain(config: Any) -> Any:
     """Nested dataclasses as dictionaries and lists, as YAML gives them back."""
@@ -98,7 +233,8 @@ def _with_new_names(config: dict[str, Any]) -> dict[str, Any]:
     """A stored configuration with today's names of its keys."""
     for old, new in RENAMED.items():
         (group, old_key), new_key = old.split("."), new.split(".")[1]
-        if old_key in (section := config.get(group) or {}):
+        section = config.get(group)
+        if isinstance(section, dict) and old_key in section:
             section[new_key] = section.pop(old_key)
     return config
 
@@ -142,14 +278,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-
-def _log_to(path: Path) -> None:
-    """Sends the log to `path` in place of the file of an earlier stage in the same process."""
-    root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]:
-        root.removeHandler(handler)
-        handler.close()
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root.addHandler(handler)

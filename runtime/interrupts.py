@@ -13,7 +13,33 @@ from types import FrameType
 from runtime.launch import launched_rank
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_NOTICE = b"\nstopping after this step and its checkpoint; once more stops at once\n"
+_NOTICE = b"\nStopping after this step and its checkpoint. Press Ctrl-C again to stop immediately.\n"
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Holds Ctrl-C and SIGTERM back until the end of the block; processes forked inside never get them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore_signals() -> None:
+    """For a process whose parent handles Ctrl-C and SIGTERM, which a terminal or `timeout` sends to both."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def sigterm_as_interrupt() -> None:
+    """Makes SIGTERM raise KeyboardInterrupt, as Ctrl-C does. Only a main thread can."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)
 
 
 class Interrupted(BaseException):
@@ -49,7 +75,7 @@ class Interrupts:
                 signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._owner:  # a process that reads data: the trainer ends it
+        if os.getpid() != self._owner:  # a forked process
             return
         if self.asked:
             raise Interrupted

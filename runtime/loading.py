@@ -6,10 +6,14 @@ from `counter_hash(seed, epoch, index)`, never from a global generator, so the n
 timing change nothing.
 """
 
+import atexit
 import copy
 import functools
+import multiprocessing
+import multiprocessing.process
+import multiprocessing.util  # registers its function for the exit, which ours must precede
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from runtime.interrupts import ignore_signals, signals_held
 from runtime.launch import end_with_parent
 from runtime.random import counter_hash
 from runtime.steps import StepPlan
@@ -142,7 +147,7 @@ class ResumableLoader:
         batches = ([(epoch, int(i)) for i in order[start : start + self.batch_size]] for start in starts)
         if not self.workers:
             return map(self._reader.__getitems__, batches)
-        return iter(
+        return _read_ahead(
             DataLoader(
                 self._reader,
                 batch_sampler=batches,
@@ -224,7 +229,42 @@ class _Reader(Dataset[Any]):
             return _Failure(ValueError, str(error))
 
 
+def _read_ahead(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches that worker processes read, which a signal to their group leaves alone.
+
+    Ctrl-C and `timeout`, systemd or SLURM send their signal to all processes of a group. The reader handles
+    it; a worker that died of it would end the reader without a checkpoint."""
+    others = multiprocessing.active_children()
+    with signals_held():  # the workers inherit this: there is no moment in which a signal ends them
+        batches = iter(loader)
+    workers = {child for child in multiprocessing.active_children() if child not in others}
+    for worker in workers:
+        worker.terminate = worker.kill  # type: ignore[method-assign] # DataLoader ends a stuck one by SIGTERM
+    _workers.update(workers)
+    try:
+        yield from batches
+    finally:
+        del batches  # ends the workers, and waits some seconds for a stuck one
+        _kill(workers)
+        _workers.difference_update(workers)
+
+
+_workers: set[multiprocessing.process.BaseProcess] = set()
+
+
+@atexit.register  # before multiprocessing's own, which would send SIGTERM and wait for ever
+def _kill(workers: Collection[multiprocessing.process.BaseProcess] = _workers) -> None:
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
+
+
+os.register_at_fork(after_in_child=_workers.clear)
+
+
 def _end_with_reader(reader: int, _worker: int) -> None:
+    ignore_signals()
     # PyTorch's own watch misses a reader that was killed while its worker started.
     end_with_parent(reader)
 

@@ -4,7 +4,7 @@ With `ResumableLoader` and these, a run killed at any step and continued is bit-
 was not: Lightning itself keeps neither the random states nor the loader's place inside an epoch.
 """
 
-import os
+import logging
 import random
 import time
 from pathlib import Path
@@ -18,7 +18,11 @@ from lightning.pytorch.callbacks import Checkpoint
 from runtime.distributed import any_rank, gather, rank
 from runtime.interrupts import Interrupted, Interrupts
 
-LAST = "last.ckpt"
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+"""Folder in a run's folder."""
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 class RandomState(L.Callback):
@@ -71,10 +75,11 @@ class TimedCheckpoint(Checkpoint):
     and, once `interrupts` say that the training is to stop, after the step that was running; then Interrupted
     is raised.
 
-    The file is written under a temporary name, synced and renamed, so a kill at any moment leaves a whole
-    one. It is written after all other callbacks of a batch that ended an optimiser step, but not after an
-    epoch's last batch, unless nothing follows: Lightning takes an epoch restored from there as done and would
-    leave out its validation. Of several processes the first one writes, and all do so and stop together.
+    `folder/previous.ckpt` is the one before it. The file is written by `BesideTarget`, so a kill at any
+    moment leaves a whole one. It is written after all other callbacks of a batch that ended an optimiser
+    step, but not after an epoch's last batch, unless nothing follows: Lightning takes an epoch restored from
+    there as done and would leave out its validation. Of several processes the first one writes, and all do so
+    and stop together.
     """
 
     def __init__(
@@ -90,6 +95,9 @@ class TimedCheckpoint(Checkpoint):
         self._last_time, self._last_step = time.monotonic(), trainer.global_step
         self._step = trainer.global_step
         self.interrupts.listen()  # Lightning has taken SIGTERM since
+        self.interrupts.asked |= trainer.received_sigterm
+        if self._step:
+            log.info("continuing after step %d of %d", self._step, trainer.estimated_stepping_batches)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         step = trainer.global_step
@@ -112,14 +120,5 @@ class TimedCheckpoint(Checkpoint):
             raise Interrupted
 
     def _save(self, trainer: L.Trainer) -> None:
-        temporary = self.path.with_name(f".{LAST}.part")  # one name: what a kill left is overwritten
-        try:
-            trainer.save_checkpoint(temporary)
-            if trainer.is_global_zero:
-                with temporary.open("rb") as file:
-                    os.fsync(file.fileno())
-                temporary.replace(self.path)
-        finally:
-            if trainer.is_global_zero:
-                temporary.unlink(missing_ok=True)
+        trainer.save_checkpoint(self.path)
         self._last_time, self._last_step = time.monotonic(), trainer.global_step

@@ -1,6 +1,9 @@
 """What the training and the evaluation of every network begin and end with."""
 
+import logging
+import os
 import random
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,32 +15,85 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 
+from backbones.files import existing, read_json
 from backbones.ranges import KEY, ConfigError
+from celltransfer import program
+from runtime.checkpoints import remove_previous
 from runtime.config import EvaluationConfig
 from runtime.folder import RunFolder, plain
 from runtime.launch import launched_rank
+from runtime.owner import owned
 from runtime.random import counter_hash
+from runtime.resume import CHECKPOINTS, LAST, PREVIOUS
 from runtime.tracking import build_loggers, finish, log_artifact
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage that trains a network. name: in files and figures. may_change: keys that may change
-    when a run is resumed. config, below: the stage's root dataclass."""
+    """A stage of the chain. name: in files and figures. may_change: keys that may change when a run is
+    resumed. products: files that a finished run leaves, the first one for the next stage. sources: files in
+    the run's folder from each of which they can be made again. config, below: the stage's root dataclass."""
 
     name: str
     may_change: tuple[str, ...]
+    products: tuple[str, ...]
+    sources: tuple[str, ...] = (f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{PREVIOUS}")
 
     def run(self, config: Any, train: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """What `train(config)` returns, or what a finished run's `metrics.json` holds.
 
-        Of several processes the first one returns that, the others return nothing."""
-        if RunFolder(Path(config.run_dir)).finished() is None:
-            return train(config)
-        if launched_rank():
-            return {}
-        folder = RunFolder.open(config.run_dir, config, stage=self.name, may_change=self.may_change)
-        return folder.finished() or train(config)
+        `train` owns the run's folder. Of several processes the first one returns that, the others return
+        nothing. Raises FolderInUseError where another process runs in the folder.
+        """
+        done = self.finished(config)  # which needs no owner: nothing is written
+        if done is None:
+            with owned(config.run_dir):
+                done = self.finished(config) or train(config)
+        return {} if launched_rank() else done
+
+    def finished(self, config: Any) -> dict[str, Any] | None:
+        """What a finished run's `metrics.json` holds, once its figures and files were shown; None before.
+
+        A run is finished when its products are there, too: without them it has to go on.
+        Raises ValueError for the folder of another run, or where products can only be made by a new run."""
+        folder = RunFolder(Path(config.run_dir))
+        if not self.is_finished(folder.path):
+            return None
+        if not launched_rank():
+            folder.check(config, stage=self.name, may_change=self.may_change)
+        content = folder.finished()
+        if content is not None and not launched_rank():
+            folder.log_if_possible(self.name)
+            log.info("%s: was finished before", self.name)
+            self.show(folder, content)
+        return content
+
+    def is_finished(self, folder: Path) -> bool:
+        """Whether the folder holds figures and products.
+
+        Raises ValueError where products are gone with what they were made from."""
+        if not os.path.lexists(folder / "metrics.json"):
+            return False
+        gone = [name for name in self.products if not _filled(folder / name, "product")]
+        if not gone or not (folder / "config.yaml").exists():
+            return True
+        if not any((folder / name).exists() for name in self.sources):
+            raise ValueError(
+                f"{folder} holds a finished {self.name} run whose {gone[0]} is gone, and "
+                f"{self.sources[0]}, from "
+                "which it could be made again, is gone, too; restore one of them, delete metrics.json to "
+                "start from the beginning, or choose another run_dir"
+            )
+        return False
+
+    def tell_what_is_lost(self, folder: Path) -> None:
+        """Logs that a finished run goes on because a product is gone."""
+        gone = [name for name in self.products if not _filled(folder / name, "product")]
+        if gone and (folder / "metrics.json").exists():
+            left = next((name for name in self.sources if (folder / name).exists()), self.sources[0])
+            log.warning("%s is gone and is made again from %s", folder / gone[0], left)
 
     def open(self, config: Any, trainer: L.Trainer) -> RunFolder:
         """The run's folder; the first process makes it and gives the trainer its loggers.
@@ -46,6 +102,7 @@ class Stage:
         if trainer.global_rank:
             return RunFolder(Path(config.run_dir))
         folder = RunFolder.open(config.run_dir, config, stage=self.name, may_change=self.may_change)
+        self.tell_what_is_lost(folder.path)
         trainer.loggers = build_loggers(config.logger, folder.path, self.name, plain(config))
         return folder
 
@@ -53,18 +110,40 @@ class Stage:
         self,
         folder: RunFolder,
         loggers: Sequence[Logger],
-        weights: Path,
         split: str,
         metrics: Mapping[str, float],
         per_class: Mapping[str, Any],
         **more: Any,
     ) -> dict[str, Any]:
-        """Closes the loggers, writes `metrics.json` and returns its content. more: its further keys.
+        """Closes the loggers, writes `metrics.json`, shows its figures and returns them.
 
-        weights: the file that the run leaves."""
-        log_artifact(loggers, weights, weights.stem)
+        more: further keys of `metrics.json`."""
+        product = folder.path / self.products[0]
+        log_artifact(loggers, product, product.stem)
         finish(loggers)
-        return folder.finish(self.name, split, metrics, per_class, **more)
+        content = folder.finish(self.name, split, metrics, per_class, **more)
+        remove_previous(folder.path / CHECKPOINTS)
+        self.show(folder, content)
+        return content
+
+    def show(self, folder: RunFolder, content: Mapping[str, Any]) -> None:
+        """Logs the figures of a finished run, where its files are, and the command for its report."""
+        figures = "  ".join(f"{key} {value:.4g}" for key, value in content["metrics"].items())
+        step = f" after step {content['steps']}" if "steps" in content else ""
+        log.info("%s: finished%s: %s", self.name, step, figures)
+        best = dict(content.get("best") or {})
+        if best and (at := best.pop("step", None)) is not None:
+            log.info("best %s at step %d", "  ".join(f"{key} {value:.4g}" for key, value in best.items()), at)
+        for name in (*self.products, "metrics.json"):
+            log.info("%s", folder.path / name)
+        if self.name != "search":
+            report = shlex.join(["pipeline.report", str(folder.path)])
+            log.info("report: %s", program(report))
+
+
+def _filled(path: Path, what: str) -> bool:
+    """Whether a file is there and holds something. Raises ValueError where it is no regular file."""
+    return os.path.lexists(path) and existing(path, what).stat().st_size > 0
 
 
 def seed_process(seed: int, rank: int) -> None:
@@ -78,18 +157,41 @@ def seed_process(seed: int, rank: int) -> None:
     torch.manual_seed(own)
 
 
-def begin_evaluation(config: EvaluationConfig) -> Path | None:
-    """Sets PyTorch's threads, and returns the folder to write to.
+@contextmanager
+def evaluation_folder(config: EvaluationConfig, stage: str) -> Iterator[Path | None]:
+    """Sets PyTorch's threads, and gives the folder to write to, which is owned meanwhile.
 
-    Raises ConfigError if that is the folder of a training run."""
+    Raises ConfigError if that is the folder of a training run, or holds another stage's figures, OSError if
+    it cannot be written to, FolderInUseError if another process writes to it."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    folder = None if config.output is None else Path(config.output)
-    if folder is not None and (folder / "config.yaml").exists():
+    if config.output is None:
+        yield None
+        return
+    folder = Path(config.output)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{KEY}output = {folder} is not a folder")
+    if os.path.lexists(folder / "config.yaml"):
         raise ConfigError(
             f"{KEY}output = {folder} holds a run with figures of its own; choose another folder"
         )
-    return folder
+    if os.path.lexists(folder / "metrics.json") and _stage_of(folder / "metrics.json") != stage:
+        raise ConfigError(
+            f"{KEY}output = {folder} holds a metrics.json that is not of a {stage} evaluation; choose "
+            f"another "
+            "folder"
+        )
+    with owned(folder):
+        yield folder
+
+
+def _stage_of(metrics: Path) -> Any:
+    """The stage that a `metrics.json` names; None where it names none."""
+    try:
+        content = read_json(metrics, "metrics")
+    except ValueError:
+        return None
+    return content.get("stage") if isinstance(content, dict) else None
 
 
 @contextmanager

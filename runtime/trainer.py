@@ -14,13 +14,14 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from backbones.base import ActivationMemory, Backbone
 from backbones.ranges import KEY, ConfigError, under
+from runtime.checkpoints import BesideTarget, usable_checkpoint
 from runtime.config import TrainerConfig
 from runtime.device import resolve_device
 from runtime.finite import NonFiniteGuard
 from runtime.folder import RunFolder
 from runtime.interrupts import Interrupts
 from runtime.launch import launched_by_torchrun
-from runtime.resume import LAST, RandomState, TimedCheckpoint
+from runtime.resume import CHECKPOINTS, RandomState, TimedCheckpoint
 
 
 def training_device(config: TrainerConfig) -> torch.device:
@@ -120,6 +121,7 @@ def build_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder.path,
+        plugins=[BesideTarget()],
     )
     trainer.interrupts = interrupts
     return trainer
@@ -162,13 +164,14 @@ class InterruptibleTrainer(L.Trainer):
 
 
 def checkpoint_folder(folder: RunFolder) -> Path:
-    return folder.path / "checkpoints"
+    return folder.path / CHECKPOINTS
 
 
 def last_checkpoint(folder: RunFolder) -> Path | None:
-    """The checkpoint to continue from, for `fit(ckpt_path=..., weights_only=True)`; None at the start."""
-    path = checkpoint_folder(folder) / LAST
-    return path if path.exists() else None
+    """The checkpoint to continue from, for `fit(ckpt_path=..., weights_only=True)`; None at the start.
+
+    Raises ValueError where all that are there are damaged."""
+    return usable_checkpoint(checkpoint_folder(folder))
 
 
 def _quieten_lightning() -> None:

@@ -5,7 +5,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,14 @@ from lightning.pytorch.loggers import Logger
 
 from backbones.genotype import Genotype
 from runtime.folder import ALWAYS_FREE, RunFolder, plain
+from runtime.owner import owned
 from runtime.random import derive
+from runtime.stage import Stage
 from runtime.tracking import build_loggers, finish, log_artifact
 from search.budget import Budget
 from search.children.evaluators import evaluation
 from search.config import SearchConfig
+from search.ledger.reader import is_ledger, read_fact
 from search.ledger.writer import Ledger
 from search.loop import Search
 from search.messages import SearchPaused
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 
 MAY_CHANGE = ("budget", "executor", "data.root", "data.workers", "data.download")
 """Keys that do not make another search of it; the ledger knows the split by its content."""
+LEDGER = "search.sqlite"
+STAGE = Stage("search", MAY_CHANGE, products=("genotype.json",), sources=(LEDGER,))
 
 
 def run(config: SearchConfig, *, clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
@@ -37,13 +41,19 @@ def run(config: SearchConfig, *, clock: Callable[[], float] = time.monotonic) ->
     clock: seconds from any origin, for `budget.hours`.
     Raises ValueError or FileNotFoundError before anything long starts, SearchPaused when it cannot go on.
     """
-    path = Path(config.run_dir) / "search.sqlite"
-    if path.exists() and (done := _finished(config, path)) is not None:
+    if (done := _finished(config)) is not None:  # which needs no owner: nothing is written
         return done
+    with owned(config.run_dir):
+        return _finished(config) or _search(config, clock)
+
+
+def _search(config: SearchConfig, clock: Callable[[], float]) -> dict[str, Any]:
     strategy = config.strategy.build(Space.of(config.space), config.seed)
     evaluator, cost, facts = evaluation(config.evaluator, config.data, config.child, config.seed)
     executor = config.executor.build(evaluator)
-    folder = RunFolder.open(config.run_dir, config, stage="search", may_change=MAY_CHANGE)
+    folder = RunFolder.open(config.run_dir, config, stage=STAGE.name, may_change=MAY_CHANGE)
+    STAGE.tell_what_is_lost(folder.path)
+    path = folder.path / LEDGER
     ledger = Ledger(path)
     (folder.path / "metrics.json").unlink(missing_ok=True)  # of a smaller budget
     loggers = build_loggers(config.logger, folder.path, "search", plain(config))
@@ -75,11 +85,21 @@ def search_id(config: SearchConfig) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _finished(config: SearchConfig, path: Path) -> dict[str, Any] | None:
-    with closing(Ledger(path)) as ledger:
-        if ledger.fact("finished") != plain(config.budget):
+def _finished(config: SearchConfig) -> dict[str, Any] | None:
+    """As `Stage.finished`: a search is finished for a budget."""
+    folder = Path(config.run_dir)
+    if not STAGE.is_finished(folder):
+        return None
+    if (folder / "config.yaml").exists():
+        if not is_ledger(folder / LEDGER):
+            raise ValueError(
+                f"{folder} holds a finished search whose {LEDGER} is gone; restore it, delete metrics.json "
+                f"to start "
+                "from the beginning, or choose another run_dir"
+            )
+        if read_fact(folder / LEDGER, "finished") != plain(config.budget):
             return None
-    return RunFolder.open(config.run_dir, config, stage="search", may_change=MAY_CHANGE).finished()
+    return STAGE.finished(config)
 
 
 def _check_facts(ledger: Ledger, path: Path, facts: dict[str, Any]) -> None:
@@ -113,7 +133,7 @@ def _write_outcome(
         "children": len(done),
         "failed": len(done) - len(scored),
     }
-    content = folder.finish("search", "validation", metrics)
-    log.info("%d children, %d failed, best reward %.4g", len(done), metrics["failed"], scored[best.number])
+    content = folder.finish(STAGE.name, "validation", metrics, best_child=best.number)
     ledger.save(facts={"finished": plain(config.budget)})
+    STAGE.show(folder, content)
     return content

@@ -28,7 +28,7 @@ from runtime.distributed import gather, rank, world
 from runtime.launch import launched_by_torchrun, launched_rank
 from runtime.loading import ResumableLoader
 from runtime.progress import track
-from runtime.stage import begin_evaluation, evaluation_loggers
+from runtime.stage import evaluation_folder, evaluation_loggers
 from runtime.tracking import log_table
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,11 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     """Prints and returns the content of a `metrics.json`, without metrics where nothing is annotated.
 
     Of several processes the first one does, the others return nothing."""
-    folder = begin_evaluation(config)
+    with evaluation_folder(config, "detection") as folder:
+        return _run(config, folder)
+
+
+def _run(config: EvaluateConfig, folder: Path | None) -> dict[str, Any]:
     images: DetectionImages | None = None
     if config.weights is not None:
         with _process_group():

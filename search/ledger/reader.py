@@ -1,9 +1,14 @@
 """Reading a ledger: what a report needs, without tensors."""
 
+import json
+import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
+from backbones.files import existing
 from search.ledger.rows import SCHEMA, ChildRow, row_of
 
 
@@ -12,27 +17,65 @@ def read_children(path: str | Path) -> list[ChildRow]:
 
     Raises FileNotFoundError, or ValueError for a file that is not a ledger or has a newer schema.
     """
-    with closing(connect(Path(path), read_only=True)) as database:
+    with closing(connect(Path(path), read_only=True)) as database, damage_named(Path(path)):
         return read_rows(database)
+
+
+def read_fact(path: str | Path, name: str) -> Any:
+    """A fact of the search; None where it is not known. Raises as `read_children` does."""
+    with closing(connect(Path(path), read_only=True)) as database:
+        return fact(database, name)
+
+
+def is_ledger(path: Path) -> bool:
+    """Whether there is a ledger. An empty file is none: a search was killed while it made the file."""
+    return os.path.lexists(path) and existing(path, "ledger").stat().st_size > 0
 
 
 def connect(path: Path, read_only: bool = False) -> sqlite3.Connection:
     """Raises FileNotFoundError, or ValueError for a file that is not a ledger or has a newer schema."""
-    if not path.is_file():
+    if not is_ledger(path):
         raise FileNotFoundError(f"{path}: no such ledger")
     # Without isolation_level=None the driver would open and commit transactions behind our back.
     mode = "ro" if read_only else "rw"
     database = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
     try:
-        schema = database.execute("PRAGMA user_version").fetchone()[0]
-    except sqlite3.DatabaseError as error:
+        with damage_named(path):
+            schema = database.execute("PRAGMA user_version").fetchone()[0]
+            if schema != SCHEMA:
+                advice = "update celltransfer" if schema > SCHEMA else "it is not a search's file"
+                raise ValueError(f"{path}: schema version {schema}, this version reads {SCHEMA}; {advice}")
+            ((verdict,), *_) = database.execute("PRAGMA quick_check(1)").fetchall()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+    except BaseException:
         database.close()
-        raise ValueError(f"{path}: not a search ledger: {error}") from None
-    if schema != SCHEMA:
-        database.close()
-        advice = "update celltransfer" if schema > SCHEMA else "it is not a search's file"
-        raise ValueError(f"{path}: schema version {schema}, this version reads {SCHEMA}; {advice}")
+        raise
     return database
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Errors of SQLite in the block name the ledger and what to do."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:  # a full disk, a folder that may not be written to
+        raise OSError(f"{path}: {error}") from None
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.DatabaseError as error:
+        text = " ".join(str(error).split())
+        raise ValueError(
+            f"{path}: not a search ledger, or damaged: {text}; nothing was changed. Restore it from a copy "
+            f"with the "
+            "-wal file beside it, or choose another run_dir"
+        ) from None
+
+
+def fact(database: sqlite3.Connection, name: str) -> Any:
+    """None where it is not known."""
+    row = database.execute("SELECT value FROM facts WHERE name = ?", [name]).fetchone()
+    return None if row is None else json.loads(row[0])
 
 
 def read_rows(database: sqlite3.Connection) -> list[ChildRow]:

@@ -5,9 +5,9 @@ transaction, so a killed search finds itself between two steps, never within one
 the search writes; synchronous FULL makes a commit survive a power cut.
 """
 
-import fcntl
 import hashlib
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ from typing import Any
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from search.ledger.reader import connect, read_rows
+from search.ledger.reader import connect, damage_named, fact, is_ledger, read_rows
 from search.ledger.rows import SCHEMA, TABLES, ChildRow, columns_of
 from search.strategies.protocol import State
 
@@ -31,42 +31,35 @@ _SAVE = (
 
 
 class Ledger:
-    """The ledger of the one search that writes it.
+    """The ledger of the one search that writes it: the process that owns its folder (`runtime.owner`).
 
-    Raises ValueError for a file that is not a ledger, has a newer schema, or is written by another process.
+    Raises ValueError for a file that is not a ledger, is damaged or has a newer schema.
     """
 
     def __init__(self, path: str | Path):
-        path = Path(path)
+        self._path = Path(path)
         self._tensors: bytes | None = None
-        self._lock = open(path.with_suffix(".lock"), "w")  # noqa: SIM115 - held until close, or death
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise ValueError(f"{path}: another process is running this search") from None
-        if not path.exists():
-            with closing(sqlite3.connect(path, isolation_level=None)) as database:
-                database.execute("PRAGMA journal_mode = WAL")
-                database.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT")
-        self._database = connect(path)
+        if not is_ledger(self._path):
+            _make(self._path)
+        self._database = connect(self._path)
         self._database.execute("PRAGMA synchronous = FULL")
 
     def close(self) -> None:
         self._database.close()
-        self._lock.close()
 
     def rows(self) -> list[ChildRow]:
-        return read_rows(self._database)
+        with damage_named(self._path):
+            return read_rows(self._database)
 
     def fact(self, name: str) -> Any:
         """None where it is not known."""
-        row = self._database.execute("SELECT value FROM facts WHERE name = ?", [name]).fetchone()
-        return None if row is None else json.loads(row[0])
+        with damage_named(self._path):
+            return fact(self._database, name)
 
     def state(self) -> State | None:
         """The newest strategy state; None before the first step."""
-        row = self._database.execute("SELECT tensors, state_values FROM strategy").fetchone()
+        with damage_named(self._path):
+            row = self._database.execute("SELECT tensors, state_values FROM strategy").fetchone()
         return None if row is None else State(load_tensors(row[0]), json.loads(row[1]))
 
     def save(
@@ -103,11 +96,34 @@ class Ledger:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing of what is executed on the connection inside."""
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._database
-            self._database.execute("COMMIT")
-        except BaseException:  # an interrupt, too, must not leave half a step to the next commit
-            if self._database.in_transaction:  # SQLite itself rolls back when the disk is full
-                self._database.execute("ROLLBACK")
-            raise
+        with damage_named(self._path):
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+                self._database.execute("COMMIT")
+            except BaseException:  # an interrupt, too, must not leave half a step to the next commit
+                if self._database.in_transaction:  # SQLite itself rolls back when the disk is full
+                    self._database.execute("ROLLBACK")
+                raise
+
+
+def _make(path: Path) -> None:
+    """An empty ledger, made under another name and renamed when it is whole.
+
+    Raises ValueError where a write-ahead log is left of a ledger that is gone: SQLite would take the new
+    file for that log's."""
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise ValueError(
+            f"{log} is left of a ledger whose {path.name} is gone; restore that, or move this away"
+        )
+    new = path.with_name(f".{path.name}.new")
+    for leftover in (new, *(new.with_name(new.name + end) for end in ("-journal", "-wal", "-shm"))):
+        leftover.unlink(missing_ok=True)  # of a process that was killed here
+    with damage_named(path), closing(sqlite3.connect(new, isolation_level=None)) as database:
+        database.execute("PRAGMA synchronous = FULL")
+        database.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT")
+        database.execute("PRAGMA journal_mode = WAL")
+    with new.open("rb") as file:
+        os.fsync(file.fileno())
+    new.replace(path)
