@@ -2,9 +2,11 @@
 
 import logging
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +14,10 @@ import PIL.Image
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL.Image import Image
 
-from backbones.files import write_atomically
+from backbones.files import read_text, write_atomically
 from runtime.config import LoggerConfig, check_extras
 from runtime.csv_logger import CsvLogger
+from runtime.patience import NoAnswerError, patiently
 
 log = logging.getLogger(__name__)
 
@@ -28,34 +31,53 @@ def build_loggers(config: LoggerConfig, folder: Path, stage: str, values: dict[s
     loggers: list[Logger] = [CsvLogger(folder / "metrics.csv")]
     if config.name == "tensorboard":
         check_extras(config, "logger")
-        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+        loggers.append(ForgivingTensorBoardLogger(folder, name="", version="tensorboard"))
     if config.name == "wandb":
         loggers += _wandb_logger(folder, stage, values, config.project, config.group)
     return loggers
 
 
-class ForgivingWandbLogger(WandbLogger):
-    """wandb's logger that warns once and goes quiet when wandb fails."""
+class _Forgiving(Logger):
+    """Makes a logger that warns once and goes quiet when its tracker fails."""
 
+    tracker: str
     failed = False
 
-    def _attempt(self, action: str, *args: Any, **kwargs: Any) -> None:
+    def _attempt(self, method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         if self.failed:
             return
         try:
-            getattr(super(), action)(*args, **kwargs)
+            patiently(partial(method, *args, **kwargs)) if self.tracker == "wandb" else method(
+                *args, **kwargs
+            )
         except Exception as error:  # any failure of a tracker is one: the run matters more
             self.failed = True
-            log.warning("wandb failed in %s and is left out from here on: %s", action, error)
+            action = method.__name__
+            log.warning("%s failed in %s and is left out from here on: %s", self.tracker, action, error)
 
     def log_metrics(self, *args: Any, **kwargs: Any) -> None:
-        self._attempt("log_metrics", *args, **kwargs)
+        self._attempt(super().log_metrics, *args, **kwargs)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        self._attempt("log_hyperparams", *args, **kwargs)
+        self._attempt(super().log_hyperparams, *args, **kwargs)
+
+    def save(self) -> None:
+        self._attempt(super().save)
 
     def finalize(self, *args: Any, **kwargs: Any) -> None:
-        self._attempt("finalize", *args, **kwargs)
+        self._attempt(super().finalize, *args, **kwargs)
+
+
+class ForgivingWandbLogger(_Forgiving, WandbLogger):
+    """wandb's."""
+
+    tracker = "wandb"
+
+
+class ForgivingTensorBoardLogger(_Forgiving, TensorBoardLogger):
+    """TensorBoard's."""
+
+    tracker = "TensorBoard"
 
 
 def _wandb_logger(
@@ -64,19 +86,22 @@ def _wandb_logger(
     import wandb  # half a second that a run without wandb need not wait
 
     try:
-        logged_in = wandb.login(prompt=False) if "WANDB_MODE" not in os.environ else None
-        run = wandb.init(
-            project=project,
-            group=group,
-            name=f"{stage} {folder.name}",
-            job_type=stage,
-            id=_wandb_id(folder),
-            resume="allow",  # continued where wandb knows the id, else begun
-            dir=str(folder),
-            config=config,
-            mode="offline" if logged_in is False else None,  # None: as WANDB_MODE says
-            settings=wandb.Settings(silent=True, console="off"),
-            reinit="finish_previous",
+        run_id = _wandb_id(folder)
+        logged_in = patiently(lambda: wandb.login(prompt=False)) if "WANDB_MODE" not in os.environ else None
+        run = patiently(
+            lambda: wandb.init(
+                project=project,
+                group=group,
+                name=f"{stage} {folder.name}",
+                job_type=stage,
+                id=run_id,
+                resume="allow",  # continued where wandb knows the id, else begun
+                dir=str(folder),
+                config=config,
+                mode="offline" if logged_in is False else None,  # None: as WANDB_MODE says
+                settings=wandb.Settings(silent=True, console="off"),
+                reinit="finish_previous",
+            )
         )
     except Exception as error:  # as above
         log.warning("wandb could not start, the run goes on without it: %s", error)
@@ -87,9 +112,11 @@ def _wandb_logger(
 def _wandb_id(folder: Path) -> str:
     """The id of the folder's run in wandb, drawn once: a continued stage stays one run there."""
     path = folder / "wandb_id.txt"
-    if not path.exists():
-        write_atomically(path, secrets.token_hex(8) + "\n")
-    return path.read_text().strip()
+    if os.path.lexists(path) and re.fullmatch("[0-9a-z]{4,64}", found := read_text(path, "wandb id").strip()):
+        return found
+    run_id = secrets.token_hex(8)
+    write_atomically(path, run_id + "\n")
+    return run_id
 
 
 def log_artifact(loggers: Sequence[Logger], path: Path, kind: str) -> None:
@@ -225,8 +252,12 @@ def _in_wandb(loggers: Sequence[Logger], what: str, log_it: Callable[[Any, Any],
         if isinstance(logger, ForgivingWandbLogger) and not logger.failed:
             import wandb
 
+            run = logger.experiment
             try:
-                log_it(logger.experiment, wandb)
+                patiently(partial(log_it, run, wandb))
+            except NoAnswerError as error:
+                logger.failed = True
+                log.warning("wandb did not take %s and is left out from here on: %s", what, error)
             except Exception as error:  # as above
                 log.warning("wandb did not take %s: %s", what, error)
 
@@ -237,6 +268,7 @@ def finish(loggers: Sequence[Logger]) -> None:
         logger.finalize("success")
         if isinstance(logger, ForgivingWandbLogger) and not logger.failed:
             try:
-                logger.experiment.finish()
+                patiently(logger.experiment.finish)
             except Exception as error:  # as above
-                log.warning("wandb did not close its run: %s", error)
+                logger.failed = True
+                log.warning("wandb did not close its run (wandb sync sends what it has): %s", error)
