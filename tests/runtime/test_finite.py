@@ -11,7 +11,7 @@ from runtime.config import TrainerConfig
 from runtime.finite import NonFiniteError
 from runtime.folder import RunFolder
 from runtime.loading import ResumableLoader
-from runtime.resume import LAST
+from runtime.resume import LAST, PREVIOUS
 from runtime.trainer import build_trainer, last_checkpoint
 
 
@@ -99,4 +99,4 @@ def test_a_value_that_is_not_finite_stops_the_step_and_is_traced(tmp_path, spoil
     }
     assert all(p.isfinite().all() for p in module.parameters())
     assert torch.load(last_checkpoint(RunFolder(tmp_path)), weights_only=True)["global_step"] == 2
-    assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == [LAST]
+    assert {file.name for file in (tmp_path / "checkpoints").iterdir()} == {LAST, PREVIOUS}

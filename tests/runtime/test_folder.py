@@ -1,4 +1,5 @@
 import logging
+import os
 from dataclasses import dataclass, field
 
 import pytest
@@ -105,3 +106,110 @@ def test_a_run_that_was_stored_with_an_old_name_of_a_key_goes_on(tmp_path):
     stored.write_text(stored.read_text().replace("reference_batch_size: 64", "lr_batch_size: 32"))
     with pytest.raises(ValueError, match=r"recipe\.reference_batch_size: 32 -> 64"):
         RunFolder.open(str(tmp_path), asked, stage="classification")
+
+
+def test_a_folder_of_something_else_is_refused_and_left(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("metrics.json", "notes.md", "log.txt", "checkpoints"):
+        (run / name).write_text("mine")
+        with pytest.raises(ValueError) as error:
+            opened(tmp_path)
+        assert str(error.value) == (
+            f"{run} holds {name}, but no config.yaml, so it is not the folder of a search run; choose another "
+            "run_dir, or restore config.yaml if it is"
+        )
+        assert [(path.name, path.read_text()) for path in run.iterdir()] == [(name, "mine")]
+        (run / name).unlink()
+
+
+def test_what_a_shell_or_a_kill_left_does_not_make_a_folder_anothers(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "slurm-7.out").write_text("the job's output")
+    (run / "inputs.json").write_text("{}")  # written just before config.yaml
+    (run / ".config.yaml.0123456789ab").write_text("see")  # half of a file that is renamed when it is whole
+    opened(tmp_path)
+    assert (run / "slurm-7.out").read_text() == "the job's output"
+    assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"expected keys and values, found None"),
+        (b"- 1\n- 2\n", r"expected keys and values, found \[1, 2\]"),
+        (b"seed: [1,\npart", r"while parsing a flow sequence"),
+        (b"seed: \xff", r"line 1: expected text in UTF-8, found the byte 0xff"),
+        (bytes(100), r"unacceptable character"),
+        (b"[" * 100_000, r"config.yaml"),
+    ],
+)
+def test_a_damaged_configuration_is_named_with_what_to_do(tmp_path, content, message):
+    folder = opened(tmp_path)
+    path = folder.path / "config.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        opened(tmp_path)
+    assert str(path) in str(error.value)
+    assert str(error.value).endswith("; restore it from a copy, or choose another run_dir")
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"genotype": "12', b"\xff\xfe", bytes(64)])
+def test_damaged_inputs_are_named_with_what_to_do(tmp_path, content, caplog):
+    path = opened(tmp_path).path / "inputs.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        opened(tmp_path)
+    assert str(error.value).startswith(f"{path}: expected ")
+    assert "restore it, or delete it if the input files are those that the run began with" in str(error.value)
+    path.unlink()
+    opened(tmp_path)
+    assert f"{path} is missing: the input files are taken to be those that the run began with" in caplog.text
+
+
+def test_damaged_figures_are_named_with_what_to_do(tmp_path):
+    folder = opened(tmp_path)
+    path = folder.path / "metrics.json"
+    for content in (b"", b'{"stage": "sea', b"[1]", bytes(64)):
+        path.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=f"^{path}: expected .*; restore it, or delete it and start the same"
+        ):
+            folder.finished()
+        assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.yaml", "inputs.json", "versions.json", "command.txt", "log.txt", "metrics.json", "metrics.csv"],
+)
+def test_no_regular_file_in_the_place_of_one_is_named_and_never_opened(tmp_path, name):
+    path = opened(tmp_path).path / name
+    path.unlink(missing_ok=True)
+    for make, kind in ((os.mkfifo, "FIFO"), (os.mkdir, "folder")):
+        make(path)
+        with pytest.raises(ValueError, match=rf"^{path}: expected a \w+ file, but this is a {kind}$"):
+            opened(tmp_path)
+        path.unlink() if kind == "FIFO" else path.rmdir()
+    path.symlink_to(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match=rf"^{path}: no such \w+ file: a link to"):
+        opened(tmp_path)
+
+
+def test_the_log_of_a_chain_goes_on_in_its_stages(tmp_path):
+    chain = RunFolder.open(str(tmp_path), {"run_dir": str(tmp_path)}, stage="pipeline")
+    stages = [tmp_path / "search", tmp_path / "detection"]
+    for folder in stages:
+        RunFolder.open(str(folder), {"run_dir": str(folder)}, stage=folder.name)
+        logging.getLogger("x").warning("in %s", folder.name)
+    chain.log("pipeline")
+    logging.getLogger("x").warning("at the end")
+    logs = [(folder / "log.txt").read_text() for folder in (tmp_path, *stages)]
+    assert [[word in text for word in ("in search", "in detection", "at the end")] for text in logs] == [
+        [True, True, True],
+        [True, False, False],
+        [False, True, False],
+    ]
+    assert f"search: {stages[0]}" in logs[1].splitlines()[0]  # the run folder first

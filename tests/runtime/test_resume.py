@@ -1,11 +1,13 @@
 """Callbacks on a network of one layer; exact resume of real training is in tests/classification."""
 
+import errno
 import multiprocessing
 import os
 import random
 import resource
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import lightning as L
@@ -17,7 +19,7 @@ from torch import nn
 from runtime.config import TrainerConfig
 from runtime.folder import RunFolder
 from runtime.loading import ResumableLoader
-from runtime.resume import LAST
+from runtime.resume import LAST, PREVIOUS
 from runtime.trainer import build_trainer, check_machine, last_checkpoint
 
 
@@ -78,7 +80,8 @@ def test_checkpoints_come_by_step_and_leave_no_other_file(tmp_path):
     # Due after every second step, but an epoch's last of three batches waits for the next; and after all.
     assert saved == [2, 4, 7, 10, 11]
     assert torch.load(folder / LAST, weights_only=True)["global_step"] == 11
-    assert [path.name for path in folder.iterdir()] == [LAST]
+    assert torch.load(folder / PREVIOUS, weights_only=True)["global_step"] == 10
+    assert {path.name for path in folder.iterdir()} == {LAST, PREVIOUS}
 
 
 class Signalled(Line):
@@ -132,12 +135,12 @@ def test_a_failed_write_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     fit(tmp_path, Line(), steps=1, checkpoint_steps=1)
     good = (tmp_path / "checkpoints" / LAST).read_bytes()
 
-    def full_disk(self, path, *args, **kwargs):
-        Path(path).write_bytes(good[:100])
+    def full_disk(checkpoint, file):
+        file.write(good[:100])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(L.Trainer, "save_checkpoint", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/checkpoints/{LAST}'"):
         fit(tmp_path, Line(), steps=2, checkpoint_steps=1)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [LAST]
     assert (tmp_path / "checkpoints" / LAST).read_bytes() == good
@@ -148,8 +151,10 @@ def train_with_files_of_at_most(folder, size):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         fit(folder, Line(), steps=3, checkpoint_steps=1)
-    except OSError:
-        sys.exit(28)
+    except OSError as error:
+        sys.exit(
+            28 if error.errno == errno.EFBIG and error.filename == str(folder / "checkpoints" / LAST) else 1
+        )
 
 
 def test_a_disk_that_runs_full_leaves_the_last_good_checkpoint(tmp_path):
@@ -165,6 +170,88 @@ def test_a_disk_that_runs_full_leaves_the_last_good_checkpoint(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == [LAST]
     assert path.read_bytes() == good
     assert fit(tmp_path, Line(), steps=3).global_step == 3  # and it can be continued
+
+
+def test_a_checkpoint_passes_through_no_other_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "absent"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / f".{LAST}.part").write_bytes(b"of a process that was killed")
+    fit(tmp_path, Line(), steps=1, checkpoint_steps=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [LAST]
+
+
+def spoiled(content, how):
+    middle = content.index(b"layer.weight") + 12
+    return {
+        "empty": b"",
+        "cut": content[: len(content) // 2],
+        "zeros": bytes(len(content)),
+        "text": b"not a checkpoint\n",
+        "a bit": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "zeros", "text", "a bit"])
+def test_the_checkpoint_before_a_damaged_one_is_continued_from(tmp_path, caplog, how):
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    straight = fit(tmp_path / "straight", Line(), steps=8).drawn
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    fit(tmp_path / "run", Line(), steps=5, checkpoint_steps=1)
+    last, previous = (tmp_path / "run" / "checkpoints" / name for name in (LAST, PREVIOUS))
+    damaged = spoiled(last.read_bytes(), how)
+    last.write_bytes(damaged)
+    good = previous.read_bytes()
+
+    class Dying(Line):
+        def training_step(self, batch, batch_idx):
+            raise SystemError("before the first checkpoint")
+
+    with pytest.raises(SystemError):
+        fit(tmp_path / "run", Dying(), steps=8)
+    assert (last.read_bytes(), previous.read_bytes()) == (damaged, good)  # nothing is deleted first
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        again = fit(tmp_path / "run", Line(), steps=8, checkpoint_steps=5).drawn
+    assert again == straight[4:]
+    assert f"{last}: damaged" in caplog.text
+    assert f"continuing from {previous}" in caplog.text
+    assert "continuing after step 4 of 8" in caplog.text
+    assert torch.load(last, weights_only=True)["global_step"] == 8
+
+
+def test_a_damaged_checkpoint_does_not_become_the_one_before(tmp_path):
+    fit(tmp_path, Line(), steps=5, checkpoint_steps=1)
+    last, previous = (tmp_path / "checkpoints" / name for name in (LAST, PREVIOUS))
+    last.write_bytes(b"")
+    fit(tmp_path, Line(), steps=7)  # one checkpoint, at the end
+    assert torch.load(previous, weights_only=True)["global_step"] == 4
+    assert torch.load(last, weights_only=True)["global_step"] == 7
+
+
+def test_checkpoints_that_are_all_damaged_are_named_and_left(tmp_path):
+    fit(tmp_path, Line(), steps=4, checkpoint_steps=1)
+    last, previous = (tmp_path / "checkpoints" / name for name in (LAST, PREVIOUS))
+    last.write_bytes(b"")
+    previous.unlink()
+    os.mkfifo(previous)
+    with pytest.raises(ValueError) as error:
+        fit(tmp_path, Line(), steps=5)
+    assert f"{last}: damaged: " in str(error.value)
+    assert f"{previous}: expected a checkpoint file, but this is a FIFO" in str(error.value)
+    assert f"restore one from a copy, or delete {last.parent} to train from the beginning" in str(error.value)
+    assert last.exists()
+
+
+class Thing:
+    pass
+
+
+def test_a_checkpoint_with_foreign_objects_is_not_unpickled(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"state_dict": Thing(), "global_step": 1, "loops": {}}, tmp_path / "checkpoints" / LAST)
+    with pytest.raises(ValueError, match=rf"{LAST}: not a checkpoint of this project"):
+        fit(tmp_path, Line(), steps=5)
 
 
 def test_an_unknown_compiler_is_refused_by_name():

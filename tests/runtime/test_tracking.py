@@ -1,10 +1,14 @@
 import csv
 import logging
+import os
+import signal
+import time
 
 import pytest
 import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from runtime import patience
 from runtime.config import LoggerConfig
 from runtime.csv_logger import CsvLogger
 from runtime.tracking import build_loggers, finish, log_artifact
@@ -125,3 +129,78 @@ def test_tensorboard_and_none(tmp_path):
     assert build_loggers(LoggerConfig(name="none"), tmp_path, "detection", {}) == []
     with pytest.raises(ValueError, match=r"name = 'mlflow', expected one of csv, wandb"):
         LoggerConfig(name="mlflow")
+
+
+@pytest.mark.parametrize(
+    "content", [b"step,loss\n0,1\nx,2\n", b"\xff\xfe", bytes(50), b"name,price\na,3\n", b'step,loss\n0,"1\n']
+)
+def test_a_damaged_csv_file_is_kept_aside_and_never_stops_a_run(tmp_path, caplog, content):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    logger = CsvLogger(path)
+    logger.log_metrics({"loss": 0.5}, 3)
+    logger.finalize("success")
+    assert rows(path) == [{"step": "3", "loss": "0.5"}]
+    assert (tmp_path / "metrics.csv.damaged").read_bytes() == content
+    assert f"{path} is damaged and kept as metrics.csv.damaged" in caplog.text
+
+
+def test_a_row_that_a_kill_cut_off_is_left_out(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss,lr\n0,1.5,0.1\n1,1.2")
+    logger = CsvLogger(path)
+    logger.log_metrics({"loss": 0.5}, 2)
+    logger.save()
+    assert [row["step"] for row in rows(path)] == ["0", "2"]
+
+
+def test_a_csv_file_that_cannot_be_written_is_told_once_and_written_when_it_can(tmp_path, caplog):
+    path = tmp_path / "away" / "metrics.csv"
+    (tmp_path / "away").write_text("a file where the folder was")
+    logger = CsvLogger(path)
+    for step in range(3):
+        logger.log_metrics({"loss": float(step)}, step)
+        logger.save()
+    assert caplog.text.count("could not be written, and the run goes on") == 1
+    (tmp_path / "away").unlink()
+    logger.finalize("success")
+    assert [row["step"] for row in rows(path)] == ["0", "1", "2"]
+
+
+def test_a_failure_of_tensorboard_never_stops_a_run(tmp_path, caplog):
+    (tmp_path / "tensorboard").write_text("a file where its folder should be")
+    loggers = build_loggers(LoggerConfig(name="tensorboard"), tmp_path, "search", {})
+    for step in range(3):
+        for logger in loggers:
+            logger.log_metrics({"loss": 0.5}, step)
+    finish(loggers)
+    assert caplog.text.count("TensorBoard failed in log_metrics and is left out from here on") == 1
+    assert len(rows(tmp_path / "metrics.csv")) == 3
+
+
+def test_a_service_of_wandb_that_freezes_is_left_after_a_while(tmp_path, monkeypatch, caplog):
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    loggers = build_loggers(LoggerConfig(name="wandb"), tmp_path, "search", {})
+    service = [int(process.name) for process in patience._service_processes()]
+    assert len(service) == 1
+    monkeypatch.setattr(patience.patiently, "__defaults__", (1.0,))
+    os.kill(service[0], signal.SIGSTOP)
+    start = time.monotonic()
+    for logger in loggers:
+        logger.log_metrics({"loss": 0.5}, 0)
+    finish(loggers)
+    wandb.teardown()  # what wandb does at the end of the process
+    assert time.monotonic() - start < 10
+    assert "wandb did not close its run (wandb sync sends what it has): no answer for 1 s" in caplog.text
+    assert len(rows(tmp_path / "metrics.csv")) == 1
+    again = build_loggers(LoggerConfig(name="wandb"), tmp_path, "search", {})  # such as the next stage
+    assert len(again) == 2
+    finish(again)
+    wandb.teardown()
+
+
+def test_a_service_of_wandb_that_is_at_work_is_waited_for(monkeypatch):
+    moved = iter(range(0, 10**9, patience.MOVING_BYTES))
+    monkeypatch.setattr(patience, "_bytes_moved", lambda: next(moved))
+    assert patience.patiently(lambda: time.sleep(1.5) or "sent", 0.3) == "sent"

@@ -1,12 +1,16 @@
 import dataclasses
 import json
+import multiprocessing
+import os
 import sqlite3
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import torch
 
+from search.ledger import writer
 from search.ledger.reader import connect, read_children, read_rows
 from search.ledger.rows import ChildRow
 from search.ledger.writer import Ledger
@@ -201,11 +205,6 @@ def test_facts_are_remembered(ledger):
     assert [ledger.fact(name) for name in ("search", "split", "absent")] == ["def", {"training": 9}, None]
 
 
-def test_second_writer_is_refused(ledger, tmp_path):
-    with pytest.raises(ValueError, match=r"search.sqlite: another process is running this search"):
-        Ledger(tmp_path / "search.sqlite")
-
-
 def test_closed_ledger_can_be_opened_again(ledger, tmp_path):
     ledger.save([row(0)])
     ledger.close()
@@ -233,3 +232,89 @@ def test_other_files_are_refused(tmp_path):
         read_children(other)
     with pytest.raises(FileNotFoundError, match=r"absent.sqlite: no such ledger"):
         read_children(tmp_path / "absent.sqlite")
+    os.mkfifo(tmp_path / "fifo.sqlite")
+    for reader in (Ledger, read_children):
+        with pytest.raises(ValueError, match=r"fifo.sqlite: expected a ledger file, but this is a FIFO"):
+            reader(tmp_path / "fifo.sqlite")
+
+
+def test_an_empty_file_is_no_ledger_and_a_new_one_takes_its_place(tmp_path):
+    path = tmp_path / "search.sqlite"
+    path.touch()  # what a kill left before ledgers were renamed into place
+    with pytest.raises(FileNotFoundError, match="no such ledger"):
+        read_children(path)
+    with closing(Ledger(path)) as ledger:
+        ledger.save([row(0)])
+    assert read_children(path) == [row(0)]
+
+
+def die_in(moment, path):
+    """Ends the process, as a kill does, at one of the moments at which a ledger is made."""
+
+    def die(*_args, **_kwargs):
+        os._exit(9)
+
+    if moment == "tables":
+        writer.TABLES = writer.TABLES.replace("CREATE INDEX", "SELECT die(); CREATE INDEX")
+        connect_ = sqlite3.connect
+
+        def connected(*args, **kwargs):
+            database = connect_(*args, **kwargs)
+            database.create_function("die", 0, die)
+            return database
+
+        sqlite3.connect = connected
+    elif moment == "sync":
+        os.fsync = die
+    else:
+        Path.replace = die
+    Ledger(path)
+
+
+@pytest.mark.parametrize("moment", ["tables", "sync", "rename"])
+def test_a_ledger_that_is_being_made_when_the_process_is_killed_can_be_made_again(tmp_path, moment):
+    path = tmp_path / "search.sqlite"
+    process = multiprocessing.get_context("fork").Process(target=die_in, args=(moment, path))
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == 9
+    assert not path.exists()
+    with closing(Ledger(path)) as ledger:
+        ledger.save([row(0)])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["search.sqlite"]
+
+
+def test_the_log_of_a_ledger_that_is_gone_is_not_given_to_a_new_one(tmp_path):
+    log = tmp_path / "search.sqlite-wal"
+    log.write_bytes(b"pages")
+    with pytest.raises(
+        ValueError, match=r"search.sqlite-wal is left of a ledger whose search.sqlite is gone"
+    ):
+        Ledger(tmp_path / "search.sqlite")
+    assert log.read_bytes() == b"pages"
+
+
+@pytest.mark.parametrize("spoil", ["cut", "zeros", "page"])
+def test_a_damaged_ledger_is_named_and_left_as_it_is(tmp_path, spoil):
+    path = tmp_path / "search.sqlite"
+    with closing(Ledger(path)) as ledger:
+        ledger.step([row(number) for number in range(200)], STATE, group=0)
+    content = path.read_bytes()
+    damaged = {
+        "cut": content[: len(content) // 2],
+        "zeros": bytes(len(content)),
+        "page": content[:8192] + b"x" * 4096 + content[12288:],
+    }[spoil]
+    path.write_bytes(damaged)
+    for reader in (Ledger, read_children):
+        with pytest.raises(
+            ValueError, match=rf"^{path}: not a search ledger, or damaged: .*nothing was changed"
+        ):
+            reader(path)
+    assert path.read_bytes() == damaged
+
+
+def test_a_full_disk_names_the_ledger(ledger, tmp_path):
+    ledger._database.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(OSError, match=rf"^{tmp_path}/search.sqlite: database or disk is full"):
+        ledger.save([row(number) for number in range(100)])
