@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import time
@@ -54,8 +55,12 @@ def config(run_dir, root, *, workers=0, recipe=None, **changes):
     )
 
 
-def train_and_signal(config, step, number):
-    """Sends its own process the signal `number` in the middle of training step `step` (from 1)."""
+def train_and_signal(config, step, number, group=False):
+    """Sends its own process the signal `number` in the middle of training step `step` (from 1).
+
+    group: all processes of its group get it, as from Ctrl-C, `timeout`, systemd or SLURM."""
+    if group:
+        os.setsid()
     torch.set_num_threads(1)  # a forked process must not use the pool of threads that it lost
     begun, training_step = 0, ClassificationModule.training_step
 
@@ -63,7 +68,7 @@ def train_and_signal(config, step, number):
         nonlocal begun
         begun += 1
         if begun == step:
-            os.kill(os.getpid(), number)
+            os.killpg(0, number) if group else os.kill(os.getpid(), number)
         return training_step(self, *args)
 
     ClassificationModule.training_step = signalling_step
@@ -132,6 +137,26 @@ def test_an_interrupted_and_continued_run_equals_an_unbroken_one(
     assert_equal_runs(tmp_path, straight(workers))
 
 
+@pytest.mark.parametrize(
+    ("number", "step"), [(signal.SIGTERM, 1), (signal.SIGTERM, 3), (signal.SIGTERM, 7), (signal.SIGINT, 6)]
+)
+def test_a_signal_to_the_group_ends_a_run_with_loader_workers_as_ctrl_c_does(
+    tmp_path, digit_folders, straight, number, step
+):
+    never = dataclasses.replace(config("", "").trainer, checkpoint_steps=None)
+    asked = dataclasses.replace(config(tmp_path, digit_folders, workers=2), trainer=never)
+    process = multiprocessing.get_context("fork").Process(
+        target=train_and_signal, args=(asked, step, number, True)
+    )
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == 130
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nobody is left
+    run(asked)
+    assert_equal_runs(tmp_path, straight(2))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("step", range(1, STEPS_PER_EPOCH * EPOCHS + 1))
@@ -187,6 +212,58 @@ def test_a_finished_run_is_returned_at_once_and_refuses_another_recipe(digit_fol
     with pytest.raises(ValueError, match=r"recipe\.lr: 0\.05 -> 0\.1"):
         run(config(folder, digit_folders, recipe={"lr": 0.1}))
     assert (folder / "backbone.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_finished_run_whose_product_is_gone_makes_it_again(tmp_path, digit_folders, straight, caplog):
+    asked = config(tmp_path, digit_folders)
+    run(asked)
+    product = tmp_path / "backbone.safetensors"
+    for spoil in (product.unlink, lambda: product.write_bytes(b"")):
+        spoil()
+        caplog.clear()
+        run(asked)
+        assert f"{product} is gone and is made again from checkpoints/last.ckpt" in caplog.text
+        assert_equal_runs(tmp_path, straight(0))
+    product.unlink()
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(
+        ValueError, match=r"whose backbone.safetensors is gone, and checkpoints/last.ckpt, from"
+    ):
+        run(asked)
+    assert (tmp_path / "metrics.json").exists()
+    assert not product.exists()
+
+
+def test_figures_of_something_else_are_no_finished_run(tmp_path, digit_folders):
+    (tmp_path / "metrics.json").write_text('{"stage": "other"}')
+    with pytest.raises(ValueError, match=r"holds metrics.json, but no config.yaml"):
+        run(config(tmp_path, digit_folders))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
+        ("metrics.json", '{"stage": "other"}')
+    ]
+
+
+def test_a_run_says_where_it_lies_what_it_left_and_where_it_goes_on(tmp_path, digit_folders, caplog):
+    asked = config(tmp_path, digit_folders)
+    with caplog.at_level("INFO"):
+        run_killed(asked, 6)
+        content = json.loads((tmp_path / "metrics.json").read_text())
+        best = content["best"]
+        figures = "  ".join(f"{key} {value:.4g}" for key, value in content["metrics"].items())
+        told = [
+            f"classification: finished after step 12: {figures}",
+            f"best top1 {best['top1']:.4g} at step {best['step']}",
+            f"{tmp_path}/backbone.safetensors",
+            f"{tmp_path}/metrics.json",
+            f"report: python -m pipeline.report {tmp_path}",
+        ]
+        assert "continuing after step 5 of 12" in caplog.messages
+        assert caplog.messages[-5:] == told
+        run(asked)
+        assert caplog.messages[-6:] == ["classification: was finished before", *told]
+    log = [line.partition(": ")[2] for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert log[0] == f"classification: {tmp_path}"
+    assert log[-5:] == told
 
 
 def test_the_backbone_file_describes_itself(straight):

@@ -1,6 +1,8 @@
 """Order and place of batches."""
 
 import multiprocessing
+import os
+import signal
 import time
 
 import numpy as np
@@ -28,6 +30,15 @@ class Numbers:
 class Broken(Numbers):
     def __getitem__(self, sample):
         raise ValueError("cat/3.png: cannot be read")
+
+
+class Stuck(Numbers):
+    """Its third sample never comes."""
+
+    def __getitem__(self, sample):
+        if sample[1] == 2:
+            time.sleep(600)
+        return super().__getitem__(sample)
 
 
 def loader(count=10, batch_size=3, **options):
@@ -181,3 +192,33 @@ def test_more_workers_than_cores_are_not_started():
     many = loader(workers=cores() + 3)
     assert many.workers == cores()
     assert read(many) == read(loader())
+
+
+def test_a_stuck_worker_is_killed_when_its_reader_stops(monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    batches = iter(ResumableLoader(Stuck(10), 1, seed=0, shuffle=False, workers=2))
+    next(batches)
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGTERM)
+    time.sleep(0.2)
+    assert [worker.is_alive() for worker in workers] == [True, True]
+    batches.close()
+    assert sorted(worker.exitcode for worker in workers) == [-signal.SIGKILL, 0]
+
+
+def read_and_exit(ready):
+    batches = iter(ResumableLoader(Stuck(10), 1, seed=0, shuffle=False, workers=2))
+    globals()["kept"] = batches  # as long as the process
+    next(batches)
+    ready.set()
+
+
+def test_a_process_with_a_stuck_worker_can_end():
+    spawn = multiprocessing.get_context("spawn")
+    ready = spawn.Event()
+    process = spawn.Process(target=read_and_exit, args=(ready,))
+    process.start()
+    assert ready.wait(60)
+    process.join(timeout=20)
+    assert process.exitcode == 0
