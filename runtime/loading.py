@@ -6,14 +6,13 @@ from `counter_hash(seed, epoch, index)`, never from a global generator, so the n
 timing change nothing.
 """
 
-import atexit
 import copy
 import functools
 import multiprocessing
 import multiprocessing.process
-import multiprocessing.util  # registers its function for the exit, which ours must precede
+import multiprocessing.util
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -237,30 +236,23 @@ def _read_ahead(loader: DataLoader[Any]) -> Iterator[Any]:
     others = multiprocessing.active_children()
     with signals_held():  # the workers inherit this: there is no moment in which a signal ends them
         batches = iter(loader)
-    workers = {child for child in multiprocessing.active_children() if child not in others}
+    workers = [child for child in multiprocessing.active_children() if child not in others]
     for worker in workers:
         worker.terminate = worker.kill  # type: ignore[method-assign] # DataLoader ends a stuck one by SIGTERM
-    _workers.update(workers)
+    # At its end a process would send them SIGTERM, too, and wait for ever; this comes before.
+    kill = multiprocessing.util.Finalize(None, _kill, args=(workers,), exitpriority=100)
     try:
         yield from batches
     finally:
         del batches  # ends the workers, and waits some seconds for a stuck one
-        _kill(workers)
-        _workers.difference_update(workers)
+        kill()
 
 
-_workers: set[multiprocessing.process.BaseProcess] = set()
-
-
-@atexit.register  # before multiprocessing's own, which would send SIGTERM and wait for ever
-def _kill(workers: Collection[multiprocessing.process.BaseProcess] = _workers) -> None:
+def _kill(workers: Sequence[multiprocessing.process.BaseProcess]) -> None:
     for worker in workers:
         if worker.is_alive():
             worker.kill()
             worker.join()
-
-
-os.register_at_fork(after_in_child=_workers.clear)
 
 
 def _end_with_reader(reader: int, _worker: int) -> None:

@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
@@ -68,7 +69,10 @@ def train_and_signal(config, step, number, group=False):
         nonlocal begun
         begun += 1
         if begun == step:
-            os.killpg(0, number) if group else os.kill(os.getpid(), number)
+            if group:  # from another process: a loader's worker knows its parent's signals
+                subprocess.run(["kill", f"-{int(number)}", "--", f"-{os.getpgid(0)}"], check=False)
+            else:
+                os.kill(os.getpid(), number)
         return training_step(self, *args)
 
     ClassificationModule.training_step = signalling_step
