@@ -28,6 +28,7 @@ from runtime.config import RENAMED, check_extras
 from runtime.folder import log_only
 from runtime.interrupts import sigterm_as_interrupt
 from runtime.launch import end_with_parent, launched_by_lightning, launched_by_torchrun, launched_rank
+from runtime.owner import refuse_if_in_use
 from search.messages import SearchPaused
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ def _task(run: str) -> Callable[[DictConfig], Any]:
             asked = to_objects(config)
             check_extras(asked)
             if "run_dir" in config:
+                refuse_if_in_use(Path(config.run_dir))
                 log.info("%s: %s", HydraConfig.get().job.config_name, config.run_dir)
             return _objective(pkgutil.resolve_name(run)(asked))
         except USER_ERRORS as error:

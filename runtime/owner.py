@@ -75,6 +75,13 @@ def owned(*folders: str | os.PathLike[str]) -> Iterator[None]:
             _release(claim)
 
 
+def refuse_if_in_use(folder: Path) -> None:
+    """Raises FolderInUseError where another process owns the folder; for a command that has much to import."""
+    if (folder / FILE).is_file():
+        with suppress(OSError), owned(folder):
+            pass
+
+
 def owns(folder: Path) -> bool:
     """Whether this process owns the folder."""
     return folder.resolve() in _claims

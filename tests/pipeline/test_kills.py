@@ -110,6 +110,9 @@ def test_a_second_process_on_a_chains_folders_is_refused_at_once(tmp_path, stage
     while not (tmp_path / "run" / "detection" / "owner.lock").exists():
         assert first.poll() is None, first.stderr.read()
         time.sleep(0.1)
+    os.kill(
+        first.pid, signal.SIGSTOP
+    )  # so that it is still there, however long the second one takes to start
     try:
         # Alone, a stage's other keys do not matter: the folder's owner is asked first.
         alone = {
@@ -122,10 +125,9 @@ def test_a_second_process_on_a_chains_folders_is_refused_at_once(tmp_path, stage
             [sys.executable, "-m", *words], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
         )
         assert second.returncode == 1
-        assert re.search(
-            rf"/run(/{stage})? is in use by process {first.pid} on \S+, started 20\d\d-.*; wait until it has ended",
-            second.stderr,
-        ), second.stderr
+        words = rf"/run(/{stage})? is in use by process {first.pid} on \S+, started 20\d\d-.*; wait until it "
+        assert re.search(words, second.stderr), second.stderr
     finally:
+        os.kill(first.pid, signal.SIGCONT)
         _, told = first.communicate(timeout=600)
     assert first.returncode == 0, told
