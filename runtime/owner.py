@@ -76,7 +76,7 @@ def owned(*folders: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def refuse_if_in_use(folder: Path) -> None:
-    """Raises FolderInUseError where another process owns the folder; for a command that has much to import."""
+    """Raises FolderInUseError where another process owns the folder, before much is imported."""
     if (folder / FILE).is_file():
         with suppress(OSError), owned(folder):
             pass
