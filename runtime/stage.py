@@ -5,7 +5,7 @@ import os
 import random
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,8 +161,8 @@ def seed_process(seed: int, rank: int) -> None:
 def evaluation_folder(config: EvaluationConfig, stage: str) -> Iterator[Path | None]:
     """Sets PyTorch's threads, and gives the folder to write to, which is owned meanwhile.
 
-    Raises ConfigError if that is the folder of a training run, or holds another stage's figures, OSError if
-    it cannot be written to, FolderInUseError if another process writes to it."""
+    Raises ConfigError if that is the folder of a training run, holds another stage's figures or cannot be
+    written to, FolderInUseError if another process writes to it."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.output is None:
@@ -181,7 +181,11 @@ def evaluation_folder(config: EvaluationConfig, stage: str) -> Iterator[Path | N
             f"another "
             "folder"
         )
-    with owned(folder):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(owned(folder))
+        except OSError as error:
+            raise ConfigError(f"{KEY}output = {folder} cannot be written to: {error.strerror}") from None
         yield folder
 
 

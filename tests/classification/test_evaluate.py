@@ -275,3 +275,28 @@ def test_bad_values_are_refused_by_name(values, message):
     with pytest.raises(ValueError) as error:
         EvaluateConfig(weights="absent", data=ImageDataConfig(), **values)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda out: out.write_text("mine"), "is not a folder"),
+        (
+            lambda out: (out.mkdir(), (out / "metrics.json").write_text('{"stage": "detection"}')),
+            "holds a metrics.json that is not of a classification evaluation; choose another folder",
+        ),
+        (lambda out: out.symlink_to("/proc/x"), "cannot be written to"),
+    ],
+)
+def test_an_output_folder_that_cannot_be_written_is_refused_before_the_evaluation(tmp_path, make, message):
+    out = tmp_path / "out"
+    make(out)
+    config = EvaluateConfig(weights="absent.safetensors", data=DIGITS, device="cpu", output=str(out))
+    with pytest.raises(ValueError, match=f"output = {out} {message}"):
+        run(config)
+
+
+def test_an_evaluation_may_be_repeated_into_its_own_folder_and_leaves_no_lock(digits_file, tmp_path):
+    config = EvaluateConfig(weights=str(digits_file), data=DIGITS, device="cpu", output=str(tmp_path / "out"))
+    assert run(config) == run(config)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.json", "mistakes.json"]
