@@ -61,8 +61,9 @@ def test_an_interrupted_run_says_the_command_that_continues_it(tmp_path):
     words += ["backbone.cells_per_stage=1", "backbone.filters=4", "recipe.epochs=1", "recipe.batch_size=8"]
     words += ["backbone.image_size=16", "backbone.stem_filters=4", "trainer.device=cpu", "trainer.threads=1"]
     variables = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    (tmp_path / "sleepy.py").write_text(SLEEPY)
     done = subprocess.run(
-        [sys.executable, "-c", SLEEPY, *words, "run_dir='a (1)'"],
+        [sys.executable, "sleepy.py", *words, "run_dir='a (1)'"],
         cwd=tmp_path,
         env=variables,
         capture_output=True,
