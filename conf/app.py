@@ -102,12 +102,12 @@ def _task(run: str) -> Callable[[DictConfig], Any]:
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         if (sweep or launched_by_lightning()) and "run_dir" in config:
             config.run_dir = str(output_dir)  # of a sweep's job, or of the process that started this one
-        sigterm_as_interrupt()
         if launched_by_lightning():
             end_with_parent()
         if launched_rank():
             logging.disable(logging.WARNING)  # the first of a training's processes speaks for all
         try:
+            sigterm_as_interrupt()
             _check_one_folder(config, sweep)
             # Dataclasses check their ranges when they are made, before anything long starts.
             asked = to_objects(config)
