@@ -46,7 +46,12 @@ def run(config: DetectionConfig) -> dict[str, Any]:
     Of several processes the first one writes and returns that, the others return nothing.
     Raises ValueError or FileNotFoundError for anything wrong with data, backbone or configuration, before
     anything is written."""
-    return STAGE.run(config, _train)
+    content = STAGE.run(config, _train)
+    best = Path(config.run_dir) / BEST
+    validated = config.validate_every_steps or config.validate_every_epochs
+    if content and validated and not best.exists():
+        log.warning("%s is gone; its step lies before the last checkpoint, so it cannot be made again", best)
+    return content
 
 
 def _train(asked: DetectionConfig) -> dict[str, Any]:

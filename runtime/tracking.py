@@ -56,10 +56,10 @@ class _Forgiving(Logger):
             log.warning("%s failed in %s and is left out from here on: %s", self.tracker, action, error)
 
     def log_metrics(self, *args: Any, **kwargs: Any) -> None:
-        self._attempt(super().log_metrics, *args, **kwargs)
+        self._attempt(super().log_metrics, *args, **kwargs)  # type: ignore[safe-super]
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        self._attempt(super().log_hyperparams, *args, **kwargs)
+        self._attempt(super().log_hyperparams, *args, **kwargs)  # type: ignore[safe-super]
 
     def save(self) -> None:
         self._attempt(super().save)
