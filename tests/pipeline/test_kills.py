@@ -87,7 +87,7 @@ def test_a_chain_killed_at_random_instants_and_continued_equals_the_unbroken_one
             os.killpg(process.pid, signal.SIGTERM)
             _, told = process.communicate(timeout=60)
             # Before the command begins SIGTERM just ends Python. Where KeyboardInterrupt passes through an
-            # exec(), such as that of a dataclass being imported, Python ends by SIGINT whatever the exit code.
+            # exec(), such as that of a dataclass being made, Python ends by SIGINT whatever the exit code.
             assert process.returncode in (130, -signal.SIGINT, -signal.SIGTERM), told
             if process.returncode != -signal.SIGTERM:
                 assert f"Interrupted. This continues: python -m pipeline {' '.join(WORDS)}" in told
