@@ -9,7 +9,7 @@ EXTRAS_demo := demo
 EXTRAS_test := demo,test,timm,export,detectron2,tensorboard
 PACKAGES := backbones runtime classification search detection pipeline conf benchmarks celltransfer.py
 
-.PHONY: demo test test-slow test-install gpu-check lint install detectron2 lock audit clean
+.PHONY: demo test test-slow fuzz test-install gpu-check lint install detectron2 lock audit clean
 
 demo: install  ## search, classify and detect on the embedded digits; 2 minutes on 2 cores, once installed
 	$(BIN)/python -m pipeline experiment=demo
@@ -19,6 +19,13 @@ test: $(VENV)/.test detectron2 lint  ## the suite
 
 test-slow: $(VENV)/.test detectron2  ## what takes minutes: kill loops, chains on real data
 	$(BIN)/python -m pytest -m 'slow and not gpu and not install'
+
+fuzz: TARGET ?= genotype
+fuzz: SECONDS ?= 60
+fuzz: $(VENV)/.test  ## TARGET=coco SECONDS=600: broken files for one reader, guided by coverage; tests/fuzz/run.py
+	$(PIP) install --quiet "atheris>=3"
+	$(BIN)/python tests/fuzz/run.py $(TARGET) -max_total_time=$(SECONDS)
+	$(BIN)/python tests/fuzz/run.py $(TARGET) --values -max_total_time=$(SECONDS)
 
 test-install: $(VENV)/.test detectron2  ## the wheel in environments of its own, each extra alone, the next Hydra
 	$(BIN)/python -m pytest -m install tests/install

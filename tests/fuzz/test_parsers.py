@@ -1,0 +1,39 @@
+"""Any bytes give a value or one of our errors. A few seconds of each reader; `make fuzz` goes on for longer."""
+
+import os
+
+import pytest
+from fuzz_targets import TARGETS, attempt
+from hypothesis import HealthCheck, given, settings
+from mutations import broken
+
+FACTOR = int(os.environ.get("FUZZ_FACTOR", "1"))
+"""Times as many examples as usual."""
+
+
+@pytest.fixture(params=TARGETS)
+def target(request):
+    return TARGETS[request.param]
+
+
+def test_what_is_right_is_read(target, tmp_path):
+    target.prepare(tmp_path)
+    for seed in target.seeds():
+        assert attempt(target, tmp_path, seed)
+
+
+def test_what_is_broken_is_read_or_refused_by_the_name_of_its_file(target, tmp_path):
+    target.prepare(tmp_path)
+
+    @settings(
+        max_examples=FACTOR * target.examples,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        derandomize=FACTOR == 1,
+    )
+    @given(broken(target.seeds()))
+    def read(data):
+        attempt(target, tmp_path, data)
+
+    read()
