@@ -4,8 +4,8 @@
     python tests/fuzz/run.py coco -max_total_time=600 -rss_limit_mb=4096
 
 What it finds lies in the current folder as `crash-…`, `oom-…` or `timeout-…`; with such a file as last word
-just that file is read. With `--values` the values in a file are broken, as Hypothesis does in the suite, not its
-bytes. Needs `pip install -e ".[fuzz]"`. Further words are libFuzzer's.
+just that file is read. With `--values` the values in a file are broken, as Hypothesis does in the suite, not
+its bytes. Needs `pip install -e ".[fuzz]"`. Further words are libFuzzer's.
 """
 
 import logging
@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import atheris
+from hypothesis import given
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
@@ -25,9 +26,7 @@ PACKAGES = ["backbones", "runtime", "classification", "search", "detection", "pi
 
 with atheris.instrument_imports(include=PACKAGES):
     from fuzz_targets import TARGETS, Target, attempt
-
-from hypothesis import given
-from mutations import broken
+    from mutations import broken
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Any bytes give a value or one of our errors. A few seconds of each reader; `make fuzz` goes on for longer."""
+"""Any bytes give a value or one of our errors: a few seconds of each reader, and `make fuzz` for longer."""
 
 import os
 

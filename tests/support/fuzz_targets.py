@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
+from written_run import CELL, GENOTYPE, write_classification, write_data, write_detection, write_search
 
 from backbones import weights
 from backbones.genotype import Genotype
@@ -39,7 +40,6 @@ from runtime.folder import RunFolder
 from runtime.pictures import decode
 from search.ledger.reader import read_children
 from search.ledger.writer import Ledger
-from written_run import CELL, GENOTYPE, write_classification, write_data, write_detection, write_search
 
 REFUSALS = (ValueError, OSError)
 """What a reader may raise."""
