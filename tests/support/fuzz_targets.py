@@ -68,7 +68,8 @@ def attempt(target: Target, folder: Path, data: bytes) -> bool:
     try:
         target.read(path)
     except REFUSALS as error:
-        assert path.name in str(error), f"{type(error).__name__} without the file's name: {error}"
+        if path.name not in str(error):
+            raise AssertionError(f"{type(error).__name__} without the file's name: {error}") from error
         return False
     return True
 
@@ -115,6 +116,7 @@ def picture(form: str, orientation: int = 1) -> bytes:
     return buffer.getvalue()
 
 
+FORMS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 COCO = {
     "info": {"year": 2026},
     "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
