@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
-import yaml
 
 from backbones.files import read_json, read_text
 from backbones.genotype import Genotype
@@ -18,6 +17,7 @@ from classification.mistakes import FILE as MISTAKES
 from classification.mistakes import Mistakes, read_mistakes
 from detection.evaluation.curves import FILE as CURVES
 from detection.evaluation.curves import Curves, read_curves
+from runtime.yaml_files import read_mapping
 from search.ledger.reader import read_children
 from search.ledger.rows import ChildRow
 
@@ -63,7 +63,9 @@ class Stage:
             return stage
         stage.results = stage.attempt("metrics.json", _read_metrics) or Metrics()
         if configured or (folder / "config.yaml").exists():
-            stage.config = stage.attempt("config.yaml", _read_yaml) or {}
+            stage.config = (
+                stage.attempt("config.yaml", lambda path: read_mapping(path, "configuration")) or {}
+            )
         if (folder / "versions.json").exists():
             stage.versions = stage.attempt("versions.json", lambda path: read_json(path, "versions")) or {}
         if (folder / "metrics.csv").exists():
@@ -204,13 +206,6 @@ def _read_metrics(path: Path) -> Metrics:
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(read_text(path, "metrics"), newline="")))
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    content = yaml.safe_load(read_text(path, "configuration"))
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{type(content).__name__}, expected keys and values")
-    return content
 
 
 def percent(value: float | None, digits: int = 1) -> str:

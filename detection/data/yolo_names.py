@@ -13,6 +13,7 @@ import yaml
 from backbones.files import clipped, read_text
 from detection.data.labels import Faults
 from runtime.pictures import entries
+from runtime.yaml_files import compose
 
 TEXTS = ("classes.txt", "labels/classes.txt", "obj.names")
 YAMLS = ("data.yaml", "data.yml", "dataset.yaml")
@@ -53,18 +54,7 @@ def _yaml_files(root: Path) -> list[Path]:
 
 def _mapping(path: Path) -> dict[str, yaml.Node]:
     """The values of the top level as they are parsed; empty where it is none."""
-    text = read_text(path, "YAML")
-    try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f"line {mark.line + 1}: " if mark else ""
-        hint = " (a blank behind the colon?)" if "could not find expected ':'" in str(error.problem) else ""
-        raise ValueError(f"{path}: {line}not YAML: {error.problem}{hint}") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # escapes beyond Unicode, control characters
-        raise ValueError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
-    except RecursionError:
-        raise ValueError(f"{path}: nested too deeply") from None
+    node = compose(path, "YAML")
     if not isinstance(node, yaml.MappingNode):
         return {}
     return dict(_pairs(path, node, ""))

@@ -1,0 +1,57 @@
+"""YAML files from outside: what is broken or hostile ends in one message that names file and line."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from backbones.files import read_text
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses aliases, which let a kilobyte stand for gigabytes: `yaml.safe_dump` of plain values has none."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "an alias, *name", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
+def compose(path: str | os.PathLike[str], what: str, loader: Any = yaml.BaseLoader) -> yaml.Node | None:
+    """The document as it is parsed, nothing of it built: aliases cost nothing. None for an empty file.
+
+    what: the kind of file for the message. Raises as `backbones.files.read_text` does, and ValueError that
+    names the file and the line of what is not YAML."""
+    text = read_text(path, what)
+    try:
+        return yaml.compose(text, Loader=loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        hint = " (a blank behind the colon?)" if "could not find expected ':'" in str(error.problem) else ""
+        raise ValueError(f"{path}: {line}not YAML: {error.problem}{hint}") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # escapes beyond Unicode, control characters
+        raise ValueError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deeply") from None
+
+
+def read_mapping(path: str | os.PathLike[str], what: str) -> Mapping[str, Any]:
+    """Plain values, as `yaml.safe_dump` wrote them; empty for an empty file.
+
+    Raises as `compose` does, also for aliases and where the document holds no keys and values."""
+    node = compose(path, what, _Loader)
+    if node is None:
+        return {}
+    constructor = yaml.constructor.SafeConstructor()
+    try:
+        content = constructor.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(f"{path}: {line}{error.problem}") from None
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:  # such as 2026-99-99
+        raise ValueError(f"{path}: expected a {what} in YAML, but {error}") from None
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: expected a {what} of keys and values, found {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}
