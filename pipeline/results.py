@@ -63,9 +63,7 @@ class Stage:
             return stage
         stage.results = stage.attempt("metrics.json", _read_metrics) or Metrics()
         if configured or (folder / "config.yaml").exists():
-            stage.config = (
-                stage.attempt("config.yaml", lambda path: read_mapping(path, "configuration")) or {}
-            )
+            stage.config = stage.attempt("config.yaml", _configuration) or {}
         if (folder / "versions.json").exists():
             stage.versions = stage.attempt("versions.json", lambda path: read_json(path, "versions")) or {}
         if (folder / "metrics.csv").exists():
@@ -87,7 +85,6 @@ class Stage:
             ValueError,
             RecursionError,
             csv.Error,
-            yaml.YAMLError,
             msgspec.ValidationError,
         ) as error:
             message = str(error).replace(f"{self.folder}{os.sep}", "")
@@ -206,6 +203,10 @@ def _read_metrics(path: Path) -> Metrics:
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(read_text(path, "metrics"), newline="")))
+
+
+def _configuration(path: Path) -> Mapping[str, Any]:
+    return read_mapping(path, "configuration")
 
 
 def percent(value: float | None, digits: int = 1) -> str:

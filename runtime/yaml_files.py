@@ -10,7 +10,7 @@ from backbones.files import read_text
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses aliases, which let a kilobyte stand for gigabytes: `yaml.safe_dump` of plain values has none."""
+    """Refuses aliases, which let a kilobyte stand for gigabytes. Plain values have none when dumped."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
