@@ -80,13 +80,7 @@ class Stage:
             return None
         try:
             return read(self.folder / name)
-        except (
-            OSError,
-            ValueError,
-            RecursionError,
-            csv.Error,
-            msgspec.ValidationError,
-        ) as error:
+        except (OSError, ValueError, RecursionError, csv.Error, msgspec.ValidationError) as error:
             message = str(error).replace(f"{self.folder}{os.sep}", "")
             self.notes.append(message if name in message else f"{name}: {message}")
             return None
