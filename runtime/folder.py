@@ -19,7 +19,6 @@ from backbones.files import (
     existing,
     printable,
     read_json,
-    read_text,
     write_atomically,
     write_json,
 )
@@ -27,6 +26,7 @@ from celltransfer import command_line
 from runtime.config import RENAMED
 from runtime.owner import FILE as OWNER_FILE
 from runtime.owner import owns
+from runtime.yaml_files import read_mapping
 
 log = logging.getLogger(__name__)
 
@@ -209,13 +209,9 @@ def remove_leftovers(folder: Path) -> None:
 def _stored_config(path: Path) -> dict[str, Any]:
     advice = "restore it from a copy, or choose another run_dir"
     try:
-        content = yaml.safe_load(read_text(path, "configuration"))
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        text = " ".join(str(error).split())
-        raise ValueError(f"{text if str(path) in text else f'{path}: {text}'}; {advice}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected keys and values, found {clipped(content)}; {advice}")
-    return content
+        return dict(read_mapping(path, "configuration"))
+    except ValueError as error:
+        raise ValueError(f"{error}; {advice}") from None
 
 
 def plain(config: Any) -> Any:

@@ -6,10 +6,27 @@ from typing import Any
 
 import yaml
 
-from backbones.files import read_text
+from backbones.files import clipped, read_text
+
+MOST_LEVELS = 64
+"""Lists and mappings inside each other."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Shallow(yaml.BaseLoader):
+    """Text as it is written, down to MOST_LEVELS."""
+
+    _level = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self._level > MOST_LEVELS:
+            raise yaml.composer.ComposerError(None, None, "nested too deeply", self.peek_event().start_mark)
+        self._level += 1
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        return node
+
+
+class _Plain(_Shallow, yaml.SafeLoader):
     """Refuses aliases, which let a kilobyte stand for gigabytes. Plain values have none when dumped."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -18,7 +35,7 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def compose(path: str | os.PathLike[str], what: str, loader: Any = yaml.BaseLoader) -> yaml.Node | None:
+def compose(path: str | os.PathLike[str], what: str, loader: Any = _Shallow) -> yaml.Node | None:
     """The document as it is parsed, nothing of it built: aliases cost nothing. None for an empty file.
 
     what: the kind of file for the message. Raises as `backbones.files.read_text` does, and ValueError that
@@ -33,25 +50,21 @@ def compose(path: str | os.PathLike[str], what: str, loader: Any = yaml.BaseLoad
         raise ValueError(f"{path}: {line}not YAML: {error.problem}{hint}") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # escapes beyond Unicode, control characters
         raise ValueError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
-    except RecursionError:
-        raise ValueError(f"{path}: nested too deeply") from None
 
 
 def read_mapping(path: str | os.PathLike[str], what: str) -> Mapping[str, Any]:
-    """Plain values, as `yaml.safe_dump` wrote them; empty for an empty file.
+    """Plain values, as `yaml.safe_dump` wrote them.
 
-    Raises as `compose` does, also for aliases and where the document holds no keys and values."""
-    node = compose(path, what, _Loader)
-    if node is None:
-        return {}
+    Raises as `compose` does, also for aliases and where the file holds no keys and values."""
+    node = compose(path, what, _Plain)
     constructor = yaml.constructor.SafeConstructor()
     try:
-        content = constructor.construct_document(node)
+        content = None if node is None else constructor.construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ValueError(f"{path}: {line}{error.problem}") from None
-    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:  # such as 2026-99-99
+    except (ValueError, TypeError, LookupError, OverflowError) as error:  # such as 2026-99-99
         raise ValueError(f"{path}: expected a {what} in YAML, but {error}") from None
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: expected a {what} of keys and values, found {type(content).__name__}")
+        raise ValueError(f"{path}: expected a {what} of keys and values, found {clipped(content)}")
     return {str(key): value for key, value in content.items()}

@@ -367,8 +367,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(
     with pytest.raises(NonFiniteError) as error:
         run(asked)
     assert re.search(
-        r"^step 2, learning rate .*: the loss is (nan|inf); run again, the first output that is not finite "
-        rf"is that of network\.\S+ \(\w+\). The batch: \S*{sample}, ",
+        r"^step 2, learning rate .*: the loss is (nan|inf)( \(loss_cls .*\))?; run again, the first output "
+        rf"that is not finite is that of network\.\S+ \(\w+\). The batch: \S*{sample}, ",
         str(error.value),
     )
     report = json.loads((tmp_path / "non_finite.json").read_text())

@@ -137,9 +137,9 @@ def test_what_a_shell_or_a_kill_left_does_not_make_a_folder_anothers(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"expected keys and values, found None"),
-        (b"- 1\n- 2\n", r"expected keys and values, found \[1, 2\]"),
-        (b"seed: [1,\npart", r"while parsing a flow sequence"),
+        (b"", r"of keys and values, found None"),
+        (b"- 1\n- 2\n", r"of keys and values, found \[1, 2\]"),
+        (b"seed: [1,\npart", r"line 2: not YAML: "),
         (b"seed: \xff", r"line 1: expected text in UTF-8, found the byte 0xff"),
         (bytes(100), r"unacceptable character"),
         (b"[" * 100_000, r"config.yaml"),
