@@ -111,7 +111,7 @@ def overhead(rounds: int, steps: int) -> Iterator[Row]:
         for number, batch in enumerate(batches):
             images, labels = module.on_after_batch_transfer(batch, number)
             logits, auxiliary = network.forward_with_aux(images)
-            loss = module.loss(logits, auxiliary, labels)
+            loss = torch.stack(list(module.loss(logits, auxiliary, labels).values())).sum()
             optimizer.zero_grad()
             loss.backward()
             for group in optimizer.param_groups:

@@ -133,7 +133,7 @@ def test_a_choice_that_needs_nothing_passes_without_any_extra(monkeypatch):
 
 def test_the_extras_here_are_those_of_the_distribution():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    assert set(EXTRAS) == set(project["optional-dependencies"]) - {"test"}
+    assert set(EXTRAS) == set(project["optional-dependencies"]) - {"test", "fuzz"}
 
 
 def test_an_export_without_its_extra_is_refused_with_the_command(monkeypatch, tmp_path):

@@ -274,7 +274,7 @@ def test_every_fault_of_a_set_is_told_at_once(yolo, capsys):
         ("names: [[cat], dog]", r"data\.yaml: names\[0\] is a list, expected text"),
         ("names: {0: cat, '0': dog}", r"data\.yaml: names: the key '0' is given more than once"),
         ("names: &x [*x]", r"data\.yaml: names\[0\] is a list, expected text"),
-        ("names: " + "[" * 100_000, r"data\.yaml: nested too deeply"),
+        ("names: " + "[" * 100_000, r"data\.yaml: line 1: not YAML: nested too deeply"),
         ('names: ["\\uD800"]', r"data\.yaml: class name .* is no text in Unicode"),
         ('names: ["\\UFFFFFFFF"]', r"data\.yaml: not YAML"),
         ("names: [cat, dog]\nkpt_shape: [4, 7]", r"kpt_shape = \['4', '7'\], expected \[points, 2\]"),
