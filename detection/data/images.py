@@ -12,7 +12,7 @@ from detection.data.annotations import CocoAnnotations, read_split
 from detection.data.augment import ColorJitter, draw_words, placed_boxes, placed_image
 from detection.data.config import CocoDataConfig
 from detection.data.sizing import FLIP, SAMPLING, TrainingSize
-from detection.formats import Target
+from detection.formats import Target, check_target
 from runtime.pictures import decode
 
 
@@ -106,15 +106,14 @@ class DetectionImages:
         picture = placed_image(image, placement)
         if self.color_jitter is not None:
             picture = self.color_jitter.image(picture, words)
-        return {
-            "image": to_tensor(picture),
-            "target": {
-                "boxes": torch.from_numpy(boxes[seen]),
-                "labels": torch.from_numpy(labels[seen]),
-                "seed": int(words[SAMPLING] >> np.uint64(1)),
-            },
-            "index": index,
+        target: Target = {
+            "boxes": torch.from_numpy(boxes[seen]),
+            "labels": torch.from_numpy(labels[seen]),
+            "seed": int(words[SAMPLING] >> np.uint64(1)),
         }
+        # Here, in a worker: on a GPU the engine would have to wait for it.
+        check_target(target, (picture.height, picture.width), self.coco.num_classes, self.sample_name(index))
+        return {"image": to_tensor(picture), "target": target, "index": index}
 
 
 def collate(samples: list[Sample]) -> list[Sample]:
