@@ -1,5 +1,6 @@
 """Images and boxes for training and evaluation, from any data in COCO format."""
 
+import math
 from pathlib import Path
 from typing import TypedDict
 
@@ -83,6 +84,11 @@ class DetectionImages:
     def sample_name(self, index: int) -> str:
         """What a message calls an image."""
         return f"image {self.coco.image_ids[index]} ({self.coco.file_names[index]})"
+
+    def smallest(self) -> tuple[int, int]:
+        """Height and width, in pixels, of the smallest image that the detector may be given."""
+        stored: list[list[int]] = np.unique(self.coco.sizes, axis=0).tolist()
+        return min((self.size.least((h, w)) for h, w in stored), key=math.prod)
 
     def read(self, index: int) -> Image.Image:
         """The image as it is stored. Raises ValueError when its size is not the annotated one."""

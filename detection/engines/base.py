@@ -3,6 +3,7 @@
 import copy
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -76,13 +77,10 @@ class Engine(nn.Module, ABC):
                 "half precision is torch.autocast's, trainer.precision=bf16-mixed in training"
             )
 
-    def batch_sides(self, images: list[Tensor]) -> tuple[int, int]:
-        """Height and width to which a batch is padded: of the largest image, LEAST_SIDE, and the divisor."""
-        height, width = (
-            -(-max(LEAST_SIDE, *(image.shape[axis] for image in images)) // self.divisor) * self.divisor
-            for axis in (1, 2)
-        )
-        return height, width
+    def batch_sides(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """Height and width to which images of `sizes` (H, W) are padded in one batch."""
+        height, width = (max(LEAST_SIDE, *sides) for sides in zip(*sizes, strict=True))
+        return -(-height // self.divisor) * self.divisor, -(-width // self.divisor) * self.divisor
 
     def for_inference(self) -> "Engine":
         """A copy with the same detections, found faster: batch norm folded, maps in channels_last memory.

@@ -173,7 +173,7 @@ class Detectron2Engine(Engine):
 
     def _batch(self, images: list[Tensor]) -> ImageList:
         batch = ImageList.from_tensors([(image - self.mean) / self.std for image in images], self.divisor)
-        (height, width), found = self.batch_sides(images), batch.tensor.shape[-2:]
+        (height, width), found = self.batch_sides(batch.image_sizes), batch.tensor.shape[-2:]
         padded = F.pad(batch.tensor, (0, width - found[1], 0, height - found[0]))
         return ImageList(padded, batch.image_sizes)
 

@@ -49,7 +49,7 @@ class TorchvisionEngine(Engine):
     def _batch(self, images: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
         """Normalised images in one tensor, and the image sizes."""
         sizes = [(image.shape[1], image.shape[2]) for image in images]
-        height, width = self.batch_sides(images)
+        height, width = self.batch_sides(sizes)
         batch = torch.stack(
             [
                 F.pad((image - self.mean) / self.std, (0, width - image.shape[2], 0, height - image.shape[1]))
