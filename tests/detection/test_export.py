@@ -10,10 +10,14 @@ import torch
 from small_detectors import small_c4_detector, small_detector
 
 from detection.data.coco_file import CategoryEntry
-from detection.deployment.fixed import FixedDetector
-from detection.deployment.program import agreement, export, pattern, real
+from detection.deployment.fixed import FixedDetector, fixed_detections, fixed_proposals
+from detection.deployment.program import OUTPUTS, agreement, export, pattern, real, to_onnx
 from detection.detector import Detector
 from detection.export import main
+from detection.model import boxes
+from detection.model.config import RpnConfig, SecondStageConfig
+from detection.model.heads import SecondStage
+from detection.model.rpn import Proposals, RegionProposals
 
 CATEGORIES = [CategoryEntry(3, "red"), CategoryEntry(7, "b"), CategoryEntry(90, "c")]
 
@@ -48,6 +52,66 @@ def test_the_form_without_branches_finds_what_the_engine_finds(make, size):
         assert same(real(found), wanted)
         assert not found["boxes"][~found["valid"]].any()
         assert not found["scores"][~found["valid"]].any()
+
+
+class Tied(torch.nn.Module):
+    """Both stages on numbers that are given: what an exported program makes of scores, without a network."""
+
+    SIZE = (96, 128)
+    LEVELS = ((16, 12, 16, 8), (32, 6, 8, 16))  # anchor, rows, columns, stride
+
+    def __init__(self):
+        super().__init__()
+        config = RpnConfig(anchor_sizes=[16, 32], pre_nms_test=40, post_nms_test=30, nms_threshold=0.5)
+        self.rpn = RegionProposals(config, 4, [8, 16], [[16], [32]], 4).eval()
+        self.head = SecondStage(SecondStageConfig(detections_per_image=20), 4, len(CATEGORIES)).eval()
+        grids = [
+            boxes.grid_anchors(boxes.cell_anchors([size], [0.5, 1, 2]), rows, columns, stride)
+            for size, rows, columns, stride in self.LEVELS
+        ]
+        self.anchors, self.counts = torch.cat(grids), [len(grid) for grid in grids]
+
+    def inputs(self, seed):
+        """Few values of everything. Rows of class logits are few, too: a sum in another order is another."""
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randn(4, len(CATEGORIES) + 1, generator=generator)
+        rows[:2, 1:3] = rows[:2, :1]
+        return (
+            (2 * torch.randn(1, len(self.anchors), generator=generator)).round(),
+            torch.randn(1, len(self.anchors), 4, generator=generator).round() / 4,
+            rows[torch.randint(0, 4, (30,), generator=generator)],
+            torch.randn(30, len(CATEGORIES), 4, generator=generator).round(),
+        )
+
+    def engine(self, objectness, moves, logits, deltas):
+        found = Proposals(self.anchors, objectness, moves, self.counts)
+        (proposals,) = self.rpn.select(found, [self.SIZE])
+        count = len(proposals)
+        return self.head.detect(logits[:count], deltas[:count], [proposals], [self.SIZE])[0]
+
+    def forward(self, objectness, moves, logits, deltas):
+        found = Proposals(self.anchors, objectness, moves, self.counts)
+        proposals = fixed_proposals(self.rpn, found, self.SIZE)
+        return fixed_detections(self.head, logits, deltas, proposals, self.SIZE)
+
+
+def test_scores_that_tie_give_the_same_detections_in_every_form():
+    """Also in the same order: of equal scores the first proposal, then the first class."""
+    tied = Tied()
+    traced = torch.export.export(tied, tied.inputs(0), strict=False)
+    names = ["objectness", "moves", "logits", "deltas"]
+    model = to_onnx(traced, names)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    program, ties = traced.module(), 0
+    for seed in range(100):
+        inputs = tied.inputs(seed)
+        wanted = tied.engine(*inputs)
+        ties += len(wanted["scores"]) - len(wanted["scores"].unique())
+        answers = session.run(None, dict(zip(names, (one.numpy() for one in inputs), strict=True)))
+        by_onnx = dict(zip(OUTPUTS, map(torch.from_numpy, answers), strict=True))
+        for found in (tied(*inputs), program(*inputs), by_onnx):
+            assert same(real(found), wanted), seed
+    assert ties > 500
 
 
 def test_padding_is_never_found():
