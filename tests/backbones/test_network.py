@@ -280,7 +280,7 @@ def test_weights_start_as_in_tensorflow():
         ({"padding": "full"}, "padding = 'full', expected one of same, symmetric"),
         ({"image_size": 2}, "image_size = 2, the imagenet stem needs at least 3"),
         ({"skip_reduction_input": 1}, "skip_reduction_input = 1, expected true or false"),
-        ({"batch_norm_eps": 0.0}, "batch_norm_eps = 0.0, must be above 0"),
+        ({"batch_norm_eps": 0.0}, r"batch_norm_eps = 0.0, must be in \(0, 1\]"),
         ({"batch_norm_momentum": 0.0}, r"batch_norm_momentum = 0.0, must be in \(0, 1\]"),
         ({"batch_norm_momentum": 1.5}, r"batch_norm_momentum = 1.5, must be in \(0, 1\]"),
         ({"depth": 3}, "unknown network field 'depth'"),
@@ -294,7 +294,7 @@ def test_a_wrong_size_is_named(overrides, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"size": 0}, "size = 0, must be at least 1"),
+        ({"size": 0}, r"size = 0, must be in 1\.\.4096"),
         ({"crop": 0.0}, r"crop = 0.0, must be in \(0, 1\]"),
         ({"mean": (0.5,)}, "std = .*, expected 1 finite values above 0"),
         ({"std": (0.5, 0.5, 0.0)}, "std = .*, expected 3 finite values above 0"),
