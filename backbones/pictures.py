@@ -1,11 +1,13 @@
 """Pictures of any mode as networks see them: upright, with 8 bits per channel."""
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from backbones.pixels import from_16_bits, picture_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,45 +60,22 @@ def upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def as_picture(image: "Image.Image | Tensor", grey: bool = False) -> Image.Image:
+def as_picture(image: "Image.Image | Tensor | NDArray[Any]", grey: bool = False) -> Image.Image:
     """Upright 8-bit RGB, or grey: EXIF rotation applied, transparency dropped, 16 bits scaled to 8.
 
-    Tensors: `[3, H, W]` RGB, `[4, H, W]` with alpha or `[1, H, W]` grey, uint8, uint16, or float in 0..1;
-    they become what a file of the same picture becomes. Raises ValueError for other tensors, and for images
-    of floating-point pixels."""
+    Tensors and arrays become what a file of the same picture becomes: see `pixels.picture_of`. Raises
+    TypeError for anything else, ValueError for those that are no picture, and for images without pixels or
+    with floating-point ones."""
     if not isinstance(image, Image.Image):
-        image = _of_tensor(image)
+        image = picture_of(image)
+    if 0 in image.size:
+        raise ValueError(f"an image of {image.width}x{image.height} pixels has none")
     if image.mode == "F":  # PIL's own conversion makes 0..1 black
         raise ValueError("floating-point pixels, of an unknown range, expected 8 or 16 bits per channel")
     image = upright(image)
     if image.mode.startswith("I"):  # 16-bit grey; PIL's own conversion would clip it to 255
-        image = Image.fromarray(_to_8_bits(np.asarray(image, np.int64)))
+        image = Image.fromarray(from_16_bits(np.asarray(image, np.int64)))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     mode = "L" if grey else "RGB"
     return image if image.mode == mode else image.convert(mode)
-
-
-def _to_8_bits(pixels: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """Of 16-bit pixels."""
-    return (pixels // 257).clip(0, 255).astype(np.uint8)
-
-
-def _of_tensor(tensor: "Tensor") -> Image.Image:
-    import torch  # not before it is used: commands that look at files alone start without it
-
-    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4):
-        raise ValueError(f"an image tensor has shape {tuple(tensor.shape)}, expected [3, H, W] or [1, H, W]")
-    if tensor.is_floating_point():
-        # What lies between two levels is cut, as of 16-bit files, but not what the type itself has rounded.
-        lost = min(0.5, 255 * torch.finfo(tensor.dtype).eps)
-        pixels = (255 * tensor.detach().cpu().double().clamp(0, 1).numpy() + lost).astype(np.uint8)
-    elif tensor.dtype == torch.uint16:
-        pixels = _to_8_bits(tensor.cpu().numpy())
-    elif tensor.dtype == torch.uint8:
-        pixels = tensor.cpu().numpy()
-    else:
-        raise ValueError(
-            f"an image tensor is of {tensor.dtype}, expected uint8, or a float in 0..1, or uint16"
-        )
-    return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))

@@ -1,6 +1,7 @@
 """Everything that defines a network but its weights: the genotype and how cells are scaled and stacked."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,5 +127,7 @@ class Preprocessing:
         require(self, "size", least=1, most=LARGEST_IMAGE)
         require(self, "crop", above=0, most=1)
         require(self, "interpolation", among=INTERPOLATIONS)
-        if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
-            raise ConfigError(f"{KEY}std = {self.std}, expected {len(self.mean)} values above 0")
+        if not all(map(math.isfinite, self.mean)):
+            raise ConfigError(f"{KEY}mean = {self.mean}, expected finite numbers")
+        if len(self.mean) != len(self.std) or not all(0 < value < math.inf for value in self.std):
+            raise ConfigError(f"{KEY}std = {self.std}, expected {len(self.mean)} finite values above 0")

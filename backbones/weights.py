@@ -133,9 +133,25 @@ def _read_description(metadata: Mapping[str, Any], where: str) -> tuple[_Descrip
 
 
 def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copies `tensors` into the module; raises ValueError that lists the missing, extra and misshapen."""
+    """Copies `tensors` into the module, whose own precision remains: float64 and bfloat16 become float32.
+
+    Raises ValueError that lists the missing, extra and misshapen, or names one that holds no numbers."""
     check_tensors(module.state_dict(), tensors, where)
     module.load_state_dict(dict(tensors))
+    check_values(module, where)
+
+
+def check_values(module: torch.nn.Module, where: str) -> None:
+    """Raises ValueError for the first weight or statistic that is not finite, or variance below 0.
+
+    where: the file or network, for the message."""
+    for name, tensor in module.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{where}: {name} holds numbers that are not finite")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise ValueError(
+                f"{where}: {name} holds a variance of {float(tensor.min()):g}, expected 0 or more"
+            )
 
 
 def check_claims(
@@ -169,6 +185,7 @@ def _differences(expected: Mapping[str, Tensor], given: Mapping[str, Any]) -> st
         name: tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         for name, value in given.items()
     }
+    types = {name: value.dtype for name, value in given.items() if isinstance(value, Tensor)}
     faults = {
         "missing": [name for name in expected if name not in given],
         "unexpected": [str(name) for name in given if name not in expected],
@@ -176,6 +193,11 @@ def _differences(expected: Mapping[str, Tensor], given: Mapping[str, Any]) -> st
             f"{name} is {shapes[name]}, expected {tuple(tensor.shape)}"
             for name, tensor in expected.items()
             if name in given and shapes[name] != tuple(tensor.shape)
+        ],
+        "of another type": [
+            f"{name} is {types[name]}, expected {tensor.dtype}"
+            for name, tensor in expected.items()
+            if name in types and types[name].is_floating_point != tensor.dtype.is_floating_point
         ],
     }
     listed = [
@@ -228,4 +250,5 @@ def convert(state_dict: Mapping[str, Tensor], source: str) -> NASNet:
     net.to_empty(device="cpu")
     never = torch.zeros((), dtype=torch.int64)
     net.load_state_dict({ours: state_dict.get(theirs, never) for ours, theirs in names.items()})
+    check_values(net, source)
     return net.eval()

@@ -26,6 +26,7 @@ from classification.mistakes import MATRIX_CLASSES, PAIRS, Mistakes, find_mistak
 from classification.predictions import Predictions
 from runtime.device import resolve_device
 from runtime.finite import NonFiniteError
+from runtime.folder import record_evaluation
 from runtime.loading import ResumableLoader
 from runtime.progress import track
 from runtime.stage import evaluation_folder, evaluation_loggers
@@ -59,6 +60,7 @@ def _run(config: EvaluateConfig, device: torch.device, folder: Path | None) -> d
     if folder is not None:
         mistakes = find_mistakes(predictions, images)
         write_json(folder / "metrics.json", content)
+        record_evaluation(folder, config)
         write_mistakes(folder, mistakes)
         with evaluation_loggers(config, folder, config.split, metrics) as loggers:
             log_mistakes(loggers, mistakes, per_class, config.split)

@@ -16,7 +16,7 @@ from backbones.build import build
 from backbones.costs import profile
 from backbones.ranges import under
 from backbones.spec import Preprocessing
-from backbones.statistics import warn_of_slow_statistics
+from backbones.statistics import warn_of_few_values, warn_of_slow_statistics
 from classification.config import ClassificationConfig, ImageDataConfig
 from classification.data import ImageSet, open_images
 from classification.decoded_images import DecodedImages, stack
@@ -85,6 +85,8 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
     folder = STAGE.open(config, trainer)
     if not rank:
         warn_of_slow_statistics(network, len(train_loader) * recipe.epochs)
+        side = network.preprocessing.size
+        warn_of_few_values(network, config.plan().images_per_norm, side, side)
     trainer.fit(module, train_loader, own_test_loader, ckpt_path=last_checkpoint(folder), weights_only=True)
     if rank:
         return {}

@@ -2,16 +2,24 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypedDict
 
 import msgspec
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from backbones.pictures import as_picture
-from backbones.weights import check_claims, load_tensors, read_safetensors, write_safetensors
+from backbones.weights import (
+    check_claims,
+    check_values,
+    load_tensors,
+    read_safetensors,
+    write_safetensors,
+)
 from detection.data.annotations import CocoAnnotations
 from detection.data.augment import placed_image
 from detection.data.coco_file import CategoryEntry
@@ -23,6 +31,9 @@ from detection.engines.description import Description
 from detection.formats import Prediction
 from detection.model import boxes as box_ops
 from runtime.device import resolve_device
+from runtime.pictures import decode
+
+Picture = str | os.PathLike[str] | Image.Image | Tensor | NDArray[Any]
 
 
 class Detection(TypedDict):
@@ -76,7 +87,6 @@ class Detector:
         check_claims(said.spec, lambda: said.build(path), tensors, str(path))
         engine = said.build(path)
         load_tensors(engine, tensors, str(path))
-        _check_finite(engine, f"{path}: ")
         return cls(engine, said.config, said.categories, said.input_size, said.group_norm).to(target)
 
     def save(self, path: str | os.PathLike[str], metrics: Mapping[str, float]) -> None:
@@ -94,16 +104,33 @@ class Detector:
         }
         write_safetensors(path, "detector", self.engine.state_dict(), metadata)
 
-    def __call__(self, images: Sequence[Image.Image | Tensor]) -> list[Detection]:
-        """Finds objects in images of any sizes: PIL images, or tensors: see `as_picture`."""
-        detections: list[Detection] = []
-        for picture in map(as_picture, images):
-            stored = picture.height, picture.width
-            resized = placed_image(picture, self.input_size.place(stored))
-            prediction = self.predict(to_tensor(resized), stored)
-            names = [self.categories[label].name for label in prediction["labels"].tolist()]
-            detections.append({**prediction, "names": names})
-        return detections
+    def __call__(
+        self, images: Picture | Iterable[Picture], threshold: float | None = None
+    ) -> list[Detection]:
+        """Finds objects in pictures of any sizes; one `Detection` for each, in their order.
+
+        images: a picture or several of them: paths, PIL images, tensors `[3, H, W]` or arrays `[H, W, 3]` as
+        `backbones.pixels.picture_of` takes them; also a batch of these in one tensor or array. threshold:
+        detections with a lower score, 0..1, are left out; None: those that `score_threshold` of the
+        detector's configuration leaves out.
+
+        Raises FileNotFoundError, ValueError or TypeError for the first that is no picture."""
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold = {threshold}, must be in 0..1")
+        return [self._detection(picture, threshold or 0.0) for picture in _pictures(images)]
+
+    def _detection(self, picture: Image.Image, threshold: float) -> Detection:
+        stored = picture.height, picture.width
+        resized = placed_image(picture, self.input_size.place(stored))
+        found = self.predict(to_tensor(resized), stored)
+        high = found["scores"] >= threshold
+        labels = found["labels"][high]
+        return {
+            "boxes": found["boxes"][high],
+            "scores": found["scores"][high],
+            "labels": labels,
+            "names": [self.categories[label].name for label in labels.tolist()],
+        }
 
     def predict(self, image: Tensor, size: tuple[int, int]) -> Prediction:
         """Detections in pixels of the stored image.
@@ -111,10 +138,12 @@ class Detector:
         image: `[3, H, W]` uint8, resized. size: (H, W) as stored. One image at a time, as Detectron2
         evaluates: within a batch, what is found in an image depends on the others' padding.
 
-        Raises ValueError that names the first weight that is not finite: the engines leave out what they
-        compute from it, and would find nothing."""
+        Raises ValueError for another image, and one that names the first weight that is not finite: the
+        engines leave out what they compute from it, and would find nothing."""
+        if image.dtype != torch.uint8:
+            raise ValueError(f"an image of {image.dtype}, expected torch.uint8; `Detector(...)` takes others")
         if self._predictor is None:
-            _check_finite(self.engine)
+            check_values(self.engine, "the detector")
             self._predictor = self.engine.for_inference()
         with torch.inference_mode():
             (prediction,) = self._predictor.predict([image.to(self.device).float() / 255])
@@ -149,7 +178,22 @@ def check_categories(coco: CocoAnnotations, categories: Sequence[CategoryEntry])
         )
 
 
-def _check_finite(engine: Engine, where: str = "") -> None:
-    for name, tensor in engine.state_dict().items():
-        if not tensor.isfinite().all():
-            raise ValueError(f"{where}{name} of the detector holds numbers that are not finite")
+def _pictures(images: Picture | Iterable[Picture]) -> Iterator[Image.Image]:
+    """Each of them upright in 8-bit RGB. Raises ValueError or TypeError that says which is no picture."""
+    if isinstance(images, str | os.PathLike):
+        yield decode(images)
+    elif isinstance(images, Image.Image) or (isinstance(images, Tensor | np.ndarray) and images.ndim != 4):
+        yield as_picture(images)
+    elif isinstance(images, Mapping | bytes) or not isinstance(images, Iterable):
+        raise TypeError(f"expected a picture or several in a list, not {type(images).__name__}")
+    else:
+        for place, one in enumerate(images):
+            if isinstance(one, str | os.PathLike):
+                yield decode(one)
+                continue
+            try:
+                picture = as_picture(one)
+            except (TypeError, ValueError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"images[{place}]: {error}") from None
+            yield picture

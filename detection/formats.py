@@ -16,9 +16,14 @@ Losses    `loss_rpn_cls`, `loss_rpn_loc`, `loss_cls`, `loss_box_reg`, scalars; t
           The names and the divisors are Detectron2's.
 """
 
+from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
+import torch
 from torch import Tensor
+
+BEYOND = 1.0
+"""Pixels by which a box may leave its image: what is scaled is rounded."""
 
 
 class Target(TypedDict):
@@ -38,3 +43,58 @@ class Prediction(TypedDict):
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+
+
+def check_images(images: Sequence[Tensor]) -> None:
+    """Raises ValueError for the first that is not of this form; looks at no pixel, so no GPU waits."""
+    for place, image in enumerate(images):
+        if not isinstance(image, Tensor) or not image.is_floating_point():
+            kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
+            raise ValueError(
+                f"images[{place}] is of {kind}, expected a tensor of floats in 0..1: "
+                "image.float() / 255 of one in uint8; `Detector` takes pictures of any kind"
+            )
+        if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+            raise ValueError(f"images[{place}] has shape {tuple(image.shape)}, expected [3, H, W]")
+
+
+def check_targets(targets: Sequence[Target], images: Sequence[Tensor], num_classes: int) -> None:
+    """Raises ValueError for the first target that is not of this form; see `check_target`."""
+    if len(targets) != len(images):
+        raise ValueError(f"{len(targets)} targets for {len(images)} images")
+    for place, (target, image) in enumerate(zip(targets, images, strict=True)):
+        check_target(target, (image.shape[1], image.shape[2]), num_classes, f"targets[{place}]")
+
+
+def check_target(target: Target, size: tuple[int, int], num_classes: int, where: str) -> None:
+    """Raises ValueError unless the target is of this form.
+
+    size: (H, W) of the image. where: names the target for the message. Shapes and types are always checked,
+    values only on the CPU, where targets are made: elsewhere it would wait for the GPU."""
+    boxes, labels = target["boxes"], target["labels"]
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype != torch.float32:
+        raise ValueError(f"{where}: boxes are {_told(boxes)}, expected [R, 4] of torch.float32")
+    if labels.shape != boxes.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(f"{where}: labels are {_told(labels)}, expected [{len(boxes)}] of torch.int64")
+    if boxes.device.type != "cpu" or labels.device.type != "cpu":
+        return
+    limits = boxes.new_tensor([size[1], size[0]]) + BEYOND
+    low, high = boxes[:, :2], boxes[:, 2:]
+    good = ((low >= -BEYOND) & (low < high) & (high <= limits)).all(dim=1)  # false where one is not a number
+    if not good.all():
+        first = int(good.logical_not().nonzero()[0])
+        raise ValueError(
+            f"{where}: boxes[{first}] = {boxes[first].tolist()}, expected 0 <= x1 < x2 <= {size[1]} and "
+            f"0 <= y1 < y2 <= {size[0]} (x1, y1, x2, y2 in pixels of the image as given)"
+        )
+    known = (labels >= 0) & (labels < num_classes)
+    if not known.all():
+        first = int(known.logical_not().nonzero()[0])
+        raise ValueError(
+            f"{where}: labels[{first}] = {int(labels[first])}, expected 0..{num_classes - 1}: places among "
+            "the categories, without one for the background"
+        )
+
+
+def _told(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} of {tensor.dtype}"

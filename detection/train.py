@@ -9,10 +9,11 @@ from typing import Any
 import lightning as L
 import torch
 
-from backbones.statistics import warn_of_slow_statistics
+from backbones.statistics import warn_of_few_values, warn_of_slow_statistics
 from classification.optimizers import ExponentialAverage
 from detection.data.images import DetectionImages, collate
 from detection.detector import Detector
+from detection.engines.config import C4_STRIDE, C4Config
 from detection.evaluation.results_file import write_results
 from detection.evaluation.run import predict_all, record, scored_on
 from detection.evaluation.scoring import evaluate
@@ -175,3 +176,8 @@ def _tell(config: DetectionConfig, detector: Detector, train: DetectionImages, s
         log.info("%d tensors of the backbone, up to c%d, stay as loaded", still, config.backbone.freeze_at)
     if not frozen and not config.backbone.pretrained:
         warn_of_slow_statistics(detector.engine.backbone, steps * recipe.accumulate)
+    if not frozen:
+        # The rest of the network sees regions of a detector on one map, which are many.
+        last = C4_STRIDE if isinstance(config.detector, C4Config) else None
+        least = detector.engine.batch_sides([train.smallest()])
+        warn_of_few_values(detector.engine.backbone, config.plan().images_per_norm, *least, last)

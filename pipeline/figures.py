@@ -11,6 +11,10 @@ NODE_WIDTH, NODE_HEIGHT = 220, 138
 ARROW_LENGTH = {"across": 170, "down": 58}
 LONGEST_NAME = 18
 """Letters of a class at a confusion matrix; the tooltips have the whole name."""
+MARKED_POINTS = 30
+"""Points of a line up to which each is a dot, too: a single one would not be seen."""
+LETTER = 7.5
+"""Pixels of a letter of a chart's text, about."""
 NUMBERED_FIELD = 26
 """Pixels of a field from which three digits fit."""
 
@@ -76,13 +80,17 @@ def _arrow(label: str, x: float, y: float, direction: str) -> str:
 
 @dataclass(frozen=True)
 class Series:
-    """One thing in a chart. style: `line`, `steps` (constant up to the next point), `dots` or `crosses`.
+    """One thing in a chart.
 
-    name: CSS class that gives the colour. Crosses stand on the ground line, whatever their y."""
+    style: `line`, `steps` (constant up to the next point), `dots`, `crosses` or `mark`.
+
+    name: CSS class that gives the colour. Crosses stand on the ground line, whatever their y. A mark is a
+    ring around its one point, with `text` at it."""
 
     name: str
     style: str
     points: Points
+    text: str = ""
 
 
 def chart(
@@ -103,9 +111,10 @@ def chart(
     if not values:
         return ""
     xs = [x for one in series for x, _ in one.points]
-    ticks = nice_ticks(0, 1, 5) if whole else nice_ticks(min(values), max(values), 5)
+    ticks = nice_ticks(0, 1, 5) if whole else nice_ticks(*_range(values, percent), 5)
     left, right, top, bottom = 52, 14, 12, 44
-    x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
+    single = min(xs) == max(xs)
+    x_low, x_high = (min(xs) - 1, max(xs) + 1) if single else (min(xs), max(xs))
 
     def at(x: float, y: float) -> tuple[float, float]:
         return (
@@ -114,7 +123,7 @@ def chart(
         )
 
     parts = [_y_tick(at(x_low, tick)[1], tick, ticks, left, width - right, percent) for tick in ticks]
-    for tick in nice_ticks(x_low, x_high, max(5, width // 110), inside=True):
+    for tick in xs[:1] if single else nice_ticks(x_low, x_high, max(5, width // 110), inside=True):
         if tick == int(tick):
             parts.append(_text(at(tick, ticks[0])[0], height - 26, f"{tick:,.0f}"))
     parts.append(_text((left + width - right) / 2, height - 6, x_label))
@@ -123,10 +132,31 @@ def chart(
             places = [at(x, ticks[0]) for x, _ in one.points]
         else:
             places = [at(x, y) for x, y in one.points if math.isfinite(y)]
-        parts.append(_series(one, places))
+        marked = one.style == "mark"
+        parts.append(_mark(one, *places[0], left, width - right) if marked else _series(one, places))
     return (
         f'<svg class="chart" role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}" '
         f'style="max-width:{width}px">{"".join(parts)}</svg>'
+    )
+
+
+def _range(values: Sequence[float], percent: bool) -> tuple[float, float]:
+    """What the y axis covers at least; of one value, a tenth around it."""
+    low, high = min(values), max(values)
+    if high - low > 1e-9:
+        return low, high
+    margin = 0.05 if percent else max(0.05 * abs(low), 1e-3)
+    return (max(0.0, low - margin) if low >= 0 else low - margin), high + margin
+
+
+def _mark(one: Series, x: float, y: float, left: float, right: float) -> str:
+    half = LETTER * len(one.text) / 2
+    middle = min(max(x, left + half), right - half)
+    below = y < 34
+    place = f'x="{middle:.1f}" y="{y + 22 if below else y - 13:.1f}"'
+    return (
+        f'<circle class="mark {escape(one.name)}" cx="{x:.1f}" cy="{y:.1f}" r="6"/>'
+        f'<text class="mark" {place} text-anchor="middle">{escape(one.text)}</text>'
     )
 
 
@@ -153,7 +183,11 @@ def _series(one: Series, places: Points) -> str:
         data = f"M{x:.1f} {y:.1f}" + "".join(f"H{x:.1f}V{y:.1f}" for x, y in rest)
     else:
         data = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    return f'<path class="{one.style} {escape(one.name)}" d="{data}"/>'
+    drawn = f'<path class="{one.style} {escape(one.name)}" d="{data}"/>'
+    if one.style == "line" and len(places) <= MARKED_POINTS:
+        dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places)
+        drawn += f'<path class="point-dots {escape(one.name)}" d="{dots}"/>'
+    return drawn
 
 
 def nice_ticks(low: float, high: float, count: int, *, inside: bool = False) -> list[float]:

@@ -70,6 +70,8 @@ def _context(results: Results) -> dict[str, Any]:
         {child.number: child.reward for child in results.children if child.status == "done"}
     )
     accuracy = _curves(results.classification, ("train/top1", "test/top1"))
+    classifier_loss = _curves(results.classification, ("train/loss", "test/loss"))
+    precision = _with_best(_curves(results.detection, ("val/AP", "val/AP50")))
     loss = _curves(results.detection, ("loss",))
     data = _data(results.detection)
     shown = results.detection.attempt("predictions.json", partial(_gallery, data)) if data else None
@@ -81,6 +83,8 @@ def _context(results: Results) -> dict[str, Any]:
         "rewards": _charts(series, "Reward of each child of the search", "child", percent=True),
         "window": window,
         "accuracy": _charts(accuracy, "Accuracy over the training steps", "step", percent=True),
+        "classifier_loss": _charts(classifier_loss, "Loss over the training steps", "step", percent=False),
+        "precision_by_step": _charts(precision, "AP over the training steps", "step", percent=True),
         "loss": _charts(loss, "Training loss of the detector", "step", percent=False),
         "class_bars": _bars(results.classification.per_class),
         "confusion": _confusion(results.classification.mistakes),
@@ -145,6 +149,16 @@ def _curves(stage: Stage, columns: Sequence[str]) -> list[Series]:
     return [Series(column.replace("/", "-"), "line", places) for column, places in every.items() if places]
 
 
+def _with_best(series: list[Series]) -> list[Series]:
+    """The same with a mark at the best AP, of several the first, whose weights are `best.safetensors`."""
+    for one in series:
+        if one.name == "val-AP":
+            step, best = max(one.points, key=lambda point: (point[1], -point[0]))
+            text = f"best AP {percent(best)}, step {step:,.0f}"
+            return [*series, Series("best-step", "mark", [(step, best)], text)]
+    return series
+
+
 def _precision(curves: Curves | None) -> list[tuple[str, list[Markup], list[str]]]:
     """Caption, drawings and names of lines: means by IoU, then classes; none where there are no curves."""
     if curves is None or not curves.mean:
@@ -204,7 +218,9 @@ def _versions(results: Results) -> dict[str, str]:
 
 def _commands(results: Results, data: CocoDataConfig | None) -> list[tuple[str, str]]:
     """What each command does, and the command."""
-    again = "The training again" if results.lone else "The whole chain again"
+    again = "The whole chain again"
+    if results.lone:
+        again = "The evaluation again" if results.evaluated else "The training again"
     commands = [(again, results.command)] if results.command else []
     commands += _classifier_commands(results.classification)
     detector = results.detection.folder / "detector.safetensors"

@@ -17,6 +17,7 @@ from classification.mistakes import FILE as MISTAKES
 from classification.mistakes import Mistakes, read_mistakes
 from detection.evaluation.curves import FILE as CURVES
 from detection.evaluation.curves import Curves, read_curves
+from runtime.folder import EVALUATION
 from runtime.yaml_files import read_mapping
 from search.ledger.reader import read_children
 from search.ledger.rows import ChildRow
@@ -64,6 +65,8 @@ class Stage:
         stage.results = stage.attempt("metrics.json", _read_metrics) or Metrics()
         if configured or (folder / "config.yaml").exists():
             stage.config = stage.attempt("config.yaml", _configuration) or {}
+        elif (folder / EVALUATION).exists():
+            stage.config = stage.attempt(EVALUATION, _configuration) or {}
         if (folder / "versions.json").exists():
             stage.versions = stage.attempt("versions.json", lambda path: read_json(path, "versions")) or {}
         if (folder / "metrics.csv").exists():
@@ -122,6 +125,8 @@ class Results:
     detector: Mapping[str, Any] | None
     """Description in `detector.safetensors`."""
     lone: Literal["", "classification", "detection"] = ""
+    evaluated: bool = False
+    """The folder is that of one evaluation."""
 
     @classmethod
     def read(cls, run_dir: str | os.PathLike[str]) -> "Results":
@@ -132,11 +137,11 @@ class Results:
         if not any((run_dir / name).is_dir() for name in names):
             if (run_dir / MISTAKES).exists():
                 return cls._read_lone(run_dir, "classification")
-            if (run_dir / CURVES).exists():
+            if (run_dir / CURVES).exists() or (run_dir / "predictions.json").exists():
                 return cls._read_lone(run_dir, "detection")
             raise FileNotFoundError(
-                f"{run_dir}: no pipeline run, expected {', '.join(names)} in it, a classifier's {MISTAKES} "
-                f"or a detector's {CURVES}"
+                f"{run_dir}: no pipeline run, expected {', '.join(names)} in it, a classifier's {MISTAKES}, "
+                f"or a detector's {CURVES} or predictions.json"
             )
         search, classification, detection = (Stage.read(run_dir / name) for name in names)
         return cls(
@@ -174,6 +179,7 @@ class Results:
             backbone=backbone,
             detector=detector,
             lone=kind,
+            evaluated=(run_dir / EVALUATION).exists() and not (run_dir / "config.yaml").exists(),
         )
 
     def files(self) -> dict[str, Path]:

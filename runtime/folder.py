@@ -34,6 +34,8 @@ ALWAYS_FREE = ("run_dir", "logger")
 """Keys that may change when a run continues, in every stage."""
 OUTPUT_SUFFIXES = (".out", ".err", ".log")
 """Of files that a shell or SLURM may have put into the folder before the run began."""
+EVALUATION = "evaluation.yaml"
+"""What an evaluation was asked for; not config.yaml, which marks the folder of a run that can go on."""
 INPUT_SUFFIXES = (".json", ".safetensors")
 RECORDED_PACKAGES = ("celltransfer", "torch", "torchvision", "lightning", "pycocotools", "numpy", "pillow")
 
@@ -212,6 +214,15 @@ def _stored_config(path: Path) -> dict[str, Any]:
         return dict(read_mapping(path, "configuration"))
     except ValueError as error:
         raise ValueError(f"{error}; {advice}") from None
+
+
+def record_evaluation(folder: Path, config: Any) -> None:
+    """Writes what an evaluation was asked for, its command line and versions beside its figures.
+
+    config: its root dataclass. A report reads them."""
+    write_atomically(folder / EVALUATION, yaml.safe_dump(plain(config), sort_keys=False))
+    write_json(folder / "versions.json", versions())
+    write_atomically(folder / "command.txt", command_line() + "\n")
 
 
 def plain(config: Any) -> Any:

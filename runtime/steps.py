@@ -30,6 +30,11 @@ class StepPlan:
         """Images of one backward pass of one process."""
         return self.batch_size // (self.accumulate * self.trainer.processes)
 
+    @property
+    def images_per_norm(self) -> int:
+        """Images that batch normalisation computes one statistic of."""
+        return self.images_per_pass * (self.trainer.processes if self.trainer.sync_batch_norm else 1)
+
     def check(self, images: int) -> None:
         """Raises ConfigError where so many training images fill no step."""
         if images < self.batch_size:

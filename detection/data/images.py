@@ -1,5 +1,6 @@
 """Images and boxes for training and evaluation, from any data in COCO format."""
 
+import math
 from pathlib import Path
 from typing import TypedDict
 
@@ -12,7 +13,7 @@ from detection.data.annotations import CocoAnnotations, read_split
 from detection.data.augment import ColorJitter, draw_words, placed_boxes, placed_image
 from detection.data.config import CocoDataConfig
 from detection.data.sizing import FLIP, SAMPLING, TrainingSize
-from detection.formats import Target
+from detection.formats import Target, check_target
 from runtime.pictures import decode
 
 
@@ -84,6 +85,11 @@ class DetectionImages:
         """What a message calls an image."""
         return f"image {self.coco.image_ids[index]} ({self.coco.file_names[index]})"
 
+    def smallest(self) -> tuple[int, int]:
+        """Height and width, in pixels, of the smallest image that the detector may be given."""
+        stored: list[list[int]] = np.unique(self.coco.sizes, axis=0).tolist()
+        return min((self.size.least((h, w)) for h, w in stored), key=math.prod)
+
     def read(self, index: int) -> Image.Image:
         """The image as it is stored. Raises ValueError when its size is not the annotated one."""
         path = self.folder / str(self.coco.file_names[index])
@@ -106,15 +112,14 @@ class DetectionImages:
         picture = placed_image(image, placement)
         if self.color_jitter is not None:
             picture = self.color_jitter.image(picture, words)
-        return {
-            "image": to_tensor(picture),
-            "target": {
-                "boxes": torch.from_numpy(boxes[seen]),
-                "labels": torch.from_numpy(labels[seen]),
-                "seed": int(words[SAMPLING] >> np.uint64(1)),
-            },
-            "index": index,
+        target: Target = {
+            "boxes": torch.from_numpy(boxes[seen]),
+            "labels": torch.from_numpy(labels[seen]),
+            "seed": int(words[SAMPLING] >> np.uint64(1)),
         }
+        # Here, in a worker: on a GPU the engine would have to wait for it.
+        check_target(target, (picture.height, picture.width), self.coco.num_classes, self.sample_name(index))
+        return {"image": to_tensor(picture), "target": target, "index": index}
 
 
 def collate(samples: list[Sample]) -> list[Sample]:

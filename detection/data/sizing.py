@@ -1,7 +1,8 @@
 """The sizes at which a detector looks at images: `ShortestEdge`, `Fixed` or `ScaleJitter`.
 
 Each variant has `place(stored, flipped, words)`, how an image of `stored` (H, W) comes before the detector,
-and `largest()`, height and width in pixels of the largest batch. words: of `augment.draw_words`, one draw
+`least(stored)`, the smallest height and width in pixels that it may get, and `largest()`, those of the
+largest batch. words: of `augment.draw_words`, one draw
 each.
 """
 
@@ -56,6 +57,9 @@ class ShortestEdge:
         drawn = int(words[SIZE]) % len(self.short_sides) if len(self.short_sides) > 1 else 0
         return Placement(resized_size(*stored, self.short_sides[drawn], self.max_size), flipped)
 
+    def least(self, stored: tuple[int, int]) -> tuple[int, int]:
+        return resized_size(*stored, min(self.short_sides), self.max_size)
+
     def largest(self) -> tuple[int, int]:
         """A wide and a tall image in one batch are padded to a square of the long side's bound."""
         return self.max_size, self.max_size
@@ -69,6 +73,9 @@ class Fixed:
 
     def place(self, stored: tuple[int, int], flipped: bool = False, words: "Words" = ()) -> Placement:
         return Placement((self.side, self.side), flipped)
+
+    def least(self, stored: tuple[int, int]) -> tuple[int, int]:
+        return self.largest()
 
     def largest(self) -> tuple[int, int]:
         return self.side, self.side
@@ -102,6 +109,9 @@ class ScaleJitter:
         factor = self.side * scale / max(stored)
         height, width = (max(1, round(side * factor)) for side in stored)
         return height, width
+
+    def least(self, stored: tuple[int, int]) -> tuple[int, int]:
+        return self.largest()
 
     def largest(self) -> tuple[int, int]:
         return self.side, self.side

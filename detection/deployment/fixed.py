@@ -83,7 +83,8 @@ def fixed_proposals(rpn: RegionProposals, proposals: Proposals, size: tuple[int,
     boxes, scores, first = [], [], 0
     for count in proposals.level_sizes:
         here = slice(first, first + count)
-        logits, chosen = proposals.logits[0, here].topk(min(count, config.pre_nms_test))
+        chosen = box_ops.best(proposals.logits[0, here], min(count, config.pre_nms_test))
+        logits = proposals.logits[0, here][chosen]
         moved = box_ops.decode(
             proposals.anchors[here][chosen], proposals.deltas[0, here][chosen], rpn.WEIGHTS
         )
@@ -94,8 +95,7 @@ def fixed_proposals(rpn: RegionProposals, proposals: Proposals, size: tuple[int,
         scores.append(torch.where(kept, logits, _LOWEST))
         first += count
     every = torch.cat(scores)
-    best = every.topk(min(len(every), config.post_nms_test)).indices
-    return torch.cat(boxes)[best]
+    return torch.cat(boxes)[box_ops.best(every, min(len(every), config.post_nms_test))]
 
 
 _LOWEST = torch.finfo(torch.float32).min
@@ -118,14 +118,16 @@ def fixed_detections(
     real = box_ops.has_area(proposals) & boxes.isfinite().all(dim=2).all(dim=1) & scores.isfinite().all(dim=1)
     scores = scores[:, :-1]
     scores = torch.where(real[:, None] & (scores > config.score_threshold), scores, -1.0).flatten()
-    scores, candidates = scores.topk(min(scores.shape[0], CANDIDATES))
+    candidates = box_ops.best(scores, min(scores.shape[0], CANDIDATES))
+    scores = scores[candidates]
     labels = candidates % deltas.shape[1]
     boxes = box_ops.clip(boxes, *size).flatten(0, 1)[candidates]
     # One NMS for all classes: each lies on a plane of its own.
     apart = labels.to(boxes.dtype)[:, None] * (max(size) + 1)
     kept = _kept(boxes + apart, scores, scores >= 0, config.nms_threshold)
-    scores, best = torch.where(kept, scores, -1.0).topk(min(len(scores), config.detections_per_image))
-    boxes, labels = boxes[best], labels[best]
+    scores = torch.where(kept, scores, -1.0)
+    best = box_ops.best(scores, min(len(scores), config.detections_per_image))
+    boxes, scores, labels = boxes[best], scores[best], labels[best]
     valid = (scores >= 0) & box_ops.has_area(boxes)
     return {
         "boxes": torch.where(valid[:, None], boxes, 0.0),

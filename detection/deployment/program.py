@@ -15,8 +15,9 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -142,16 +143,42 @@ def _write_torch(
     return torch.export.load(path).module()(image)
 
 
+def _translations() -> dict[Any, Callable[..., Any]]:
+    """What PyTorch's exporter lacks: a sort that leaves equal values in their order, which is ONNX's TopK."""
+    from onnxscript import opset18
+
+    op: Any = opset18
+
+    def sort(
+        self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False
+    ) -> tuple[Any, Any]:
+        axis = op.Constant(value_ints=[dim])
+        count = op.Gather(op.Shape(self), axis)
+        return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
+
+    return {torch.ops.aten.sort.stable: sort}
+
+
+def to_onnx(traced: ExportedProgram, inputs: list[str]) -> Any:
+    """The program as an ONNX model whose outputs are OUTPUTS."""
+    program = torch.onnx.export(
+        traced,
+        dynamo=True,
+        input_names=inputs,
+        output_names=OUTPUTS,
+        custom_translation_table=_translations(),
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto
+
+
 def _write_onnx(
     traced: ExportedProgram, path: Path, metadata: Mapping[str, str], image: Tensor
 ) -> FixedDetections:
     import onnxruntime
 
-    program = torch.onnx.export(
-        traced, dynamo=True, input_names=["image"], output_names=OUTPUTS, verbose=False
-    )
-    assert program is not None
-    model = program.model_proto
+    model = to_onnx(traced, ["image"])
     for described in [*model.graph.node, *model.graph.input, *model.graph.output]:
         del described.metadata_props[:]  # the exporter's notes name files of this machine
     for key, text in metadata.items():

@@ -60,9 +60,7 @@ def profile(
         if isinstance(engine, TorchvisionC4):
             return _c4(engine, image)
         assert isinstance(engine, TorchvisionFpn)
-        divisor = engine.rpn.strides[-2]
-        height, width = (-(-side // divisor) * divisor for side in size)
-        return _fpn(engine, image.new_empty(1, image.shape[1], height, width))
+        return _fpn(engine, image.new_empty(1, image.shape[1], *engine.batch_sides([size])))
 
 
 def _of_torchvision(config: EngineConfig) -> EngineConfig:

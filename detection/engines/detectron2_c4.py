@@ -28,8 +28,6 @@ MAP = "c4"
 class Detectron2C4(Detectron2Engine):
     """Trunk, Detectron2's `RPN` and `Res5ROIHeads`, whose `res5` is the tail of our backbone."""
 
-    divisor = 1
-
     def __init__(self, config: C4Config, backbone: Backbone, num_classes: int):
         super().__init__(backbone, num_classes)
         split = split_at(backbone, C4_STRIDE)

@@ -8,9 +8,9 @@ computed in float32.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from detection.engines.base import Engine
@@ -141,8 +141,6 @@ def box_predictor(config: SecondStageConfig, channels: int, num_classes: int) ->
 class Detectron2Engine(Engine):
     """What Detectron2's `GeneralizedRCNN` does, between our formats and Detectron2's."""
 
-    divisor: ClassVar[int]
-    """Images are padded to a multiple of it."""
     proposal_generator: SeededRPN
     roi_heads: SeededROIHeads
 
@@ -150,7 +148,7 @@ class Detectron2Engine(Engine):
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """The maps that the two stages read, by name. images: `[N, 3, H, W]`, normalised and padded."""
 
-    def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+    def compute_losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         batch, objects = self._batch(images), _instances(images, targets)
         seeds = [target.get("seed") for target in targets]
         self.proposal_generator.seeds, self.roi_heads.seeds = iter(seeds), iter(seeds)
@@ -160,7 +158,7 @@ class Detectron2Engine(Engine):
             _, of_boxes = self.roi_heads(batch, _float(maps), proposals, objects)
         return losses | of_boxes
 
-    def predict(self, images: list[Tensor]) -> list[Prediction]:
+    def detect(self, images: list[Tensor]) -> list[Prediction]:
         batch = self._batch(images)
         maps = self.maps(batch.tensor)
         proposals, _ = self.proposal_generator(batch, maps)
@@ -174,7 +172,10 @@ class Detectron2Engine(Engine):
         return predictions
 
     def _batch(self, images: list[Tensor]) -> ImageList:
-        return ImageList.from_tensors([(image - self.mean) / self.std for image in images], self.divisor)
+        batch = ImageList.from_tensors([(image - self.mean) / self.std for image in images], self.divisor)
+        (height, width), found = self.batch_sides(batch.image_sizes), batch.tensor.shape[-2:]
+        padded = F.pad(batch.tensor, (0, width - found[1], 0, height - found[0]))
+        return ImageList(padded, batch.image_sizes)
 
 
 def _float(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ class TorchvisionEngine(Engine):
     rpn: RegionProposals
     box_head: SecondStage
 
-    def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+    def compute_losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         maps, sizes = self.maps(images)
         proposals = self.rpn(maps)
         losses = self.rpn.losses(proposals, targets)
@@ -32,7 +32,7 @@ class TorchvisionEngine(Engine):
         logits, deltas = self.score(maps, [image.boxes for image in sampled])
         return losses | self.box_head.losses(logits, deltas, sampled)
 
-    def predict(self, images: list[Tensor]) -> list[Prediction]:
+    def detect(self, images: list[Tensor]) -> list[Prediction]:
         maps, sizes = self.maps(images)
         proposals = self.rpn.select(self.rpn(maps), sizes)
         logits, deltas = self.score(maps, proposals)
@@ -46,11 +46,10 @@ class TorchvisionEngine(Engine):
     def score(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Class logits and deltas of the boxes `[R, 4]` of each image; see `SecondStage.score`."""
 
-    def _batch(self, images: list[Tensor], divisor: int) -> tuple[Tensor, list[tuple[int, int]]]:
-        """Normalised images in one tensor, whose sides divide by `divisor`, and the image sizes."""
+    def _batch(self, images: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Normalised images in one tensor, and the image sizes."""
         sizes = [(image.shape[1], image.shape[2]) for image in images]
-        height = -(-max(size[0] for size in sizes) // divisor) * divisor
-        width = -(-max(size[1] for size in sizes) // divisor) * divisor
+        height, width = self.batch_sides(sizes)
         batch = torch.stack(
             [
                 F.pad((image - self.mean) / self.std, (0, width - image.shape[2], 0, height - image.shape[1]))
@@ -65,6 +64,7 @@ class TorchvisionEngine(Engine):
 class TorchvisionFpn(TorchvisionEngine):
     """Backbone, pyramid p2..p6, proposals, boxes."""
 
+    divisor = PYRAMID_STRIDES[-1]
     box_head: BoxHead
 
     def __init__(self, config: FpnConfig, backbone: Backbone, num_classes: int):
@@ -83,7 +83,7 @@ class TorchvisionFpn(TorchvisionEngine):
 
     def maps(self, images: list[Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
         """Maps p2..p6 and the image sizes."""
-        batch, sizes = self._batch(images, PYRAMID_STRIDES[-1])
+        batch, sizes = self._batch(images)
         features = self.backbone.features(batch)
         pyramid = self.fpn(OrderedDict((name, features[name]) for name in self.names))
         return list(pyramid.values()), sizes

@@ -25,7 +25,7 @@ class TorchvisionC4(TorchvisionEngine):
 
     def maps(self, images: list[Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
         """One map, at stride 16. The batch is as large as its largest image, as with Detectron2's C4."""
-        batch, sizes = self._batch(images, 1)
+        batch, sizes = self._batch(images)
         return [split_at(self.backbone, C4_STRIDE).trunk(batch)], sizes
 
     def score(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from detection.detector import Detection
 
+LINES = 48
+"""Heights of a letter in the longer side of a picture: 20 px of 960."""
+LEAST_TEXT = 10
+"""Height of a letter in pixels, of small pictures."""
+MIDDLE = 0.18
+"""Brightness from which black is read more easily than white."""
+
 
 def colour(label: int) -> tuple[int, int, int]:
     """A bright colour per label; neighbours differ by the golden angle in hue."""
@@ -17,19 +24,30 @@ def colour(label: int) -> tuple[int, int, int]:
 def draw_boxes(
     picture: Image.Image, boxes: Sequence[Sequence[float]], labels: Sequence[int], texts: Sequence[str]
 ) -> Image.Image:
-    """A copy of the picture with xyxy boxes in pixels and a text above each, the last box on top."""
+    """A copy of the picture with xyxy boxes in pixels and a text above each, the last box on top.
+
+    Texts and lines grow with the picture, so that they are read at whatever size it is shown."""
     drawn = picture.convert("RGB")
     canvas = ImageDraw.Draw(drawn)
     side = max(drawn.size)
-    font = ImageFont.load_default(max(9, side // 60))
+    font, margin = ImageFont.load_default(max(LEAST_TEXT, side / LINES)), max(1, side // 480)
     for box, label, text in zip(boxes, labels, texts, strict=True):
-        canvas.rectangle(tuple(box), outline=colour(label), width=max(2, side // 320))
-        left, top, right, bottom = canvas.textbbox((box[0], box[1]), text, font=font, anchor="lb")
-        if top < 0:  # no room above: inside the box
-            top, bottom = top + (bottom - top) + 1, bottom + (bottom - top) + 1
-        canvas.rectangle((left, top, right, bottom), fill=colour(label))
-        canvas.text((left, top), text, fill="black", font=font, anchor="lt")
+        paint = colour(label)
+        canvas.rectangle(tuple(box), outline=paint, width=max(2, side // 320))
+        _, _, width, height = canvas.textbbox((0, 0), text, font=font, anchor="lt")
+        width, height = width + 2 * margin, height + 2 * margin
+        left = max(0, min(box[0], drawn.width - width))
+        top = box[1] - height if box[1] >= height else box[1]  # no room above: inside the box
+        canvas.rectangle((left, top, left + width, top + height), fill=paint)
+        ink = "black" if _brightness(paint) > MIDDLE else "white"
+        canvas.text((left + margin, top + margin), text, fill=ink, font=font, anchor="lt")
     return drawn
+
+
+def _brightness(colour: tuple[int, int, int]) -> float:
+    """Relative luminance, 0..1. Source: WCAG 2.2."""
+    parts = [(c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4) for c in colour]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
 
 
 def draw_detection(picture: Image.Image, detection: Detection) -> Image.Image:

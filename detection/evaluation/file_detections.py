@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from backbones.files import write_atomically
-from detection.detector import Detection, Detector
+from detection.detector import Detector
 from detection.evaluation.draw import draw_detection
 from detection.evaluation.results_file import Result, to_results
 from runtime.pictures import decode
@@ -47,7 +47,7 @@ def predict(
     for number, path in enumerate(paths, start=1):
         try:
             picture = decode(path)
-            detection = _above(detector([picture])[0], min_score)
+            detection = detector(picture, min_score)[0]
         except (ValueError, OSError) as error:
             yield Found(path, [], str(error))
             continue
@@ -59,16 +59,6 @@ def predict(
             write_atomically(output / f"{number:0{width}d}_{stem}.png", png.getvalue())
         pairs = zip(to_results(number, detection, category_ids), detection["names"], strict=True)
         yield Found(path, [_named(result, path, name) for result, name in pairs])
-
-
-def _above(detection: Detection, min_score: float) -> Detection:
-    good = detection["scores"] >= min_score
-    return {
-        "boxes": detection["boxes"][good],
-        "scores": detection["scores"][good],
-        "labels": detection["labels"][good],
-        "names": [name for name, keep in zip(detection["names"], good.tolist(), strict=True) if keep],
-    }
 
 
 def _named(result: Result, path: Path, category: str) -> NamedResult:

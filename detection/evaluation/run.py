@@ -25,6 +25,7 @@ from detection.evaluation.scoring import METRICS, Evaluation, evaluate
 from detection.evaluation.trackers import log_curves, log_examples
 from runtime.device import resolve_device
 from runtime.distributed import gather, rank, world
+from runtime.folder import record_evaluation
 from runtime.launch import launched_by_torchrun, launched_rank
 from runtime.loading import ResumableLoader
 from runtime.progress import track
@@ -110,7 +111,8 @@ def _run(config: EvaluateConfig, folder: Path | None) -> dict[str, Any]:
         results = read_results(str(config.predictions), coco)
     content: dict[str, Any] = {"stage": "detection", "split": "val", **scored_on(coco)}
     content |= {"metrics": {}, "per_class": {}}
-    if folder is not None and images is not None:
+    if folder is not None:
+        record_evaluation(folder, config)
         write_results(folder / "predictions.json", results)
     if coco.annotated:
         evaluation = evaluate(coco, results, config.evaluator)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torchvision.ops import batched_nms, nms
 
 from detection.model.config import RpnConfig, SecondStageConfig
 
@@ -149,3 +150,35 @@ def clip(boxes: Tensor, height: float, width: float) -> Tensor:
 def has_area(boxes: Tensor) -> Tensor:
     """Mask `[R]` of the boxes whose two sides are longer than 0."""
     return (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+
+
+def best(scores: Tensor, count: int) -> Tensor:
+    """Indices of the `count` highest of `[R]`, the highest first; of equal ones the first come first.
+
+    `topk` gives equal scores in any order, another one in each runtime."""
+    if scores.device.type == "cpu" and not torch.compiler.is_compiling() and count < len(scores) // 4:
+        # On a CPU 200,000 anchors are sorted in 27 ms; `topk` takes 1 ms.
+        lower = scores < scores.topk(count).values[-1]  # NaN is not, and comes first
+        few = lower.logical_not().nonzero().squeeze(1)
+        return few[scores[few].sort(descending=True, stable=True).indices[:count]]
+    return scores.sort(descending=True, stable=True).indices[:count]
+
+
+def nms_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    """Indices of the boxes that NMS within each group keeps, in the order of `best`.
+
+    groups: `[R]` int64. torchvision's `batched_nms`, which a GPU is spared many calls by, gives equal scores
+    in any order where it goes group by group itself."""
+    if boxes.device.type == "cpu":
+        kept = [here[nms(boxes[here], scores[here], threshold)] for here in _members(groups)]
+        indices = torch.cat([groups[:0], *kept])
+    else:
+        indices = batched_nms(boxes, scores, groups, threshold)
+    indices = indices.sort().values
+    return indices[best(scores[indices], len(indices))]
+
+
+def _members(groups: Tensor) -> tuple[Tensor, ...]:
+    """Indices of each group's members, ascending."""
+    counts = groups.unique(return_counts=True)[1]
+    return groups.argsort(stable=True).split(counts.tolist())

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import box_iou
 
 from detection.formats import Prediction, Target
 from detection.model import boxes as box_ops
@@ -129,7 +129,8 @@ class SecondStage(nn.Module):
             above = scores > config.score_threshold
             labels = above.nonzero()[:, 1]
             boxes, scores = boxes[above], scores[above]
-            keep = batched_nms(boxes, scores, labels, config.nms_threshold)[: config.detections_per_image]
+            keep = box_ops.nms_by_group(boxes, scores, labels, config.nms_threshold)
+            keep = keep[: config.detections_per_image]
             # After the cut, as Detectron2's postprocessing does: an empty box takes a place and gives none.
             keep = keep[box_ops.has_area(boxes[keep])]
             predictions.append({"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep]})

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import box_iou
 
 from detection.formats import Target
 from detection.model import boxes as box_ops
@@ -123,7 +123,8 @@ class RegionProposals(nn.Module):
         chosen, levels, first = [], [], 0
         for level, size in enumerate(proposals.level_sizes):
             count = min(size, before)
-            chosen.append(proposals.logits[:, first : first + size].topk(count, dim=1).indices + first)
+            here = proposals.logits[:, first : first + size]
+            chosen.append(torch.stack([box_ops.best(logits, count) for logits in here]) + first)
             levels.append(torch.full((count,), level, device=proposals.logits.device))
             first += size
         level_of = torch.cat(levels)
@@ -138,5 +139,7 @@ class RegionProposals(nn.Module):
             boxes = box_ops.clip(boxes, height, width)
             good = finite & box_ops.has_area(boxes)
             boxes, scores, level_ids = boxes[good], scores[good], level_of[good]
-            selected.append(boxes[batched_nms(boxes, scores, level_ids, config.nms_threshold)[:after]])
+            selected.append(
+                boxes[box_ops.nms_by_group(boxes, scores, level_ids, config.nms_threshold)[:after]]
+            )
         return selected

@@ -142,10 +142,60 @@ def test_a_tensor_of_16_bits_becomes_what_its_file_becomes(tmp_path, dtype):
         assert (np.asarray(as_picture(file)) == np.asarray(as_picture(tensor))).all()
 
 
-@pytest.mark.parametrize("shape", [(40, 50), (2, 40, 50), (1, 3, 40, 50)])
-def test_tensors_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match=r"an image tensor has shape .*, expected \[3, H, W\]"):
-        as_picture(torch.zeros(shape))
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "float64", "float32", "float16"])
+def test_arrays_are_pictures_too(dtype):
+    picture = photograph(50, 70)
+    pixels = np.asarray(picture)
+    scale = {"u": 257 if np.dtype(dtype).itemsize == 2 else 1, "f": 1 / 255}[np.dtype(dtype).kind]
+    array = (pixels * np.float64(scale)).astype(dtype)
+    assert (np.asarray(as_picture(array)) == pixels).all()
+    assert (np.asarray(as_picture(array[:, :, :1], grey=True)) == pixels[:, :, 0]).all()
+    assert (np.asarray(as_picture(array[:, :, 0], grey=True)) == pixels[:, :, 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (torch.zeros(2, 40, 50), r"a tensor of shape \(2, 40, 50\) is no picture, expected \[3, H, W\]"),
+        (torch.zeros(1, 3, 40, 50), r"a tensor of shape \(1, 3, 40, 50\) is no picture"),
+        (torch.zeros(40, 50, 3), r"a tensor of shape \(40, 50, 3\) is no picture"),
+        (
+            np.zeros((3, 40, 50), np.uint8),
+            r"an array of shape \(3, 40, 50\) is no picture, expected \[H, W, 3\]",
+        ),
+        (torch.zeros(3, 0, 50), r"a tensor of shape \(3, 0, 50\) has no pixels"),
+        (
+            torch.full((3, 4, 5), 255.0),
+            r"floating-point pixels in 255\.\.255, expected 0\.\.1: give uint8, div",
+        ),
+        (np.linspace(-2, 2.5, 60).reshape(4, 5, 3), r"pixels in -2\.\.2\.5, expected 0\.\.1"),
+        (torch.tensor([[0.0, torch.nan]]), "pixels that are not finite"),
+        (np.array([[0.0, -np.inf]]), "pixels that are not finite"),
+        (
+            torch.zeros(3, 4, 5, dtype=torch.int64),
+            "pixels of int64, expected uint8, a float in 0..1, or uint16",
+        ),
+        (np.zeros((4, 5), bool), "pixels of bool, expected uint8"),
+    ],
+)
+def test_pixels_without_a_clear_meaning_are_refused(pixels, message):
+    with pytest.raises(ValueError, match=message):
+        as_picture(pixels)
+
+
+@pytest.mark.parametrize("thing", [None, 3, [[0, 1]], "photo.jpg"])
+def test_what_has_no_pixels_is_of_the_wrong_type(thing):
+    with pytest.raises(TypeError, match=f"expected a PIL image, a tensor .* not {type(thing).__name__}$"):
+        as_picture(thing)
+
+
+def test_an_image_without_pixels_is_refused():
+    with pytest.raises(ValueError, match="an image of 0x5 pixels has none"):
+        as_picture(Image.new("RGB", (0, 5)))
+
+
+def test_floats_just_beyond_1_are_1():
+    assert np.asarray(as_picture(torch.full((3, 4, 5), 1.0001))).min() == 255
 
 
 def of_channels(in_channels):

@@ -1,4 +1,5 @@
 import logging
+import math
 
 import pytest
 import torch
@@ -295,8 +296,10 @@ def test_a_wrong_size_is_named(overrides, message):
     [
         ({"size": 0}, r"size = 0, must be in 1\.\.4096"),
         ({"crop": 0.0}, r"crop = 0.0, must be in \(0, 1\]"),
-        ({"mean": (0.5,)}, "std = .*, expected 1 values above 0"),
-        ({"std": (0.5, 0.5, 0.0)}, "std = .*, expected 3 values above 0"),
+        ({"mean": (0.5,)}, "std = .*, expected 1 finite values above 0"),
+        ({"std": (0.5, 0.5, 0.0)}, "std = .*, expected 3 finite values above 0"),
+        ({"std": (0.5, 0.5, math.inf)}, "std = .*, expected 3 finite values above 0"),
+        ({"mean": (0.5, math.nan, 0.5)}, "mean = .*, expected finite numbers"),
         ({"interpolation": "box"}, "interpolation = 'box', expected one of nearest, bilinear"),
     ],
 )

@@ -260,6 +260,73 @@ def test_all_tensors_that_do_not_fit_are_listed(net, tmp_path):
         load(path)
 
 
+def of_type(dtype):
+    def change(tensors):
+        return {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in tensors.items()
+        }
+
+    return change
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_weights_of_another_precision_become_float32(net, tmp_path, dtype):
+    path = tmp_path / "backbone.safetensors"
+    save(net, path)
+    tensors, metadata = read_safetensors(path, "backbone")
+    write_safetensors(path, "backbone", of_type(dtype)(tensors), metadata)
+    loaded = load(path)
+    stored = net.state_dict()
+    for name, tensor in loaded.state_dict().items():
+        expected = stored[name].to(dtype).float() if tensor.is_floating_point() else stored[name]
+        assert torch.equal(tensor, expected), name
+
+
+def first(tensors, suffix):
+    return next(name for name in tensors if name.endswith(suffix))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "value", "message"),
+    [
+        ("weight", torch.nan, "holds numbers that are not finite"),
+        ("bias", -torch.inf, "holds numbers that are not finite"),
+        ("running_mean", torch.inf, "holds numbers that are not finite"),
+        ("running_var", -0.5, "holds a variance of -0.5, expected 0 or more"),
+    ],
+)
+def test_weights_that_cannot_be_computed_with_are_refused(net, tmp_path, suffix, value, message):
+    path = tmp_path / "backbone.safetensors"
+    save(net, path)
+    tensors, metadata = read_safetensors(path, "backbone")
+    name = first(tensors, suffix)
+    tensors[name].view(-1)[-1] = value
+    write_safetensors(path, "backbone", tensors, metadata)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: {re.escape(name)} {message}$"):
+        load(path)
+
+
+def test_numbers_that_float32_does_not_hold_are_refused(net, tmp_path):
+    path = tmp_path / "backbone.safetensors"
+    save(net, path)
+    tensors, metadata = read_safetensors(path, "backbone")
+    tensors = of_type(torch.float64)(tensors)
+    tensors[first(tensors, "weight")].view(-1)[0] = 1e39
+    write_safetensors(path, "backbone", tensors, metadata)
+    with pytest.raises(ValueError, match="holds numbers that are not finite"):
+        load(path)
+
+
+def test_whole_numbers_are_no_weights(net, tmp_path):
+    path = tmp_path / "backbone.safetensors"
+    save(net, path)
+    tensors, metadata = read_safetensors(path, "backbone")
+    write_safetensors(path, "backbone", of_type(torch.int8)(tensors), metadata)
+    with pytest.raises(ValueError, match=r"of another type .* is torch\.int8, expected torch\.float32"):
+        load(path)
+
+
 def test_a_fused_network_is_not_stored(net, tmp_path):
     with pytest.raises(ValueError, match=r"net.safetensors: a fused network cannot be stored"):
         save(net.fuse(), tmp_path / "net.safetensors")

@@ -299,4 +299,5 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_the_evaluatio
 def test_an_evaluation_may_be_repeated_into_its_own_folder_and_leaves_no_lock(digits_file, tmp_path):
     config = EvaluateConfig(weights=str(digits_file), data=DIGITS, device="cpu", output=str(tmp_path / "out"))
     assert run(config) == run(config)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.json", "mistakes.json"]
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"metrics.json", "mistakes.json", "evaluation.yaml", "command.txt", "versions.json"}

@@ -341,6 +341,16 @@ def test_statistics_that_are_too_slow_for_the_run_are_warned_of(tmp_path, digit_
     ) in caplog.text
 
 
+@pytest.mark.parametrize(("batch_size", "warned"), [(3, True), (7, False)])
+def test_batches_too_small_for_batch_normalisation_are_warned_of(
+    tmp_path, digit_folders, caplog, batch_size, warned
+):
+    small = config(tmp_path, digit_folders, recipe={"epochs": 1, "batch_size": batch_size, "cutout": 0})
+    small.backbone.image_size = 4  # a last map of 1x1
+    run(small)
+    assert ("sees 3 values per channel (3 images, a map of 1x1)" in caplog.text) == warned
+
+
 def test_an_evaluation_that_is_not_finite_is_explained_and_keeps_the_training(
     tmp_path, digit_folders, monkeypatch
 ):

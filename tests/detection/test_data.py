@@ -41,6 +41,14 @@ def test_what_is_drawn_depends_on_seed_epoch_and_image_only(coco_folder):
     assert len({tuple(boxes.flatten().tolist()) for boxes in drawn[0]}) > 1
 
 
+def test_a_wrong_target_is_refused_where_it_is_made(coco_folder):
+    """By the name of its image; to an engine such a label would mean the background."""
+    images = open_split(CocoDataConfig(root=str(coco_folder)), "train")
+    images.coco = dataclasses.replace(images.coco, labels=images.coco.labels + images.coco.num_classes)
+    with pytest.raises(ValueError, match=r"^image 7 \(a\.png\): labels\[0\] = 2, expected 0\.\.1"):
+        images[(0, 0)]
+
+
 def test_workers_give_what_the_main_process_gives(coco_folder):
     images = open_split(CocoDataConfig(root=str(coco_folder), min_sizes=[40, 80]), "train")
     batches = [

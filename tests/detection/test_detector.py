@@ -74,20 +74,121 @@ def test_a_detector_looks_at_pictures_and_tensors_alike(trained, scenes):
     assert by_picture["scores"].tolist() == sorted(by_picture["scores"].tolist(), reverse=True)
 
 
-def test_a_tensor_of_another_type_is_refused(trained):
-    detector = Detector.load(trained[0] / "detector.safetensors", device="cpu")
-    with pytest.raises(ValueError, match=r"an image tensor is of torch\.int64, expected uint8, or a float"):
-        detector([torch.zeros(3, 40, 40, dtype=torch.int64)])
+@pytest.fixture
+def detector(trained):
+    return Detector.load(trained[0] / "detector.safetensors", device="cpu")
 
 
-def test_weights_that_are_not_finite_are_refused_and_named(trained, scenes, tmp_path):
-    detector = Detector.load(trained[0] / "detector.safetensors", device="cpu")
+def same(one, other):
+    return one["names"] == other["names"] and all(
+        torch.equal(one[key], other[key]) for key in ("boxes", "scores", "labels")
+    )
+
+
+def test_a_picture_comes_in_any_form_alone_or_in_a_list(detector, scenes, tmp_path):
+    picture = open_split(scenes, "val").read(0)
+    picture.save(tmp_path / "a.png")
+    array = np.asarray(picture)
+    tensor = torch.from_numpy(array.transpose(2, 0, 1).copy())
+    (expected,) = detector([picture])
+    assert len(expected["boxes"]) > 0
+    forms = (picture, str(tmp_path / "a.png"), tmp_path / "a.png", array, array / 255, tensor, tensor / 255)
+    for form in forms:
+        for images in (form, [form], (one for one in (form,))):
+            (found,) = detector(images)
+            assert same(found, expected), type(form)
+    for batch in (torch.stack([tensor, tensor]), np.stack([array, array])):
+        one, other = detector(batch)
+        assert same(one, expected)
+        assert same(other, expected)
+    assert all(same(found, expected) for found in detector(list(forms)))
+    assert detector([]) == []
+
+
+@pytest.mark.parametrize(
+    ("images", "kind", "message"),
+    [
+        (
+            [torch.zeros(3, 40, 40), torch.zeros(3, 40, 40).long()],
+            ValueError,
+            r"images\[1\]: pixels of int64, exp",
+        ),
+        (
+            [torch.full((3, 40, 40), 200.0)],
+            ValueError,
+            r"images\[0\]: floating-point pixels in 200\.\.200, expected",
+        ),
+        ([torch.full((3, 40, 40), torch.nan)], ValueError, r"images\[0\]: pixels that are not finite"),
+        (torch.full((3, 40, 40), torch.nan), ValueError, "pixels that are not finite"),
+        (torch.zeros(40, 40, 3), ValueError, r"a tensor of shape \(40, 40, 3\) is no picture"),
+        ([Image.new("RGB", (0, 4))], ValueError, r"images\[0\]: an image of 0x4 pixels has none"),
+        ([None], TypeError, r"images\[0\]: expected a PIL image, .* not NoneType"),
+        (None, TypeError, "expected a picture or several in a list, not NoneType"),
+        ({"a": 1}, TypeError, "expected a picture or several in a list, not dict"),
+        (b"\x89PNG", TypeError, "expected a picture or several in a list, not bytes"),
+        ("none.png", FileNotFoundError, "^none.png: no such image file"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_one_sentence(detector, images, kind, message):
+    with pytest.raises(kind, match=message) as refusal:
+        detector(images)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_threshold_leaves_out_what_scores_less(detector, scenes):
+    picture = open_split(scenes, "val").read(0)
+    (everything,) = detector(picture)
+    least = float(everything["scores"].median())
+    (found,) = detector(picture, threshold=least)
+    count = int((everything["scores"] >= least).sum())
+    assert 0 < count < len(everything["scores"])
+    assert same(found, {key: value[:count] for key, value in everything.items()})
+    for threshold in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=f"threshold = {threshold}, must be in 0..1"):
+            detector(picture, threshold=threshold)
+
+
+def test_a_picture_for_predict_has_8_bits(detector):
+    with pytest.raises(ValueError, match=r"an image of torch\.float32, expected torch\.uint8"):
+        detector.predict(torch.zeros(3, 40, 40), (40, 40))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_file_of_another_precision_is_read_in_float32(trained, scenes, tmp_path, dtype):
+    tensors, metadata = weights.read_safetensors(trained[0] / "detector.safetensors", "detector")
+    stored = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+    weights.write_safetensors(tmp_path / "detector.safetensors", "detector", stored, metadata)
+    detector = Detector.load(tmp_path / "detector.safetensors", device="cpu")
+    assert {parameter.dtype for parameter in detector.engine.parameters()} == {torch.float32}
+    (found,) = detector(open_split(scenes, "val").read(0))
+    assert len(found["boxes"]) > 0
+    if dtype == torch.float64:
+        whole = Detector.load(trained[0] / "detector.safetensors", device="cpu")
+        assert same(found, whole(open_split(scenes, "val").read(0))[0])
+
+
+def test_weights_that_are_not_finite_are_refused_and_named(detector, scenes, tmp_path):
     with torch.no_grad():
         detector.engine.box_head.class_logits.bias[2] = torch.nan
-    with pytest.raises(ValueError, match=r"box_head\.class_logits\.bias of the detector holds numbers that"):
+    with pytest.raises(ValueError, match=r"the detector: box_head\.class_logits\.bias holds numbers that"):
         predict_all(detector, open_split(scenes, "val"), workers=0)
     detector.save(tmp_path / "broken.safetensors", {})
-    with pytest.raises(ValueError, match=r"broken\.safetensors: box_head\.class_logits\.bias of"):
+    with pytest.raises(ValueError, match=r"broken\.safetensors: box_head\.class_logits\.bias holds"):
+        Detector.load(tmp_path / "broken.safetensors", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "value", "message"),
+    [
+        ("running_var", -1e-3, r"running_var holds a variance of -0\.001, expected 0 or more"),
+        ("running_mean", torch.inf, "running_mean holds numbers that are not finite"),
+    ],
+)
+def test_statistics_that_cannot_be_are_refused_and_named(trained, tmp_path, suffix, value, message):
+    tensors, metadata = weights.read_safetensors(trained[0] / "detector.safetensors", "detector")
+    next(tensor for name, tensor in tensors.items() if name.endswith(suffix))[0] = value
+    weights.write_safetensors(tmp_path / "broken.safetensors", "detector", tensors, metadata)
+    with pytest.raises(ValueError, match=rf"broken\.safetensors: backbone\..*{message}"):
         Detector.load(tmp_path / "broken.safetensors", device="cpu")
 
 
@@ -127,7 +228,7 @@ def test_files_that_are_no_detector_are_refused_with_the_key(trained, backbone_f
         ({"input": {"min_size": 96}}, "safetensors: input.max_size is missing"),
         (
             {"preprocessing": changed(mean=[0.5] * 4)},
-            "safetensors: preprocessing.std = .*expected 4 values",
+            "safetensors: preprocessing.std = .*expected 4 finite values",
         ),
         ({"preprocessing": changed(mean=[0.5], std=[0.5])}, "preprocessing.mean has 1 values, expected 3"),
         ({"preprocessing": changed(std=[0.5, 0.5, 0])}, "safetensors: preprocessing.std = "),

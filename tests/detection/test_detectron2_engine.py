@@ -49,6 +49,14 @@ def seeded_targets(first: int):
     return [{**target, "seed": first + place} for place, target in enumerate(targets())]
 
 
+def without_ties(head, given, output):
+    """Rounded scores tie, and Detectron2 orders those as they come."""
+    logits, deltas = output
+    draws = torch.Generator().manual_seed(0)
+    tilts = (torch.rand(level.shape, generator=draws) for level in logits)
+    return [level.float() + 1e-3 * tilt for level, tilt in zip(logits, tilts, strict=True)], deltas
+
+
 class Detectron2Contract(EngineContract):
     """What both kinds of detector have in common with Detectron2's parts."""
 
@@ -80,6 +88,8 @@ class Detectron2Contract(EngineContract):
             engine.roi_heads.box_predictor.cls_score.weight.mul_(100)  # scores that tell crops apart
         names = reverse(TORCHVISION_AND_DETECTRON2[config.head])
         reference.load_state_dict(rename(engine.state_dict(), names))
+        for head in (engine.proposal_generator.rpn_head, reference.rpn.head):
+            head.register_forward_hook(without_ties)
         picture = torch.rand(3, 64, 1100)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             (ours,), (theirs,) = (one.eval().predict([picture]) for one in (engine, reference))

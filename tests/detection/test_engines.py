@@ -159,6 +159,95 @@ class EngineContract:
             assert (scores[:-1] >= scores[1:]).all()
             assert ((labels >= 0) & (labels < NUM_CLASSES)).all()
 
+    @pytest.mark.parametrize("size", [(1, 1), (1, 500), (300, 2), (3, 3), (31, 33)])
+    def test_images_smaller_than_the_network_needs_are_looked_at(self, engine, size):
+        with torch.inference_mode():
+            ((boxes, _, _),) = (tuple(one.values()) for one in engine.eval().predict([torch.rand(3, *size)]))
+        assert (boxes >= 0).all()
+        assert (boxes[:, 2:] <= boxes.new_tensor([size[1], size[0]])).all()
+
+    def test_small_images_are_trained_on(self, engine):
+        losses = self.losses(engine, [torch.rand(3, 2, 100)], [target((0, 0, 50, 2), labels=(1,))])
+        assert all(loss.isfinite() for loss in losses.values())
+
+    @pytest.mark.parametrize(
+        ("picture", "message"),
+        [
+            (
+                torch.zeros(3, 40, 50, dtype=torch.uint8),
+                r"images\[1\] is of torch\.uint8, expected a tensor of floats",
+            ),
+            (torch.zeros(3, 40, 50, dtype=torch.int64), r"images\[1\] is of torch\.int64, expected"),
+            (torch.zeros(40, 50), r"images\[1\] has shape \(40, 50\), expected \[3, H, W\]"),
+            (torch.zeros(1, 40, 50), r"images\[1\] has shape \(1, 40, 50\), expected \[3, H, W\]"),
+            (torch.zeros(3, 0, 50), r"images\[1\] has shape \(3, 0, 50\), expected"),
+            ("a.jpg", r"images\[1\] is of str, expected a tensor of floats"),
+        ],
+    )
+    def test_images_of_another_form_are_refused(self, engine, picture, message):
+        with pytest.raises(ValueError, match=message):
+            engine.eval().predict([images()[0], picture])
+        with pytest.raises(ValueError, match=message):
+            engine.train().losses([images()[0], picture], targets()[:2])
+
+    @pytest.mark.parametrize(
+        ("wrong", "message"),
+        [
+            (
+                target((5, 6, 5, 60), labels=(0,)),
+                r"boxes\[0\] = \[5.0, 6.0, 5.0, 60.0\], expected 0 <= x1 < x2 <=",
+            ),
+            (
+                target((0, 0, 9, 9), (5, 60, 40, 6), labels=(0, 0)),
+                r"boxes\[1\] = \[5.0, 60.0, 40.0, 6.0\], exp",
+            ),
+            (target((5, 6, 40, torch.nan), labels=(0,)), r"boxes\[0\] = \[5.0, 6.0, 40.0, nan\], expected"),
+            (
+                target((5, 6, 140, 60), labels=(0,)),
+                r"boxes\[0\] = \[5.0, 6.0, 140.0, 60.0\], expected .* <= 101",
+            ),
+            (target((-9, 6, 40, 60), labels=(0,)), r"boxes\[0\] = \[-9.0, 6.0, 40.0, 60.0\], expected"),
+            (target((5, 6, 40, 60), labels=(NUM_CLASSES,)), r"labels\[0\] = 3, expected 0\.\.2"),
+            (target((5, 6, 40, 60), labels=(-1,)), r"labels\[0\] = -1, expected 0\.\.2"),
+            (
+                target((5, 6, 40, 60), labels=(0, 1)),
+                r"labels are \[2\] of torch\.int64, expected \[1\] of torch\.in",
+            ),
+            (target((5, 6, 40, 60)), r"labels are \[0\] of torch\.int64, expected \[1\]"),
+            (
+                {"boxes": torch.zeros(4), "labels": torch.zeros(1).long()},
+                r"boxes are \[4\] of torch\.float32, expec",
+            ),
+            ({"boxes": torch.zeros(1, 5), "labels": torch.zeros(1).long()}, r"boxes are \[1, 5\] of"),
+            (
+                {"boxes": torch.zeros(1, 4).double(), "labels": torch.zeros(1).long()},
+                r"boxes are \[1, 4\] of torch\.float64, expected \[R, 4\] of torch\.float32",
+            ),
+            (
+                {"boxes": torch.ones(1, 4), "labels": torch.zeros(1)},
+                r"labels are \[1\] of torch\.float32, expected",
+            ),
+        ],
+    )
+    def test_targets_of_another_form_are_refused(self, engine, wrong, message):
+        with pytest.raises(ValueError, match=rf"^targets\[1\]: {message}"):
+            engine.train().losses([images()[1], images()[0]], [target(), wrong])
+
+    def test_there_is_a_target_for_each_image(self, engine):
+        with pytest.raises(ValueError, match="2 targets for 3 images"):
+            engine.train().losses(images(), targets()[:2])
+
+    def test_no_images_give_no_detections_and_no_losses(self, engine):
+        assert engine.eval().predict([]) == []
+        with pytest.raises(ValueError, match="no images to compute losses of"):
+            engine.train().losses([], [])
+
+    @pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
+    def test_weights_of_another_precision_are_refused(self, engine, precision):
+        engine.to(precision)
+        with pytest.raises(ValueError, match=rf"the weights are of {precision}, but .* call float\(\)"):
+            engine.eval().predict(images())
+
     def test_looking_changes_nothing_and_is_repeated_exactly(self, engine):
         before = {name: value.clone() for name, value in engine.state_dict().items()}
         with torch.inference_mode():

@@ -7,40 +7,19 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
-from small_detectors import small_detector
+from small_detectors import small_c4_detector, small_detector
 
-from backbones import Block, Cell, Genotype, NetworkSpec
-from backbones.build import build
-from backbones.spec import Preprocessing
 from detection.data.coco_file import CategoryEntry
-from detection.data.sizing import ShortestEdge
-from detection.deployment.fixed import FixedDetector
-from detection.deployment.program import agreement, export, pattern, real
+from detection.deployment.fixed import FixedDetector, fixed_detections, fixed_proposals
+from detection.deployment.program import OUTPUTS, agreement, export, pattern, real, to_onnx
 from detection.detector import Detector
-from detection.engines.config import TorchvisionC4Config
 from detection.export import main
-from detection.model.config import C4HeadConfig, RpnConfig
+from detection.model import boxes
+from detection.model.config import RpnConfig, SecondStageConfig
+from detection.model.heads import SecondStage
+from detection.model.rpn import Proposals, RegionProposals
 
 CATEGORIES = [CategoryEntry(3, "red"), CategoryEntry(7, "b"), CategoryEntry(90, "c")]
-# Few operators, so that an export is a matter of seconds.
-BRIEF = Genotype(
-    normal=Cell((Block(0, 1, "conv_1x1", "identity"),), (2,)),
-    reduction=Cell((Block(0, 0, "avg_pool_3x3", "identity"),), (2,)),
-)
-
-
-def c4_detector(categories=CATEGORIES) -> Detector:
-    torch.manual_seed(0)
-    backbone = build(NetworkSpec(BRIEF, 1, 8, stem_filters=4, image_size=64, stem="imagenet"), 1)
-    backbone.remove_classifier()
-    rpn = RpnConfig(anchor_sizes=[16, 32, 64], pre_nms_test=50, post_nms_test=30)
-    config = TorchvisionC4Config(rpn_channels=8, rpn=rpn, box_head=C4HeadConfig(crop_size=5), roi_chunk=7)
-    backbone.preprocessing = Preprocessing(64, (0.5,) * 3, (0.25,) * 3)
-    engine = config.build(backbone, len(categories))
-    with torch.no_grad():  # as fresh, all scores would be nearly equal
-        engine.box_head.class_logits.weight *= 50
-        engine.rpn.head.cls_logits.weight *= 50
-    return Detector(engine, config, categories, ShortestEdge((96,), 192))
 
 
 def picture(height: int, width: int) -> torch.Tensor:
@@ -60,9 +39,9 @@ def same(one, other) -> bool:
 
 
 @pytest.mark.parametrize("size", [(96, 128), (70, 101), (33, 64)])
-@pytest.mark.parametrize("make", [lambda: small_detector(CATEGORIES), c4_detector], ids=["fpn", "c4"])
+@pytest.mark.parametrize("make", [small_detector, small_c4_detector], ids=["fpn", "c4"])
 def test_the_form_without_branches_finds_what_the_engine_finds(make, size):
-    detector = make()
+    detector = make(CATEGORIES)
     program = FixedDetector(copy.deepcopy(detector.engine))
     for image in (picture(*size), pattern(*size)):
         wanted = expected(detector, image)
@@ -73,6 +52,66 @@ def test_the_form_without_branches_finds_what_the_engine_finds(make, size):
         assert same(real(found), wanted)
         assert not found["boxes"][~found["valid"]].any()
         assert not found["scores"][~found["valid"]].any()
+
+
+class Tied(torch.nn.Module):
+    """Both stages on numbers that are given: what an exported program makes of scores, without a network."""
+
+    SIZE = (96, 128)
+    LEVELS = ((16, 12, 16, 8), (32, 6, 8, 16))  # anchor, rows, columns, stride
+
+    def __init__(self):
+        super().__init__()
+        config = RpnConfig(anchor_sizes=[16, 32], pre_nms_test=40, post_nms_test=30, nms_threshold=0.5)
+        self.rpn = RegionProposals(config, 4, [8, 16], [[16], [32]], 4).eval()
+        self.head = SecondStage(SecondStageConfig(detections_per_image=20), 4, len(CATEGORIES)).eval()
+        grids = [
+            boxes.grid_anchors(boxes.cell_anchors([size], [0.5, 1, 2]), rows, columns, stride)
+            for size, rows, columns, stride in self.LEVELS
+        ]
+        self.anchors, self.counts = torch.cat(grids), [len(grid) for grid in grids]
+
+    def inputs(self, seed):
+        """Few values of everything. Rows of class logits are few, too: a sum in another order is another."""
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randn(4, len(CATEGORIES) + 1, generator=generator)
+        rows[:2, 1:3] = rows[:2, :1]
+        return (
+            (2 * torch.randn(1, len(self.anchors), generator=generator)).round(),
+            torch.randn(1, len(self.anchors), 4, generator=generator).round() / 4,
+            rows[torch.randint(0, 4, (30,), generator=generator)],
+            torch.randn(30, len(CATEGORIES), 4, generator=generator).round(),
+        )
+
+    def engine(self, objectness, moves, logits, deltas):
+        found = Proposals(self.anchors, objectness, moves, self.counts)
+        (proposals,) = self.rpn.select(found, [self.SIZE])
+        count = len(proposals)
+        return self.head.detect(logits[:count], deltas[:count], [proposals], [self.SIZE])[0]
+
+    def forward(self, objectness, moves, logits, deltas):
+        found = Proposals(self.anchors, objectness, moves, self.counts)
+        proposals = fixed_proposals(self.rpn, found, self.SIZE)
+        return fixed_detections(self.head, logits, deltas, proposals, self.SIZE)
+
+
+def test_scores_that_tie_give_the_same_detections_in_every_form():
+    """Also in the same order: of equal scores the first proposal, then the first class."""
+    tied = Tied()
+    traced = torch.export.export(tied, tied.inputs(0), strict=False)
+    names = ["objectness", "moves", "logits", "deltas"]
+    model = to_onnx(traced, names)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    program, ties = traced.module(), 0
+    for seed in range(100):
+        inputs = tied.inputs(seed)
+        wanted = tied.engine(*inputs)
+        ties += len(wanted["scores"]) - len(wanted["scores"].unique())
+        answers = session.run(None, dict(zip(names, (one.numpy() for one in inputs), strict=True)))
+        by_onnx = dict(zip(OUTPUTS, map(torch.from_numpy, answers), strict=True))
+        for found in (tied(*inputs), program(*inputs), by_onnx):
+            assert same(real(found), wanted), seed
+    assert ties > 500
 
 
 def test_padding_is_never_found():
@@ -105,7 +144,7 @@ def onnx(path: Path, image: torch.Tensor):
 
 
 def test_the_command_writes_what_onnxruntime_answers_as_the_detector_does(tmp_path, capsys):
-    detector = c4_detector()
+    detector = small_c4_detector(CATEGORIES)
     detector.save(tmp_path / "detector.safetensors", {})
     path = tmp_path / "detector.onnx"
     size = ["--size", "64", "96"]
@@ -124,9 +163,9 @@ def test_the_command_writes_what_onnxruntime_answers_as_the_detector_does(tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [lambda: small_detector(CATEGORIES), c4_detector], ids=["fpn", "c4"])
+@pytest.mark.parametrize("make", [small_detector, small_c4_detector], ids=["fpn", "c4"])
 def test_each_format_finds_what_the_detector_finds(make, tmp_path):
-    detector = make()
+    detector = make(CATEGORIES)
     image = picture(70, 101)
     wanted = expected(detector, image)
     export(detector, tmp_path / "a.pt2", "torch", 70, 101)
@@ -140,7 +179,7 @@ def test_each_format_finds_what_the_detector_finds(make, tmp_path):
 
 @pytest.mark.slow
 def test_a_detector_that_finds_nothing_is_exported_with_a_warning(tmp_path, caplog):
-    detector = c4_detector()
+    detector = small_c4_detector(CATEGORIES)
     torch.nn.init.zeros_(detector.engine.box_head.class_logits.weight)
     torch.nn.init.constant_(detector.engine.box_head.class_logits.bias[-1:], 1000.0)
     export(detector, tmp_path / "a.pt2", "torch", 64, 64)
@@ -156,7 +195,7 @@ def test_a_program_of_other_weights_is_not_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr("detection.deployment.program.FixedDetector", Other)
     with pytest.raises(ValueError, match=r"was not written: it finds \d+% of what the detector finds"):
-        export(c4_detector(), tmp_path / "a.pt2", "torch", 64, 64)
+        export(small_c4_detector(CATEGORIES), tmp_path / "a.pt2", "torch", 64, 64)
     assert list(tmp_path.iterdir()) == []
 
 

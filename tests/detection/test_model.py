@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from backbones.base import FeatureInfo
+from detection.model import boxes
 from detection.model.config import BoxHeadConfig, RpnConfig, SecondStageConfig
 from detection.model.heads import BoxHead, SecondStage
 from detection.model.norms import freeze_statistics, use_group_norm
@@ -140,3 +141,25 @@ def test_a_network_that_refuses_the_size_is_quoted(error, reason):
         ValueError, match=f"^mapped takes no images of 128x192 px, but .* any size: {reason}$"
     ):
         check_maps(Mapped(error), "mapped")
+
+
+def test_of_equal_scores_the_first_come_first():
+    for seed in range(50):
+        generator = torch.Generator().manual_seed(seed)
+        scores = (2 * torch.randn(500, generator=generator)).round()
+        if seed % 2:
+            scores[seed] = NAN  # counts as the highest, lest it be overlooked in training
+        expected = sorted(range(500), key=lambda i: (not math.isnan(scores[i]), -float(scores[i]), i))
+        for count in (1, 60, 400, 600):
+            assert boxes.best(scores, count).tolist() == expected[:count]
+
+
+def test_nms_within_groups_leaves_equal_scores_in_their_order():
+    """Three of each group lie at one place, the first of which stays; the groups' boxes touch none other."""
+    places = torch.tensor([[0.0, 0.0, 10.0, 10.0], [50.0, 0.0, 60.0, 10.0]]).repeat(6, 1)
+    groups = torch.tensor([2, 2, 0, 0, 2, 2, 0, 0, 7, 7, 2, 2])
+    scores = torch.tensor([0.5] * 12)
+    assert boxes.nms_by_group(places, scores, groups, 0.5).tolist() == [0, 1, 2, 3, 8, 9]
+    scores[10] = 0.75
+    assert boxes.nms_by_group(places, scores, groups, 0.5).tolist() == [10, 1, 2, 3, 8, 9]
+    assert boxes.nms_by_group(places[:0], scores[:0], groups[:0], 0.5).tolist() == []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_detectors import small_detector
+from small_detectors import small_c4_detector, small_detector
 
 from detection.data.coco_file import CategoryEntry
 from detection.evaluation.file_detections import predict
@@ -217,8 +217,10 @@ def test_a_decompression_bomb_is_refused_by_name(weights, tmp_path, capsys, monk
     )
 
 
-def test_an_image_of_any_shape_is_looked_at(detector, tmp_path):
-    for number, size in enumerate(((1, 1), (120, 1), (3, 300))):
+@pytest.mark.parametrize("make", [small_detector, small_c4_detector])
+def test_an_image_of_any_shape_is_looked_at(make, tmp_path):
+    detector = make(CATEGORIES)
+    for number, size in enumerate(((1, 1), (1000, 2), (3, 300))):
         picture(5, *size).save(tmp_path / f"{number}.png")
     found = list(predict(detector, sorted(tmp_path.glob("*.png")), tmp_path / "out", 0.0))
     assert [one.error for one in found] == [None, None, None]

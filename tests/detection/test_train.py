@@ -171,3 +171,15 @@ def test_the_largest_batch_is_found_once_and_kept(
     with pytest.raises(ValueError, match="batch_size = auto: not even a step on one image of 192x192 px"):
         found("none", 1)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("norm", "side", "warned"), [("batch", 32, True), ("batch", 64, False), ("auto", 32, False)]
+)
+def test_batches_too_small_for_batch_normalisation_are_warned_of(
+    small_config, backbone_file, scenes, tmp_path, caplog, norm, side, warned
+):
+    """2 images of 32 px leave 2 values per channel at stride 32; loaded statistics, auto's, need none."""
+    data = dataclasses.replace(scenes, fixed_size=side)
+    train(small_config(tmp_path / "run", backbone_file, data, steps=1, norm=norm))
+    assert ("sees 2 values per channel (2 images, a map of 1x1)" in caplog.text) == warned

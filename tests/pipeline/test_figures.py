@@ -62,6 +62,40 @@ def test_chart_places_points_in_proportion():
     assert {"0 %", "100 %"} <= set(re.findall(r">([^<>]+)</text>", drawing))
 
 
+def test_one_point_is_seen_with_an_axis_around_it():
+    drawing = chart([Series("it", "line", [(400, 0.25)])], 300, 200, label="l", x_label="step", percent=True)
+    ET.fromstring(drawing)
+    (dot,) = re.findall(r'<path class="point-dots it" d="M([\d.]+) ([\d.]+)h0"/>', drawing)
+    assert 100 < float(dot[0]) < 220
+    texts = re.findall(r">([^<>]+)</text>", drawing)
+    assert "400" in texts
+    assert [float(text.removesuffix(" %")) for text in texts if text.endswith(" %")] == [
+        20,
+        22,
+        24,
+        26,
+        28,
+        30,
+    ]
+    many = Series("it", "line", [(x, x / 100) for x in range(100)])
+    assert "point-dots" not in chart([many], 300, 200, label="l", x_label="step", percent=True)
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0.0), (5, 0.5), (10, 1.0)])
+def test_a_mark_and_its_text_stay_within_the_chart(x, y):
+    line = Series("it", "line", [(0, 0.0), (5, 0.5), (10, 1.0)])
+    mark = Series("best", "mark", [(x, y)], "best AP 12.3 %, step 9,000")
+    drawing = chart([line, mark], 400, 200, label="l", x_label="step", percent=True)
+    root = ET.fromstring(drawing)
+    ring, text = root.find("circle"), root.find("text[@class='mark']")
+    places = [p.split() for p in path_of(drawing, "it")[1:].split("L")]
+    assert [ring.attrib["cx"], ring.attrib["cy"]] in places
+    half = 0.55 * 14 * len(text.text) / 2
+    assert float(text.attrib["x"]) - half >= 0
+    assert float(text.attrib["x"]) + half <= 400
+    assert 14 <= float(text.attrib["y"]) <= 200
+
+
 def test_failed_children_are_crosses_on_the_ground_line():
     series, _ = reward_series({0: 0.2, 1: None, 2: 0.4, 3: None})
     drawing = chart(series, 300, 200, label="rewards", x_label="child", percent=True)

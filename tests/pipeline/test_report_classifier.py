@@ -56,3 +56,13 @@ def test_an_evaluation_alone_has_a_page_of_its_own(run_dir):
     page = read(folder)
     assert list(page.sections) == ["classifier", "mistakes", "again"]
     assert not page.having("note")
+
+
+def test_the_loss_of_training_and_test_images_is_drawn(run_dir):
+    rows = ["step,train/loss,test/loss,loss", "10,2.5,,", "15,,,9.5", "20,1.25,1.5,", "30,0.5,1,"]
+    (run_dir / "classification" / "metrics.csv").write_text("\n".join(rows))
+    page = read(run_dir)
+    text = page.sections["classifier"]
+    assert "Loss over the training steps 0.5 1.0 1.5 2.0 2.5" in text
+    drawn = [one["class"] for tag, one in page.elements if tag == "path" and "loss" in one.get("class", "")]
+    assert drawn.count("line train-loss") == drawn.count("line test-loss") == 2  # wide and narrow

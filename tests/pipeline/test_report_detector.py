@@ -1,9 +1,17 @@
 """A detector in the report: curves, its boxes beside the annotated ones."""
 
+import json
+import re
+
 import pytest
+import torch
+from small_detectors import small_detector
 from written_run import CLASSES, Page, read, write_config, write_data
 
+from detection.data.coco_file import CategoryEntry
+from detection.evaluation.config import EvaluateConfig
 from detection.evaluation.curves import Curves, write_curves
+from detection.evaluation.run import run as evaluate
 from pipeline.report import write_report
 from runtime.folder import plain
 
@@ -49,6 +57,57 @@ def test_precision_is_drawn_against_recall(run_dir):
     assert f"recall, % {' '.join(CLASSES)}" in text
     drawn = [attrs for tag, attrs in page.elements if tag == "path" and "line-2" in attrs.get("class", "")]
     assert len(drawn) == 2  # wide and narrow, of the means only
+
+
+def test_the_best_step_of_the_validations_is_marked(run_dir):
+    rows = ["step,val/AP,val/AP50,loss", "49,,,1.5", "50,0.125,0.25,", "100,0.375,0.5,", "150,0.375,0.75,"]
+    (run_dir / "detection" / "metrics.csv").write_text("\n".join(rows))
+    page = read(run_dir)
+    text = page.sections["detector"]
+    assert "AP over the training steps, val images" in text
+    assert text.count("best AP 37.5 %, step 100") == 2  # wide and narrow
+    assert len(page.having("best-step")) == 2
+    assert len([one for one in page.having("point-dots") if "val-AP" in one["class"].split()]) == 2
+
+
+def test_one_evaluation_gives_a_chart_in_which_it_is_seen(run_dir):
+    (run_dir / "detection" / "metrics.csv").write_text("step,val/AP,val/AP50\n20,0.0,0.0\n")
+    page = read(run_dir)
+    assert "best AP 0.0 %, step 20" in page.sections["detector"]
+    dots = [one["d"] for one in page.having("point-dots") if "val-AP" in one["class"].split()]
+    assert all(re.fullmatch(r"M[\d.]+ [\d.]+h0", dot) for dot in dots)
+    assert len(dots) == 2
+
+
+@pytest.mark.parametrize("by", ["weights", "predictions"])
+def test_an_evaluation_shows_its_detections_and_how_to_repeat_it(tmp_path, by):
+    data, output = write_data(tmp_path / "data"), tmp_path / "out"
+    detector = small_detector([CategoryEntry(5, CLASSES[0]), CategoryEntry(9, CLASSES[1])])
+    detector.save(tmp_path / "detector.safetensors", {})
+    evaluate(EvaluateConfig(weights=str(tmp_path / "detector.safetensors"), data=data, output=str(output)))
+    if by == "predictions":
+        given = str(output / "predictions.json")
+        output = tmp_path / "again"
+        evaluate(EvaluateConfig(predictions=given, data=data, output=str(output)))
+    page = read(output)
+    assert list(page.sections) == ["detector", "detections", "again"]
+    assert len(page.having("pair")) == 2
+    assert not page.having("note")
+    assert "The evaluation again" in page.sections["again"]
+    assert torch.__version__.split("+")[0] in page.sections["again"]
+
+
+def test_an_evaluation_without_annotations_shows_what_was_found(tmp_path):
+    data, output = write_data(tmp_path / "data"), tmp_path / "out"
+    content = json.loads((tmp_path / "data" / "val.json").read_text())
+    del content["annotations"]
+    (tmp_path / "data" / "val.json").write_text(json.dumps(content))
+    detector = small_detector([CategoryEntry(5, CLASSES[0]), CategoryEntry(9, CLASSES[1])])
+    detector.save(tmp_path / "detector.safetensors", {})
+    evaluate(EvaluateConfig(weights=str(tmp_path / "detector.safetensors"), data=data, output=str(output)))
+    page = read(output)
+    assert len(page.having("pair")) == 2
+    assert page.having("box")
 
 
 def test_of_many_classes_the_best_and_the_worst_have_curves():
