@@ -180,6 +180,9 @@ def convert_json(value: Any, form: type[T], prefix: str, *, defaults: bool = Fal
     """
     try:
         result = msgspec.convert(value, form)
+    except UnicodeEncodeError as error:  # one half of a pair, as JSON may escape it
+        half = clipped(error.object[error.start : error.end])
+        raise ValueError(f"{prefix.rstrip(' .:')}: expected text in Unicode, found {half}") from None
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `$")
         key = place.strip("`.")

@@ -47,6 +47,7 @@ class Whole:
     ("value", "message"),
     [
         ([], "f.json = [], expected object"),
+        ({"part": {"size": 1, "\ud800": "a"}}, r"f.json: expected text in Unicode, found '\ud800'"),
         ({}, "f.json: part is missing"),
         ({"part": {"name": "b"}}, "f.json: part.size is missing"),
         ({"part": {"size": 1}, "parts": [], "free": {}}, "f.json: part.name is missing"),
