@@ -17,6 +17,15 @@ ACTIVATION_MEMORY = ("keep", "lean", "checkpoint")
 """What a network keeps for the backward pass: `NASNet.set_activation_memory`."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
+_LARGEST = {"cells_per_stage": 100, "filters": 4096, "stem_filters": 4096, "image_size": LARGEST_IMAGE}
+
+
+def check_sizes(config: Any) -> None:
+    """Raises ConfigError for a size of a network that no machine builds. config: has some of NetworkSpec's keys."""
+    for key, most in _LARGEST.items():
+        if hasattr(config, key):
+            require(config, key, least=1, most=most)
+
 
 @dataclass(frozen=True)
 class NetworkSpec:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from backbones.config import BackboneConfig
 from backbones.ranges import KEY, ConfigError, require
-from runtime.config import EvaluationConfig, LoggerConfig, TrainerConfig
+from runtime.config import MOST_PROCESSES, EvaluationConfig, LoggerConfig, TrainerConfig
 from runtime.steps import StepPlan, scaled_rate
 
 DATA_SETS = ("digits", "cifar10", "fashion_mnist", "imagefolder")
@@ -16,6 +16,12 @@ OPTIMIZERS = ("sgd", "rmsprop", "adamw")
 SCHEDULES = ("cosine", "exponential")
 BATCH_SIZE = 256
 """Images per forward pass where nothing says otherwise."""
+MOST_IMAGES = 1_000_000
+"""Images of one step or forward pass that a key may ask for."""
+MOST_PADDING = 1024
+"""Pixels around a resident image."""
+LEAST_STD = 0.001
+"""Deviation of pixels in 0..1; a quarter of a grey level."""
 
 
 @dataclass(kw_only=True)
@@ -64,7 +70,8 @@ class ImageDataConfig:
     def __post_init__(self) -> None:
         require(self, "name", among=DATA_SETS)
         require(self, "train_limit", "test_limit", least=1)
-        require(self, "workers", "crop_padding", least=0)
+        require(self, "workers", least=0, most=MOST_PROCESSES)
+        require(self, "crop_padding", least=0, most=MOST_PADDING)
         require(self, "crop_area_min", "eval_crop", above=0, most=1)
         if self.download and self.name not in ("cifar10", "fashion_mnist"):
             raise ConfigError(f"{KEY}download = true, but {KEY}name = {self.name} cannot be downloaded")
@@ -72,9 +79,11 @@ class ImageDataConfig:
             raise ConfigError(
                 f"{KEY}color_jitter = true changes decoded images only; set {KEY}resident=false"
             )
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        if len(self.mean) != 3 or not all(0 <= value <= 1 for value in self.mean):
+            raise ConfigError(f"{KEY}mean = {self.mean}, must be 3 numbers in 0..1, on the scale of 0..1")
+        if len(self.std) != 3 or not all(LEAST_STD <= value <= 1 for value in self.std):
             raise ConfigError(
-                f"{KEY}mean = {self.mean}, {KEY}std = {self.std}: both need 3 numbers, std above 0"
+                f"{KEY}std = {self.std}, must be 3 numbers in {LEAST_STD}..1, on the scale of 0..1"
             )
 
     @property
@@ -146,15 +155,19 @@ class RecipeConfig:
     """The same with a rectangle of the other image instead; with both, each batch takes either. 0: off."""
 
     def __post_init__(self) -> None:
-        require(self, "epochs", "batch_size", "accumulate", "reference_batch_size", least=1)
+        require(self, "epochs", least=1)
+        require(self, "batch_size", "accumulate", "reference_batch_size", least=1, most=MOST_IMAGES)
         require(self, "optimizer", among=OPTIMIZERS)
         require(self, "schedule", among=SCHEDULES)
-        require(self, "lr", "rms_epsilon", "lr_decay", "lr_decay_epochs", "clip_norm", above=0)
+        require(self, "lr", "rms_epsilon", "clip_norm", above=0)
+        require(self, "lr_decay", above=0, most=1)
+        require(self, "lr_decay_epochs", least=0.001)
         require(self, "momentum", "rms_decay", "adam_decay", least=0, below=1)
         require(self, "label_smoothing", "dropout", "ema_decay", least=0, below=1)
         require(self, "drop_path_keep", above=0, most=1)
-        require(self, "weight_decay", "auxiliary_weight", "cutout", "rand_augment", least=0)
-        require(self, "mixup_alpha", "cutmix_alpha", least=0)
+        require(self, "weight_decay", "auxiliary_weight", "cutout", least=0)
+        require(self, "rand_augment", least=0, most=100)
+        require(self, "mixup_alpha", "cutmix_alpha", least=0, most=100)
         require(self, "rand_augment_magnitude", least=0, most=30)
         require(self, "warmup_epochs", least=0, below=self.epochs)
 
@@ -182,7 +195,8 @@ class ClassificationConfig:
     """Images per forward pass in evaluation."""
 
     def __post_init__(self) -> None:
-        require(self, "validate_every_epochs", "eval_batch_size", least=1)
+        require(self, "validate_every_epochs", least=1)
+        require(self, "eval_batch_size", least=1, most=MOST_IMAGES)
         recipe = self.recipe
         if recipe.cutout and not self.data.is_resident:
             raise ConfigError(
@@ -216,5 +230,5 @@ class EvaluateConfig(EvaluationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "batch_size", least=1)
+        require(self, "batch_size", least=1, most=MOST_IMAGES)
         require(self, "split", among=("test", "train"))

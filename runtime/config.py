@@ -20,6 +20,8 @@ RENAMED = {"recipe.lr_batch_size": "recipe.reference_batch_size", "trainer.accel
 """Old names of keys: new names."""
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+MOST_PROCESSES = 1024
+"""Processes of one machine that a key may ask for, and threads of one process."""
 
 
 class Builds:
@@ -114,7 +116,9 @@ class TrainerConfig:
         check_device_name(self.device)
         require(self, "precision", among=PRECISIONS)
         require(self, "activation_memory", among=ACTIVATION_MEMORY)
-        require(self, "devices", "num_nodes", "threads", "checkpoint_steps", "log_every_steps", least=1)
+        require(self, "devices", "threads", least=1, most=MOST_PROCESSES)
+        require(self, "num_nodes", least=1, most=100_000)
+        require(self, "checkpoint_steps", "log_every_steps", least=1)
         require(self, "checkpoint_seconds", least=0)
         if self.device.startswith("cuda:") and self.processes > 1:
             raise ConfigError(
@@ -147,7 +151,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         check_device_name(self.device)
-        require(self, "threads", least=1)
+        require(self, "threads", least=1, most=MOST_PROCESSES)
         if self.logger.name != "none" and self.output is None:
             raise ConfigError(
                 f"{KEY}logger = {self.logger.name}, but there is no output folder; set {KEY}output=DIR"
