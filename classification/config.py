@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from backbones.config import BackboneConfig
 from backbones.ranges import KEY, ConfigError, require
+from backbones.spec import HEAD_INITS
 from runtime.config import MOST_PROCESSES, EvaluationConfig, LoggerConfig, TrainerConfig
 from runtime.steps import StepPlan, scaled_rate
 
@@ -70,8 +71,8 @@ class ImageDataConfig:
     def __post_init__(self) -> None:
         require(self, "name", among=DATA_SETS)
         require(self, "train_limit", "test_limit", least=1)
-        require(self, "workers", least=0, most=MOST_PROCESSES)
-        require(self, "crop_padding", least=0, most=MOST_PADDING)
+        require(self, "workers", least=0, limit=MOST_PROCESSES)
+        require(self, "crop_padding", least=0, limit=MOST_PADDING)
         require(self, "crop_area_min", "eval_crop", above=0, most=1)
         if self.download and self.name not in ("cifar10", "fashion_mnist"):
             raise ConfigError(f"{KEY}download = true, but {KEY}name = {self.name} cannot be downloaded")
@@ -145,6 +146,9 @@ class RecipeConfig:
     """Decay per step of the average of the weights that is evaluated and saved; None: the weights as such."""
     cutout: int = 0
     """Side in pixels of the square blanked in each training image; 0: none. Resident images only."""
+    head_init: str = "fan_in"
+    """Start of the classifiers of networks of cells. `fan_in`: the first loss is near that of a guess.
+    `fan_out`: TF-slim's, the paper's, whose first loss is large where there are few classes."""
     rand_augment: int = 0
     """Operations of RandAugment on each training image; 0: none, 2 is usual."""
     rand_augment_magnitude: int = 9
@@ -156,9 +160,10 @@ class RecipeConfig:
 
     def __post_init__(self) -> None:
         require(self, "epochs", least=1)
-        require(self, "batch_size", "accumulate", "reference_batch_size", least=1, most=MOST_IMAGES)
+        require(self, "batch_size", "accumulate", "reference_batch_size", least=1, limit=MOST_IMAGES)
         require(self, "optimizer", among=OPTIMIZERS)
         require(self, "schedule", among=SCHEDULES)
+        require(self, "head_init", among=HEAD_INITS)
         require(self, "lr", "rms_epsilon", "clip_norm", above=0)
         require(self, "lr_decay", above=0, most=1)
         require(self, "lr_decay_epochs", least=0.001)
@@ -166,8 +171,8 @@ class RecipeConfig:
         require(self, "label_smoothing", "dropout", "ema_decay", least=0, below=1)
         require(self, "drop_path_keep", above=0, most=1)
         require(self, "weight_decay", "auxiliary_weight", "cutout", least=0)
-        require(self, "rand_augment", least=0, most=100)
-        require(self, "mixup_alpha", "cutmix_alpha", least=0, most=100)
+        require(self, "rand_augment", least=0, limit=100)
+        require(self, "mixup_alpha", "cutmix_alpha", least=0, limit=100)
         require(self, "rand_augment_magnitude", least=0, most=30)
         require(self, "warmup_epochs", least=0, below=self.epochs)
 
@@ -196,7 +201,7 @@ class ClassificationConfig:
 
     def __post_init__(self) -> None:
         require(self, "validate_every_epochs", least=1)
-        require(self, "eval_batch_size", least=1, most=MOST_IMAGES)
+        require(self, "eval_batch_size", least=1, limit=MOST_IMAGES)
         recipe = self.recipe
         if recipe.cutout and not self.data.is_resident:
             raise ConfigError(
@@ -230,5 +235,5 @@ class EvaluateConfig(EvaluationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "batch_size", least=1, most=MOST_IMAGES)
+        require(self, "batch_size", least=1, limit=MOST_IMAGES)
         require(self, "split", among=("test", "train"))

@@ -38,6 +38,7 @@ from runtime.trainer import build_trainer, check_machine, compiled, last_checkpo
 
 log = logging.getLogger(__name__)
 
+WEIGHTS = "backbone.safetensors"
 STAGE = Stage(
     "classification",
     may_change=("trainer", "data.root", "data.download", "data.workers", "validate_every_epochs"),
@@ -82,6 +83,7 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
     )
     own_test_loader = test_loader.share(rank, config.trainer.processes)
     module = _build_module(config, network, config.plan().steps_per_epoch(len(train_images)))
+    weights.check_storable(network, str(Path(config.run_dir) / WEIGHTS))
     folder = STAGE.open(config, trainer)
     if not rank:
         warn_of_slow_statistics(network, len(train_loader) * recipe.epochs)
@@ -113,7 +115,7 @@ def _finish(
     more: dict[str, Any],
 ) -> dict[str, Any]:
     metrics, per_class = predictions.metrics(), predictions.per_class()
-    path = folder.path / "backbone.safetensors"
+    path = folder.path / WEIGHTS
     weights.save(network, path, metrics=metrics, evaluation={"split": "test", "batch_size": batch_size})
     write_mistakes(folder.path, mistakes)
     log_mistakes(loggers, mistakes, per_class, "test")
@@ -142,6 +144,7 @@ def _build_network(config: ClassificationConfig, classes: list[str]) -> Classifi
         drop_path_keep=recipe.drop_path_keep,
         dropout=recipe.dropout,
         auxiliary=recipe.auxiliary_weight > 0,
+        head_init=recipe.head_init,
     )
     network.classes = classes
     network.preprocessing = replace(

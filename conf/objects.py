@@ -34,15 +34,16 @@ def _check(config: DictConfig) -> None:
         for name in map(str, config):
             if name not in names and isinstance(root, DictConfig):
                 raise ConfigError(unknown_key(f"{here}.{name}" if here else name, root))
-    for key in config:
-        if OmegaConf.is_missing(config, key):
-            continue
-        if isinstance(part := config[key], DictConfig):
-            _check(part)
-        else:
-            node: Any = config._get_node(key)
-            with under(here):
-                _check_number(str(key), part, ", or null" if node._is_optional() else "")
+    known = {key: config[key] for key in config if not OmegaConf.is_missing(config, key)}
+    parts = {key: value for key, value in known.items() if isinstance(value, DictConfig)}
+    for key in [
+        key for key in known if key not in parts
+    ]:  # before the parts, whose values may be references to these
+        node: Any = config._get_node(key)
+        with under(here):
+            _check_number(str(key), known[key], ", or null" if node._is_optional() else "")
+    for part in parts.values():
+        _check(part)
     with under(here):
         OmegaConf.to_object(config)
 

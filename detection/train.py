@@ -84,6 +84,7 @@ def _train(asked: DetectionConfig) -> dict[str, Any]:
     )
     if own_rank:  # weights are of one seed, drop path is each process's own
         seed_process(config.seed, own_rank)
+    detector.check_storable(str(Path(config.run_dir) / WEIGHTS))
     folder = STAGE.open(asked, trainer)
     if not own_rank:
         if asked.recipe.batch_size == AUTO:

@@ -25,7 +25,7 @@ class SpaceConfig:
     """How a block may join its two operands."""
 
     def __post_init__(self) -> None:
-        require(self, "blocks", least=1, most=MOST_BLOCKS)
+        require(self, "blocks", least=1, limit=MOST_BLOCKS)
         for name, known in (("operations", OPERATION_NAMES), ("combinations", COMBINATIONS)):
             chosen = getattr(self, name)
             if unknown := [option for option in chosen if option not in known]:
@@ -79,7 +79,7 @@ class SearchConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
     def __post_init__(self) -> None:
-        require(self, "window", least=1, most=MOST_WINDOW)
+        require(self, "window", least=1, limit=MOST_WINDOW)
 
     def parts(self) -> list[str]:
         """See `runtime.config.check_extras`: an evaluator of the user's own opens no images of ours."""

@@ -63,7 +63,7 @@ class CocoDataConfig:
             raise ConfigError(f"{KEY}fixed_size and {KEY}scale_jitter are both set, give one of them")
         self._check_jitter()
         require(self, "train_limit", "val_limit", least=1)
-        require(self, "workers", least=0, most=MOST_PROCESSES)
+        require(self, "workers", least=0, limit=MOST_PROCESSES)
 
     def _check_jitter(self) -> None:
         scales, colors = self.scale_jitter, self.color_jitter
@@ -127,7 +127,7 @@ class ScenesDataConfig(CocoDataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "train_scenes", "val_scenes", least=4, most=1_000_000)
+        require(self, "train_scenes", "val_scenes", least=4, limit=1_000_000)
 
     def prepare(self) -> Path:
         """Writes the scenes where they are not yet; returns their root.

@@ -59,7 +59,7 @@ class FpnConfig(EngineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "fpn_channels", least=1, most=MOST_CHANNELS)
+        require(self, "fpn_channels", least=1, limit=MOST_CHANNELS)
 
     def anchor_sizes(self, strides: Sequence[int]) -> list[list[int]]:
         """Of each level of the pyramid. Raises ConfigError unless there is one for each."""
@@ -94,8 +94,8 @@ class C4Config(EngineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "rpn_channels", least=1, most=MOST_CHANNELS)
-        require(self, "roi_chunk", least=1, most=MOST_BOXES)
+        require(self, "rpn_channels", least=1, limit=MOST_CHANNELS)
+        require(self, "roi_chunk", least=1, limit=MOST_BOXES)
 
 
 @dataclass(kw_only=True)

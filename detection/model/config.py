@@ -49,8 +49,8 @@ class RpnConfig:
         require(self, "positive_fraction", "iou_low", "iou_high", "nms_threshold", least=0, most=1)
         if self.iou_low > self.iou_high:
             raise ConfigError(f"{KEY}iou_low = {self.iou_low} exceeds {KEY}iou_high = {self.iou_high}")
-        require(self, "batch_size_per_image", "pre_nms_train", "pre_nms_test", least=1, most=MOST_BOXES)
-        require(self, "post_nms_train", "post_nms_test", least=1, most=MOST_BOXES)
+        require(self, "batch_size_per_image", "pre_nms_train", "pre_nms_test", least=1, limit=MOST_BOXES)
+        require(self, "post_nms_train", "post_nms_test", least=1, limit=MOST_BOXES)
         require(self, "box_loss_weight", above=0)
 
     def sizes_by_level(self, strides: Sequence[int]) -> list[list[int]]:
@@ -85,7 +85,7 @@ class SecondStageConfig:
     def __post_init__(self) -> None:
         require(self, "positive_fraction", "iou_threshold", "score_threshold", least=0, most=1)
         require(self, "nms_threshold", least=0, most=1)
-        require(self, "batch_size_per_image", "detections_per_image", least=1, most=MOST_BOXES)
+        require(self, "batch_size_per_image", "detections_per_image", least=1, limit=MOST_BOXES)
         require(self, "box_loss_weight", above=0)
 
 
@@ -100,8 +100,8 @@ class BoxHeadConfig(SecondStageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "width", least=1, most=MOST_CHANNELS)
-        require(self, "pooled_size", least=1, most=MOST_GRID)
+        require(self, "width", least=1, limit=MOST_CHANNELS)
+        require(self, "pooled_size", least=1, limit=MOST_GRID)
 
 
 @dataclass(kw_only=True)
@@ -121,4 +121,4 @@ class C4HeadConfig(SecondStageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "crop_size", least=1, most=MOST_GRID)
+        require(self, "crop_size", least=1, limit=MOST_GRID)

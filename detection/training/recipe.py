@@ -54,8 +54,8 @@ class DetectionRecipe:
         if isinstance(self.batch_size, str) and self.batch_size != AUTO:
             raise ConfigError(f"{KEY}batch_size = {self.batch_size!r}, expected a number of images or {AUTO}")
         if self.batch_size != AUTO:
-            require(self, "batch_size", least=1, most=MOST_IMAGES)
-        require(self, "accumulate", "reference_batch_size", least=1, most=MOST_IMAGES)
+            require(self, "batch_size", least=1, limit=MOST_IMAGES)
+        require(self, "accumulate", "reference_batch_size", least=1, limit=MOST_IMAGES)
         require(self, "epochs", "steps", "patience", least=1)
         require(self, "lr", "clip_norm", above=0)
         require(self, "momentum", "ema_decay", least=0, below=1)

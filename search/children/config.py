@@ -47,8 +47,8 @@ class ChildConfig:
     def __post_init__(self) -> None:
         check_sizes(self)
         require(self, "epochs", least=1)
-        require(self, "threads", least=1, most=MOST_PROCESSES)
-        require(self, "batch_size", least=2, most=MOST_IMAGES)  # batch norm needs 2
+        require(self, "threads", least=1, limit=MOST_PROCESSES)
+        require(self, "batch_size", least=2, limit=MOST_IMAGES)  # batch norm needs 2
         require(self, "lr", "clip_norm", "validation", "training", "timeout_seconds", above=0)
         require(self, "momentum", least=0, below=1)
         require(self, "batch_norm_momentum", above=0, most=1)

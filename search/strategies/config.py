@@ -45,8 +45,8 @@ class ControllerConfig(Builds):
 
     def __post_init__(self) -> None:
         require(self, "name", among=("controller",))
-        require(self, "hidden", least=1, most=4096)
-        require(self, "architectures_per_update", "passes", least=1, most=100_000)
+        require(self, "hidden", least=1, limit=4096)
+        require(self, "architectures_per_update", "passes", least=1, limit=100_000)
         require(self, "init", "lr", "clip", above=0)
         require(self, "entropy_weight", least=0)
         require(self, "baseline_decay", least=0, below=1)
