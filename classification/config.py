@@ -111,8 +111,8 @@ class RecipeConfig:
     lr: float = 0.025
     """Learning rate at the start, or after the warm-up."""
     reference_batch_size: int | None = None
-    """Images per step that `lr` is meant for; the rate used is lr * batch_size / reference_batch_size. None:
-    `lr` as it is."""
+    """Images per step that `lr` is meant for; the rate used is lr * batch_size / reference_batch_size, with
+    the square root of that ratio for adamw. None: `lr` as it is."""
     momentum: float = 0.9
     """Share of the last step in the next, in [0, 1); for adamw that of the old mean gradient in the new."""
     rms_decay: float = 0.9
@@ -178,7 +178,9 @@ class RecipeConfig:
 
     @property
     def scaled_lr(self) -> float:
-        return scaled_rate(self.lr, self.batch_size, self.reference_batch_size)
+        """By the square root of the images per step for adamw, else in proportion to them."""
+        power = 0.5 if self.optimizer == "adamw" else 1.0
+        return scaled_rate(self.lr, self.batch_size, self.reference_batch_size, power)
 
 
 @dataclass(kw_only=True)

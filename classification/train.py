@@ -33,7 +33,9 @@ from runtime.finite import NonFiniteError
 from runtime.folder import RunFolder
 from runtime.loading import ResumableLoader, training_loader
 from runtime.progress_callback import ProgressCallback
-from runtime.stage import Stage, seed_process
+from runtime.stage import Stage, log_metrics, seed_process
+from runtime.steps import log_rate
+from runtime.tracking import log_costs
 from runtime.trainer import build_trainer, check_machine, compiled, last_checkpoint, prepare_network
 
 log = logging.getLogger(__name__)
@@ -122,6 +124,8 @@ def _finish(
     by_class = dict(zip(mistakes.classes, per_class, strict=True))
     counted = profile(network)
     costs = {"parameters": counted.parameters, "multiply_adds": counted.multiply_adds}
+    log_metrics(loggers, "test", metrics, more["steps"])
+    log_costs(loggers, costs, more["steps"])
     return STAGE.finish(folder, loggers, "test", metrics, by_class, costs=costs, **more)
 
 
@@ -161,8 +165,7 @@ def _build_module(
     config: ClassificationConfig, network: Classifier, steps_per_epoch: int
 ) -> ClassificationModule:
     recipe = config.recipe
-    if recipe.scaled_lr != recipe.lr:
-        log.info("learning rate %.4g for %d images per step", recipe.scaled_lr, recipe.batch_size)
+    log_rate(recipe.lr, recipe.scaled_lr, recipe.batch_size, recipe.reference_batch_size)
     if config.plan().images_per_pass != config.plan().batch_size:
         log.info("%s", config.plan())
     mixing = None
