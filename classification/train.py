@@ -44,7 +44,7 @@ WEIGHTS = "backbone.safetensors"
 STAGE = Stage(
     "classification",
     may_change=("trainer", "data.root", "data.download", "data.workers", "validate_every_epochs"),
-    products=("backbone.safetensors",),
+    products=(WEIGHTS,),
 )
 
 
