@@ -139,8 +139,14 @@ def test_a_sweep_runs_a_job_per_value_in_hydras_folders(tmp_path):
     ("words", "message"),
     [
         (["search", "data=cifar10", "data.root=/nowhere"], "data.root = /nowhere: no such folder"),
-        (["search", "data=mnist"], "Could not find 'data/mnist'"),
-        (["search", "data=digits", "budget.childen=3"], "Key 'childen' not in 'BudgetConfig'"),
+        (
+            ["search", "data=mnist"],
+            "data=mnist: expected one of cifar10, digits",
+        ),
+        (
+            ["search", "data=digits", "budget.childen=3"],
+            "did you mean budget.children?",
+        ),
         (
             ["classification", "data=digits", "backbone=nasnet_a_mobile", "backbone.filters=10"],
             "backbone.filters = 10",
