@@ -15,8 +15,11 @@ def build(
     drop_path_keep: float = 1.0,
     dropout: float = 0.0,
     auxiliary: bool = False,
+    head_init: str = "fan_in",
 ) -> Classifier:
     """The network of a spec with fresh weights. The options are those of `NASNet`.
+
+    head_init: timm starts its own networks in its own way.
 
     num_classes: K; `spec.default_classes` where None.
     Raises ValueError for what cannot be built, ModuleNotFoundError where timm is needed and absent.
@@ -26,4 +29,4 @@ def build(
         from backbones.timm_backbone import TimmBackbone
 
         return TimmBackbone(spec, num_classes, **options)
-    return NASNet(spec, num_classes, **options)
+    return NASNet(spec, num_classes, **options, head_init=head_init)

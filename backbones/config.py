@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from backbones.genotype import Genotype
-from backbones.spec import NetworkSpec
+from backbones.ranges import require
+from backbones.spec import NetworkSpec, check_sizes
 from backbones.timm_spec import TimmSpec, timm_extras
 from backbones.zoo import resolve_spec, spec_of_genotype
 
@@ -34,6 +35,11 @@ class BackboneConfig:
     """Added to the variance."""
     batch_norm_momentum: float | None = None
     """Weight of the newest batch in the running statistics; the paper's 0.0003 needs 10,000s of steps."""
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+        require(self, "batch_norm_eps", above=0, most=1)
+        require(self, "batch_norm_momentum", above=0, most=1)
 
     def extras(self) -> dict[str, str]:
         """See `runtime.config.check_extras`."""

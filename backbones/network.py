@@ -19,7 +19,7 @@ from backbones.fused_operations import folded
 from backbones.layers import Layers
 from backbones.plan import live_outputs, plan_cells
 from backbones.separable import SeparableConv
-from backbones.spec import ACTIVATION_MEMORY, NetworkSpec, Preprocessing
+from backbones.spec import ACTIVATION_MEMORY, HEAD_INITS, NetworkSpec, Preprocessing
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class NASNet(Classifier):
     num_classes: K; `spec.default_classes` where None.
     drop_path_keep: probability that a path of the last cell survives at the end of training, in (0, 1].
     dropout: probability before the classifier. auxiliary: build the auxiliary head; it is left out, and
-    logged, where its map is below 5x5, and `self.auxiliary` is None then.
+    logged, where its map is below 5x5, and `self.auxiliary` is None then. head_init: see `reset_parameters`.
     shapes: of the outputs, the stem's first.
     """
 
@@ -75,6 +75,7 @@ class NASNet(Classifier):
         drop_path_keep: float = 1.0,
         dropout: float = 0.0,
         auxiliary: bool = False,
+        head_init: str = "fan_in",
     ) -> None:
         super().__init__(spec, spec.default_classes if num_classes is None else num_classes, drop_path_keep)
         half = (0.5,) * spec.in_channels
@@ -114,7 +115,7 @@ class NASNet(Classifier):
         self.auxiliary = self._auxiliary_head(layers, shapes) if auxiliary else None
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(shapes[-1].channels, self.num_classes)
-        self.reset_parameters()
+        self.reset_parameters(head_init)
         self.set_progress(1.0)
 
     def _auxiliary_head(self, layers: Layers, shapes: list[MapShape]) -> AuxiliaryHead | None:
@@ -125,15 +126,26 @@ class NASNet(Classifier):
             return None
         return AuxiliaryHead(layers, shape.channels, side, self.num_classes)
 
-    def reset_parameters(self) -> None:
-        """TF's variance scaling: factor 2, fan out, truncated normal (docs/nasnet.md, section 4.7)."""
+    def reset_parameters(self, head_init: str = "fan_in") -> None:
+        """TF's variance scaling: factor 2, fan out, truncated normal (docs/nasnet.md, section 4.7).
+
+        head_init: of the two classifiers. `fan_in`: uniform in +-1/sqrt(inputs), so that the first loss is
+        near ln K. `fan_out`: TF's rule for them, too, which starts them far too wide for few classes.
+        Raises ValueError for another.
+        """
+        if head_init not in HEAD_INITS:
+            raise ValueError(f"head_init = {head_init!r}, expected one of {', '.join(HEAD_INITS)}")
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 # A depthwise filter feeds one channel, hence the groups (docs/nasnet.md, T13).
                 groups = module.groups if isinstance(module, nn.Conv2d) else 1
                 fan_out = module.weight.shape[0] * module.weight[0, 0].numel() / groups
                 std = math.sqrt(1.3 * 2.0 / fan_out)
-                nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+                if isinstance(module, nn.Linear) and head_init == "fan_in":
+                    bound = module.in_features**-0.5
+                    nn.init.uniform_(module.weight, -bound, bound)
+                else:
+                    nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 

@@ -65,10 +65,12 @@ def require(
     most: float | None = None,
     below: float | None = None,
     among: Collection[str] | None = None,
+    limit: float | None = None,
 ) -> None:
     """Raises ConfigError for the first of the keys whose value is outside; None is never refused.
 
-    least, most: bounds that a value may have. above, below: bounds that it may not. among: all it may be."""
+    least, most: bounds that a value may have. above, below: bounds that it may not. among: all it may be.
+    limit: as `most`, where only a mistake comes near it, so that messages about small values leave it out."""
     for key in keys:
         value = getattr(config, key)
         if value is None:
@@ -82,9 +84,15 @@ def require(
             and (most is None or value <= most)
             and (below is None or value < below)
         ):
-            types = {field.name: field.type for field in dataclasses.fields(config)}
-            null = ", or null" if type(None) in get_args(types[key]) else ""
-            raise ConfigError(f"{KEY}{key} = {value}, must be {_told(least, above, most, below)}{null}")
+            rule = _told(least, above, most, below)
+            raise ConfigError(f"{KEY}{key} = {value}, must be {rule}{_or_null(config, key)}")
+        elif limit is not None and value > limit:
+            raise ConfigError(f"{KEY}{key} = {value}, must be at most {limit}{_or_null(config, key)}")
+
+
+def _or_null(config: Any, key: str) -> str:
+    types = {field.name: field.type for field in dataclasses.fields(config)}
+    return ", or null" if type(None) in get_args(types[key]) else ""
 
 
 def _told(least: float | None, above: float | None, most: float | None, below: float | None) -> str:

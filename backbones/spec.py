@@ -15,7 +15,20 @@ MOST_CELLS, MOST_CHANNELS, LARGEST_IMAGE = 1000, 1_000_000, 4096
 """Cells of a stage, channels or classes, pixels of a side: more are a mistake, or a file's false claim."""
 ACTIVATION_MEMORY = ("keep", "lean", "checkpoint")
 """What a network keeps for the backward pass: `NASNet.set_activation_memory`."""
+HEAD_INITS = ("fan_in", "fan_out")
+"""How wide classifiers start: by their inputs, or as TF-slim's by their classes."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+
+_LARGEST = {"cells_per_stage": 100, "filters": 4096, "stem_filters": 4096, "image_size": LARGEST_IMAGE}
+
+
+def check_sizes(config: Any) -> None:
+    """Raises ConfigError for a size of a network that no machine builds.
+
+    config: a dataclass with some of NetworkSpec's keys."""
+    for key, most in _LARGEST.items():
+        if hasattr(config, key):
+            require(config, key, least=1, limit=most)
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,23 @@ def write_safetensors(
 
     kind: `backbone` or `detector`. metadata: JSON values; `format`, `kind` and `versions` are added.
     """
-    versions = {"torch": torch.__version__}
-    header = {"format": FORMAT, "kind": kind, **metadata, "versions": versions}
+    header = encoded(kind, metadata, str(path))
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, serialise(plain, metadata={KEY: json.dumps(header, allow_nan=False)}))
+    write_atomically(path, serialise(plain, metadata={KEY: header}))
+
+
+def encoded(kind: str, metadata: Mapping[str, Any], where: str) -> str:
+    """The description of a weights file as it is stored. Raises ValueError that names a key JSON cannot hold.
+
+    where: the file, for the message. Training calls it before it begins: what it would write must be
+    writable."""
+    header = {"format": FORMAT, "kind": kind, **metadata, "versions": {"torch": torch.__version__}}
+    for key, value in header.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (ValueError, TypeError) as error:  # NaN and infinities are not JSON
+            raise ValueError(f"{where}: {key} = {clipped(value)} cannot be stored: {error}") from None
+    return json.dumps(header)
 
 
 def read_safetensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -69,15 +82,27 @@ def save(
     Raises ValueError for a network that `load` could not build again: fused, without its classifier, pruned,
     pooled or changed otherwise since it was built from its spec.
     """
-    if net.unstorable is not None:
-        raise ValueError(f"{path}: {net.unstorable}")
     metadata = {**describe(net, classes, metrics), "evaluation": dict(evaluation or {})}
+    write_safetensors(path, "backbone", _storable(net, metadata, str(path)), metadata)
+
+
+def check_storable(net: Classifier, where: str) -> None:
+    """Raises what `save` would raise when its training is over. where: the file, for the message."""
+    metadata = describe(net)
+    _storable(net, metadata, where)
+    encoded("backbone", metadata, where)
+
+
+def _storable(net: Classifier, metadata: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+    """The tensors of a network that can be built again from what `metadata` says. Raises ValueError."""
+    if net.unstorable is not None:
+        raise ValueError(f"{where}: {net.unstorable}")
     tensors = {name: value for name, value in net.state_dict().items() if not name.startswith("auxiliary.")}
     with torch.device("meta"):
-        again = from_description(metadata, str(path))
+        again = from_description(metadata, where)
     if faults := _differences(again.state_dict(), tensors):
-        raise ValueError(f"{path}: the network is no longer the one that its spec describes: {faults}")
-    write_safetensors(path, "backbone", tensors, metadata)
+        raise ValueError(f"{where}: the network is no longer the one that its spec describes: {faults}")
+    return tensors
 
 
 def describe(

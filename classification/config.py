@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from backbones.config import BackboneConfig
 from backbones.ranges import KEY, ConfigError, require
-from runtime.config import EvaluationConfig, LoggerConfig, TrainerConfig
+from backbones.spec import HEAD_INITS
+from runtime.config import MOST_PROCESSES, EvaluationConfig, LoggerConfig, TrainerConfig
 from runtime.steps import StepPlan, scaled_rate
 
 DATA_SETS = ("digits", "cifar10", "fashion_mnist", "imagefolder")
@@ -16,6 +17,12 @@ OPTIMIZERS = ("sgd", "rmsprop", "adamw")
 SCHEDULES = ("cosine", "exponential")
 BATCH_SIZE = 256
 """Images per forward pass where nothing says otherwise."""
+MOST_IMAGES = 1_000_000
+"""Images of one step or forward pass that a key may ask for."""
+MOST_PADDING = 1024
+"""Pixels around a resident image."""
+LEAST_STD = 0.001
+"""Deviation of pixels in 0..1; a quarter of a grey level."""
 
 
 @dataclass(kw_only=True)
@@ -64,7 +71,8 @@ class ImageDataConfig:
     def __post_init__(self) -> None:
         require(self, "name", among=DATA_SETS)
         require(self, "train_limit", "test_limit", least=1)
-        require(self, "workers", "crop_padding", least=0)
+        require(self, "workers", least=0, limit=MOST_PROCESSES)
+        require(self, "crop_padding", least=0, limit=MOST_PADDING)
         require(self, "crop_area_min", "eval_crop", above=0, most=1)
         if self.download and self.name not in ("cifar10", "fashion_mnist"):
             raise ConfigError(f"{KEY}download = true, but {KEY}name = {self.name} cannot be downloaded")
@@ -72,9 +80,11 @@ class ImageDataConfig:
             raise ConfigError(
                 f"{KEY}color_jitter = true changes decoded images only; set {KEY}resident=false"
             )
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        if len(self.mean) != 3 or not all(0 <= value <= 1 for value in self.mean):
+            raise ConfigError(f"{KEY}mean = {self.mean}, must be 3 numbers in 0..1, on the scale of 0..1")
+        if len(self.std) != 3 or not all(LEAST_STD <= value <= 1 for value in self.std):
             raise ConfigError(
-                f"{KEY}mean = {self.mean}, {KEY}std = {self.std}: both need 3 numbers, std above 0"
+                f"{KEY}std = {self.std}, must be 3 numbers in {LEAST_STD}..1, on the scale of 0..1"
             )
 
     @property
@@ -101,8 +111,8 @@ class RecipeConfig:
     lr: float = 0.025
     """Learning rate at the start, or after the warm-up."""
     reference_batch_size: int | None = None
-    """Images per step that `lr` is meant for; the rate used is lr * batch_size / reference_batch_size. None:
-    `lr` as it is."""
+    """Images per step that `lr` is meant for; the rate used is lr * batch_size / reference_batch_size, with
+    the square root of that ratio for adamw. None: `lr` as it is."""
     momentum: float = 0.9
     """Share of the last step in the next, in [0, 1); for adamw that of the old mean gradient in the new."""
     rms_decay: float = 0.9
@@ -136,6 +146,9 @@ class RecipeConfig:
     """Decay per step of the average of the weights that is evaluated and saved; None: the weights as such."""
     cutout: int = 0
     """Side in pixels of the square blanked in each training image; 0: none. Resident images only."""
+    head_init: str = "fan_in"
+    """Start of the classifiers of networks of cells. `fan_in`: the first loss is near that of a guess.
+    `fan_out`: TF-slim's, the paper's, whose first loss is large where there are few classes."""
     rand_augment: int = 0
     """Operations of RandAugment on each training image; 0: none, 2 is usual."""
     rand_augment_magnitude: int = 9
@@ -146,21 +159,28 @@ class RecipeConfig:
     """The same with a rectangle of the other image instead; with both, each batch takes either. 0: off."""
 
     def __post_init__(self) -> None:
-        require(self, "epochs", "batch_size", "accumulate", "reference_batch_size", least=1)
+        require(self, "epochs", least=1)
+        require(self, "batch_size", "accumulate", "reference_batch_size", least=1, limit=MOST_IMAGES)
         require(self, "optimizer", among=OPTIMIZERS)
         require(self, "schedule", among=SCHEDULES)
-        require(self, "lr", "rms_epsilon", "lr_decay", "lr_decay_epochs", "clip_norm", above=0)
+        require(self, "head_init", among=HEAD_INITS)
+        require(self, "lr", "rms_epsilon", "clip_norm", above=0)
+        require(self, "lr_decay", above=0, most=1)
+        require(self, "lr_decay_epochs", least=0.001)
         require(self, "momentum", "rms_decay", "adam_decay", least=0, below=1)
         require(self, "label_smoothing", "dropout", "ema_decay", least=0, below=1)
         require(self, "drop_path_keep", above=0, most=1)
-        require(self, "weight_decay", "auxiliary_weight", "cutout", "rand_augment", least=0)
-        require(self, "mixup_alpha", "cutmix_alpha", least=0)
+        require(self, "weight_decay", "auxiliary_weight", "cutout", least=0)
+        require(self, "rand_augment", least=0, limit=100)
+        require(self, "mixup_alpha", "cutmix_alpha", least=0, limit=100)
         require(self, "rand_augment_magnitude", least=0, most=30)
         require(self, "warmup_epochs", least=0, below=self.epochs)
 
     @property
     def scaled_lr(self) -> float:
-        return scaled_rate(self.lr, self.batch_size, self.reference_batch_size)
+        """By the square root of the images per step for adamw, else in proportion to them."""
+        power = 0.5 if self.optimizer == "adamw" else 1.0
+        return scaled_rate(self.lr, self.batch_size, self.reference_batch_size, power)
 
 
 @dataclass(kw_only=True)
@@ -182,7 +202,8 @@ class ClassificationConfig:
     """Images per forward pass in evaluation."""
 
     def __post_init__(self) -> None:
-        require(self, "validate_every_epochs", "eval_batch_size", least=1)
+        require(self, "validate_every_epochs", least=1)
+        require(self, "eval_batch_size", least=1, limit=MOST_IMAGES)
         recipe = self.recipe
         if recipe.cutout and not self.data.is_resident:
             raise ConfigError(
@@ -216,5 +237,5 @@ class EvaluateConfig(EvaluationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "batch_size", least=1)
+        require(self, "batch_size", least=1, limit=MOST_IMAGES)
         require(self, "split", among=("test", "train"))

@@ -33,15 +33,18 @@ from runtime.finite import NonFiniteError
 from runtime.folder import RunFolder
 from runtime.loading import ResumableLoader, training_loader
 from runtime.progress_callback import ProgressCallback
-from runtime.stage import Stage, seed_process
+from runtime.stage import Stage, log_metrics, seed_process
+from runtime.steps import log_rate
+from runtime.tracking import log_costs
 from runtime.trainer import build_trainer, check_machine, compiled, last_checkpoint, prepare_network
 
 log = logging.getLogger(__name__)
 
+WEIGHTS = "backbone.safetensors"
 STAGE = Stage(
     "classification",
     may_change=("trainer", "data.root", "data.download", "data.workers", "validate_every_epochs"),
-    products=("backbone.safetensors",),
+    products=(WEIGHTS,),
 )
 
 
@@ -82,6 +85,7 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
     )
     own_test_loader = test_loader.share(rank, config.trainer.processes)
     module = _build_module(config, network, config.plan().steps_per_epoch(len(train_images)))
+    weights.check_storable(network, str(Path(config.run_dir) / WEIGHTS))
     folder = STAGE.open(config, trainer)
     if not rank:
         warn_of_slow_statistics(network, len(train_loader) * recipe.epochs)
@@ -113,13 +117,15 @@ def _finish(
     more: dict[str, Any],
 ) -> dict[str, Any]:
     metrics, per_class = predictions.metrics(), predictions.per_class()
-    path = folder.path / "backbone.safetensors"
+    path = folder.path / WEIGHTS
     weights.save(network, path, metrics=metrics, evaluation={"split": "test", "batch_size": batch_size})
     write_mistakes(folder.path, mistakes)
     log_mistakes(loggers, mistakes, per_class, "test")
     by_class = dict(zip(mistakes.classes, per_class, strict=True))
     counted = profile(network)
     costs = {"parameters": counted.parameters, "multiply_adds": counted.multiply_adds}
+    log_metrics(loggers, "test", metrics, more["steps"])
+    log_costs(loggers, costs, more["steps"])
     return STAGE.finish(folder, loggers, "test", metrics, by_class, costs=costs, **more)
 
 
@@ -142,6 +148,7 @@ def _build_network(config: ClassificationConfig, classes: list[str]) -> Classifi
         drop_path_keep=recipe.drop_path_keep,
         dropout=recipe.dropout,
         auxiliary=recipe.auxiliary_weight > 0,
+        head_init=recipe.head_init,
     )
     network.classes = classes
     network.preprocessing = replace(
@@ -158,8 +165,7 @@ def _build_module(
     config: ClassificationConfig, network: Classifier, steps_per_epoch: int
 ) -> ClassificationModule:
     recipe = config.recipe
-    if recipe.scaled_lr != recipe.lr:
-        log.info("learning rate %.4g for %d images per step", recipe.scaled_lr, recipe.batch_size)
+    log_rate(recipe.lr, recipe.scaled_lr, recipe.batch_size, recipe.reference_batch_size)
     if config.plan().images_per_pass != config.plan().batch_size:
         log.info("%s", config.plan())
     mixing = None

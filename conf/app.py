@@ -8,7 +8,7 @@ import pkgutil
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from backbones.files import printable_lines
 from celltransfer import command_line, program, user_folder_last
 from conf import EXPERIMENTS, register
 from conf.objects import to_objects
+from conf.refusals import refusal
+from conf.sweep import failed_jobs
 from runtime.config import RENAMED, check_extras
 from runtime.folder import log_only
 from runtime.interrupts import sigterm_as_interrupt
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, OmegaConfBaseException, SearchPaused)
 """What a wrong value, a missing file or an outage raises; all else is a bug and keeps its traceback."""
+FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 def main(config_name: str, run: str) -> None:
@@ -46,11 +49,48 @@ def main(config_name: str, run: str) -> None:
     refuse_foreign_experiment(config_name, sys.argv[1:])
     refuse_old_names(sys.argv[1:])
     register(config_name)
-    start = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(_task(run))
-    if {"--help", "-h"} & {*sys.argv[1:]}:
-        _help(start)
-    else:
-        start()
+    wish = os.environ.get(FULL_ERROR)
+    start = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(
+        _task(run, wish)
+    )
+    with _told(config_name, wish == "1"), _environment("1"):
+        if {"--help", "-h"} & {*sys.argv[1:]}:
+            _help(start)
+        else:
+            start()
+
+
+@contextlib.contextmanager
+def _environment(full_error: str | None) -> Iterator[None]:
+    """Sets HYDRA_FULL_ERROR. While it is 1, Hydra raises its errors instead of printing them."""
+    before = os.environ.pop(FULL_ERROR, None)
+    try:
+        if full_error is not None:
+            os.environ[FULL_ERROR] = full_error
+        yield
+    finally:
+        os.environ.pop(FULL_ERROR, None)
+        if before is not None:
+            os.environ[FULL_ERROR] = before
+
+
+@contextlib.contextmanager
+def _told(command: str, full: bool) -> Iterator[None]:
+    """Ends the process with one message for what Hydra refused, and with the list of a sweep's failed jobs.
+
+    full: show tracebacks instead."""
+    try:
+        yield
+    except Exception as error:
+        failed = failed_jobs()
+        words = [word for word in sys.argv[1:] if not word.startswith("-")]
+        if full or not (failed or (message := refusal(error, command, words))):
+            raise
+        if failed:
+            jobs = "1 job" if len(failed) == 1 else f"{len(failed)} jobs"
+            message = "\n".join([f"{jobs} failed:", *failed])
+        print(message, file=sys.stderr)
+        sys.exit(1)
 
 
 def _help(start: Callable[[], None]) -> None:
@@ -95,8 +135,14 @@ def experiments(command: str) -> list[str]:
     return sorted(path.stem for path in EXPERIMENTS.glob(f"{command}/experiment/*.yaml"))
 
 
-def _task(run: str) -> Callable[[DictConfig], Any]:
+def _task(run: str, full_error: str | None) -> Callable[[DictConfig], Any]:
+    """full_error: HYDRA_FULL_ERROR as the user set it, for the processes that the run starts, too."""
+
     def task(config: DictConfig) -> Any:
+        with _environment(full_error):
+            return run_it(config)
+
+    def run_it(config: DictConfig) -> Any:
         user_folder_last()  # in a process of a launcher, too
         output_dir = Path(HydraConfig.get().runtime.output_dir)
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -117,10 +163,10 @@ def _task(run: str) -> Callable[[DictConfig], Any]:
                 log.info("%s: %s", HydraConfig.get().job.config_name, config.run_dir)
             return _objective(pkgutil.resolve_name(run)(asked))
         except USER_ERRORS as error:
-            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            if full_error == "1":
                 raise
             log.debug("refused", exc_info=True)
-            if sweep:  # Hydra records the failed job, runs the others, and ends with this message
+            if sweep:  # `conf.sweep` reports the failed job, and Hydra runs the others
                 raise CompactHydraException(str(error)) from None
             rank = launched_rank()
             text = printable_lines(str(error))

@@ -16,6 +16,7 @@ from backbones.pictures import as_picture
 from backbones.weights import (
     check_claims,
     check_values,
+    encoded,
     load_tensors,
     read_safetensors,
     write_safetensors,
@@ -91,7 +92,14 @@ class Detector:
 
     def save(self, path: str | os.PathLike[str], metrics: Mapping[str, float]) -> None:
         """Writes a `detector.safetensors`, which needs no other file."""
-        metadata = {
+        write_safetensors(path, "detector", self.engine.state_dict(), self._description(metrics))
+
+    def check_storable(self, where: str) -> None:
+        """Raises ValueError where `save` could not write the detector. where: the file, for the message."""
+        encoded("detector", self._description({}), where)
+
+    def _description(self, metrics: Mapping[str, float]) -> dict[str, Any]:
+        return {
             "engine": self.config.name,
             "head": self.config.head,
             "detector": dataclasses.asdict(self.config),
@@ -102,7 +110,6 @@ class Detector:
             **({"group_norm": True} if self.group_norm else {}),
             "metrics": dict(metrics),
         }
-        write_safetensors(path, "detector", self.engine.state_dict(), metadata)
 
     def __call__(
         self, images: Picture | Iterable[Picture], threshold: float | None = None

@@ -14,6 +14,7 @@ from classification.optimizers import ExponentialAverage
 from detection.data.images import DetectionImages, collate
 from detection.detector import Detector
 from detection.engines.config import C4_STRIDE, C4Config
+from detection.engines.costs import profile
 from detection.evaluation.results_file import write_results
 from detection.evaluation.run import predict_all, record, scored_on
 from detection.evaluation.scoring import evaluate
@@ -28,6 +29,8 @@ from runtime.folder import RunFolder
 from runtime.loading import training_loader
 from runtime.progress_callback import ProgressCallback
 from runtime.stage import Stage, log_metrics, seed_process
+from runtime.steps import log_rate
+from runtime.tracking import log_costs
 from runtime.trainer import build_trainer, check_machine, last_checkpoint
 
 log = logging.getLogger(__name__)
@@ -84,6 +87,8 @@ def _train(asked: DetectionConfig) -> dict[str, Any]:
     )
     if own_rank:  # weights are of one seed, drop path is each process's own
         seed_process(config.seed, own_rank)
+    detector.check_storable(str(Path(config.run_dir) / WEIGHTS))
+    costs = _costs(config, detector)
     folder = STAGE.open(asked, trainer)
     if not own_rank:
         if asked.recipe.batch_size == AUTO:
@@ -91,7 +96,7 @@ def _train(asked: DetectionConfig) -> dict[str, Any]:
         _tell(config, detector, train, steps)
     module = DetectionModule(detector.engine, recipe, steps).train()
     trainer.fit(module, loader, ckpt_path=last_checkpoint(folder), weights_only=True)
-    return _finish(config, folder, detector, val, trainer, validation)
+    return _finish(config, folder, detector, val, trainer, validation, costs)
 
 
 def _with_batch_size(config: DetectionConfig, detector: Detector, images: int) -> DetectionConfig:
@@ -111,8 +116,9 @@ def _finish(
     val: DetectionImages,
     trainer: L.Trainer,
     validation: list[Validation],
+    costs: dict[str, int],
 ) -> dict[str, Any]:
-    """Evaluates on all processes; the first one writes."""
+    """Evaluates on all processes; the first one writes. costs: of the detector, for its figures."""
     # As the file will be read: another order in memory is another order of sums, hence other last digits.
     detector.engine.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     broadcast_buffers(detector.to(trainer.strategy.root_device).engine)
@@ -123,14 +129,26 @@ def _finish(
     metrics, weights = evaluation.metrics, folder.path / WEIGHTS
     write_results(folder.path / PREDICTIONS, results)
     detector.save(weights, metrics)
-    more: dict[str, Any] = {"undefined": evaluation.undefined, **scored_on(val.coco)}
+    more: dict[str, Any] = {"undefined": evaluation.undefined, "costs": costs, **scored_on(val.coco)}
     more["steps"] = trainer.global_step
     for callback in validation:
         callback.offer(trainer.global_step, metrics)
-        more["best"] = {"AP": callback.best, "step": callback.best_step}
+        if callback.best is not None:
+            more["best"] = {"AP": callback.best, "step": callback.best_step}
     log_metrics(trainer.loggers, "val", metrics, trainer.global_step)
+    log_costs(trainer.loggers, costs, trainer.global_step)
     record(folder.path, trainer.loggers, val, val.coco, results, evaluation)
     return STAGE.finish(folder, trainer.loggers, "val", metrics, evaluation.per_class, **more)
+
+
+def _costs(config: DetectionConfig, detector: Detector) -> dict[str, int]:
+    """Of one image of the largest size that evaluation looks at."""
+    spec: Any = detector.engine.backbone.spec
+    parts = profile(config.detector, spec, len(detector.categories), config.data.evaluation_size.largest())
+    return {
+        "parameters": sum(part.parameters for part in parts),
+        "multiply_adds": sum(part.multiply_adds * part.times for part in parts),
+    }
 
 
 def _validation(
@@ -172,6 +190,7 @@ def _tell(config: DetectionConfig, detector: Detector, train: DetectionImages, s
         "the stored statistics" if frozen else own,
     )
     log.info("%s; learning rate %.4g", config.plan(), recipe.scaled_lr)
+    log_rate(recipe.lr, recipe.scaled_lr, recipe.images_per_step, recipe.reference_batch_size)
     if still := sum(not p.requires_grad for p in detector.engine.backbone.parameters()):
         log.info("%d tensors of the backbone, up to c%d, stay as loaded", still, config.backbone.freeze_at)
     if not frozen and not config.backbone.pretrained:

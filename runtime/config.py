@@ -18,8 +18,12 @@ from celltransfer import not_installed
 
 RENAMED = {"recipe.lr_batch_size": "recipe.reference_batch_size", "trainer.accelerator": "trainer.device"}
 """Old names of keys: new names."""
+ADDED = {"recipe.head_init": "fan_out"}
+"""Keys that older runs did not have: the value that they had."""
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+MOST_PROCESSES = 1024
+"""Processes of one machine that a key may ask for, and threads of one process."""
 
 
 class Builds:
@@ -114,7 +118,9 @@ class TrainerConfig:
         check_device_name(self.device)
         require(self, "precision", among=PRECISIONS)
         require(self, "activation_memory", among=ACTIVATION_MEMORY)
-        require(self, "devices", "num_nodes", "threads", "checkpoint_steps", "log_every_steps", least=1)
+        require(self, "devices", "threads", least=1, limit=MOST_PROCESSES)
+        require(self, "num_nodes", least=1, limit=100_000)
+        require(self, "checkpoint_steps", "log_every_steps", least=1)
         require(self, "checkpoint_seconds", least=0)
         if self.device.startswith("cuda:") and self.processes > 1:
             raise ConfigError(
@@ -147,7 +153,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         check_device_name(self.device)
-        require(self, "threads", least=1)
+        require(self, "threads", least=1, limit=MOST_PROCESSES)
         if self.logger.name != "none" and self.output is None:
             raise ConfigError(
                 f"{KEY}logger = {self.logger.name}, but there is no output folder; set {KEY}output=DIR"

@@ -23,7 +23,7 @@ from backbones.files import (
     write_json,
 )
 from celltransfer import command_line
-from runtime.config import RENAMED
+from runtime.config import ADDED, RENAMED
 from runtime.owner import FILE as OWNER_FILE
 from runtime.owner import owns
 from runtime.yaml_files import read_mapping
@@ -93,7 +93,7 @@ class RunFolder:
         asked = plain(config)
         inputs = input_digests(asked, free=may_change)
         free = (*ALWAYS_FREE, *may_change, *inputs)
-        changes = differences(_with_new_names(_stored_config(stored)), asked, free)
+        changes = differences(_with_new_keys(_stored_config(stored), asked), asked, free)
         changes += [f"{line} (content)" for line in differences(self._stored_inputs(inputs), inputs)]
         if changes:
             raise ValueError(
@@ -236,8 +236,12 @@ def plain(config: Any) -> Any:
     return config
 
 
-def _with_new_names(config: dict[str, Any]) -> dict[str, Any]:
-    """A stored configuration with today's names of its keys."""
+def _with_new_keys(config: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration with today's names of its keys, and with those that it lacks."""
+    for key, value in ADDED.items():
+        group, name = key.split(".")
+        if isinstance(section := config.get(group), dict) and name in (asked.get(group) or {}):
+            section.setdefault(name, value)
     for old, new in RENAMED.items():
         (group, old_key), new_key = old.split("."), new.split(".")[1]
         section = config.get(group)

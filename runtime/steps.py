@@ -1,9 +1,16 @@
 """How images become optimiser steps, on all devices together."""
 
+import logging
+import math
 from dataclasses import dataclass, field
 
 from backbones.ranges import KEY, ConfigError
 from runtime.config import TrainerConfig
+
+log = logging.getLogger(__name__)
+
+FAR = 4
+"""A rate scaled by more, up or down, is worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,10 @@ class StepPlan:
     def check(self, images: int) -> None:
         """Raises ConfigError where so many training images fill no step."""
         if images < self.batch_size:
+            few = 2 ** int(math.log2(max(1, images // 16)))  # some 16 steps an epoch
             raise ConfigError(
-                f"{KEY}recipe.batch_size = {self.batch_size} exceeds the {images} training images"
+                f"{KEY}recipe.batch_size = {self.batch_size} exceeds the {images} training images; set for "
+                f"example {KEY}recipe.batch_size={few}"
             )
 
     def steps_per_epoch(self, images: int) -> int:
@@ -55,8 +64,26 @@ class StepPlan:
         )
 
 
-def scaled_rate(lr: float, batch_size: int, reference_batch_size: int | None) -> float:
-    """The learning rate for steps on `batch_size` images: the linear rule of 1706.02677, section 2.1.
+def scaled_rate(lr: float, batch_size: int, reference_batch_size: int | None, power: float = 1.0) -> float:
+    """The learning rate for steps on `batch_size` images: `lr` times a power of the ratio of the sizes.
 
-    reference_batch_size: images per step that `lr` is meant for. None: `lr` is taken as it is."""
-    return lr if reference_batch_size is None else lr * batch_size / reference_batch_size
+    reference_batch_size: images per step that `lr` is meant for. None: `lr` is taken as it is. power: 1, the
+    linear rule of 1706.02677, section 2.1, for SGD; 0.5 for Adam, whose steps have a length of their own
+    (2205.10287)."""
+    return lr if reference_batch_size is None else lr * (batch_size / reference_batch_size) ** power
+
+
+def log_rate(lr: float, used: float, batch_size: int, reference_batch_size: int | None) -> None:
+    """Logs the rate that a recipe's `lr` was scaled to; as a warning where it is far from it."""
+    if used == lr:
+        return
+    if max(used / lr, lr / used) <= FAR:
+        log.info("learning rate %.4g for %d images per step", used, batch_size)
+        return
+    times, direction = (used / lr, "higher") if used > lr else (lr / used, "lower")
+    log.warning(
+        "The learning rate is %.3g, %.3g times %s than recipe.lr = %.3g: that is for "
+        "recipe.reference_batch_size = %d images per step, and recipe.batch_size = %d. So far from it the "
+        "rule may fail; to train at %.3g set recipe.reference_batch_size=null",
+        *(used, times, direction, lr, reference_batch_size, batch_size, lr),
+    )

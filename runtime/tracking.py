@@ -130,6 +130,14 @@ def log_artifact(loggers: Sequence[Logger], path: Path, kind: str) -> None:
     _in_wandb(loggers, str(path), log_file)
 
 
+def log_costs(loggers: Sequence[Logger], costs: Mapping[str, int], step: int) -> None:
+    """Hands parameters and multiply-adds to wandb's summary, and to TensorBoard as scalars."""
+    _in_wandb(loggers, "the costs", lambda run, wandb: run.summary.update(dict(costs)))
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_metrics(dict(costs), step)
+
+
 def log_table(
     loggers: Sequence[Logger], name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
 ) -> None:

@@ -3,11 +3,14 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from backbones.genotype import COMBINATIONS, OPERATION_NAMES
+from backbones.genotype import COMBINATIONS, MOST_BLOCKS, OPERATION_NAMES
 from backbones.ranges import KEY, ConfigError, require
 from classification.config import ImageDataConfig
 from runtime.config import LoggerConfig
 from search.children.config import ChildConfig
+
+MOST_WINDOW = 100_000
+"""Children that may be proposed before the first result."""
 
 
 @dataclass(kw_only=True)
@@ -22,7 +25,7 @@ class SpaceConfig:
     """How a block may join its two operands."""
 
     def __post_init__(self) -> None:
-        require(self, "blocks", least=1)
+        require(self, "blocks", least=1, limit=MOST_BLOCKS)
         for name, known in (("operations", OPERATION_NAMES), ("combinations", COMBINATIONS)):
             chosen = getattr(self, name)
             if unknown := [option for option in chosen if option not in known]:
@@ -76,7 +79,7 @@ class SearchConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
     def __post_init__(self) -> None:
-        require(self, "window", least=1)
+        require(self, "window", least=1, limit=MOST_WINDOW)
 
     def parts(self) -> list[str]:
         """See `runtime.config.check_extras`: an evaluator of the user's own opens no images of ours."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from backbones.ranges import KEY, ConfigError, existing_folder, require
 from detection.data.sizing import EvaluationSize, Fixed, ScaleJitter, ShortestEdge, TrainingSize, check_side
+from runtime.config import MOST_PROCESSES
 
 
 @dataclass(kw_only=True)
@@ -62,7 +63,7 @@ class CocoDataConfig:
             raise ConfigError(f"{KEY}fixed_size and {KEY}scale_jitter are both set, give one of them")
         self._check_jitter()
         require(self, "train_limit", "val_limit", least=1)
-        require(self, "workers", least=0)
+        require(self, "workers", least=0, limit=MOST_PROCESSES)
 
     def _check_jitter(self) -> None:
         scales, colors = self.scale_jitter, self.color_jitter
@@ -126,7 +127,7 @@ class ScenesDataConfig(CocoDataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "train_scenes", "val_scenes", least=4)
+        require(self, "train_scenes", "val_scenes", least=4, limit=1_000_000)
 
     def prepare(self) -> Path:
         """Writes the scenes where they are not yet; returns their root.

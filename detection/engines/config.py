@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from backbones.ranges import KEY, ConfigError, require, under
-from detection.model.config import BoxHeadConfig, C4HeadConfig, RpnConfig
+from detection.model.config import MOST_BOXES, MOST_CHANNELS, BoxHeadConfig, C4HeadConfig, RpnConfig
 from runtime.config import Builds
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class FpnConfig(EngineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "fpn_channels", least=1)
+        require(self, "fpn_channels", least=1, limit=MOST_CHANNELS)
 
     def anchor_sizes(self, strides: Sequence[int]) -> list[list[int]]:
         """Of each level of the pyramid. Raises ConfigError unless there is one for each."""
@@ -94,7 +94,8 @@ class C4Config(EngineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "rpn_channels", "roi_chunk", least=1)
+        require(self, "rpn_channels", least=1, limit=MOST_CHANNELS)
+        require(self, "roi_chunk", least=1, limit=MOST_BOXES)
 
 
 @dataclass(kw_only=True)

@@ -43,10 +43,10 @@ _PLACES: Mapping[str, tuple[str, Any, int, int]] = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics: the keys of METRICS, each in 0..1. per_class: the same by category name.
+    """metrics: the keys of METRICS, each in 0..1, but for those that are undefined. per_class: by category.
 
     A value of per_class is None where the category has no annotated box of that size. undefined: metrics
-    for which there is no annotated box, such as APs without small ones; here 0.0, -1 in pycocotools."""
+    for which there is no annotated box, such as APs without small ones; -1 in pycocotools."""
 
     metrics: dict[str, float]
     per_class: dict[str, dict[str, float | None]]
@@ -56,13 +56,13 @@ class Evaluation:
     def summary(self) -> str:
         """All metrics in one line, in percent: `AP 23.2  AP50 41.6  …`; a dash for what is undefined."""
         values = {name: f"{100 * value:.1f}" for name, value in self.metrics.items()}
-        return "  ".join(f"{n} {'-' if n in self.undefined else text}" for n, text in values.items())
+        return "  ".join(f"{name} {values.get(name, '-')}" for name in METRICS)
 
 
 def evaluate(coco: CocoAnnotations, results: Sequence[Result], evaluator: str = "pycocotools") -> Evaluation:
     """COCO's 12 numbers of detections on all images of `coco`. evaluator: one of `config.EVALUATORS`.
 
-    No detections, no annotations or none of a size give 0.0 and a warning instead of an exception.
+    No detections give 0.0 and a warning. Metrics for which nothing is annotated are left out.
     Raises ValueError for a box or score that is not finite."""
     check_finite(results)
     if not results:
@@ -75,9 +75,9 @@ def evaluate(coco: CocoAnnotations, results: Sequence[Result], evaluator: str = 
     values = [float(value) for value in scored.stats[: len(METRICS)]]
     undefined = [name for name, value in zip(METRICS, values, strict=True) if value < 0]
     if undefined:
-        log.warning("no annotated boxes for %s: reported as 0", ", ".join(undefined))
+        log.warning("no annotated boxes for %s: left out", ", ".join(undefined))
     evaluation = Evaluation(
-        {name: max(value, 0.0) for name, value in zip(METRICS, values, strict=True)},
+        {name: value for name, value in zip(METRICS, values, strict=True) if value >= 0},
         _per_class(scored.eval, coco.category_names),
         undefined,
         curves_of(scored.eval["precision"][:, :, :, 0, -1], coco.category_names),

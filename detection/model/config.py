@@ -5,6 +5,13 @@ from dataclasses import dataclass, field
 
 from backbones.ranges import KEY, ConfigError, require
 
+MOST_CHANNELS = 65_536
+"""Channels, or units, of a layer."""
+MOST_BOXES = 1_000_000
+"""Boxes of one image."""
+MOST_GRID = 128
+"""Side of RoIAlign's grid."""
+
 
 @dataclass(kw_only=True)
 class RpnConfig:
@@ -36,14 +43,14 @@ class RpnConfig:
     """Factor of `loss_rpn_loc`."""
 
     def __post_init__(self) -> None:
-        for key in ("anchor_sizes", "aspect_ratios"):
-            if not (values := getattr(self, key)) or min(values) <= 0:
-                raise ConfigError(f"{KEY}{key} = {values}, must be one or more numbers above 0")
+        for key, least, most in (("anchor_sizes", 1, 100_000), ("aspect_ratios", 0.01, 100)):
+            if not (values := getattr(self, key)) or not all(least <= value <= most for value in values):
+                raise ConfigError(f"{KEY}{key} = {values}, must be one or more numbers in {least}..{most}")
         require(self, "positive_fraction", "iou_low", "iou_high", "nms_threshold", least=0, most=1)
         if self.iou_low > self.iou_high:
             raise ConfigError(f"{KEY}iou_low = {self.iou_low} exceeds {KEY}iou_high = {self.iou_high}")
-        require(self, "batch_size_per_image", "pre_nms_train", "pre_nms_test", least=1)
-        require(self, "post_nms_train", "post_nms_test", least=1)
+        require(self, "batch_size_per_image", "pre_nms_train", "pre_nms_test", least=1, limit=MOST_BOXES)
+        require(self, "post_nms_train", "post_nms_test", least=1, limit=MOST_BOXES)
         require(self, "box_loss_weight", above=0)
 
     def sizes_by_level(self, strides: Sequence[int]) -> list[list[int]]:
@@ -78,7 +85,7 @@ class SecondStageConfig:
     def __post_init__(self) -> None:
         require(self, "positive_fraction", "iou_threshold", "score_threshold", least=0, most=1)
         require(self, "nms_threshold", least=0, most=1)
-        require(self, "batch_size_per_image", "detections_per_image", least=1)
+        require(self, "batch_size_per_image", "detections_per_image", least=1, limit=MOST_BOXES)
         require(self, "box_loss_weight", above=0)
 
 
@@ -93,7 +100,8 @@ class BoxHeadConfig(SecondStageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "width", "pooled_size", least=1)
+        require(self, "width", least=1, limit=MOST_CHANNELS)
+        require(self, "pooled_size", least=1, limit=MOST_GRID)
 
 
 @dataclass(kw_only=True)
@@ -113,4 +121,4 @@ class C4HeadConfig(SecondStageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "crop_size", least=1)
+        require(self, "crop_size", least=1, limit=MOST_GRID)

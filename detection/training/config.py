@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from backbones.ranges import KEY, ConfigError, require
+from backbones.spec import check_sizes
 from backbones.timm_spec import timm_extras
 from detection.data.config import CocoDataConfig
 from detection.engines.config import EngineConfig
@@ -48,6 +49,8 @@ class BackboneSource:
             raise ConfigError(f"{KEY}{given[0]} belongs to {KEY}name; {self.weights} has its own")
         if self.weights is None and self.from_scratch:
             raise ConfigError(f"{KEY}from_scratch needs {KEY}weights; a name is always from scratch")
+        check_sizes(self)
+        require(self, "batch_norm_momentum", above=0, most=1)
         require(self, "freeze_at", least=0, most=5)
         if self.freeze_at and not self.pretrained:
             raise ConfigError(

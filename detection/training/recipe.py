@@ -4,6 +4,7 @@ import bisect
 from dataclasses import dataclass, field
 
 from backbones.ranges import KEY, ConfigError, require
+from classification.config import MOST_IMAGES
 from runtime.steps import StepPlan, scaled_rate
 
 AUTO = "auto"
@@ -53,8 +54,9 @@ class DetectionRecipe:
         if isinstance(self.batch_size, str) and self.batch_size != AUTO:
             raise ConfigError(f"{KEY}batch_size = {self.batch_size!r}, expected a number of images or {AUTO}")
         if self.batch_size != AUTO:
-            require(self, "batch_size", least=1)
-        require(self, "epochs", "steps", "accumulate", "reference_batch_size", "patience", least=1)
+            require(self, "batch_size", least=1, limit=MOST_IMAGES)
+        require(self, "accumulate", "reference_batch_size", least=1, limit=MOST_IMAGES)
+        require(self, "epochs", "steps", "patience", least=1)
         require(self, "lr", "clip_norm", above=0)
         require(self, "momentum", "ema_decay", least=0, below=1)
         require(self, "warmup_steps", "weight_decay", least=0)

@@ -67,15 +67,19 @@ class Validation(L.Callback):
         self._end(trainer)
 
     def offer(self, step: int, metrics: Mapping[str, float], *, first: bool = True) -> bool:
-        """Keeps what `step` left where its AP is the best so far; whether it is. first: the first process."""
-        if self.best is not None and metrics["AP"] <= self.best:
+        """Keeps what `step` left where its AP is the best so far; whether it is. first: the first process.
+
+        Nothing is kept where there is no AP because no box is annotated."""
+        ap = metrics.get("AP")
+        if ap is None or (self.best is not None and ap <= self.best):
             return False
-        self.best, self.best_step = metrics["AP"], step
+        self.best, self.best_step = ap, step
         if first:
             self.keep(metrics)
         return True
 
     def _end(self, trainer: L.Trainer) -> None:
         if self.patience is not None and self._worse >= self.patience:
-            log.info("The training ends: no AP above %.4g since step %d", self.best, self.best_step)
+            best = "no AP" if self.best is None else f"no AP above {self.best:.4g}"
+            log.info("The training ends: %s since step %d", best, self.best_step)
             trainer.should_stop = True

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from backbones.genotype import Genotype
 from backbones.ranges import require
-from backbones.spec import NetworkSpec
-from runtime.config import check_device_name
+from backbones.spec import NetworkSpec, check_sizes
+from classification.config import MOST_IMAGES
+from runtime.config import MOST_PROCESSES, check_device_name
 
 
 @dataclass(kw_only=True)
@@ -44,8 +45,10 @@ class ChildConfig:
     """`auto` (cuda where there is one, else cpu), `cpu`, `cuda` or `cuda:<number>`."""
 
     def __post_init__(self) -> None:
-        require(self, "cells_per_stage", "filters", "image_size", "epochs", "threads", least=1)
-        require(self, "batch_size", least=2)  # batch norm needs it
+        check_sizes(self)
+        require(self, "epochs", least=1)
+        require(self, "threads", least=1, limit=MOST_PROCESSES)
+        require(self, "batch_size", least=2, limit=MOST_IMAGES)  # batch norm needs 2
         require(self, "lr", "clip_norm", "validation", "training", "timeout_seconds", above=0)
         require(self, "momentum", least=0, below=1)
         require(self, "batch_norm_momentum", above=0, most=1)

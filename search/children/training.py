@@ -38,7 +38,8 @@ def train_child(genotype: Genotype, task: ChildTask, images: ChildImages, config
     with torch_threads(config.threads), torch.random.fork_rng(devices):
         _reset_peak(device)
         torch.manual_seed(task.seed)
-        network = NASNet(config.spec(genotype.canonical()), images.num_classes)
+        # As the paper's children start: TF's rule for the classifier, too.
+        network = NASNet(config.spec(genotype.canonical()), images.num_classes, head_init="fan_out")
         network = network.to(device).to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(
             decay_groups(network, config.weight_decay), lr=config.lr, momentum=config.momentum

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from backbones.ranges import require
 from runtime.config import Builds
 
 
@@ -12,3 +13,6 @@ class InlineConfig(Builds):
 
     builds: ClassVar[str] = "search.executors.inline:InlineExecutor"
     name: str = "inline"
+
+    def __post_init__(self) -> None:
+        require(self, "name", among=("inline",))

@@ -14,6 +14,9 @@ class RandomConfig(Builds):
     builds: ClassVar[str] = "search.strategies.uniform:RandomSearch"
     name: str = "random"
 
+    def __post_init__(self) -> None:
+        require(self, "name", among=("random",))
+
 
 @dataclass(kw_only=True)
 class ControllerConfig(Builds):
@@ -41,7 +44,9 @@ class ControllerConfig(Builds):
     """Reward that stands for a failed child."""
 
     def __post_init__(self) -> None:
-        require(self, "hidden", "architectures_per_update", "passes", least=1)
+        require(self, "name", among=("controller",))
+        require(self, "hidden", least=1, limit=4096)
+        require(self, "architectures_per_update", "passes", least=1, limit=100_000)
         require(self, "init", "lr", "clip", above=0)
         require(self, "entropy_weight", least=0)
         require(self, "baseline_decay", least=0, below=1)

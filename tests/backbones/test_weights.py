@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import math
 import os
 import re
 import time
@@ -8,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from backbones import create, load, save
+from backbones.build import build
 from backbones.spec import Preprocessing
-from backbones.weights import read_safetensors, write_safetensors
+from backbones.weights import check_storable, read_safetensors, write_safetensors
 
 
 @pytest.fixture
@@ -325,6 +328,15 @@ def test_whole_numbers_are_no_weights(net, tmp_path):
     write_safetensors(path, "backbone", of_type(torch.int8)(tensors), metadata)
     with pytest.raises(ValueError, match=r"of another type .* is torch\.int8, expected torch\.float32"):
         load(path)
+
+
+def test_what_json_cannot_hold_is_refused_before_the_training_by_its_key(net, tmp_path):
+    check_storable(net, "net.safetensors")
+    genotype = dataclasses.replace(net.spec.genotype, origin={"reward": math.inf})
+    unsaid = build(dataclasses.replace(net.spec, genotype=genotype), net.num_classes)
+    for attempt in (check_storable, save):
+        with pytest.raises(ValueError, match=r"^net\.safetensors: network = .* cannot be stored|origin"):
+            attempt(unsaid, "net.safetensors")
 
 
 def test_a_fused_network_is_not_stored(net, tmp_path):

@@ -1,5 +1,6 @@
 """The experiment files of the paper's Tables 1 to 3, the recipes they train by, the networks they build."""
 
+import dataclasses
 import re
 from functools import partial
 
@@ -9,7 +10,6 @@ from torch import nn
 import conf.compose
 from backbones.build import build
 from backbones.costs import profile
-from backbones.factory import create
 from backbones.published import PAPER_ROWS
 from backbones.zoo import ZOO
 from classification.config import RecipeConfig
@@ -133,6 +133,7 @@ OFF = {
     "rand_augment": 0,
     "mixup_alpha": 0,
     "cutmix_alpha": 0,
+    "head_init": "fan_in",
 }
 
 
@@ -159,7 +160,8 @@ def test_the_modern_recipe_switches_on_what_is_usual_today():
         "label_smoothing",
     ):
         assert getattr(recipe, key) > 0, key
-    assert composed("recipe=modern", "recipe.batch_size=256").recipe.scaled_lr == pytest.approx(2.5e-4)
+    assert composed("recipe=modern", "recipe.batch_size=256").recipe.scaled_lr == pytest.approx(5e-4)
+    assert composed("recipe=modern", "recipe.batch_size=1024").recipe.scaled_lr == 1e-3
     sgd = ["recipe.optimizer=sgd", "recipe.lr=0.5", "recipe.weight_decay=2e-5"]
     assert isinstance(composed("recipe=modern", *sgd).recipe, RecipeConfig)
 
@@ -169,7 +171,8 @@ def test_norms_and_first_weights_of_the_zoo_are_tf_slims(name):
     # Section 4.7: CIFAR decays by 0.9 with epsilon 1e-5, ImageNet by 0.9997 with 1e-3.
     cifar = ZOO[name].stem == "cifar"
     # Neither depends on the size, so a small network of each name is enough to look at.
-    net = create(name, 10, cells_per_stage=1, filters=32, auxiliary=True)
+    spec = dataclasses.replace(ZOO[name], cells_per_stage=1, filters=32)
+    net = build(spec, 10, auxiliary=True, head_init="fan_out")
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     assert len(norms) > 50
     for norm in norms:

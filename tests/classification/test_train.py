@@ -1,5 +1,6 @@
 """Whole trainings of a small network: the result, exact resume, evaluation, and what is refused."""
 
+import csv
 import dataclasses
 import json
 import math
@@ -19,6 +20,7 @@ from checkpoints import checkpoint
 
 from backbones import weights
 from backbones.config import BackboneConfig
+from backbones.published import NASNET_A
 from classification import evaluation
 from classification.config import ClassificationConfig, EvaluateConfig, ImageDataConfig, RecipeConfig
 from classification.module import ClassificationModule
@@ -307,8 +309,36 @@ def test_drop_path_follows_the_optimiser_steps(tmp_path, digit_folders, monkeypa
     seen = []
     monkeypatch.setattr("backbones.network.NASNet.set_progress", lambda self, progress: seen.append(progress))
     run(config(tmp_path, digit_folders, recipe={"epochs": 1, "batch_size": 8, "accumulate": 2}))
-    # 30 images give 6 batches of 4, two for each step; the first call is the constructor's.
-    assert seen[1:7] == pytest.approx([0, 0, 1 / 3, 1 / 3, 2 / 3, 2 / 3])
+    # 30 images give 6 batches of 4, two for each step; the first calls are the constructor's, of the
+    # network and of the one that shows that it can be stored.
+    assert seen[2:8] == pytest.approx([0, 0, 1 / 3, 1 / 3, 2 / 3, 2 / 3])
+
+
+@pytest.mark.parametrize("every", [None, 2])
+def test_the_figures_of_the_saved_weights_reach_the_trackers(tmp_path, digit_folders, every):
+    asked = dataclasses.replace(
+        config(tmp_path, digit_folders), logger=LoggerConfig(name="csv"), validate_every_epochs=every
+    )
+    metrics = run(asked)["metrics"]
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["test/top1"]]
+    assert int(rows[-1]["step"]) == STEPS_PER_EPOCH * EPOCHS
+    assert {key: float(rows[-1][f"test/{key}"]) for key in metrics} == metrics
+    assert len(rows) == (1 if every is None else 2)
+
+
+def test_what_could_not_be_written_at_the_end_is_refused_at_the_start(tmp_path, digit_folders):
+    """JSON has no NaN: the search's reward in a genotype's origin would end the training's last second."""
+    path = tmp_path / "genotype.json"
+    content = json.dumps(NASNET_A.to_dict() | {"origin": {"reward": math.nan}})
+    path.write_text(content)
+    asked = config(tmp_path / "run", digit_folders)
+    asked = dataclasses.replace(
+        asked, backbone=dataclasses.replace(asked.backbone, name=str(path), stem="cifar")
+    )
+    with pytest.raises(ValueError, match=r"genotype.json: origin|network = .* cannot be stored"):
+        run(asked)
+    assert not (tmp_path / "run").exists()
 
 
 def test_splits_with_different_classes_are_refused_and_leave_nothing(tmp_path, digit_folders):

@@ -20,7 +20,7 @@ from detection.evaluation.config import EvaluateConfig
 from detection.evaluation.curves import read_curves
 from detection.evaluation.results_file import Result, read_results, to_results, write_results
 from detection.evaluation.run import predict_all, run
-from detection.evaluation.scoring import METRICS, evaluate
+from detection.evaluation.scoring import evaluate
 from detection.formats import Prediction
 from runtime.config import LoggerConfig
 
@@ -164,7 +164,7 @@ def test_what_was_written_is_scored_again_without_the_model(coco_folder, detecto
     predictions = EvaluateConfig(predictions=str(tmp_path / "out" / "predictions.json"), data=data)
     assert run(predictions) == content
     figures = (tmp_path / "out" / "metrics.csv").read_text().splitlines()
-    assert figures[0].split(",")[1:] == [f"val/{name}" for name in METRICS]
+    assert figures[0].split(",")[1:] == [f"val/{name}" for name in content["metrics"]]
 
 
 class Forgetful(torch.utils.data.Dataset):

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from backbones.files import read_json
+from classification.config import ClassificationConfig, ImageDataConfig, RecipeConfig
 from runtime.config import LoggerConfig
 from runtime.folder import RunFolder
 
@@ -211,3 +212,18 @@ def test_the_log_of_a_chain_goes_on_in_its_stages(tmp_path):
         [False, True, False],
     ]
     assert f"search: {stages[0]}" in logs[1].splitlines()[0]  # the run folder first
+
+
+def test_a_run_that_is_older_than_a_key_had_the_value_of_before(tmp_path):
+    def started(**recipe):
+        config = ClassificationConfig(
+            run_dir=str(tmp_path / "run"), data=ImageDataConfig(), recipe=RecipeConfig(**recipe)
+        )
+        return RunFolder.open(config.run_dir, config, stage="classification")
+
+    stored = started().path / "config.yaml"
+    older = stored.read_text().replace("  head_init: fan_in\n", "")
+    stored.write_text(older)
+    with pytest.raises(ValueError, match=r"recipe\.head_init: fan_out -> fan_in"):
+        started()
+    started(head_init="fan_out")

@@ -1,13 +1,16 @@
 """How images become optimiser steps."""
 
+import logging
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones.ranges import ConfigError
+from classification.config import RecipeConfig
 from runtime.config import TrainerConfig
 from runtime.loading import training_loader
-from runtime.steps import StepPlan, scaled_rate
+from runtime.steps import StepPlan, log_rate, scaled_rate
 
 COUNTS = st.integers(1, 4)
 
@@ -26,7 +29,10 @@ def test_the_images_of_a_step_are_shared_out_evenly():
 
 def test_too_few_images_for_one_step_are_refused():
     StepPlan(4).check(4)
-    with pytest.raises(ConfigError, match=r"^recipe\.batch_size = 4 exceeds the 3 training images$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^recipe\.batch_size = 4 exceeds the 3 training images; set for example recipe\.batch_size=1$",
+    ):
         StepPlan(4).steps_per_epoch(3)
 
 
@@ -43,3 +49,31 @@ def test_the_steps_of_an_epoch_are_those_of_every_process_loader(images_per_pass
 def test_the_rate_follows_the_images_of_a_step():
     assert scaled_rate(0.1, 64, 256) == 0.025
     assert scaled_rate(0.1, 96, None) == 0.1  # exactly
+    assert scaled_rate(0.1, 64, 256, power=0.5) == 0.05
+    assert RecipeConfig(lr=0.1, batch_size=64, reference_batch_size=256).scaled_lr == 0.025
+    adam = RecipeConfig(optimizer="adamw", lr=0.1, batch_size=64, reference_batch_size=256)
+    assert adam.scaled_lr == 0.05
+
+
+@pytest.mark.parametrize(
+    ("batch", "optimizer", "said"),
+    [
+        (256, "sgd", None),
+        (64, "sgd", "INFO learning rate 0.025 for 64 images per step"),
+        (1024, "sgd", "INFO learning rate 0.4 for 1024 images per step"),
+        (32, "sgd", "WARNING The learning rate is 0.0125, 8 times lower than recipe.lr = 0.1: "),
+        (4096, "sgd", "WARNING The learning rate is 1.6, 16 times higher than recipe.lr = 0.1: "),
+        (32, "adamw", "INFO learning rate 0.03536 for 32 images per step"),
+        (4, "adamw", "WARNING The learning rate is 0.0125, 8 times lower than recipe.lr = 0.1: "),
+    ],
+)
+def test_a_rate_scaled_by_more_than_4_is_a_warning_with_the_value_to_set(batch, optimizer, said, caplog):
+    recipe = RecipeConfig(lr=0.1, batch_size=batch, reference_batch_size=256, optimizer=optimizer)
+    with caplog.at_level(logging.INFO):
+        log_rate(recipe.lr, recipe.scaled_lr, batch, 256)
+    lines = [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+    assert len(lines) == (said is not None)
+    if lines:
+        assert lines[0].startswith(said)
+        remedy = "to train at 0.1 set recipe.reference_batch_size=null"
+        assert lines[0].endswith(remedy) == ("WARNING" in said)

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from runtime import patience
 from runtime.config import LoggerConfig
 from runtime.csv_logger import CsvLogger
-from runtime.tracking import build_loggers, finish, log_artifact
+from runtime.tracking import build_loggers, finish, log_artifact, log_costs
 
 
 def rows(path):
@@ -74,6 +74,23 @@ def test_wandb_is_offline_without_a_login_and_takes_figures_and_files(tmp_path, 
     wandb.teardown()  # waits for its process, which writes last
     content = records[0].read_bytes()
     assert [word for word in (b"reward", b"genotype.json") if word not in content] == []
+
+
+def test_costs_are_in_wandbs_summary_and_tensorboards_scalars(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    costs = {"parameters": 300_000, "multiply_adds": 4_000_000}
+    loggers = build_loggers(LoggerConfig(name="wandb"), tmp_path, "classification", {})
+    log_costs(loggers, costs, 7)
+    assert {key: loggers[1].experiment.summary[key] for key in costs} == costs
+    finish(loggers)
+    assert not (tmp_path / "metrics.csv").exists()  # they are in metrics.json
+    loggers = build_loggers(LoggerConfig(name="tensorboard"), tmp_path, "classification", {})
+    log_costs(loggers, costs, 7)
+    finish(loggers)
+    written = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for key, value in costs.items():
+        assert [(event.step, event.value) for event in written.Scalars(key)] == [(7, value)]
+    assert "hp_metric" not in written.Tags()["scalars"]  # Lightning's -1
 
 
 def test_a_continued_stage_is_one_run_of_wandb(tmp_path, monkeypatch):

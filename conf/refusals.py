@@ -1,0 +1,173 @@
+"""What Hydra refuses, in one message that names the word and what to type instead."""
+
+import contextlib
+import dataclasses
+import difflib
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+SCHEMAS = ("schema", "images_schema")
+"""Choices of the YAML files alone."""
+NEAR = 3
+
+
+def refusal(error: Exception, command: str, words: Sequence[str]) -> str | None:
+    """The message for what composing a configuration raised; None for a bug.
+
+    command: the name of its configuration. words: of the command line, without the options."""
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override, words)
+    if ambiguous := re.match("Ambiguous value for argument '(.*)'\n", str(error)):
+        key, _, value = ambiguous[1].partition("=")
+        return (
+            f"{key} = {value}: commas separate the values of a sweep, which needs -m; for one value with "
+            f"commas type {_quoted(key, value) or 'quotes around it'}, for a list {key}=[{value}]"
+        )
+    if group := _refused_group(error, words):
+        return _foreign_choice(group, command, words)
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    cause = error.__cause__
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        asked = re.match("Could not override '(.*)'", str(error))
+        key = max([str(cause.full_key), asked[1] if asked else ""], key=len)
+        return unknown_key(key, _composed(command, words))
+    if isinstance(cause, OmegaConfBaseException):
+        return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+    if taken := re.match("Could not append to config. An item is already at '(.*)'", str(error)):
+        return f"{taken[1]} is a key already: leave out the +"
+    lines = [line for line in str(error).splitlines() if not line.startswith("To append to")]
+    return "\n".join(lines).partition("\nConfig search path:")[0].partition(" value: {")[0]
+
+
+def unknown_key(key: str, config: DictConfig) -> str:
+    """The message for a key that no dataclass has, with the nearest that one has.
+
+    config: any composed configuration of the command."""
+    parent, _, name = key.rpartition(".")
+    known = list(_keys(config))
+    same_name = [each for each in known if each.endswith(f".{key}")]
+    same_name += [each for each in known if each.rpartition(".")[2] == name]
+    siblings = [each.rpartition(".")[2] for each in known if each.rpartition(".")[0] == parent]
+    prefix = f"{parent}." if parent else ""
+    alike = difflib.get_close_matches(name, siblings)
+    alike += [each for each in siblings if each.startswith(name)]
+    near = list(dict.fromkeys([*same_name, *(prefix + each for each in alike)]))
+    if not siblings:
+        near += difflib.get_close_matches(key, known)
+    if near:
+        return f"{key}: no such key; did you mean {', '.join(near[:NEAR])}?"
+    if siblings:
+        return f"{key}: no such key; {parent or 'the configuration'} has {', '.join(siblings)}"
+    return f"{key}: no such key; --cfg job shows all"
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Dotted keys of all dataclasses in a configuration."""
+    kind = OmegaConf.get_type(config)
+    if not dataclasses.is_dataclass(kind):
+        return
+    for name in (field.name for field in dataclasses.fields(kind)):
+        yield prefix + name
+        node = config._get_node(name) if name in config else None
+        if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing()):
+            node = node._maybe_dereference_node()
+            yield from _keys(node, f"{prefix}{name}.") if isinstance(node, DictConfig) else ()
+
+
+def _unreadable(word: str, words: Sequence[str]) -> str:
+    """For a word that is no `key=value` to Hydra."""
+    whole = next((joined for joined in _split_by_the_shell(words) if word in joined), None)
+    if whole is not None:
+        text = " ".join(whole)
+        return f"{text}: the shell has split the value at its blanks; type {shlex.quote(text)}"
+    key, equals, value = word.partition("=")
+    quoted = _quoted(key, value)
+    if not equals or quoted is None:
+        return f"{word}: expected key=value, such as run_dir=DIR"
+    return f"{key} = {value}: some of its characters mean something to Hydra; type {quoted}"
+
+
+def _quoted(key: str, value: str) -> str | None:
+    """`key=value` quoted for Hydra and, around that, for the shell; None where quotes do not help."""
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)  # Hydra's rule: backslashes count before a quote only
+    word = f'{key}="{escaped}"'
+    with contextlib.suppress(HydraException):
+        if OverridesParser.create().parse_override(word).value() == value:
+            return shlex.quote(word)
+    return None
+
+
+def _split_by_the_shell(words: Sequence[str]) -> Iterator[list[str]]:
+    """Runs of words that close together the brackets that the first one opens."""
+    for start, word in enumerate(words):
+        _, _, value = word.partition("=")
+        if not value.startswith(("[", "{")):
+            continue
+        for end in range(start + 2, len(words) + 1):
+            text = " ".join(words[start:end])
+            if all(text.count(left) == text.count(right) for left, right in ("[]", "{}")):
+                yield list(words[start:end])
+                break
+
+
+def _overrides(words: Sequence[str]) -> Iterator[Override]:
+    for word in words:
+        with contextlib.suppress(HydraException):
+            yield OverridesParser.create().parse_override(word)
+
+
+def _refused_group(error: Exception, words: Sequence[str]) -> Override | None:
+    """The word whose choice of a group was refused: of another type, none that is known, or no name."""
+    group = None
+    if found := re.match(r"In '([^']+)/[^']+': ValidationError", str(error)):
+        group = found[1]
+    elif isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group = error.missing_cfg_file.rpartition("/")[0]
+    for override in _overrides(words):
+        if override.key_or_group == group and (override.is_sweep_override() or override.value() is not None):
+            return override
+        if isinstance(error, ValueError | TypeError) and not isinstance(override.value(), str):
+            return override
+    return None
+
+
+def _foreign_choice(override: Override, command: str, words: Sequence[str]) -> str:
+    group = override.key_or_group
+    others = [word for word in words if word != override.input_line]
+    with initialize_config_module("conf", version_base="1.3"):
+        loader: ConfigLoader = GlobalHydra.instance().config_loader()
+        options = [each for each in loader.get_group_options(group, ObjectType.CONFIG) if each not in SCHEMAS]
+        key = override.get_key_element()
+        fit = [each for each in options if _composes(command, [*others, f"{key}={each}"])]
+        choices = fit or [each for each in options if _composes(command, [f"{key}={each}"])]
+    return f"{override.input_line}: expected one of {', '.join(choices or options)}"
+
+
+def _composes(command: str, words: Sequence[str]) -> bool:
+    try:
+        compose(command, overrides=list(words))
+    except Exception:
+        return False
+    return True
+
+
+def _composed(command: str, words: Sequence[str]) -> DictConfig:
+    """With those of the words that choose from groups, as far as they compose."""
+    with initialize_config_module("conf", version_base="1.3"):
+        kept: list[str] = []
+        for word in words:
+            if _composes(command, [*kept, word]):
+                kept.append(word)
+        return compose(command, overrides=kept)

@@ -1,0 +1,48 @@
+"""What becomes of a sweep's jobs that fail: each is reported when it happens, all of them at the end."""
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+LIST = "failed.txt"
+
+
+class FailedJobs(Callback):
+    """Hydra's callback. `failed.txt` in the sweep's folder has a line for each failed job.
+
+    A file, since a launcher may run the jobs in other processes, on other machines."""
+
+    path: ClassVar[Path | None] = None
+    """Of this process's sweep, once it has begun."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        FailedJobs.path = Path(config.hydra.sweep.dir) / LIST
+        FailedJobs.path.unlink(missing_ok=True)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        hydra = config.hydra
+        if hydra.mode != RunMode.MULTIRUN or job_return.status != JobStatus.FAILED:
+            return
+        error = vars(job_return)["_return_value"]  # the property raises it, and prints
+        reason = str(error)
+        if not isinstance(error, CompactHydraException):  # a bug, not a refusal
+            traceback.print_exception(error)
+            reason = f"{type(error).__name__}: {error}"
+        overrides = " ".join(job_return.overrides or ())
+        line = f"job {hydra.job.num} ({overrides}) failed, {hydra.runtime.output_dir}: {reason}"
+        print(line, file=sys.stderr, flush=True)
+        with (Path(hydra.sweep.dir) / LIST).open("a") as file:
+            file.write(" ".join(line.split()) + "\n")
+
+
+def failed_jobs() -> list[str]:
+    """A line for each failed job of this process's sweep, in the order in which they ended."""
+    path = FailedJobs.path
+    return path.read_text().splitlines() if path is not None and path.is_file() else []

@@ -1,0 +1,143 @@
+"""What a command says when Hydra or a dataclass refuses a word of it."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+# Runs the commands given as JSON, one after the other, each with a run that does nothing; prints what each
+# one writes to stderr, and the exit code.
+MANY = """
+import contextlib, io, json, sys
+from conf.app import main
+for words in json.loads(sys.argv[1]):
+    name, *sys.argv[1:] = words
+    text, code = io.StringIO(), 0
+    with contextlib.redirect_stderr(text):
+        try:
+            main(name, "builtins:repr")
+        except SystemExit as error:
+            code = error.code
+    print(json.dumps([code, text.getvalue().strip()]))
+"""
+
+
+def answers(folder, *commands):
+    script = [sys.executable, "-c", MANY, json.dumps(commands)]
+    variables = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(script, cwd=folder, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+
+
+DATA = "expected one of cifar10, digits, fashion_mnist, imagefolder, imagenet"
+REFUSED = {
+    "classification recipe.lrr=0.1": "recipe.lrr: no such key; did you mean recipe.lr?",
+    "classification data=digits +recipe.lrr=0.1": "recipe.lrr: no such key; did you mean recipe.lr?",
+    "classification data=digits ++recipe.lrr=0.1": "recipe.lrr: no such key; did you mean recipe.lr?",
+    "classification data=digits +recipe.ema.decay=1": "recipe.ema: no such key; did you mean "
+    "recipe.ema_decay?",
+    "classification 'recipe={lrr:1}'": "recipe.lrr: no such key; did you mean recipe.lr?",
+    "classification lr=0.1": "lr: no such key; did you mean recipe.lr?",
+    "pipeline trainer.device=cpu": "trainer.device: no such key; did you mean "
+    "classification.trainer.device, detection.trainer.device, search.child.device?",
+    "pipeline +detection.recipe.step=3": "detection.recipe.step: no such key; did you mean "
+    "detection.recipe.steps?",
+    "classification +q=1": "q: no such key; the configuration has seed, run_dir, data, backbone, recipe, "
+    "trainer, logger, validate_every_epochs, eval_batch_size",
+    "classification data=digits +recipe.lr=0.1": "recipe.lr is a key already: leave out the +",
+    "classification recipe.lr=abc": "recipe.lr: Value 'abc' of type 'str' could not be converted to Float",
+    "classification data=coco": f"data=coco: {DATA}",
+    "classification data=digit": f"data=digit: {DATA}",
+    "classification data=null": f"data=null: {DATA}",
+    "classification data.root=/x data=scenes": f"data=scenes: {DATA}",
+    "detection data=digits": "data=digits: expected one of coco, scenes",
+    "detection recipe=modern": "recipe=modern: expected one of detectron2_1x, nasnet_coco",
+    "pipeline data@detection.data=digits": "data@detection.data=digits: expected one of coco, scenes",
+    "search 'executor=[1]'": "executor=[1]: expected one of inline",
+    "search data=digits 'strategy={name:ppo}'": "strategy.name = 'ppo', expected one of controller",
+    "classification logger@logger2=csv": "Could not override 'logger@logger2'.\nDid you mean to override "
+    "logger?",
+    "classification recipe": "recipe: expected key=value, such as run_dir=DIR",
+}
+
+
+def test_a_refused_word_is_answered_with_what_to_type_and_without_hydras_hint(tmp_path):
+    given = answers(tmp_path, *(shlex.split(command) for command in REFUSED))
+    assert dict(zip(REFUSED, given, strict=True)) == {
+        command: [1, message] for command, message in REFUSED.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["/my data (1)/x=y", '/a "b" c)', "C:\\new (2)", "/data/run[1", "/a,b", "/Bilder/2024: Käfer & Co."],
+)
+def test_the_quoted_form_that_is_shown_arrives_as_it_was_meant(value, tmp_path):
+    ((code, message),) = answers(tmp_path, ["classification", f"data.root={value}"])
+    assert code == 1
+    assert message.startswith(f"data.root = {value}: ")
+    shown = re.search(r" type (.*?)(, for a list .*)?$", message)
+    (word,) = shlex.split(shown[1])
+    config = "import sys, conf.compose as c; print(c.composed('classification', sys.argv[1]).data.root)"
+    done = subprocess.check_output([sys.executable, "-c", config, word], cwd=REPOSITORY, text=True)
+    assert done.rstrip("\n") == value
+
+
+@pytest.mark.parametrize("value", ["[0.5, 0.4, 0.3]", "[0.5, 0.4 , 0.3 ]"])
+def test_a_list_that_the_shell_has_split_is_shown_with_the_shells_quotes(value, tmp_path):
+    words = f"data.mean={value}".split()
+    ((code, message),) = answers(tmp_path, ["classification", "data=digits", *words, "seed=1"])
+    whole = " ".join(words)
+    assert (code, message) == (
+        1,
+        f"{whole}: the shell has split the value at its blanks; type '{whole}'",
+    )
+
+
+def test_free_dictionaries_and_hydras_own_keys_may_have_any_key(tmp_path):
+    free = [
+        ["search", "data=digits", "+evaluator={_target_:builtins.dict,anything:1}", "logger=none"],
+        ["classification", "data=digits", "+hydra.anything=1"],
+        ["classification", "data=digits", "++hydra.job.env_set.ANYTHING=1", "recipe=modern"],
+    ]
+    assert [code for code, _ in answers(tmp_path, *free)] == [0, 0, 0]
+
+
+def sweep(folder, *words):
+    """Exit code and lines of a sweep of the classifier's."""
+    command = [sys.executable, "-um", "classification", "-m", f"hydra.sweep.dir={folder}", "logger=none"]
+    done = subprocess.run(
+        [*command, "data=digits", *words],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.returncode, done.stdout.splitlines()
+
+
+def test_a_sweep_reports_each_failed_job_when_it_fails_and_lists_all_at_the_end(tmp_path):
+    code, lines = sweep(tmp_path, "backbone=genotype", "backbone.name=a.json,b.json")
+    fails = [
+        f"job {n} (logger=none data=digits backbone=genotype backbone.name={name}.json) failed, "
+        f"{tmp_path / str(n)}: {name}.json: no such genotype file"
+        for n, name in enumerate("ab")
+    ]
+    begun = [next(i for i, line in enumerate(lines) if f"\t#{n} : " in line) for n in (0, 1)]
+    assert [code, *lines[-3:]] == [1, "2 jobs failed:", *fails]
+    assert begun[0] < lines.index(fails[0]) < begun[1] < lines.index(fails[1]) < len(lines) - 3
+    assert (tmp_path / "failed.txt").read_text().splitlines() == fails
+
+
+def test_a_sweep_in_the_folder_of_another_lists_its_own_failures_alone(tmp_path):
+    for epochs in ("-1,-2", "-3,-4"):
+        code, lines = sweep(tmp_path, f"recipe.epochs={epochs}")
+        assert [code, lines[-3]] == [1, "2 jobs failed:"]
+        for line, value in zip(lines[-2:], epochs.split(","), strict=True):
+            assert line.endswith(f": recipe.epochs = {value}, must be at least 1")
