@@ -24,7 +24,7 @@ from detection.data.coco_rules import find_problems
 from detection.data.labels import LabelledImages
 from detection.data.voc_labels import read_voc
 from detection.data.yolo_labels import read_yolo
-from runtime.problems import Problem, refuse
+from runtime.problems import Problem, counted, refuse
 
 READERS: Mapping[str, Callable[[Path, str | None, Path | None, Path | None], LabelledImages]] = {
     "yolo": read_yolo,
@@ -85,9 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     crowds = sum(thing.crowd for thing in objects)
     without = sum(not image.objects for image in labelled.images)
     print(
-        f"{options.output}: {len(labelled.images)} images ({without} without objects, {labelled.unlabelled} "
-        f"of them without a label file), {len(objects)} objects ({crowds} of them crowd regions), "
-        f"{len(labelled.categories)} categories"
+        f"{options.output}: {counted(len(labelled.images), 'image')} ({without} without objects, "
+        f"{labelled.unlabelled} of them without a label file), {counted(len(objects), 'object')} "
+        f"({crowds} of them crowd regions), {counted(len(labelled.categories), 'category', 'categories')}"
     )
     paths = shlex.join([str(options.output), str(labelled.folder)])
     print(f"check it: {program('detection.check_data')} {paths}")

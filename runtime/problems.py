@@ -54,6 +54,11 @@ def note(
         found.names.append(name)
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number and its unit, as `1 image` or `2 images`. many: the plural; None: with an s."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 def refuse(problems: Iterable[Problem]) -> None:
     """Raises ValueError with a line for each problem that is an error.
 

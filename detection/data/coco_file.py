@@ -199,7 +199,8 @@ def _split(data: bytes) -> Elements:
             found[key] = msgspec.json.decode(keys.get(key, b"null"), type=list[msgspec.Raw] | None)
         except msgspec.ValidationError:
             kind = type(msgspec.json.decode(keys[key])).__name__
-            raise ValueError(f"{key} is {kind}, expected a list") from None
+            named = {"dict": "an object", "str": "text"}.get(kind, f"a {kind}")
+            raise ValueError(f"{key} is {named}, expected a list") from None
     return Elements(**found, licenses=keys.get("licenses", msgspec.Raw(b"[]")))
 
 

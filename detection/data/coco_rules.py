@@ -68,7 +68,12 @@ def _of_images(file: CocoFile) -> Iterator[Found]:
     )
     yield "error", "images: id given more than once", (f"id = {i}" for i in _repeated(file.image_ids))
     yield "error", f"images: width or height is not in 1..{LARGEST_SIDE}", _Rows(outside, size)
-    yield "error", LEAVES, (n for n in names if leaves(n))
+    yield (
+        "error",
+        "images: file_name is empty",
+        (f"image {i}" for i, n in zip(file.image_ids, file.file_names, strict=True) if n == ""),
+    )
+    yield "error", LEAVES, (n for n in names if n and leaves(n))
     long = (f"{n[:40]}…" for n in names if len(n) > LONGEST_NAME)
     yield "error", f"images: file_name has more than {LONGEST_NAME} characters", long
     yield "warning", "images: file_name given more than once", (n for n, count in counts.items() if count > 1)
@@ -92,6 +97,11 @@ def _of_categories(file: CocoFile) -> Iterator[Found]:
         ["none"] if "categories" in file.lists and not file.categories else [],
     )
     yield "error", "categories: id given more than once", (f"id = {i}" for i in _repeated(ids))
+    yield (
+        "error",
+        "categories: name is empty",
+        (f"category {c.id}" for c in file.categories if c.name is not None and not c.name.strip()),
+    )
     yield "error", "categories: name given more than once", repeated
     yield (
         "error",

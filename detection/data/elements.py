@@ -194,4 +194,8 @@ def _shown(value: Any) -> str:
         return clipped(json.dumps(value))[1:-1]
     if isinstance(value, str):
         return f'"{clipped(value)[1:-1]}"'
-    return clipped(value)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return clipped(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -8,7 +8,7 @@ from typing import Any
 
 from backbones.files import existing
 from detection.data.image_check import upright_size
-from runtime.pictures import Entry, entries, image_files, is_folder, is_image, walk
+from runtime.pictures import Entry, entries, image_files, is_image, walk
 from runtime.problems import SHOWN, Problem, note
 
 DECIMALS = 4
@@ -132,10 +132,10 @@ def picture_files(folder: Path, faults: Faults) -> list[Path]:
 
 
 def label_files(folder: Path, suffix: str) -> dict[str, list[Path]]:
-    """Files with the suffix, in any case, in and under the folder, by their path without it."""
+    """What has the suffix, in any case, in and under the folder, by its path without it; folders, too."""
     found: dict[str, list[Path]] = {}
     for entry in walk(folder):
-        if not is_folder(entry) and entry.name.lower().endswith(suffix):
+        if entry.name.lower().endswith(suffix):
             path = Path(entry.path)
             found.setdefault(path.relative_to(folder).as_posix()[: -len(suffix)], []).append(path)
     return found
@@ -184,19 +184,18 @@ def choose_folders(
     text = f"{root}: no {kind} data set, expected the folders {expected}"
     if splits:
         raise FileNotFoundError(f"{text}; it has the splits {', '.join(splits)}: choose one with --split")
-    if mixed := _mixed_folder(root, suffix):
+    if mixed := _mixed_folders(root, suffix):
+        there = ", ".join(map(str, mixed))
         raise FileNotFoundError(
-            f"{text}; labels lie beside the images in {mixed}: --images {mixed} --annotations {mixed}"
+            f"{text}; labels lie beside the images in {there}: --images {mixed[0]} --annotations {mixed[0]}"
         )
     raise FileNotFoundError(f"{text}; name others with --images and --annotations")
 
 
-def _mixed_folder(root: Path, suffix: str) -> Path | None:
-    """The root, or a folder in it, that holds labels beside images."""
-    for folder in [root, *(Path(entry.path) for entry in entries(root) if entry.is_dir())]:
-        if lies_beside_images(folder, suffix):
-            return folder
-    return None
+def _mixed_folders(root: Path, suffix: str) -> list[Path]:
+    """The root, or the folders in it, that hold labels beside images."""
+    folders = [root, *sorted(Path(entry.path) for entry in entries(root) if entry.is_dir())]
+    return [folder for folder in folders if lies_beside_images(folder, suffix)]
 
 
 def lies_beside_images(folder: Path, suffix: str) -> bool:

@@ -89,7 +89,7 @@ class _Nearest:
                 reasons = [*why, *_differences(found, tail)]
                 if dropped and "a URL" not in why:
                     count = "one folder" if dropped == 1 else f"{dropped} folders"
-                    reasons.append(f"{count} too many: {'/'.join(parts[:dropped])}/")
+                    reasons.append(f"{count} too many: {PurePosixPath(*parts[:dropped])}/")
                 return f"{found}; {', '.join(reasons)}" if reasons else None
         return None
 

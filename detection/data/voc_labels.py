@@ -33,7 +33,10 @@ from runtime.progress import track
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 SUFFIX = ".xml"
-DIFFICULT = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
+DIFFICULT = {
+    **dict.fromkeys(("", "0", "0.0", "false", "no"), False),
+    **dict.fromkeys(("1", "1.0", "true", "yes"), True),
+}
 
 
 def read_voc(
@@ -223,7 +226,10 @@ def _object(
     name = element.findtext("name", "").strip()
     if not name:
         raise Wrong("object without a name", "object without a name")
-    box = element.find("bndbox")
+    boxes = element.findall("bndbox")
+    if len(boxes) > 1:
+        raise Wrong("object with several bndbox", f"object {clipped(name)[1:-1]} with {len(boxes)} bndbox")
+    box = boxes[0] if boxes else None
     if box is None:
         turned = " but with robndbox, a rotated box" if element.find("robndbox") is not None else ""
         raise Wrong("object without bndbox", f"object {clipped(name)[1:-1]} without bndbox{turned}")
@@ -232,7 +238,7 @@ def _object(
     if min(bbox[2:]) <= 0:
         corners = f"{[left, top, right, bottom]} of {size[0]}x{size[1]} px"
         raise Wrong("box has no area", f"object {clipped(name)[1:-1]} has no area in the image: {corners}")
-    mark = element.find("difficult")
+    mark = next((child for child in element if child.tag.lower() == "difficult"), None)
     word = "" if mark is None else (mark.text or "").strip()
     difficult = DIFFICULT.get(word.lower())
     if mark is not None and difficult is None:

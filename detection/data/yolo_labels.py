@@ -53,15 +53,15 @@ def read_yolo(
     by_name = label_files(labels, SUFFIX)
     found: list[LabelledImage] = []
     taken: dict[str, Path] = {}
+    """By the key of a label file: its first image."""
     with track(len(files), "import", images_per_unit=1) as progress:
         for path in files:
             name = path.relative_to(folder)
             key = name.with_suffix("").as_posix()
             label = only_one(by_name[key], faults) if key in by_name else None
-            if label is not None and (first := taken.setdefault(key, path)) != path:
-                faults.add(
-                    "one label file of several images", label, f"labels of two images, {first} and {path}"
-                )
+            if key in by_name and (first := taken.setdefault(key, path)) != path:
+                text = f"labels of two images, {first} and {path}"
+                faults.add("one label file of several images", by_name[key][0], text)
             if (size := picture_size(path, faults)) is not None:
                 objects = list(_objects(label, size, names, faults)) if label is not None else []
                 found.append(LabelledImage(name.as_posix(), *size, objects))

@@ -222,6 +222,9 @@ ANNOTATION_FAULTS = {
     "absolute": (of("images", 0, file_name="/etc/a.png"), "error", 1, "leaves the folder", "/etc/a.png"),
     "drive": (of("images", 0, file_name="C:\\a.png"), "error", 1, "leaves the folder", "C:\\a.png"),
     "missing image": (of("images", 0, file_name="sub/a.png"), "error", 1, "file is missing", "sub/a.png"),
+    "empty file name": (of("images", 0, file_name=""), "error", 1, "file_name is empty", "image 7"),
+    "empty class name": (of("categories", 1, name=" "), "error", 1, "name is empty", "category 1"),
+    "images by name": (lambda c: c.update(images={"a": 1}), "error", 1, "images is an object, exp", "ann"),
     "other size": (of("images", 0, width=41), "error", 1, "another size", "a.png: 40x30, annotated 41x30"),
 }
 
@@ -325,7 +328,7 @@ def test_all_kinds_of_fault_are_told_in_one_run_by_check_and_training(data, caps
         content["annotations"] += [
             {"id": 20, "image_id": 7, "category_id": "1", "bbox": [1, 1, 2, 2]},
             {"id": 21, "image_id": 7, "category_id": "9", "bbox": [1, 1, -2, 2], "iscrowd": None},
-            {"id": 22, "image_id": 99, "category_id": 9, "bbox": [1, 1, 2]},
+            {"id": 22, "image_id": 99, "category_id": 9, "bbox": [1, True, "2"]},
             {"id": "x", "image_id": 7, "category_id": 8, "bbox": [1, 1, 2, 2]},
         ]
 
@@ -340,7 +343,7 @@ def test_all_kinds_of_fault_are_told_in_one_run_by_check_and_training(data, caps
         ),
         (
             *(path, "annotations: bbox must be four numbers: x, y, width, height in pixels"),
-            "1 (annotations[5] (id 22): bbox = [1, 1, 2])",
+            '1 (annotations[5] (id 22): bbox = [1, true, "2"])',
         ),
         (path, "annotations: iscrowd must be 0 or 1", "1 (annotations[4] (id 21): iscrowd = null)"),
         (
@@ -449,6 +452,8 @@ def test_a_name_that_leaves_the_folder_is_shown_with_what_is_near(data):
         "images: file_name leaves the folder",
         "..\\upload\\a.png [near: a.png; backslashes, 2 folders too many: ../upload/]",
     )
+    (problem,) = found(data(of("images", 0, file_name="/upload/a.png")))
+    assert problem[3] == "/upload/a.png [near: a.png; 2 folders too many: /upload/]"
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "folder", "link"])

@@ -92,7 +92,45 @@ def test_the_suffix_of_an_xml_file_may_have_any_case(voc):
 
 def test_two_label_files_of_one_image_are_told(yolo, capsys):
     put(yolo / "labels" / "a.TXT", ROW)
-    assert "several label files of one image: 1\n" in refused("yolo", yolo, capsys)
+    told = refused("yolo", yolo, capsys)
+    assert "several label files of one image: 1\n" in told
+    assert "without an image" not in told
+
+
+@pytest.mark.parametrize("kind", ["yolo", "voc"])
+def test_a_folder_where_a_label_file_is_expected_is_named(request, kind, capsys):
+    root = request.getfixturevalue(kind)
+    path = root / ("labels/b.txt" if kind == "yolo" else "Annotations/b.xml")
+    path.mkdir()
+    assert f"{path}: expected a label file, but this is a folder" in refused(kind, root, capsys)
+
+
+def test_difficult_is_read_in_any_case_and_several_boxes_of_an_object_are_refused(voc, capsys):
+    path = put(voc / "Annotations" / "a.xml", xml(difficult="1").replace(b"difficult>", b"Difficult>"))
+    run("voc", voc)
+    assert read_coco(voc.parent / "out.json")[0].crowd.tolist() == [True]
+    text = path.read_text()
+    box = text[text.index("<bndbox>") : text.index("</bndbox>") + len("</bndbox>")]
+    put(path, text.replace(box, box * 2))
+    assert "a.xml:3: object cat with 2 bndbox" in refused("voc", voc, capsys)
+
+
+def test_all_folders_with_labels_beside_images_are_offered(tmp_path, capsys):
+    for split in ("valid", "train"):
+        picture(tmp_path / "set" / split / "a.png")
+        put(tmp_path / "set" / split / "a.xml", xml())
+    train, valid = tmp_path / "set" / "train", tmp_path / "set" / "valid"
+    told = refused("voc", tmp_path / "set", capsys)
+    assert f"beside the images in {train}, {valid}: --images {train} --annotations {train}" in told
+
+
+def test_one_of_a_thing_is_told_in_the_singular(yolo, capsys):
+    put(yolo / "data.yaml", "names: [cat]")
+    (yolo / "images" / "b.png").unlink()
+    run("yolo", yolo)
+    told = capsys.readouterr().out
+    assert ": 1 image (0 without objects, 0 of them without a label file), 1 object (0 of" in told
+    assert ", 1 category\n" in told
 
 
 @pytest.mark.parametrize("kind", ["yolo", "voc"])
@@ -108,7 +146,16 @@ def test_a_listed_image_without_xml_is_background(voc):
 
 @pytest.mark.parametrize(
     ("word", "crowd"),
-    [("1", True), ("True", True), ("yes", True), ("0", False), ("false", False), ("No", False), ("", False)],
+    [
+        ("1", True),
+        ("1.0", True),
+        ("True", True),
+        ("yes", True),
+        ("0", False),
+        ("false", False),
+        ("No", False),
+        ("", False),
+    ],
 )
 def test_difficult_is_a_word_or_a_number(voc, capsys, word, crowd):
     put(voc / "Annotations" / "a.xml", xml(difficult=word))
