@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import IOBase
 from typing import Any, TypedDict
 
 import msgspec
@@ -122,8 +123,11 @@ class Detector:
         detector's configuration leaves out.
 
         Raises FileNotFoundError, ValueError or TypeError for the first that is no picture."""
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold = {threshold}, must be in 0..1")
+        if threshold is not None:
+            if isinstance(threshold, str):
+                raise TypeError(f"threshold = {threshold!r}, expected a number in 0..1")
+            if not 0 <= threshold <= 1:
+                raise ValueError(f"threshold = {threshold}, must be in 0..1")
         return [self._detection(picture, threshold or 0.0) for picture in _pictures(images)]
 
     def _detection(self, picture: Image.Image, threshold: float) -> Detection:
@@ -191,7 +195,7 @@ def _pictures(images: Picture | Iterable[Picture]) -> Iterator[Image.Image]:
         yield decode(images)
     elif isinstance(images, Image.Image) or (isinstance(images, Tensor | np.ndarray) and images.ndim != 4):
         yield as_picture(images)
-    elif isinstance(images, Mapping | bytes) or not isinstance(images, Iterable):
+    elif isinstance(images, Mapping | bytes | bytearray | IOBase) or not isinstance(images, Iterable):
         raise TypeError(f"expected a picture or several in a list, not {type(images).__name__}")
     else:
         for place, one in enumerate(images):

@@ -1,5 +1,6 @@
 """A detector's file and what it finds: `Detector.load(path)(images)`."""
 
+import io
 import json
 
 import numpy as np
@@ -126,6 +127,7 @@ def test_a_picture_comes_in_any_form_alone_or_in_a_list(detector, scenes, tmp_pa
         (None, TypeError, "expected a picture or several in a list, not NoneType"),
         ({"a": 1}, TypeError, "expected a picture or several in a list, not dict"),
         (b"\x89PNG", TypeError, "expected a picture or several in a list, not bytes"),
+        (io.BytesIO(), TypeError, "expected a picture or several in a list, not BytesIO"),
         ("none.png", FileNotFoundError, "^none.png: no such image file"),
     ],
 )
@@ -146,6 +148,8 @@ def test_a_threshold_leaves_out_what_scores_less(detector, scenes):
     for threshold in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=f"threshold = {threshold}, must be in 0..1"):
             detector(picture, threshold=threshold)
+    with pytest.raises(TypeError, match=r"threshold = '0\.5', expected a number"):
+        detector(picture, threshold="0.5")
 
 
 def test_a_picture_for_predict_has_8_bits(detector):

@@ -105,13 +105,16 @@ def test_a_folder_where_a_label_file_is_expected_is_named(request, kind, capsys)
     assert f"{path}: expected a label file, but this is a folder" in refused(kind, root, capsys)
 
 
-def test_difficult_is_read_in_any_case_and_several_boxes_of_an_object_are_refused(voc, capsys):
-    path = put(voc / "Annotations" / "a.xml", xml(difficult="1").replace(b"difficult>", b"Difficult>"))
+def test_the_element_difficult_is_read_in_any_case(voc):
+    put(voc / "Annotations" / "a.xml", xml(difficult="1").replace(b"difficult>", b"Difficult>"))
     run("voc", voc)
     assert read_coco(voc.parent / "out.json")[0].crowd.tolist() == [True]
-    text = path.read_text()
+
+
+def test_several_boxes_of_one_object_are_refused(voc, capsys):
+    text = xml().decode()
     box = text[text.index("<bndbox>") : text.index("</bndbox>") + len("</bndbox>")]
-    put(path, text.replace(box, box * 2))
+    put(voc / "Annotations" / "a.xml", text.replace(box, box * 2))
     assert "a.xml:3: object cat with 2 bndbox" in refused("voc", voc, capsys)
 
 
