@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from backbones.ranges import KEY, ConfigError
 from runtime.config import TrainerConfig
+from runtime.problems import counted
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +59,10 @@ class StepPlan:
 
     def __str__(self) -> str:
         return (
-            f"{self.batch_size} images per step: {self.trainer.devices} devices x "
-            f"{self.trainer.num_nodes} nodes x "
-            f"{self.accumulate} accumulated batches of {self.images_per_pass}"
+            f"{counted(self.batch_size, 'image')} per step: {counted(self.trainer.devices, 'device')} x "
+            f"{counted(self.trainer.num_nodes, 'node')} x "
+            f"{counted(self.accumulate, 'accumulated batch', 'accumulated batches')} of "
+            f"{self.images_per_pass}"
         )
 
 

@@ -248,7 +248,7 @@ def test_the_command_trains_with_two_processes_in_one_folder(tmp_path, launcher)
     assert {"metrics.json", "backbone.safetensors", "metrics.csv", "log.txt"} <= {
         f.name for f in folder.iterdir()
     }
-    assert done.stderr.count("600 images per step: 2 devices x 1 nodes x 1 accumulated batches of 300") == 1
+    assert done.stderr.count("600 images per step: 2 devices x 1 node x 1 accumulated batch of 300") == 1
     assert len(re.findall("^test images: top1 ", done.stderr, re.M)) == 1
 
 

@@ -194,5 +194,5 @@ def test_the_command_trains_with_two_processes_in_one_folder(tmp_path, launcher,
     assert done.returncode == 0, done.stderr
     names = {file.name for file in (tmp_path / "runs" / "detection" / "a").iterdir()}
     assert {"metrics.json", "detector.safetensors", "predictions.json", "metrics.csv", "log.txt"} <= names
-    line = "4 images per step: 2 devices x 1 nodes x 1 accumulated batches of 2; learning rate 0.005"
+    line = "4 images per step: 2 devices x 1 node x 1 accumulated batch of 2; learning rate 0.005"
     assert done.stderr.count(line) == 1
