@@ -220,7 +220,8 @@ def _commands(results: Results, data: CocoDataConfig | None) -> list[tuple[str, 
     """What each command does, and the command."""
     again = "The whole chain again"
     if results.lone:
-        again = "The evaluation again" if results.evaluated else "The training again"
+        again = "The search again" if results.lone == "search" else "The training again"
+        again = "The evaluation again" if results.evaluated else again
     commands = [(again, results.command)] if results.command else []
     commands += _classifier_commands(results.classification)
     detector = results.detection.folder / "detector.safetensors"
@@ -274,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "run_dir",
         type=Path,
-        help="folder of a chain, or of one training or evaluation of a classifier or detector",
+        help="folder of a chain, of a search, or of one training or evaluation of a classifier or detector",
     )
     try:
         print(write_report(parser.parse_args(arguments).run_dir))

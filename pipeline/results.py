@@ -19,7 +19,7 @@ from detection.evaluation.curves import FILE as CURVES
 from detection.evaluation.curves import Curves, read_curves
 from runtime.folder import EVALUATION
 from runtime.yaml_files import read_mapping
-from search.ledger.reader import read_children
+from search.ledger.reader import LEDGER, read_children
 from search.ledger.rows import ChildRow
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ class Stage:
 class Results:
     """A run's three stages and what they handed on.
 
-    lone: the stage where the folder is not a chain's but that of one training or evaluation."""
+    lone: the stage where the folder is not a chain's but that of one search, training or evaluation."""
 
     run_dir: Path
     search: Stage
@@ -124,7 +124,7 @@ class Results:
     """Description in `backbone.safetensors`."""
     detector: Mapping[str, Any] | None
     """Description in `detector.safetensors`."""
-    lone: Literal["", "classification", "detection"] = ""
+    lone: Literal["", "search", "classification", "detection"] = ""
     evaluated: bool = False
     """The folder is that of one evaluation."""
 
@@ -139,9 +139,11 @@ class Results:
                 return cls._read_lone(run_dir, "classification")
             if (run_dir / CURVES).exists() or (run_dir / "predictions.json").exists():
                 return cls._read_lone(run_dir, "detection")
+            if (run_dir / LEDGER).exists():
+                return cls._read_lone(run_dir, "search")
             raise FileNotFoundError(
-                f"{run_dir}: no pipeline run, expected {', '.join(names)} in it, a classifier's {MISTAKES}, "
-                f"or a detector's {CURVES} or predictions.json"
+                f"{run_dir}: no pipeline run, expected {', '.join(names)} in it, a search's {LEDGER}, "
+                f"a classifier's {MISTAKES}, or a detector's {CURVES} or predictions.json"
             )
         search, classification, detection = (Stage.read(run_dir / name) for name in names)
         return cls(
@@ -151,15 +153,17 @@ class Results:
             detection,
             command=read_text(command, "command").strip() if command.is_file() else None,
             genotype=search.attempt("genotype.json", Genotype.load),
-            children=search.attempt("search.sqlite", read_children) or [],
+            children=search.attempt(LEDGER, read_children) or [],
             backbone=classification.attempt("backbone.safetensors", _description("backbone")),
             detector=detection.attempt("detector.safetensors", _description("detector")),
         )
 
     @classmethod
-    def _read_lone(cls, run_dir: Path, kind: Literal["classification", "detection"]) -> "Results":
+    def _read_lone(cls, run_dir: Path, kind: Literal["search", "classification", "detection"]) -> "Results":
         stage, command = Stage.read(run_dir, configured=False), run_dir / "command.txt"
         backbone, genotype, detector = None, None, None
+        if kind == "search":
+            genotype = stage.attempt("genotype.json", Genotype.load)
         if (run_dir / "backbone.safetensors").exists():
             backbone = stage.attempt("backbone.safetensors", _description("backbone"))
         if backbone and "genotype" in (network := backbone.get("network", {})):
@@ -170,12 +174,12 @@ class Results:
             detector = stage.attempt("detector.safetensors", _description("detector"))
         return cls(
             run_dir,
-            Stage(run_dir / "search"),
+            stage if kind == "search" else Stage(run_dir / "search"),
             stage if kind == "classification" else Stage(run_dir / "classification"),
             stage if kind == "detection" else Stage(run_dir / "detection"),
             command=read_text(command, "command").strip() if command.is_file() else None,
             genotype=genotype,
-            children=[],
+            children=(stage.attempt(LEDGER, read_children) or []) if kind == "search" else [],
             backbone=backbone,
             detector=detector,
             lone=kind,

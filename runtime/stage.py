@@ -134,11 +134,11 @@ class Stage:
         best = dict(content.get("best") or {})
         if best and (at := best.pop("step", None)) is not None:
             log.info("best %s at step %d", "  ".join(f"{key} {value:.4g}" for key, value in best.items()), at)
+        if "best_child" in content:
+            log.info("best reward %.4g: child %d", content["metrics"]["best_reward"], content["best_child"])
         for name in (*self.products, "metrics.json"):
             log.info("%s", folder.path / name)
-        if self.name != "search":
-            report = shlex.join(["pipeline.report", str(folder.path)])
-            log.info("report: %s", program(report))
+        log.info("report: %s", program(shlex.join(["pipeline.report", str(folder.path)])))
 
 
 def _filled(path: Path, what: str) -> bool:

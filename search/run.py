@@ -20,7 +20,7 @@ from runtime.tracking import build_loggers, finish, log_artifact
 from search.budget import Budget
 from search.children.evaluators import evaluation
 from search.config import SearchConfig
-from search.ledger.reader import is_ledger, read_fact
+from search.ledger.reader import LEDGER, is_ledger, read_fact
 from search.ledger.writer import Ledger
 from search.loop import Search
 from search.messages import SearchPaused
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 MAY_CHANGE = ("budget", "executor", "data.root", "data.workers", "data.download")
 """Keys that do not make another search of it; the ledger knows the split by its content."""
-LEDGER = "search.sqlite"
 STAGE = Stage("search", MAY_CHANGE, products=("genotype.json",), sources=(LEDGER,))
 
 

@@ -11,6 +11,9 @@ from typing import Any
 from backbones.files import existing
 from search.ledger.rows import SCHEMA, ChildRow, row_of
 
+LEDGER = "search.sqlite"
+"""In the folder of a search."""
+
 
 def read_children(path: str | Path) -> list[ChildRow]:
     """All children by number, read-only, also while the search runs.

@@ -166,3 +166,14 @@ def test_numbers_are_short_and_unknown_ones_a_dash():
         "23.8 G",
     ]
     assert [percent(p) for p in (None, 0.0, 0.12345, 1.0)] == ["–", "0.0 %", "12.3 %", "100.0 %"]
+
+
+def test_a_search_alone_has_a_page_of_its_own(run_dir):
+    page = read(run_dir / "search")
+    assert list(page.sections) == ["cells", "search", "again"]
+    assert [attrs["href"] for tag, attrs in page.elements if tag == "a"] == [
+        f"#{key}" for key in page.sections
+    ]
+    assert not page.having("note")
+    assert "best reward" in page.sections["search"]
+    assert f"python -m pipeline.report {run_dir / 'search'}" in page.sections["again"]
