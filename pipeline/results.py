@@ -132,6 +132,8 @@ class Results:
     def read(cls, run_dir: str | os.PathLike[str]) -> "Results":
         """Raises FileNotFoundError unless the folder holds at least one stage, or one stage's figures."""
         run_dir = Path(run_dir)
+        if not run_dir.is_dir():
+            raise FileNotFoundError(f"{run_dir}: no such folder")
         command = run_dir / "command.txt"
         names = ("search", "classification", "detection")
         if not any((run_dir / name).is_dir() for name in names):

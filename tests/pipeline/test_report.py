@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from written_run import CLASSES, COCO, Page, read
 
+from backbones.genotype import Genotype
 from pipeline.report import main, write_report
 from pipeline.results import percent, short
 from pipeline.summary import summary
@@ -118,6 +119,8 @@ def test_folder_without_a_run_is_refused(tmp_path, capsys):
     assert output.out == ""
     assert output.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+    assert main([str(tmp_path / "absent")]) == 1
+    assert capsys.readouterr().err == f"{tmp_path / 'absent'}: no such folder\n"
 
 
 def test_command_line_prints_where_the_page_lies(run_dir, capsys):
@@ -169,7 +172,11 @@ def test_numbers_are_short_and_unknown_ones_a_dash():
 
 
 def test_a_search_alone_has_a_page_of_its_own(run_dir):
+    path = run_dir / "search" / "genotype.json"
+    cells = Genotype.load(path)
+    Genotype(cells.normal, cells.reduction, {"child": 7, "reward": 0.24305555555555555}).save(path)
     page = read(run_dir / "search")
+    assert "child: 7, reward: 0.2431" in page.sections["cells"]
     assert list(page.sections) == ["cells", "search", "again"]
     assert [attrs["href"] for tag, attrs in page.elements if tag == "a"] == [
         f"#{key}" for key in page.sections
