@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         for name, count in {**report.counts, **report.kinds}.items():
             print(f"{name}: {count}")
-        print("\n".join(map(str, report.problems)) or "nothing is wrong")
+        print("\n".join(map(str, report.problems)) or "no problems found")
     return 1 if report.problems else 0
 
 

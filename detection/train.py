@@ -131,6 +131,7 @@ def _finish(
     detector.save(weights, metrics)
     more: dict[str, Any] = {"undefined": evaluation.undefined, "costs": costs, **scored_on(val.coco)}
     more["steps"] = trainer.global_step
+    more["best"] = {"AP": metrics["AP"], "step": trainer.global_step}
     for callback in validation:
         callback.offer(trainer.global_step, metrics)
         if callback.best is not None:

@@ -16,7 +16,7 @@ STEPS_BETWEEN = 50
 
 
 class ProgressCallback(L.Callback):
-    """Shows progress over a Trainer's optimiser steps: epoch, running mean of the loss and its parts, rate.
+    """Shows progress over a Trainer's optimiser steps: epoch, rate, running mean of the loss and its parts.
 
     The module keeps the terms of its loss as `loss_parts`. images_per_step: of all processes together."""
 
@@ -69,7 +69,7 @@ class ProgressCallback(L.Callback):
         epochs = trainer.max_epochs or -1
         epoch = f"epoch {trainer.current_epoch + 1}" + (f"/{epochs}" if epochs > 0 else "")
         rate = as_text({"lr": trainer.optimizers[0].param_groups[0]["lr"]})
-        return f"{epoch}  {self._mean.shown()}  {rate}"
+        return f"{epoch}  {rate}  {self._mean.shown()}"  # a narrow window cuts the parts of the loss
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._close()

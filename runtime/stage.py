@@ -128,7 +128,10 @@ class Stage:
 
     def show(self, folder: RunFolder, content: Mapping[str, Any]) -> None:
         """Logs the figures of a finished run, where its files are, and the command for its report."""
-        figures = "  ".join(f"{key} {value:.4g}" for key, value in content["metrics"].items())
+        known = {
+            key: value for key, value in content["metrics"].items() if key not in content.get("undefined", [])
+        }
+        figures = "  ".join(f"{key} {value:.4g}" for key, value in known.items())
         step = f" after step {content['steps']}" if "steps" in content else ""
         log.info("%s: finished%s: %s", self.name, step, figures)
         best = dict(content.get("best") or {})

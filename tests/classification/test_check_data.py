@@ -256,7 +256,7 @@ def test_the_command_prints_and_exits_by_what_it_found(clean, capsys):
     assert main(folders) == 0
     assert capsys.readouterr().out.splitlines() == [
         *("train: classes: 2", "train: images: 6", "val: classes: 2", "val: images: 4"),
-        *("JPEG RGB: 10", "nothing is wrong"),
+        *("JPEG RGB: 10", "no problems found"),
     ]
     for name in ("x.txt", "y.txt", "z.txt"):
         (clean / "train" / "b" / name).write_text("no image")

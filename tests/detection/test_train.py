@@ -19,6 +19,7 @@ from detection.model.heads import SecondStage
 from detection.train import run as train
 from detection.training.module import DetectionModule
 from runtime.finite import NonFiniteError
+from runtime.problems import counted
 from runtime.resume import LAST
 
 
@@ -41,6 +42,7 @@ def test_a_run_leaves_weights_predictions_and_the_twelve_numbers(trained, scenes
     detector = Detector.load(folder / "detector.safetensors", "cpu")
     assert result["costs"]["parameters"] == sum(p.numel() for p in detector.engine.parameters())
     assert result["costs"]["multiply_adds"] > 1e6
+    assert (result["best"]["AP"], result["best"]["step"]) == (result["metrics"]["AP"], result["steps"])
     predictions = json.loads((folder / "predictions.json").read_text())
     assert {frozenset(p) for p in predictions} == {frozenset(["image_id", "category_id", "bbox", "score"])}
     assert {p["image_id"] for p in predictions} <= set(open_split(scenes, "val").coco.image_ids.tolist())
@@ -109,6 +111,9 @@ def test_a_training_that_gets_no_better_ends_early_and_its_best_weights_are_kept
     # Evaluated after 2, 4 and 6 steps, the first of which is the best as nothing changes.
     assert result["steps"] == checkpoint(tmp_path)["global_step"] == 6
     assert result["best"] == {"AP": pytest.approx(result["metrics"]["AP"], abs=1e-4), "step": 2}
+    (finished,) = (text for text in caplog.messages if text.startswith("detection: finished"))
+    assert "APs " in finished
+    assert "APl " not in finished  # it is undefined
     assert f"The training ends: no AP above {result['best']['AP']:.4g} since step 2" in caplog.text
     _, metadata = weights.read_safetensors(tmp_path / "best.safetensors", "detector")
     assert metadata["metrics"]["AP"] == result["best"]["AP"]
@@ -175,7 +180,9 @@ def test_the_largest_batch_is_found_once_and_kept(
     size, asked = found("20", 100_000)
     assert size == sizes[20]
     train(asked)
-    assert f"{size} images per step: 1 device x 1 node x 1 accumulated batch of {size}" in caplog.text
+    assert (
+        f"{counted(size, 'image')} per step: 1 device x 1 node x 1 accumulated batch of {size}" in caplog.text
+    )
     with pytest.raises(ValueError, match="batch_size = auto: not even a step on one image of 192x192 px"):
         found("none", 1)
     assert not (tmp_path / "none").exists()

@@ -40,7 +40,7 @@ def test_the_line_shows_epoch_rate_and_the_mean_loss_with_its_parts(tmp_path, ca
     trainer.fit(TwoTerms(), DataLoader(range(3), batch_size=1))
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("training 6/6")
-    assert line.endswith("epoch 2/2  loss 2  (cls 1, aux 1)  lr 0.25")  # the mean of 0, 1, 2, 0, 1, 2
+    assert line.endswith("epoch 2/2  lr 0.25  loss 2  (cls 1, aux 1)")  # the mean of 0, 1, 2, 0, 1, 2
 
 
 def test_a_running_mean_follows_the_newest_batches():
