@@ -249,7 +249,7 @@ def test_the_command_trains_with_two_processes_in_one_folder(tmp_path, launcher)
         f.name for f in folder.iterdir()
     }
     assert done.stderr.count("600 images per step: 2 devices x 1 node x 1 accumulated batch of 300") == 1
-    assert len(re.findall("^test images: top1 ", done.stderr, re.M)) == 1
+    assert len(re.findall(r"^classification: finished after step \d+: top1 ", done.stderr, re.M)) == 1
 
 
 @pytest.mark.gpu
@@ -259,4 +259,4 @@ def test_synchronised_norms_train_on_gpus(tmp_path):
     command = [sys.executable, "-m", "classification", *COMMAND, *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert len(re.findall("^test images: top1 ", done.stderr, re.M)) == 1
+    assert len(re.findall(r"^classification: finished after step \d+: top1 ", done.stderr, re.M)) == 1
