@@ -54,7 +54,7 @@ def read_json(path: str | os.PathLike[str], what: str) -> Any:
     what: the kind of file for the message, such as "genotype".
     Raises FileNotFoundError, or ValueError that names the file and the place of the mistake.
     """
-    return parse_json(read_bytes(path, what), f"{path}: expected {_a(what)} in JSON")
+    return parse_json(read_bytes(path, what), f"{path}: expected {_a(what)} file in JSON")
 
 
 def parse_json(data: bytes | str, expected: str) -> Any:

@@ -16,11 +16,12 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from backbones.files import printable_lines
+from backbones.files import printable, printable_lines
 from celltransfer import command_line, program, user_folder_last
 from conf import EXPERIMENTS, register
 from conf.objects import to_objects
@@ -133,6 +134,25 @@ def refuse_old_names(words: Sequence[str]) -> None:
 def experiments(command: str) -> list[str]:
     """Names that `experiment=` takes."""
     return sorted(path.stem for path in EXPERIMENTS.glob(f"{command}/experiment/*.yaml"))
+
+
+class MakeFolder(Callback):
+    """Makes the folder of a run or a sweep where Hydra would, which answers what fails with a traceback.
+
+    Ends the process where there can be none."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        self._make(config.hydra.run.dir, "run_dir" if "run_dir" in config else "hydra.run.dir")
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        self._make(config.hydra.sweep.dir, "hydra.sweep.dir")
+
+    def _make(self, folder: str, key: str) -> None:
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:  # the second of a zero byte
+            reason = (getattr(error, "strerror", None) or str(error)).lower()
+            sys.exit(printable(f"{key} = {folder}: no folder can be made there ({reason}); choose another"))
 
 
 def _task(run: str, full_error: str | None) -> Callable[[DictConfig], Any]:

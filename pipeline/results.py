@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from backbones.files import read_json, read_text
+from backbones.files import decode_json, read_json, read_text
 from backbones.genotype import Genotype
 from backbones.metadata import read_metadata
 from classification.mistakes import FILE as MISTAKES
@@ -68,7 +68,7 @@ class Stage:
         elif (folder / EVALUATION).exists():
             stage.config = stage.attempt(EVALUATION, _configuration) or {}
         if (folder / "versions.json").exists():
-            stage.versions = stage.attempt("versions.json", lambda path: read_json(path, "versions")) or {}
+            stage.versions = stage.attempt("versions.json", _read_versions) or {}
         if (folder / "metrics.csv").exists():
             stage.curve = stage.attempt("metrics.csv", _read_csv) or []
         if (folder / MISTAKES).exists():
@@ -134,7 +134,6 @@ class Results:
         run_dir = Path(run_dir)
         if not run_dir.is_dir():
             raise FileNotFoundError(f"{run_dir}: no such folder")
-        command = run_dir / "command.txt"
         names = ("search", "classification", "detection")
         if not any((run_dir / name).is_dir() for name in names):
             if (run_dir / MISTAKES).exists():
@@ -153,7 +152,7 @@ class Results:
             search,
             classification,
             detection,
-            command=read_text(command, "command").strip() if command.is_file() else None,
+            command=_command(run_dir, search.notes),
             genotype=search.attempt("genotype.json", Genotype.load),
             children=search.attempt(LEDGER, read_children) or [],
             backbone=classification.attempt("backbone.safetensors", _description("backbone")),
@@ -162,7 +161,7 @@ class Results:
 
     @classmethod
     def _read_lone(cls, run_dir: Path, kind: Literal["search", "classification", "detection"]) -> "Results":
-        stage, command = Stage.read(run_dir, configured=False), run_dir / "command.txt"
+        stage = Stage.read(run_dir, configured=False)
         backbone, genotype, detector = None, None, None
         if kind == "search":
             genotype = stage.attempt("genotype.json", Genotype.load)
@@ -179,7 +178,7 @@ class Results:
             stage if kind == "search" else Stage(run_dir / "search"),
             stage if kind == "classification" else Stage(run_dir / "classification"),
             stage if kind == "detection" else Stage(run_dir / "detection"),
-            command=read_text(command, "command").strip() if command.is_file() else None,
+            command=_command(run_dir, stage.notes),
             genotype=genotype,
             children=(stage.attempt(LEDGER, read_children) or []) if kind == "search" else [],
             backbone=backbone,
@@ -199,12 +198,26 @@ class Results:
         return {path.name: path for path in paths if path.exists()}
 
 
+def _command(run_dir: Path, notes: list[str]) -> str | None:
+    """The command line in `command.txt`; None where it is absent, or, with a note, where it is broken."""
+    path = run_dir / "command.txt"
+    try:
+        return read_text(path, "command").strip() if os.path.lexists(path) else None
+    except (OSError, ValueError) as error:
+        notes.append(str(error).replace(f"{run_dir}{os.sep}", ""))
+        return None
+
+
 def _description(kind: str) -> Callable[[Path], Mapping[str, Any]]:
     return lambda path: read_metadata(path, kind)
 
 
 def _read_metrics(path: Path) -> Metrics:
     return msgspec.convert(read_json(path, "metrics"), Metrics)
+
+
+def _read_versions(path: Path) -> dict[str, str]:
+    return decode_json(path, dict[str, str], "versions")
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:

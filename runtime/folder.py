@@ -12,10 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 from backbones.files import (
     clipped,
+    convert_json,
     existing,
     printable,
     read_json,
@@ -50,6 +52,14 @@ FILES = {
     "metrics.csv": "metrics",
 }
 """What every run may write into its folder, and what each file is called in a message."""
+
+
+class _Figures(msgspec.Struct):
+    """What every `metrics.json` of a run holds, as far as it is shown when the run is started again."""
+
+    metrics: dict[str, float]
+    steps: int = 0
+    best: dict[str, float | None] | None = None
 
 
 class RunFolder:
@@ -138,8 +148,7 @@ class RunFolder:
             return None
         try:
             content = read_json(path, "metrics")
-            if not isinstance(content, dict):
-                raise ValueError(f"{path}: expected keys and values, found {clipped(content)}")
+            convert_json(content, _Figures, f"{path}: ")
         except ValueError as error:
             raise ValueError(
                 f"{error}; restore it, or delete it and start the same command again, which evaluates the "

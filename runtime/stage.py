@@ -134,8 +134,9 @@ class Stage:
         figures = "  ".join(f"{key} {value:.4g}" for key, value in known.items())
         step = f" after step {content['steps']}" if "steps" in content else ""
         log.info("%s: finished%s: %s", self.name, step, figures)
-        best = dict(content.get("best") or {})
-        if best and (at := best.pop("step", None)) is not None:
+        best = {key: value for key, value in (content.get("best") or {}).items() if value is not None}
+        at = best.pop("step", None)
+        if best and at is not None:
             log.info("best %s at step %d", "  ".join(f"{key} {value:.4g}" for key, value in best.items()), at)
         if "best_child" in content:
             log.info("best reward %.4g: child %d", content["metrics"]["best_reward"], content["best_child"])

@@ -5,6 +5,7 @@ read at each other's places.
 """
 
 import functools
+import lzma
 import os
 import zipfile
 import zlib
@@ -12,11 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from backbones.files import existing
+from backbones.files import clipped, existing
 
 SUFFIX = ".zip"
 MOST_BYTES = 1 << 28
 """Of one file, unpacked."""
+MOST_LEVELS = 64
+"""Folders inside each other: a name of 64 kB would stand for 32,000 and their paths for gigabytes."""
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, OSError, EOFError, MemoryError),
+    *(ValueError, LookupError, OverflowError),
+)
+"""What `zipfile` raises for an archive that is damaged or made to do harm."""
 
 
 class Place(NamedTuple):
@@ -82,8 +90,8 @@ def read(at: Place) -> bytes:
         raise ValueError(f"{path}: is encrypted; unpack the archive and give its folder")
     try:
         return archive.read(member)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be unpacked: {error or type(error).__name__}") from None
+    except _BROKEN as error:
+        raise ValueError(f"{path}: cannot be unpacked: {str(error) or type(error).__name__}") from None
 
 
 def archives(folder: Path) -> list[Path]:
@@ -99,10 +107,14 @@ def _path(at: Place) -> str:
 @functools.lru_cache(maxsize=8)
 def _opened(archive: str, process: int, modified: int) -> zipfile.ZipFile:
     """process: the id of this one, so that a fork opens its own."""
+    file = existing(archive, "zip")
     try:
-        return zipfile.ZipFile(existing(archive, "zip"))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OverflowError, LookupError) as error:
-        raise ValueError(f"{archive}: expected a zip archive, but {error}") from None
+        return zipfile.ZipFile(file)
+    except PermissionError:
+        raise
+    except _BROKEN as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{archive}: expected a zip archive, but {reason}") from None
 
 
 def _folders(at: Place) -> dict[str, dict[str, bool]]:
@@ -121,7 +133,12 @@ def _tree(archive: str, modified: int) -> dict[str, dict[str, bool]]:
     for name in _opened(archive, os.getpid(), modified).namelist():
         *parents, last = name.split("/")
         if any(part in ("", ".", "..") for part in parents):
-            raise ValueError(f"{archive}: holds {name!r}, expected names below the archive")
+            raise ValueError(f"{archive}: holds {clipped(name)}, expected names below the archive")
+        if len(parents) > MOST_LEVELS:
+            raise ValueError(
+                f"{archive}: holds {clipped(name)}, {len(parents)} folders deep, "
+                f"expected at most {MOST_LEVELS}"
+            )
         for depth, parent in enumerate(parents):
             folders.setdefault("/".join(parents[:depth]), {})[parent] = True
             folders.setdefault("/".join(parents[: depth + 1]), {})

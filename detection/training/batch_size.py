@@ -10,12 +10,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
 from torch import Tensor
 
-from backbones.files import read_json, write_json
+from backbones.files import decode_json, write_json
 from backbones.ranges import KEY, ConfigError
 from detection.engines.base import Engine
 from detection.formats import Target
@@ -29,10 +30,21 @@ WORKSPACE = 2.0
 """Memory of a step on a CPU, of what it keeps for the backward pass: gradients of maps come on top."""
 
 
+class _Kept(msgspec.Struct):
+    batch_size: Annotated[int, msgspec.Meta(ge=1)]
+
+
 def kept_batch_size(folder: Path) -> int | None:
-    """What a run found when it began; None for one that has not, or did not have to."""
+    """What a run found when it began; None for one that has not, or did not have to.
+
+    Raises ValueError that names the file where it is damaged."""
     path = folder / FILE
-    return int(read_json(path, "batch size")["batch_size"]) if path.exists() else None
+    if not os.path.lexists(path):
+        return None
+    try:
+        return decode_json(path, _Kept, "batch size").batch_size
+    except ValueError as error:
+        raise ValueError(f"{error}; restore it, or delete it to find the batch size again") from None
 
 
 def keep_batch_size(folder: Path, batch_size: int, engine_device: torch.device) -> None:

@@ -251,6 +251,29 @@ def test_broken_archives_are_named(clean, tmp_path_factory):
         images.image(1)
 
 
+def test_archives_made_to_do_harm_are_named(clean, tmp_path_factory):
+    root = tmp_path_factory.mktemp("zips")
+    path, content = root / "data.zip", (clean / "train" / "a" / "0.jpg").read_bytes()
+    config = ImageDataConfig(name="imagefolder", root=str(root))
+
+    def write(*names, compression=zipfile.ZIP_STORED):
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            for name in names:
+                archive.writestr(name, content)
+        return path.read_bytes()
+
+    write("train/" + "a/" * 32_000 + "0.jpg")  # 64 kB that stand for paths of a gigabyte
+    with pytest.raises(ValueError, match=r"data\.zip: holds .*, 32001 folders deep, expected at most 64$"):
+        open_images(config, "train")
+    path.write_bytes(write("train/ä/0.jpg").replace("ä".encode(), b"\xff\xfe"))
+    with pytest.raises(ValueError, match=r"data\.zip: expected a zip archive, but 'utf-8' codec"):
+        open_images(config, "train")
+    whole = write("train/a/0.jpg", "train/b/0.jpg", compression=zipfile.ZIP_LZMA)
+    path.write_bytes(whole[:60] + b"\xff" * 40 + whole[100:])
+    with pytest.raises(ValueError, match=r"data\.zip/train/a/0\.jpg: cannot be unpacked: "):
+        open_images(config, "train").image(0)
+
+
 def test_the_command_prints_and_exits_by_what_it_found(clean, capsys):
     folders = [str(clean), "--workers", "0"]
     assert main(folders) == 0

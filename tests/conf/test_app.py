@@ -37,6 +37,16 @@ def test_a_refused_run_leaves_no_folder_but_the_users(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("word", "key"), [("run_dir", "run_dir"), ("hydra.sweep.dir", "hydra.sweep.dir")])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, word, key):
+    (tmp_path / "notes").write_text("")
+    os.symlink("nowhere", tmp_path / "link")
+    sweep = ["-m"] if word != "run_dir" else []
+    for folder, reason in (("notes", "file exists"), ("notes/a", "not a directory"), ("link", "file exists")):
+        message = refused(tmp_path, "classification", *sweep, "data=digits", f"{word}={folder}")
+        assert message == f"{key} = {folder}: no folder can be made there ({reason}); choose another\n"
+
+
 SLEEPY = """
 import os, signal, sys
 from classification.module import ClassificationModule

@@ -59,7 +59,7 @@ def test_a_folder_of_other_settings_is_refused(scenes):
 
 def test_a_broken_scenes_file_is_named(tmp_path):
     (tmp_path / "scenes.json").write_text('{"writer": ')
-    with pytest.raises(ValueError, match=r"scenes\.json: expected a scenes in JSON"):
+    with pytest.raises(ValueError, match=r"scenes\.json: expected a scenes file in JSON"):
         ScenesDataConfig(root=str(tmp_path)).prepare()
 
 

@@ -17,6 +17,7 @@ from detection.evaluation.results_file import read_results
 from detection.evaluation.scoring import METRICS, evaluate
 from detection.model.heads import SecondStage
 from detection.train import run as train
+from detection.training.batch_size import kept_batch_size
 from detection.training.module import DetectionModule
 from runtime.finite import NonFiniteError
 from runtime.problems import counted
@@ -198,3 +199,12 @@ def test_batches_too_small_for_batch_normalisation_are_warned_of(
     data = dataclasses.replace(scenes, fixed_size=side)
     train(small_config(tmp_path / "run", backbone_file, data, steps=1, norm=norm))
     assert ("sees 2 values per channel (2 images, a map of 1x1)" in caplog.text) == warned
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"batch_size": null}', '{"batch_size": 0}'])
+def test_a_damaged_batch_size_is_named_with_what_to_do(tmp_path, content):
+    (tmp_path / "batch_size.json").write_text(content)
+    with pytest.raises(
+        ValueError, match=f"^{tmp_path}/batch_size.json: .*; restore it, or delete it to find"
+    ):
+        kept_batch_size(tmp_path)

@@ -109,6 +109,17 @@ def test_broken_file_is_named_and_the_rest_is_shown(run_dir, broken):
     assert sum("note" in attrs.get("class", "") for _, attrs in page.elements) >= 1
 
 
+@pytest.mark.parametrize(
+    ("name", "section"), [("classification/versions.json", "classifier"), ("command.txt", "search")]
+)
+def test_files_beside_the_figures_may_be_broken_too(run_dir, name, section):
+    for content in (b"[1]\xff", b"[1]"):
+        (run_dir / name).write_bytes(content)
+        text = read(run_dir).sections[section]
+        readable = name == "command.txt" and content == b"[1]"
+        assert (name.split("/")[-1] in text) != readable
+
+
 def test_folder_without_a_run_is_refused(tmp_path, capsys):
     with pytest.raises(
         FileNotFoundError, match="no pipeline run, expected search, classification, detection"

@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 from dataclasses import dataclass, field
@@ -175,9 +176,28 @@ def test_damaged_figures_are_named_with_what_to_do(tmp_path):
     path = folder.path / "metrics.json"
     for content in (b"", b'{"stage": "sea', b"[1]", bytes(64)):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"^{path}: expected .*; restore it, or delete it and start "):
+        with pytest.raises(ValueError, match=f"^{path}.* expected .*; restore it, or delete it and start "):
             folder.finished()
         assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({}, ": metrics is missing"),
+        ({"metrics": []}, ": metrics = [], expected object"),
+        ({"metrics": {"top1": "x"}}, ": metrics[...] = "),
+        ({"metrics": {"top1": None}}, ": metrics[...] = "),
+        ({"metrics": {}, "best": 3}, ": best = 3, expected object"),
+        ({"metrics": {}, "steps": [1]}, ": steps = [1], expected int"),
+    ],
+)
+def test_figures_of_another_form_are_named_with_what_to_do(tmp_path, content, told):
+    folder = opened(tmp_path)
+    (folder.path / "metrics.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="; restore it, or delete it and start ") as error:
+        folder.finished()
+    assert str(error.value).startswith(f"{folder.path / 'metrics.json'}{told}")
 
 
 @pytest.mark.parametrize(
