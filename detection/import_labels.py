@@ -4,8 +4,9 @@
 
 yolo: DIR/images, DIR/labels and class names in DIR/data.yaml or DIR/classes.txt. voc: DIR/Annotations, and
 DIR/JPEGImages or DIR/images. Both: labels beside the images in DIR, or in the folders that --images and
---annotations name. --split takes a part: `images/SPLIT` or `SPLIT/images`, or the names in
-`ImageSets/Main/SPLIT.txt`. Nothing is written when anything is wrong; every kind of fault is listed with its
+--annotations name. --split takes a part: `images/SPLIT` or `SPLIT/images` (VOC: `SPLIT/Annotations` with its
+images), `SPLIT` with labels beside the images, or the names in `ImageSets/Main/SPLIT.txt`; without it, parts
+that are merged are told. Nothing is written when anything is wrong; every kind of fault is listed with its
 count, by file and line.
 """
 

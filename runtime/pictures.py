@@ -6,6 +6,7 @@ No other module opens an image file, so that all know the same formats and tell 
 import functools
 import io
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -31,6 +32,9 @@ HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 HEIC = (
     "a HEIC picture, which is not read: convert it to JPEG (heif-convert of libheif, on a Mac "
     "sips --setProperty format jpeg, or let the phone take JPEG)"
+)
+_SPLIT = re.compile(
+    r"(train|training|trainval|val|valid|validation|minival|test|testing|eval|dev)([^a-z].*)?", re.IGNORECASE
 )
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _HIDDEN = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
@@ -167,6 +171,11 @@ def is_image(name: str) -> bool:
 def is_heic(name: str) -> bool:
     """By its name."""
     return os.path.splitext(name)[1].lower() in HEIC_SUFFIXES
+
+
+def is_split_name(name: str) -> bool:
+    """Whether it is the name of a part of a data set, as `train2017`, `valid`, `test-dev` are."""
+    return _SPLIT.fullmatch(name) is not None
 
 
 def is_folder(entry: Entry) -> bool:

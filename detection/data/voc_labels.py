@@ -27,12 +27,14 @@ from detection.data.labels import (
     picture_files,
     picture_size,
 )
+from detection.data.splits import note_merged_folders, note_merged_lists, split_folders, split_pairs
 from detection.data.voc_xml import Document, XmlError
 from runtime.pictures import entries
 from runtime.progress import track
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 SUFFIX = ".xml"
+FOLDERS = (("JPEGImages", "images"), "Annotations", SUFFIX)
 DIFFICULT = {
     **dict.fromkeys(("", "0", "0.0", "false", "no"), False),
     **dict.fromkeys(("1", "1.0", "true", "yes"), True),
@@ -42,13 +44,18 @@ DIFFICULT = {
 def read_voc(
     root: Path, split: str | None, images: Path | None = None, annotations: Path | None = None
 ) -> LabelledImages:
-    """split: a part of it, listed in `ImageSets/Main/SPLIT.txt`. Categories, by name, are those of all files,
-    so that the parts agree on them.
+    """split: a part of it, listed in `ImageSets/Main/SPLIT.txt`, or in its own folders: `SPLIT/Annotations`,
+    `Annotations/SPLIT`, or `SPLIT` with labels beside its images. Categories, by name, are those of all files
+    of all parts, so that the parts agree on them. None: all; parts that this merges are told as a warning.
 
     images, annotations: folders of the images and of their XML files, where they lie elsewhere.
     Raises FileNotFoundError for a missing folder, ValueError that lists faults by kind, file and line."""
     lists = child(child(root, "ImageSets"), "Main")
-    folder, labels = _folders(root, lists, images, annotations)
+    parts = split_folders(root, *FOLDERS)
+    pairs = [] if split is None or (lists / f"{split}.txt").exists() else split_pairs(root, split, *FOLDERS)
+    if not (own := any(all(folder.is_dir() for folder in pair) for pair in pairs)):
+        pairs = _whole(root)
+    folder, labels = choose_folders("VOC", root, pairs, (images, annotations), list(parts), SUFFIX)
     files = label_files(labels, SUFFIX)
     if not files:
         raise ValueError(f"{labels}: no .xml files in this folder")
@@ -66,7 +73,12 @@ def read_voc(
                 found[picture] = image
                 categories |= {thing.category for thing in image.objects}
             progress.advance()
-    wanted = None if split is None else _listed(lists / f"{split}.txt", _splits(lists), pictures, faults)
+    wanted = None
+    if own:
+        others = [annotations for _, annotations in parts.values() if annotations != labels]
+        categories.update(*(_names(annotations, faults) for annotations in others))
+    elif split is not None:
+        wanted = _listed(lists / f"{split}.txt", [*_splits(lists), *parts], pictures, faults)
     unlabelled = 0
     chosen: list[LabelledImage] = []
     for picture in pictures.all if wanted is None else wanted:
@@ -78,16 +90,37 @@ def read_voc(
         elif picture not in taken and (size := picture_size(picture, faults)) is not None:
             unlabelled += 1
             chosen.append(LabelledImage(picture.relative_to(folder).as_posix(), *size, []))
+    if split is None:
+        note_merged_lists(faults, lists, {name: _length(lists / f"{name}.txt") for name in _splits(lists)})
+        given = images is not None or annotations is not None
+        note_merged_folders(faults, (folder, labels), (image.file_name for image in chosen), parts, given)
     faults.refuse()
     return LabelledImages(folder, sorted(categories), chosen, unlabelled, faults.problems)
 
 
-def _folders(root: Path, lists: Path, images: Path | None, annotations: Path | None) -> tuple[Path, Path]:
+def _whole(root: Path) -> list[tuple[Path, Path]]:
+    """Folders of the images and of the labels of all parts."""
     labels = child(root, "Annotations")
     pairs = [(child(root, "JPEGImages"), labels), (child(root, "images"), labels)]
-    if lies_beside_images(root, SUFFIX):
-        pairs.append((root, root))
-    return choose_folders("VOC", root, pairs, (images, annotations), [], SUFFIX)
+    return [*pairs, (root, root)] if lies_beside_images(root, SUFFIX) else pairs
+
+
+def _names(labels: Path, faults: Faults) -> set[str]:
+    """Categories in the XML files of a folder."""
+    found: set[str] = set()
+    for paths in label_files(labels, SUFFIX).values():
+        path = only_one(paths, faults)
+        if path is not None and (document := _document(path, faults)) is not None:
+            found |= {thing.findtext("name", "").strip() for thing in document.root.iter("object")}
+    return found - {""}
+
+
+def _length(path: Path) -> int:
+    """Names on a list; 0 for one that cannot be read, which only matters when it is chosen."""
+    try:
+        return sum(bool(line.strip()) for line in read_text(path, "list of images").splitlines())
+    except (ValueError, OSError):
+        return 0
 
 
 def _splits(lists: Path) -> list[str]:
@@ -142,19 +175,9 @@ def _labelled(
     path: Path, key: str, pictures: _Pictures, taken: dict[Path, Path], faults: Faults
 ) -> tuple[Path, LabelledImage] | None:
     """An image and what an XML file says of it; None where something is wrong, which the faults tell."""
-    try:
-        document = Document(read_bytes(path, "label"))
-    except XmlError as error:
-        faults.add("XML cannot be read", path, str(error), error.line)
-        return None
-    except (ValueError, OSError) as error:
-        faults.add("XML cannot be read", path, str(error).removeprefix(f"{path}: "))
+    if (document := _document(path, faults)) is None:
         return None
     root = document.root
-    if root.tag != "annotation":
-        text = f"the root element is {clipped(root.tag)[1:-1]}, expected annotation"
-        faults.add("no labels of VOC", path, text, document.lines[root])
-        return None
     picture = _picture(path, key, root, pictures, faults)
     if picture is None or (size := picture_size(picture, faults)) is None:
         return None
@@ -164,6 +187,23 @@ def _labelled(
     _check_size(path, document, picture, size, faults)
     objects = list(_objects(path, document, size, faults))
     return picture, LabelledImage(picture.relative_to(pictures.folder).as_posix(), *size, objects)
+
+
+def _document(path: Path, faults: Faults) -> Document | None:
+    """None where it cannot be read or is no labels of VOC: a fault then."""
+    try:
+        document = Document(read_bytes(path, "label"))
+    except XmlError as error:
+        faults.add("XML cannot be read", path, str(error), error.line)
+        return None
+    except (ValueError, OSError) as error:
+        faults.add("XML cannot be read", path, str(error).removeprefix(f"{path}: "))
+        return None
+    if document.root.tag != "annotation":
+        text = f"the root element is {clipped(document.root.tag)[1:-1]}, expected annotation"
+        faults.add("no labels of VOC", path, text, document.lines[document.root])
+        return None
+    return document
 
 
 def _picture(

@@ -28,11 +28,12 @@ from detection.data.labels import (
     picture_files,
     picture_size,
 )
+from detection.data.splits import note_merged_folders, split_folders, split_pairs
 from detection.data.yolo_names import YoloNames, read_names
-from runtime.pictures import entries
 from runtime.progress import track
 
 SUFFIX = ".txt"
+FOLDERS = (("images",), "labels", SUFFIX)
 TOLERANCE = 0.01
 """Share by which a number may lie outside 0..1; what reaches out of the image is cut."""
 
@@ -40,11 +41,13 @@ TOLERANCE = 0.01
 def read_yolo(
     root: Path, split: str | None, images: Path | None = None, annotations: Path | None = None
 ) -> LabelledImages:
-    """split: a part of it, `images/SPLIT` with `labels/SPLIT`, or `SPLIT/images` with `SPLIT/labels`.
+    """split: a part of it, `images/SPLIT` with `labels/SPLIT`, `SPLIT/images` with `SPLIT/labels`, or `SPLIT`
+    with labels beside its images. None: all of `images`; splits that this merges are told as a warning.
 
     images, annotations: folders of the images and of their label files, where they lie elsewhere.
     Raises FileNotFoundError for a missing folder, ValueError that lists faults by kind, file and line."""
-    folder, labels = _folders(root, split, images, annotations)
+    splits = split_folders(root, *FOLDERS)
+    folder, labels = _folders(root, split, (images, annotations), list(splits))
     faults = Faults()
     names = read_names(root, faults)
     files = picture_files(folder, faults)
@@ -69,36 +72,24 @@ def read_yolo(
     for key in sorted(by_name.keys() - taken.keys()):
         for orphan in by_name[key]:
             _note_orphan(orphan, folder, faults)
+    if split is None:
+        given = images is not None or annotations is not None
+        note_merged_folders(faults, (folder, labels), (image.file_name for image in found), splits, given)
     faults.refuse()
     return LabelledImages(folder, names.categories, found, len(files) - len(taken), faults.problems)
 
 
 def _folders(
-    root: Path, split: str | None, images: Path | None, annotations: Path | None
+    root: Path, split: str | None, given: tuple[Path | None, Path | None], splits: Sequence[str]
 ) -> tuple[Path, Path]:
     """Of the images and of the labels."""
-    all_images, all_labels = child(root, "images"), child(root, "labels")
-    pairs = [(all_images, all_labels)]
+    images = child(root, "images")
+    pairs = [(images, child(root, "labels"))]
     if split is not None:
-        part = child(root, split)
-        pairs = [
-            (child(all_images, split), child(all_labels, split)),
-            (child(part, "images"), child(part, "labels")),
-        ]
-    elif not all_images.is_dir() and lies_beside_images(root, SUFFIX):
+        pairs = split_pairs(root, split, *FOLDERS)
+    elif not images.is_dir() and lies_beside_images(root, SUFFIX):
         pairs.append((root, root))
-    return choose_folders("YOLO", root, pairs, (images, annotations), _splits(root), SUFFIX)
-
-
-def _splits(root: Path) -> list[str]:
-    """Parts that a data set has, in either layout."""
-    inside = [Path(entry.path) for entry in entries(root) if entry.is_dir()]
-    found = [
-        path.name for path in inside if child(path, "images").is_dir() and child(path, "labels").is_dir()
-    ]
-    if (labels := child(root, "labels")).is_dir() and (images := child(root, "images")).is_dir():
-        found += [e.name for e in entries(images) if e.is_dir() and (labels / e.name).is_dir()]
-    return sorted(set(found))
+    return choose_folders("YOLO", root, pairs, given, splits, SUFFIX)
 
 
 def _note_orphan(path: Path, folder: Path, faults: Faults) -> None:

@@ -119,12 +119,12 @@ def test_several_boxes_of_one_object_are_refused(voc, capsys):
 
 
 def test_all_folders_with_labels_beside_images_are_offered(tmp_path, capsys):
-    for split in ("valid", "train"):
+    for split in ("two", "one"):
         picture(tmp_path / "set" / split / "a.png")
         put(tmp_path / "set" / split / "a.xml", xml())
-    train, valid = tmp_path / "set" / "train", tmp_path / "set" / "valid"
+    one, two = tmp_path / "set" / "one", tmp_path / "set" / "two"
     told = refused("voc", tmp_path / "set", capsys)
-    assert f"beside the images in {train}, {valid}: --images {train} --annotations {train}" in told
+    assert f"beside the images in {one}, {two}: --images {one} --annotations {one}" in told
 
 
 def test_one_of_a_thing_is_told_in_the_singular(yolo, capsys):
@@ -372,3 +372,61 @@ def test_every_kind_of_fault_is_told_with_its_own_count(yolo, capsys):
         "box has no area: 1",
     ]
     assert "    and 25 more\n" in told
+
+
+@pytest.mark.parametrize("folders", ["images/train2017 images/val2017", "train val"])
+def test_merged_yolo_splits_are_told_and_how_to_take_one(tmp_path, capsys, folders):
+    root, names = tmp_path / "set", folders.split()
+    for name in names:
+        for image in "ab" if name == names[0] else "c":
+            picture(root / name / f"{image}.png")
+            put(root / name.replace("images", "labels") / f"{image}.txt", ROW)
+    put(root / "data.yaml", "names: [cat]")
+    first = Path(names[0]).name
+    if "/" in folders:
+        assert len(run("yolo", root)) == 3
+        told = capsys.readouterr().err
+        assert f"warning: {root / 'images'}: splits that were merged (take one with --split, as in" in told
+        assert "--split train2017): 2\n    train2017: 2 images\n    val2017: 1 image\n" in told
+    else:
+        assert "it has the splits train, val: choose one" in refused("yolo", root, capsys)
+        run("yolo", root, "--images", str(root), "--annotations", str(root))
+        assert f"--images {root / 'train'} --annotations {root / 'train'}): 2" in capsys.readouterr().err
+    assert run("yolo", root, "--split", first) == {"a.png": [BOX], "b.png": [BOX]}
+    assert "merged" not in capsys.readouterr().err
+
+
+def test_merged_voc_lists_are_told(voc, capsys):
+    put(voc / "ImageSets" / "Main" / "train.txt", "a\n\n")
+    run("voc", voc)
+    assert "merged" not in capsys.readouterr().err
+    put(voc / "ImageSets" / "Main" / "val.txt", "b\n")
+    put(voc / "ImageSets" / "Main" / "cat_val.txt", "b -1\n")
+    run("voc", voc)
+    told = capsys.readouterr().err
+    assert "as in --split train): 2\n    train: 1 image\n    val: 1 image\n" in told
+    run("voc", voc, "--split", "val")
+    assert "merged" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("{}/JPEGImages", "{}/Annotations"),
+        ("{}/images", "{}/annotations"),
+        ("{}", "{}"),
+        ("JPEGImages/{}", "Annotations/{}"),
+    ],
+)
+def test_voc_splits_in_folders_agree_on_the_categories(tmp_path, capsys, images, labels):
+    root = tmp_path / "set"
+    for split, label in (("train", "dog"), ("valid", "ant")):
+        picture(root / images.format(split) / "a.png")
+        put(root / labels.format(split) / "a.xml", xml(label))
+    for split, label in (("train", 2), ("valid", 1)):
+        assert run("voc", root, "--split", split) == {"a.png": [BOX]}
+        coco, _ = read_coco(tmp_path / "out.json")
+        assert coco.category_names == ["ant", "dog"]
+        assert [int(coco.category_ids[row]) for row in coco.labels] == [label]
+    (tmp_path / "out.json").unlink()
+    assert re.search("(splits|there are) train, valid", refused("voc", root, capsys, "--split", "test"))
