@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from backbones.files import existing
-from runtime.pictures import is_image, is_regular
+from runtime.pictures import HEIC, is_heic, is_image, is_regular
 from runtime.problems import MISSING, SHOWN, Problem
 
 NO_FILE = "image is no regular file"
@@ -26,7 +26,7 @@ def note_absent_images(
     Raises FileNotFoundError when the folder is missing."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such image folder")
-    nearest = _Nearest(folder)
+    nearest = Nearest(folder)
     for problem in problems:
         if problem.rule == LEAVES:
             problem.names = [nearest.told(name) for name in problem.names]
@@ -62,7 +62,7 @@ def _reason(path: Path) -> tuple[str, str]:
     return NO_FILE, ""
 
 
-class _Nearest:
+class Nearest:
     """Files of a folder that a name may have meant. The folder is looked through at the first question."""
 
     def __init__(self, folder: Path) -> None:
@@ -77,6 +77,22 @@ class _Nearest:
         self._look()
         near = self._elsewhere(name) or self._of_last_part(name)
         return f"{name} [near: {near}]" if near else name
+
+    def of_label(self, name: str) -> str:
+        """The image that a label file may belong to and what is in the way, in brackets; nothing without one.
+
+        name: of the label file below its folder, without its suffix."""
+        self._look()
+        if (image := self._by_path.get(_folded(name))) is not None:
+            return f" [near: {image}; the name of the labels has its suffix, too]"
+        others = self._by_stem.get(PurePosixPath(_folded(name)).name, [])
+        beside = [path for path in others if _folded(_without_suffix(path)) == _folded(name)]
+        if not (near := beside or others):
+            return ""
+        why = _differences(_without_suffix(near[0]), name) if beside else ["in another folder"]
+        if is_heic(near[0]):
+            why.append(HEIC)
+        return f" [near: {near[0]}; {', '.join(why)}]" if why else ""
 
     def _elsewhere(self, name: str) -> str | None:
         """The file that has the name once it is read otherwise or its first folders are dropped."""
@@ -110,7 +126,7 @@ class _Nearest:
         for place, folders, files in os.walk(self.folder):
             folders.sort()
             for file in sorted(files):
-                if not is_image(file) or file.startswith("."):
+                if not (is_image(file) or is_heic(file)) or file.startswith("."):
                     continue
                 path = os.path.relpath(os.path.join(place, file), self.folder).replace(os.sep, "/")
                 self._by_path.setdefault(_folded(path), path)
@@ -133,6 +149,10 @@ def _readings(name: str) -> Iterator[tuple[str, list[str]]]:
 
 def _folded(path: str) -> str:
     return unicodedata.normalize("NFC", path).casefold()
+
+
+def _without_suffix(path: str) -> str:
+    return PurePosixPath(path).with_suffix("").as_posix()
 
 
 def _differences(found: str, asked: str) -> list[str]:

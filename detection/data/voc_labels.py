@@ -27,6 +27,7 @@ from detection.data.labels import (
     picture_files,
     picture_size,
 )
+from detection.data.listed_files import Nearest
 from detection.data.splits import note_merged_folders, note_merged_lists, split_folders, split_pairs
 from detection.data.voc_xml import Document, XmlError
 from runtime.pictures import entries
@@ -134,6 +135,7 @@ class _Pictures:
 
     def __init__(self, folder: Path, files: list[Path]) -> None:
         self.folder, self.all = folder, files
+        self.nearest = Nearest(folder)
         self._by_key: dict[str, list[Path]] = {}
         self._by_stem: dict[str, list[Path]] = {}
         for path in self.all:
@@ -220,7 +222,8 @@ def _picture(
         text = f"labels of {' or of '.join(map(str, sorted(found)))}"
         faults.add("labels that fit several images", path, text)
     else:
-        faults.add("labels without an image", path, f"no image {path.stem} in {pictures.folder}")
+        near = pictures.nearest.of_label(key)
+        faults.add("labels without an image", path, f"no image {path.stem} in {pictures.folder}{near}")
     return None
 
 

@@ -28,6 +28,7 @@ from detection.data.labels import (
     picture_files,
     picture_size,
 )
+from detection.data.listed_files import Nearest
 from detection.data.splits import note_merged_folders, split_folders, split_pairs
 from detection.data.yolo_names import YoloNames, read_names
 from runtime.progress import track
@@ -69,9 +70,10 @@ def read_yolo(
                 objects = list(_objects(label, size, names, faults)) if label is not None else []
                 found.append(LabelledImage(name.as_posix(), *size, objects))
             progress.advance()
+    nearest = Nearest(folder)
     for key in sorted(by_name.keys() - taken.keys()):
         for orphan in by_name[key]:
-            _note_orphan(orphan, folder, faults)
+            _note_orphan(orphan, key, nearest, faults)
     if split is None:
         given = images is not None or annotations is not None
         note_merged_folders(faults, (folder, labels), (image.file_name for image in found), splits, given)
@@ -92,14 +94,15 @@ def _folders(
     return choose_folders("YOLO", root, pairs, given, splits, SUFFIX)
 
 
-def _note_orphan(path: Path, folder: Path, faults: Faults) -> None:
+def _note_orphan(path: Path, key: str, nearest: Nearest, faults: Faults) -> None:
     """Labels whose image is not there are a fault; a text that holds no labels is only told of."""
     try:
         rows = [line.split() for line in read_text(path, "label").splitlines()]
     except (ValueError, OSError):
         rows = []
     if any(len(row) >= 5 and all(_is_number(word) for word in row) for row in rows):
-        faults.add("labels without an image", path, f"labels without an image in {folder}")
+        text = f"labels without an image in {nearest.folder}{nearest.of_label(key)}"
+        faults.add("labels without an image", path, text)
     elif path.name != "classes.txt":
         faults.add("text without an image and without labels", path, "left out", level="warning")
 

@@ -123,4 +123,6 @@ def _keypoints(path: Path, shape: yaml.Node | None) -> int | None:
         points, values = map(int, words)
         if points >= 1 and values in (2, 3):
             return points * values
-    raise ValueError(f"{path}: kpt_shape = {clipped(words)}, expected [points, 2] or [points, 3]")
+    shown = clipped(", ".join(words))[1:-1]
+    shown = f"[{shown}]" if isinstance(shape, yaml.SequenceNode) else shown
+    raise ValueError(f"{path}: kpt_shape = {shown}, expected [points, 2] or [points, 3]")

@@ -430,3 +430,32 @@ def test_voc_splits_in_folders_agree_on_the_categories(tmp_path, capsys, images,
         assert [int(coco.category_ids[row]) for row in coco.labels] == [label]
     (tmp_path / "out.json").unlink()
     assert re.search("(splits|there are) train, valid", refused("voc", root, capsys, "--split", "test"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "image", "near"),
+    [
+        ("yolo", "C.txt", "c.png", "c.png; another case"),
+        ("yolo", "d.txt", "d.heic", "d.heic; a HEIC picture, which is not read: convert it"),
+        ("yolo", "c.png.txt", "c.png", "c.png; the name of the labels has its suffix, too"),
+        ("yolo", "c.txt", "deep/c.png", "deep/c.png; in another folder"),
+        ("voc", "C.xml", "c.png", "c.png; another case"),
+        ("voc", "d.xml", "d.heic", "d.heic; a HEIC picture, which is not read: convert it"),
+    ],
+)
+def test_what_is_near_labels_without_an_image_is_told(request, capsys, kind, label, image, near):
+    root = request.getfixturevalue(kind)
+    images, labels = ("images", "labels") if kind == "yolo" else ("JPEGImages", "Annotations")
+    picture(root / images / "c.png")
+    (root / images / image).parent.mkdir(exist_ok=True)
+    (root / images / "c.png").rename(root / images / image)
+    put(root / labels / label, ROW if kind == "yolo" else xml(name=Path(label).stem))
+    told = refused(kind, root, capsys)
+    assert "labels without an image: 1" in told
+    assert f"in {root / images} [near: {near}" in told
+
+
+@pytest.mark.parametrize("shape", ["17", "[17]", "[17, x]"])
+def test_a_wrong_shape_of_poses_is_shown_as_written(yolo, capsys, shape):
+    put(yolo / "data.yaml", f"names: [cat]\nkpt_shape: {shape}")
+    assert f"kpt_shape = {shape}, expected [points, 2] or" in refused("yolo", yolo, capsys)
