@@ -20,7 +20,8 @@ def picture_of(pixels: Any) -> Image.Image:
     are uint8, uint16 (scaled to 8 bits), or floats in 0..1.
 
     Raises TypeError for anything but a tensor or an array, ValueError for another shape or type, and for
-    floats outside of 0..1 or not finite."""
+    floats outside of 0..1 or not finite, for 16-bit pixels that are nearly black, and for tensors without
+    values (meta) or without an array of them (sparse)."""
     if isinstance(pixels, np.ndarray):
         _check_shape("an array", pixels.shape, pixels.shape[2:], "[H, W, 3] or [H, W]")
         rounding = np.finfo(pixels.dtype).eps if pixels.dtype.kind == "f" else 0.0
@@ -43,6 +44,10 @@ def _of_tensor(tensor: Any) -> NDArray[np.uint8]:
         raise TypeError(
             f"expected a PIL image, a tensor [3, H, W] or an array [H, W, 3], not {type(tensor).__name__}"
         )
+    if tensor.is_meta:
+        raise ValueError("a tensor on the device meta has no values, expected one on the CPU or a GPU")
+    if tensor.layout != torch.strided:
+        raise ValueError(f"a sparse tensor ({tensor.layout}), expected a dense one: call its to_dense()")
     _check_shape("a tensor", tuple(tensor.shape), tuple(tensor.shape[:-2]), "[3, H, W] or [1, H, W]")
     tensor, rounding = tensor.detach().cpu(), 0.0
     if tensor.is_floating_point():
@@ -63,6 +68,11 @@ def _eight_bits(pixels: NDArray[Any], rounding: float) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:  # of either order of bytes
+        if 0 < pixels.max() < 256:
+            raise ValueError(
+                f"16-bit pixels of at most {pixels.max()}, which is nearly black, as 65535 is white: "
+                "give uint8 where 255 is white"
+            )
         return from_16_bits(pixels)
     if pixels.dtype.kind != "f":
         raise ValueError(f"pixels of {pixels.dtype}, expected uint8, a float in 0..1, or uint16")

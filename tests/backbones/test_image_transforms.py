@@ -142,6 +142,11 @@ def test_a_tensor_of_16_bits_becomes_what_its_file_becomes(tmp_path, dtype):
         assert (np.asarray(as_picture(file)) == np.asarray(as_picture(tensor))).all()
 
 
+@pytest.mark.parametrize("level", [0, 256])
+def test_16_bits_may_be_black_or_dark(level):
+    assert np.asarray(as_picture(np.full((4, 5), level, np.uint16))).max() == level // 257
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "float64", "float32", "float16"])
 def test_arrays_are_pictures_too(dtype):
     picture = photograph(50, 70)
@@ -156,6 +161,10 @@ def test_arrays_are_pictures_too(dtype):
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
+        (np.full((40, 50, 3), 255, np.uint16), "16-bit pixels of at most 255, which is nearly black"),
+        (torch.full((3, 40, 50), 255, dtype=torch.uint16), "16-bit pixels of at most 255, which is nearly"),
+        (torch.zeros(3, 40, 50, device="meta"), "a tensor on the device meta has no values, expected one"),
+        (torch.zeros(3, 40, 50).to_sparse(), r"a sparse tensor \(torch.sparse_coo\), expected a dense one"),
         (torch.zeros(2, 40, 50), r"a tensor of shape \(2, 40, 50\) is no picture, expected \[3, H, W\]"),
         (torch.zeros(1, 3, 40, 50), r"a tensor of shape \(1, 3, 40, 50\) is no picture"),
         (torch.zeros(40, 50, 3), r"a tensor of shape \(40, 50, 3\) is no picture"),
