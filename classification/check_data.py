@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from celltransfer import program
-from classification.class_folders import FilePlace, Layout, read_layout, split_folder
+from classification.class_folders import FilePlace, Layout, read_layout, split_folder, taken_folders
 from classification.file_check import check_files
 from runtime import zipped
 from runtime.problems import Report, parse_check
@@ -41,6 +41,7 @@ def check(
     except ValueError as error:  # a broken archive
         report.add(str(error), str(root))
         return report
+    report.taken = taken_folders(root, folders)
     layouts = [read_layout(folder, root, report.add) for folder in folders]
     _compare_classes(report, layouts)
     for layout in layouts:
@@ -111,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         for name, count in {**report.counts, **report.kinds}.items():
             print(f"{name}: {count}")
+        if report.taken:
+            print(f"folders: {report.taken}")
         print("\n".join(map(str, report.problems)) or "no problems found")
     return 1 if report.problems else 0
 

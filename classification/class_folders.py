@@ -4,13 +4,13 @@ Training and the check walk it by the same functions, so that one says what the 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from runtime import zipped
-from runtime.pictures import HEIC, Entry, entries, image_files, is_folder, is_heic, is_image
+from runtime.pictures import HEIC, Entry, entries, image_files, is_folder, is_heic, is_image, is_split_name
 
 NO_CLASSES = "no class folders"
 NO_IMAGE = "no image in this class folder"
@@ -53,6 +53,21 @@ def split_folder(root: Path, train: bool, train_folder: str, test_folder: str | 
         return _find(root, train_folder if train or test_folder is None else test_folder)
     test = _find(root, "test")
     return test if zipped.is_folder(test) else _find(root, "val")
+
+
+def taken_folders(root: Path, folders: Sequence[Path]) -> str:
+    """Which folders are trained on and scored on, where other splits are not used; else nothing.
+
+    folders: of the training and of the test images."""
+    train, test = folders
+    used = {folder.name for folder in folders}
+    others = [entry.name for entry in (entries(root) if zipped.is_folder(root) else []) if is_folder(entry)]
+    unused = [name for name in others if is_split_name(name) and name not in used]
+    if not unused:
+        return ""
+    told = f"{train.name}/ is trained on, {test.name}/ is scored on"
+    verb = "is" if len(unused) == 1 else "are"
+    return f"{told}, {' and '.join(f'{name}/' for name in unused)} {verb} not used"
 
 
 def _find(root: Path, name: str) -> Path:

@@ -18,7 +18,7 @@ from backbones.pictures import as_picture
 from backbones.ranges import KEY, NoSuchPathError, existing_folder, under
 from celltransfer import not_installed
 from classification import archives
-from classification.class_folders import NO_CLASSES, NO_FILE, NO_IMAGE, classes, split_folder
+from classification.class_folders import NO_CLASSES, NO_FILE, NO_IMAGE, classes, split_folder, taken_folders
 from classification.config import ImageDataConfig
 from runtime import zipped
 from runtime.pictures import Result, read
@@ -115,7 +115,10 @@ def _digits(config: ImageDataConfig, split: str) -> ImageSet:
 
 def _class_folders(config: ImageDataConfig, split: str) -> ImageSet:
     root = _root(config)
-    folder = split_folder(root, split == "train", config.train_folder, config.test_folder)
+    folders = [split_folder(root, train, config.train_folder, config.test_folder) for train in (True, False)]
+    folder = folders[split != "train"]
+    if split != "train" and (taken := taken_folders(root, folders)):
+        log.info("%s: %s (data.test_folder takes another)", root, taken)
     if not zipped.is_folder(folder):
         raise NoSuchPathError(f"{folder}: no such folder; {KEY}root must hold <split>/<class>/<image>")
     report = Report(str(root))

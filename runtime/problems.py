@@ -71,13 +71,15 @@ def refuse(problems: Iterable[Problem]) -> None:
 
 @dataclass
 class Report:
-    """What the folders hold and which rules they break. kinds: images by format and colours."""
+    """What the folders hold and which rules they break. kinds: images by format and colours. taken: which of
+    the folders are used, in words, where there is a choice."""
 
     folder: str
     counts: dict[str, int] = field(default_factory=dict)
     kinds: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     names: int = SHOWN
+    taken: str = ""
 
     def add(self, rule: str, name: str, level: str = "error", where: str = "") -> None:
         note(self.problems, rule, name, level, where, self.names)

@@ -328,3 +328,23 @@ def test_images_of_imagenet_are_in_order_until_they_leak(real_data, tmp_path):
     (tmp_path / names[7].replace("val", "train", 1)).write_bytes((tmp_path / names[7]).read_bytes())
     ((_, rule, count, _),) = problems(tmp_path)
     assert (rule, count) == ("leakage: the same image in both splits", 1)
+
+
+def test_the_check_and_the_training_say_which_folders_are_not_used(clean, capsys, caplog):
+    (clean / "val").rename(clean / "test")
+    config = ImageDataConfig(name="imagefolder", root=str(clean))
+    open_images(config, "test")
+    assert main([str(clean), "--workers", "0"]) == 0
+    assert "folders: " not in capsys.readouterr().out
+    taken = "train/ is trained on, test/ is scored on"
+    for seed, place in enumerate(("valid/a/0.jpg", "valid/b/0.jpg"), 50):
+        photograph(clean / place, seed)
+    (clean / "notes").mkdir()
+    assert main([str(clean), "--workers", "0"]) == 0
+    assert f"folders: {taken}, valid/ is not used\n" in capsys.readouterr().out
+    caplog.set_level("INFO")
+    open_images(config, "train")
+    assert caplog.messages == []
+    open_images(config, "test")
+    (told,) = caplog.messages
+    assert told == f"{clean}: {taken}, valid/ is not used (data.test_folder takes another)"
