@@ -21,6 +21,7 @@ from backbones.zoo import read_spec, resolve_spec
 from celltransfer import program
 from detection.data.sizing import EvaluationSize, Fixed
 from detection.engines.config import ENGINES, C4Config, EngineConfig
+from runtime.problems import counted
 
 if TYPE_CHECKING:
     from detection.engines.costs import Part
@@ -89,7 +90,7 @@ def main(compose: Callable[[str], Any], arguments: Sequence[str] | None = None) 
     except (ValueError, OSError, ImportError) as error:
         print(printable_lines(str(error)), file=sys.stderr)
         return 1
-    what = f"one image of {size[0]}x{size[1]} px, {classes} classes"
+    what = f"one image of {size[0]}x{size[1]} px, {counted(classes, 'class', 'classes')}"
     title = f"{options.weights or options.name}, {config.name}: {what}"
     Console(width=130).print(_table(title, parts))
     if isinstance(config, C4Config):

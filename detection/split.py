@@ -26,7 +26,7 @@ from backbones.files import printable_lines, read_text, write_atomically
 from celltransfer import program
 from detection.data.coco_file import CocoFile, Elements, columns, split_file
 from detection.data.coco_rules import find_problems
-from runtime.problems import refuse
+from runtime.problems import counted, refuse
 from runtime.random import counter_hash
 
 PREFIX = "instances_"
@@ -111,10 +111,10 @@ def draw(merged: Merged, count: int, seed: int) -> tuple[NDArray[np.bool_], str]
     ids = merged.image_ids
     place = [f"{image['file_name']} {image.get('coco_url', '')}" for image in merged.images]
     candidates = np.array([SOURCE in text for text in place], bool)
-    origin = f"the {int(candidates.sum())} images of {SOURCE}"
+    origin = f"the {counted(int(candidates.sum()), 'image')} of {SOURCE}"
     if not candidates.any():
         candidates[:] = True
-        origin = f"all {len(ids)} images, whose names do not tell which are of {SOURCE}"
+        origin = f"all of {counted(len(ids), 'image')}, whose names do not tell which are of {SOURCE}"
     if count >= candidates.sum():
         raise ValueError(f"--minival {count}: must be less than {origin}")
     ranks = counter_hash(seed, ids)
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, part in (("train", ~chosen), ("minival", chosen)):
             path = options.output / f"{name}.json"
             images, boxes = write(merged, part, path, f"{name} of {text}")
-            print(f"{path}: {images} images, {boxes} annotations")
+            print(f"{path}: {counted(images, 'image')}, {counted(boxes, 'annotation')}")
     except (ValueError, OSError) as error:
         print(printable_lines(str(error)), file=sys.stderr)
         return 1

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from runtime.interrupts import ignore_signals, signals_held
 from runtime.launch import end_with_parent
+from runtime.problems import counted
 from runtime.random import counter_hash
 from runtime.steps import StepPlan
 
@@ -81,8 +82,9 @@ class ResumableLoader:
         self._length = samples // (batch_size * step) * step if drop_last else -(-samples // batch_size)
         if not self._length:
             times = f"{step} x " if drop_last and step > 1 else ""
+            samples_given = counted(len(dataset), "sample gives", "samples give")
             raise ValueError(
-                f"{len(dataset)} samples give no batch of {times}{batch_size} on {world} processes"
+                f"{samples_given} no batch of {times}{batch_size} on {counted(world, 'process', 'processes')}"
             )
         self.epoch = 0
         self.batches_given = 0
@@ -97,7 +99,8 @@ class ResumableLoader:
 
         Raises ValueError where there are fewer samples than ranks."""
         if len(self.dataset) < world:
-            raise ValueError(f"{len(self.dataset)} images to evaluate are fewer than the {world} processes")
+            images = counted(len(self.dataset), "image to evaluate is", "images to evaluate are")
+            raise ValueError(f"{images} fewer than the {world} processes")
         part = copy.copy(self)
         part.rank, part.world, part._fill = rank, world, False
         part._length = -(-len(part.order(0)) // part.batch_size)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from backbones.ranges import KEY
+from runtime.problems import counted
 from search.config import BudgetConfig
 from search.ledger.rows import ChildRow
 from search.messages import SearchPaused
@@ -37,6 +38,6 @@ class Budget:
         self._failures_in_a_row = self._failures_in_a_row + 1 if row.failure else 0
         if self._failures_in_a_row >= self.config.failures_in_a_row:
             raise SearchPaused(
-                f"{self._failures_in_a_row} children in a row failed, the last one, child {row.number}, with "
-                f"{row.failure}: {row.detail}"
+                f"{counted(self._failures_in_a_row, 'child', 'children')} in a row failed, the last one, "
+                f"child {row.number}, with {row.failure}: {row.detail}"
             )

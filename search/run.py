@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from backbones.genotype import Genotype
 from runtime.folder import ALWAYS_FREE, RunFolder, plain
 from runtime.owner import owned
+from runtime.problems import counted
 from runtime.random import derive
 from runtime.stage import Stage
 from runtime.tracking import build_loggers, finish, log_artifact
@@ -115,7 +116,8 @@ def _write_outcome(
     scored = {row.number: row.reward for row in done if row.reward is not None}
     if not scored:
         failed = f"; child {done[0].number}: {done[0].failure}: {done[0].detail}" if done else ""
-        raise SearchPaused(f"{folder.path}: none of {len(done)} children has a reward{failed}")
+        finished = counted(len(done), "child", "children")
+        raise SearchPaused(f"{folder.path}: {finished} finished, none with a reward{failed}")
     best = search.rows[max(scored, key=lambda number: (scored[number], -number))]
     origin = {
         "search": search_id(config),

@@ -15,6 +15,7 @@ from detection.data.config import CocoDataConfig
 from detection.data.sizing import FLIP, SAMPLING, TrainingSize
 from detection.formats import Target, check_target
 from runtime.pictures import decode
+from runtime.problems import counted
 
 
 def open_split(config: CocoDataConfig, split: str, *, seed: int = 0) -> "DetectionImages":
@@ -26,8 +27,9 @@ def open_split(config: CocoDataConfig, split: str, *, seed: int = 0) -> "Detecti
         return DetectionImages(coco, folder, config.evaluation_size)
     if not coco.has_targets():
         raise ValueError(
-            f"{coco.path}: nothing to train on, none of the {len(coco.labels)} annotations of "
-            f"{len(coco)} images is a box with an area inside its image that is no crowd region"
+            f"{coco.path}: nothing to train on: {counted(len(coco.labels), 'annotation')} of "
+            f"{counted(len(coco), 'image')}, none of them a box with an area inside its "
+            "image that is no crowd region"
         )
     colors = config.color_jitter
     return DetectionImages(

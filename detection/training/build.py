@@ -26,6 +26,7 @@ from detection.training.batch_size import largest_batch
 from detection.training.config import BackboneSource
 from detection.training.recipe import DetectionRecipe
 from runtime.config import TrainerConfig
+from runtime.problems import counted
 from runtime.trainer import prepare_network, training_device
 
 
@@ -66,7 +67,8 @@ def open_images(
     categories = [CategoryEntry(category, name) for category, name in names]
     check_categories(val.coco, categories)
     if len(val) < processes:
-        raise ValueError(f"{val.coco.path}: {len(val)} images are fewer than the {processes} processes")
+        images = counted(len(val), "image is", "images are")
+        raise ValueError(f"{val.coco.path}: {images} fewer than the {processes} processes")
     return train, val, categories
 
 

@@ -124,7 +124,7 @@ def test_training_without_a_target_is_refused(coco_folder, coco_file, left):
     box = {"image_id": 3, "category_id": 90, "bbox": [1, 2, 10, 20]}
     rows = [box | {"id": number} | changes for number, changes in enumerate(left, start=1)]
     coco_file("annotations/instances_train2017.json", annotations=rows)
-    with pytest.raises(ValueError, match=f"nothing to train on, none of the {len(left)} annotations of 2"):
+    with pytest.raises(ValueError, match=f"train on: {len(left)} annotations? of 2 images, none"):
         open_split(CocoDataConfig(root=str(coco_folder)), "train")
 
 

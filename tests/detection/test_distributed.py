@@ -163,7 +163,7 @@ def test_a_batch_that_does_not_divide_is_refused(config, tmp_path):
 def test_fewer_validation_images_than_processes_are_refused(config, tmp_path):
     asked = config(tmp_path / "run", devices=2)
     asked.data = dataclasses.replace(asked.data, val_limit=1)
-    with pytest.raises(ValueError, match=r"val\.json: 1 images are fewer than the 2 processes"):
+    with pytest.raises(ValueError, match=r"val\.json: 1 image is fewer than the 2 processes"):
         run(asked)
     assert not (tmp_path / "run").exists()
 

@@ -128,7 +128,7 @@ def test_coco_2017_says_that_it_draws_from_all(tmp_path, capsys):
     ]
     _, minival = split(files, tmp_path / "out", "--minival", "20")
     assert len(minival["images"]) == 20
-    assert "drawn from all 35 images, whose names do not tell" in capsys.readouterr().out
+    assert "drawn from all of 35 images, whose names do not tell" in capsys.readouterr().out
 
 
 def test_a_list_of_ids_is_taken_as_it_is(coco2014, tmp_path):

@@ -91,7 +91,7 @@ def test_drop_last_leaves_out_the_short_batch(drop_last, sizes):
 
 def test_drop_last_leaves_out_an_unfinished_optimiser_step():
     assert len(loader(count=11, batch_size=2, drop_last=True, step=2)) == 4
-    with pytest.raises(ValueError, match="3 samples give no batch of 2 x 2 on 1 processes"):
+    with pytest.raises(ValueError, match=r"3 samples give no batch of 2 x 2 on 1 process$"):
         loader(count=3, batch_size=2, drop_last=True, step=2)
 
 
@@ -173,8 +173,12 @@ def test_an_error_of_the_data_set_keeps_its_one_line_message(workers):
 
 
 def test_too_few_samples_for_one_batch_are_refused():
-    with pytest.raises(ValueError, match="3 samples give no batch of 4 on 1 processes"):
+    with pytest.raises(ValueError, match=r"3 samples give no batch of 4 on 1 process$"):
         loader(count=3, batch_size=4, drop_last=True)
+    with pytest.raises(ValueError, match=r"^1 sample gives no batch of 4 on 1 process$"):
+        loader(count=1, batch_size=4, drop_last=True)
+    with pytest.raises(ValueError, match=r"^1 image to evaluate is fewer than the 2 processes$"):
+        loader(count=1, batch_size=1).share(0, 2)
 
 
 def test_a_process_ends_whose_parent_is_gone_already():

@@ -65,7 +65,7 @@ def test_metrics_of_a_smaller_budget_do_not_outlive_a_larger_one(tmp_path, monke
 
 def test_search_without_any_reward_pauses_with_the_first_failure(tmp_path):
     failures = {number: ["not finite"] for number in range(5)}
-    message = "none of 5 children has a reward; child 0: not finite: as ordered"
+    message = "5 children finished, none with a reward; child 0: not finite: as ordered"
     with pytest.raises(SearchPaused, match=message):
         run(toy_config(tmp_path, 5, evaluator=evaluator(failures=failures)))
     assert not (tmp_path / "metrics.json").exists()
