@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
@@ -47,6 +48,7 @@ def main(config_name: str, run: str) -> None:
     run: `module:function`, imported once the configuration has proved good: --help and --cfg need no torch.
     A user's mistake ends with exit code 1 and one message; HYDRA_FULL_ERROR=1 shows the traceback.
     """
+    refuse_dashes(sys.argv[1:])
     refuse_foreign_experiment(config_name, sys.argv[1:])
     refuse_old_names(sys.argv[1:])
     register(config_name)
@@ -107,6 +109,17 @@ def _help(start: Callable[[], None]) -> None:
     finally:
         lines = text.getvalue().splitlines(keepends=True)
         sys.stdout.writelines(line for line in lines if not line.startswith(f"{EXPERIMENTS.name}/"))
+
+
+def refuse_dashes(words: Sequence[str]) -> None:
+    """Ends the process where a key is given as an option, which argparse would answer with its usage."""
+    options = vars(get_args_parser())["_option_string_actions"]
+    for word in words:
+        name, equals, value = word.partition("=")
+        known = name in options or any(each.startswith(name) for each in options if len(name) > 2)
+        if word.startswith("-") and not known and (equals or "." in name):
+            shown = shlex.quote(value) if value else "VALUE"
+            sys.exit(f"{name}: keys take no dashes; type {name.lstrip('-')}={shown}")
 
 
 def refuse_foreign_experiment(command: str, words: Sequence[str]) -> None:

@@ -44,11 +44,29 @@ def refusal(error: Exception, command: str, words: Sequence[str]) -> str | None:
         key = max([str(cause.full_key), asked[1] if asked else ""], key=len)
         return unknown_key(key, _composed(command, words))
     if isinstance(cause, OmegaConfBaseException):
+        if shape := _wrong_shape(str(cause.full_key), str(cause), words):
+            return shape
         return f"{cause.full_key}: {str(cause).splitlines()[0]}"
     if taken := re.match("Could not append to config. An item is already at '(.*)'", str(error)):
         return f"{taken[1]} is a key already: leave out the +"
     lines = [line for line in str(error).splitlines() if not line.startswith("To append to")]
     return "\n".join(lines).partition("\nConfig search path:")[0].partition(" value: {")[0]
+
+
+def _wrong_shape(key: str, text: str, words: Sequence[str]) -> str | None:
+    """The message where a value is given keys of its own but takes none; None for another mistake."""
+    kind = re.search("of type 'dict' could not be converted to (.*)", text)
+    if not kind and "Cannot merge DictConfig with ListConfig" not in text:
+        return None
+    names = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false"}
+    expected = names.get(kind[1], "one value") if kind else f"a list, such as {key}=[0.5,0.5]"
+    for word in words:
+        name, _, value = word.lstrip("+").partition("=")
+        if name.startswith(f"{key}."):
+            return f"{name}: no such key; {key} is {expected}"
+        if name == key:
+            return f"{key} = {value}: expected {expected}"
+    return f"{key}: expected {expected}"
 
 
 def unknown_key(key: str, config: DictConfig) -> str:
@@ -63,9 +81,10 @@ def unknown_key(key: str, config: DictConfig) -> str:
     prefix = f"{parent}." if parent else ""
     alike = difflib.get_close_matches(name, siblings)
     alike += [each for each in siblings if each.startswith(name)]
-    near = list(dict.fromkeys([*same_name, *(prefix + each for each in alike)]))
+    near = [*same_name, *(prefix + each for each in alike)]
     if not siblings:
         near += difflib.get_close_matches(key, known)
+    near = list(dict.fromkeys(near))
     if near:
         return f"{key}: no such key; did you mean {', '.join(near[:NEAR])}?"
     if siblings:

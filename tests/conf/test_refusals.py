@@ -43,6 +43,12 @@ REFUSED = {
     "classification data=digits +recipe.ema.decay=1": "recipe.ema: no such key; did you mean "
     "recipe.ema_decay?",
     "classification 'recipe={lrr:1}'": "recipe.lrr: no such key; did you mean recipe.lr?",
+    "classification recipes.lr=1": "recipes.lr: no such key; did you mean recipe.lr, recipe, "
+    "recipe.lr_decay?",
+    "classification recipe.lr.x=0.1": "recipe.lr.x: no such key; recipe.lr is a number",
+    "classification recipe.epochs.x=1": "recipe.epochs.x: no such key; recipe.epochs is a whole number",
+    "classification data=digits 'data.mean={a:1}'": "data.mean = {a:1}: expected a list, such as "
+    "data.mean=[0.5,0.5]",
     "classification lr=0.1": "lr: no such key; did you mean recipe.lr?",
     "pipeline trainer.device=cpu": "trainer.device: no such key; did you mean "
     "classification.trainer.device, detection.trainer.device, search.child.device?",
@@ -98,6 +104,17 @@ def test_a_list_that_the_shell_has_split_is_shown_with_the_shells_quotes(value, 
         1,
         f"{whole}: the shell has split the value at its blanks; type '{whole}'",
     )
+
+
+def test_a_key_with_dashes_is_answered_with_the_key_without(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "classification", "data=digits", "--recipe.lr=0.1"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    said = "--recipe.lr: keys take no dashes; type recipe.lr=0.1"
+    assert (done.returncode, done.stderr.strip()) == (1, said)
 
 
 def test_free_dictionaries_and_hydras_own_keys_may_have_any_key(tmp_path):
