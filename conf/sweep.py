@@ -14,6 +14,14 @@ from omegaconf import DictConfig
 LIST = "failed.txt"
 
 
+class ReportedJob(JobReturn):
+    """A failed job whose error has been printed; Hydra's own return prints its overrides once more."""
+
+    @property  # type: ignore[misc]  # without the setter, which nothing calls any more
+    def return_value(self) -> Any:
+        raise vars(self)["_return_value"]
+
+
 class FailedJobs(Callback):
     """Hydra's callback. `failed.txt` in the sweep's folder has a line for each failed job.
 
@@ -40,6 +48,7 @@ class FailedJobs(Callback):
         print(line, file=sys.stderr, flush=True)
         with (Path(hydra.sweep.dir) / LIST).open("a") as file:
             file.write(" ".join(line.split()) + "\n")
+        job_return.__class__ = ReportedJob
 
 
 def failed_jobs() -> list[str]:

@@ -149,6 +149,7 @@ def test_a_sweep_reports_each_failed_job_when_it_fails_and_lists_all_at_the_end(
     begun = [next(i for i, line in enumerate(lines) if f"\t#{n} : " in line) for n in (0, 1)]
     assert [code, *lines[-3:]] == [1, "2 jobs failed:", *fails]
     assert begun[0] < lines.index(fails[0]) < begun[1] < lines.index(fails[1]) < len(lines) - 3
+    assert not any("Error executing job" in line for line in lines)
     assert (tmp_path / "failed.txt").read_text().splitlines() == fails
 
 
