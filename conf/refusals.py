@@ -168,6 +168,8 @@ def _foreign_choice(override: Override, command: str, words: Sequence[str]) -> s
     with initialize_config_module("conf", version_base="1.3"):
         loader: ConfigLoader = GlobalHydra.instance().config_loader()
         options = [each for each in loader.get_group_options(group, ObjectType.CONFIG) if each not in SCHEMAS]
+        if not options:  # a place in a list that is no number
+            return f"{group}: no such key; {group.rpartition('.')[0]} is a list"
         key = override.get_key_element()
         fit = [each for each in options if _composes(command, [*others, f"{key}={each}"])]
         choices = fit or [each for each in options if _composes(command, [f"{key}={each}"])]

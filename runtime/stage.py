@@ -182,8 +182,7 @@ def evaluation_folder(config: EvaluationConfig, stage: str) -> Iterator[Path | N
     if os.path.lexists(folder / "metrics.json") and _stage_of(folder / "metrics.json") != stage:
         raise ConfigError(
             f"{KEY}output = {folder} holds a metrics.json that is not of a {stage} evaluation; choose "
-            f"another "
-            "folder"
+            "another folder"
         )
     with ExitStack() as stack:
         try:

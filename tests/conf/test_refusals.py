@@ -49,6 +49,7 @@ REFUSED = {
     "classification recipe.epochs.x=1": "recipe.epochs.x: no such key; recipe.epochs is a whole number",
     "classification data=digits 'data.mean={a:1}'": "data.mean = {a:1}: expected a list, such as "
     "data.mean=[0.5,0.5]",
+    "classification data=digits data.mean.x=1": "data.mean.x: no such key; data.mean is a list",
     "classification lr=0.1": "lr: no such key; did you mean recipe.lr?",
     "pipeline trainer.device=cpu": "trainer.device: no such key; did you mean "
     "classification.trainer.device, detection.trainer.device, search.child.device?",
