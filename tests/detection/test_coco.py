@@ -81,7 +81,7 @@ def without(key):
     ("changes", "message"),
     [
         ({"images": None}, "the key 'images' is missing"),
-        ({"categories": {"1": "person"}}, "categories is dict, expected a list"),
+        ({"categories": {"1": "person"}}, "categories is an object, expected a list"),
         ({"images": []}, "images: empty"),
         ({"categories": []}, "categories: empty"),
         (
@@ -98,7 +98,7 @@ def without(key):
         ),
         (
             {"annotations": first("bbox", [1, 2, "3", 4])},
-            r"must be four numbers.*bbox = \[1, 2, '3', 4\]\)",
+            r"must be four numbers.*bbox = \[1, 2, \"3\", 4\]\)",
         ),
         (
             {"categories": first("id", -1)},

@@ -122,8 +122,13 @@ def test_a_detector_of_ours_finds_the_same_in_plain_detectron2(
         theirs = model([{"image": image.float(), "height": size[0], "width": size[1]}])[0]["instances"]
     assert len(theirs) > 10
     torch.testing.assert_close(ours["scores"], theirs.scores, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(ours["boxes"], theirs.pred_boxes.tensor, rtol=1e-3, atol=1e-2)
-    assert ours["labels"].tolist() == theirs.pred_classes.tolist()
+    # Of detections whose scores are equal but for rounding, either may come first.
+    equal = torch.isclose(ours["scores"][:, None], theirs.scores, rtol=1e-3, atol=1e-4)
+    equal &= ours["labels"][:, None] == theirs.pred_classes
+    boxes = ours["boxes"][:, None], theirs.pred_boxes.tensor
+    equal &= torch.isclose(*torch.broadcast_tensors(*boxes), rtol=1e-3, atol=1e-2).all(dim=2)
+    assert equal.any(dim=1).all()
+    assert equal.any(dim=0).all()
 
 
 @pytest.mark.slow
