@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from backbones.draw import draw
-from backbones.files import printable_lines, write_atomically
+from backbones.files import write_atomically
 from backbones.formats import SUFFIXES
 from backbones.genotype import Genotype
 from backbones.published import PAPER_ROWS
+from backbones.words import printable_lines
 from backbones.zoo import FOREIGN_NETWORKS, ZOO, resolve_spec
 from celltransfer import program
 

@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import re
-import reprlib
 import secrets
 import stat
 from collections.abc import Mapping
@@ -14,12 +13,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-T = TypeVar("T")
+from backbones.words import clipped
 
-_SHOWN = reprlib.Repr()
-_SHOWN.maxstring = _SHOWN.maxother = 60
-clipped = _SHOWN.repr
-"""A value as an error shows it: what a broken file holds may be megabytes."""
+T = TypeVar("T")
 
 DEEPEST = 64
 """Levels of values in values that JSON from outside may have; ours have 8."""
@@ -148,18 +144,6 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
         raise ValueError(
             f"{path}: line {line}: expected text in UTF-8, found the byte 0x{data[error.start]:02x}"
         ) from None
-
-
-def printable(text: str) -> str:
-    """`text` as a terminal may show it: control characters and what is not UTF-8 are written as escapes.
-
-    For names of files and classes, which come from outside and could move the cursor or change colours."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-
-
-def printable_lines(text: str) -> str:
-    """As `printable`, for messages of several lines."""
-    return "\n".join(map(printable, text.split("\n")))
 
 
 def unreadable(error: Exception) -> str:

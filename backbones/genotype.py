@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from backbones.files import clipped, convert_json, read_json, write_json
+from backbones.files import convert_json, read_json, write_json
 from backbones.operations import OPERATIONS
+from backbones.words import clipped
 
 FORMAT = 1
 MOST_BLOCKS = 64

@@ -6,7 +6,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from backbones.files import clipped, convert_json, existing, parse_json
+from backbones.files import convert_json, existing, parse_json
+from backbones.words import clipped
 
 FORMAT = 2
 KEY = "celltransfer"

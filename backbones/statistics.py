@@ -7,6 +7,7 @@ from torch import nn
 
 from backbones.base import Backbone
 from backbones.spec import NetworkSpec
+from backbones.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def warn_of_slow_statistics(network: nn.Module, batches: int) -> None:
         log.warning(
             "backbone.batch_norm_momentum = %g: after %s the statistics that evaluation uses are "
             "still %.0f %% initial values; train longer, or set backbone.batch_norm_momentum=%g",
-            *(momentum, "1 batch" if batches == 1 else f"{batches} batches", 100 * left, enough),
+            *(momentum, counted(batches, "batch", "batches"), 100 * left, enough),
         )
 
 
@@ -53,8 +54,8 @@ def warn_of_few_values(
         log.warning(
             "Batch normalisation sees %s per channel (%s, a map of %dx%d): it hides what they were, and what "
             "comes before it hardly learns; take at least %d images per pass, or larger ones",
-            f"{values} value{'s' * (values != 1)}",
-            f"{images} image{'s' * (images != 1)}",
+            counted(values, "value"),
+            counted(images, "image"),
             *(rows, columns),
             math.ceil(FEWEST_VALUES / (rows * columns)),
         )

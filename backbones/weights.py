@@ -16,12 +16,13 @@ from torch import Tensor
 from backbones.base import Classifier
 from backbones.build import build
 from backbones.claims import check_size
-from backbones.files import clipped, convert_json, write_atomically
+from backbones.files import convert_json, write_atomically
 from backbones.foreign_weights import blank_network, their_names
 from backbones.metadata import FORMAT, KEY, read_metadata
 from backbones.network import NASNet
 from backbones.spec import MOST_CHANNELS, NetworkSpec, Preprocessing
 from backbones.timm_spec import TimmSpec
+from backbones.words import clipped
 from backbones.zoo import FOREIGN_NETWORKS, read_spec
 
 LISTED = 20

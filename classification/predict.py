@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from backbones.files import printable, printable_lines
+from backbones.words import printable, printable_lines
 from celltransfer import program
 from runtime.named_images import Unread, find_images, tell_unread
 from runtime.progress import track

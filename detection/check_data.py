@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.files import printable
+from backbones.words import printable
 from celltransfer import program
 from detection.data.coco_file import CocoFile, parse, places
 from detection.data.coco_rules import find_problems, targets

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from backbones.files import printable_lines
+from backbones.words import printable_lines
 from celltransfer import program
 from detection.deployment import FORMATS
 

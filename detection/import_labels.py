@@ -18,14 +18,15 @@ from pathlib import Path
 
 import msgspec
 
-from backbones.files import printable, printable_lines, write_atomically
+from backbones.files import write_atomically
+from backbones.words import counted, printable, printable_lines
 from celltransfer import program
 from detection.data.coco_file import Elements, columns
 from detection.data.coco_rules import find_problems
 from detection.data.labels import LabelledImages
 from detection.data.voc_labels import read_voc
 from detection.data.yolo_labels import read_yolo
-from runtime.problems import Problem, counted, refuse
+from runtime.problems import Problem, refuse
 
 READERS: Mapping[str, Callable[[Path, str | None, Path | None, Path | None], LabelledImages]] = {
     "yolo": read_yolo,

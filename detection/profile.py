@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from backbones.files import printable_lines
 from backbones.metadata import read_metadata
 from backbones.spec import NetworkSpec
 from backbones.timm_spec import TimmSpec
+from backbones.words import counted, printable_lines
 from backbones.zoo import read_spec, resolve_spec
 from celltransfer import program
 from detection.data.sizing import EvaluationSize, Fixed
 from detection.engines.config import ENGINES, C4Config, EngineConfig
-from runtime.problems import counted
 
 if TYPE_CHECKING:
     from detection.engines.costs import Part

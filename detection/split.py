@@ -22,11 +22,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backbones.files import printable_lines, read_text, write_atomically
+from backbones.files import read_text, write_atomically
+from backbones.words import counted, printable_lines
 from celltransfer import program
 from detection.data.coco_file import CocoFile, Elements, columns, split_file
 from detection.data.coco_rules import find_problems
-from runtime.problems import counted, refuse
+from runtime.problems import refuse
 from runtime.random import counter_hash
 
 PREFIX = "instances_"

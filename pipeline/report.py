@@ -17,7 +17,8 @@ import msgspec
 from markupsafe import Markup
 
 from backbones.draw import draw_cell
-from backbones.files import printable_lines, write_atomically
+from backbones.files import write_atomically
+from backbones.words import printable_lines
 from celltransfer import program
 from classification.mistakes import MATRIX_CLASSES, Mistakes
 from detection.data.annotations import read_split

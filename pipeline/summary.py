@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from backbones.files import printable
+from backbones.words import printable
 from detection.evaluation.scoring import METRICS
 from pipeline.results import Results, percent, short
 

@@ -15,15 +15,8 @@ from typing import Any
 import msgspec
 import yaml
 
-from backbones.files import (
-    clipped,
-    convert_json,
-    existing,
-    printable,
-    read_json,
-    write_atomically,
-    write_json,
-)
+from backbones.files import convert_json, existing, read_json, write_atomically, write_json
+from backbones.words import clipped, printable
 from celltransfer import command_line
 from runtime.config import ADDED, RENAMED
 from runtime.owner import FILE as OWNER_FILE

@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from backbones.words import counted
 from runtime.interrupts import ignore_signals, signals_held
 from runtime.launch import end_with_parent
-from runtime.problems import counted
 from runtime.random import counter_hash
 from runtime.steps import StepPlan
 

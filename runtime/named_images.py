@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from backbones.files import printable
+from backbones.words import printable
 from runtime import zipped
 from runtime.pictures import is_folder, is_heic, is_image, walk
 

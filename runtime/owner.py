@@ -19,7 +19,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backbones.files import clipped, existing, write_atomically
+from backbones.files import existing, write_atomically
+from backbones.words import clipped
 from runtime.launch import launched_rank
 
 FILE = "owner.lock"

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from backbones.files import printable
+from backbones.words import printable
 
 MISSING = "image file is missing"
 """The rule that every listed file is there."""
@@ -52,11 +52,6 @@ def note(
     found.count += 1
     if len(found.names) < shown:
         found.names.append(name)
-
-
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """A number and its unit, as `1 image` or `2 images`. many: the plural; None: with an s."""
-    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def refuse(problems: Iterable[Problem]) -> None:

@@ -5,8 +5,8 @@ import math
 from dataclasses import dataclass, field
 
 from backbones.ranges import KEY, ConfigError
+from backbones.words import counted
 from runtime.config import TrainerConfig
-from runtime.problems import counted
 
 log = logging.getLogger(__name__)
 

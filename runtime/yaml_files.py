@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from backbones.files import clipped, read_text
+from backbones.files import read_text
+from backbones.words import clipped
 
 MOST_LEVELS = 64
 """Lists and mappings inside each other."""

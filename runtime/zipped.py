@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from backbones.files import clipped, existing
+from backbones.files import existing
+from backbones.words import clipped
 
 SUFFIX = ".zip"
 MOST_BYTES = 1 << 28

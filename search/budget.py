@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from backbones.ranges import KEY
-from runtime.problems import counted
+from backbones.words import counted
 from search.config import BudgetConfig
 from search.ledger.rows import ChildRow
 from search.messages import SearchPaused

@@ -12,9 +12,9 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from backbones.genotype import Genotype
+from backbones.words import counted
 from runtime.folder import ALWAYS_FREE, RunFolder, plain
 from runtime.owner import owned
-from runtime.problems import counted
 from runtime.random import derive
 from runtime.stage import Stage
 from runtime.tracking import build_loggers, finish, log_artifact

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from backbones.files import clipped
+from backbones.words import clipped
 from runtime.problems import Problem, note
 
 CHUNK = 8192

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from backbones.words import counted
 from detection.data.annotations import CocoAnnotations, read_split
 from detection.data.augment import ColorJitter, draw_words, placed_boxes, placed_image
 from detection.data.config import CocoDataConfig
 from detection.data.sizing import FLIP, SAMPLING, TrainingSize
 from detection.formats import Target, check_target
 from runtime.pictures import decode
-from runtime.problems import counted
 
 
 def open_split(config: CocoDataConfig, split: str, *, seed: int = 0) -> "DetectionImages":

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from backbones.words import counted
 from detection.data.labels import Faults, child, lies_beside_images
 from runtime.pictures import entries, is_folder, is_split_name
-from runtime.problems import Problem, counted
+from runtime.problems import Problem
 
 Folders = tuple[Path, Path]
 """Of images and of their labels."""

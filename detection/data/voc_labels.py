@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from backbones.files import clipped, read_bytes, read_text
+from backbones.files import read_bytes, read_text
+from backbones.words import clipped
 from detection.data.labels import (
     Faults,
     LabelledImage,

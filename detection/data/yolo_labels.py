@@ -11,7 +11,8 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from backbones.files import clipped, read_text
+from backbones.files import read_text
+from backbones.words import clipped
 from detection.data.labels import (
     DECIMALS,
     Faults,

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import yaml
 
-from backbones.files import clipped, read_text
+from backbones.files import read_text
+from backbones.words import clipped
 from detection.data.labels import Faults
 from runtime.pictures import entries
 from runtime.yaml_files import compose

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from backbones.files import clipped, read_bytes, unreadable, write_atomically
+from backbones.files import read_bytes, unreadable, write_atomically
+from backbones.words import clipped
 from detection.data.annotations import CocoAnnotations
 from detection.data.coco_file import Int64
 from detection.data.elements import UNREAD, Form, Key, finite, finite_box, read_elements, whole

@@ -11,6 +11,7 @@ from backbones.build import build
 from backbones.norm import NarrowBatchNorm2d
 from backbones.ranges import KEY, ConfigError, under
 from backbones.spec import NetworkSpec
+from backbones.words import counted
 from backbones.zoo import resolve_spec
 from detection.data.annotations import SPLITS
 from detection.data.coco_file import CategoryEntry
@@ -26,7 +27,6 @@ from detection.training.batch_size import largest_batch
 from detection.training.config import BackboneSource
 from detection.training.recipe import DetectionRecipe
 from runtime.config import TrainerConfig
-from runtime.problems import counted
 from runtime.trainer import prepare_network, training_device
 
 

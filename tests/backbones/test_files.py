@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from backbones.files import convert_json, existing, printable, read_json, read_text, write_atomically
+from backbones.files import convert_json, existing, read_json, read_text, write_atomically
+from backbones.words import printable
 
 
 def test_what_cannot_take_its_place_leaves_nothing_behind(tmp_path):

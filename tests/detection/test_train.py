@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from backbones import weights
+from backbones.words import counted
 from detection.data.config import CocoDataConfig
 from detection.data.images import open_split
 from detection.detector import Detector
@@ -20,7 +21,6 @@ from detection.train import run as train
 from detection.training.batch_size import kept_batch_size
 from detection.training.module import DetectionModule
 from runtime.finite import NonFiniteError
-from runtime.problems import counted
 from runtime.resume import LAST
 
 

@@ -1,0 +1,25 @@
+"""How messages show values, names and numbers."""
+
+import reprlib
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 60
+clipped = _SHOWN.repr
+"""A value as an error shows it: what a broken file holds may be megabytes."""
+
+
+def printable(text: str) -> str:
+    """`text` as a terminal may show it: control characters and what is not UTF-8 are written as escapes.
+
+    For names of files and classes, which come from outside and could move the cursor or change colours."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def printable_lines(text: str) -> str:
+    """As `printable`, for messages of several lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number and its unit, as `1 image` or `2 images`. many: the plural; None: with an s."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
