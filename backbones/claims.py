@@ -38,8 +38,7 @@ def _check_cells(spec: NetworkSpec, tensors: int, where: str) -> None:
 
 def _convolutions(cell: Cell) -> int:
     """Operations with weights; an identity may have some, pools have none."""
-    live = cell.live_states()
-    blocks = [block for state, block in enumerate(cell.blocks, start=2) if state in live]
+    blocks = cell.live_blocks().values()
     names = [name for block in blocks for name in (block.left_op, block.right_op)]
     return sum("conv" in name for name in names)
 

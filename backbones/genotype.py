@@ -77,14 +77,18 @@ class Cell:
                 live |= {self.blocks[b].left, self.blocks[b].right}
         return frozenset(live)
 
+    def live_blocks(self) -> dict[int, Block]:
+        """The blocks that the output depends on, by the number of their state."""
+        live = self.live_states()
+        return {state: block for state, block in enumerate(self.blocks, start=2) if state in live}
+
     def canonical(self) -> "Cell":
         """The one representative of all cells that compute the same function up to channel order.
 
         Dead blocks go; the operands of `add` and `concat` are ordered; blocks are re-ordered by what they
         compute, the smallest that can be computed first; the concat list is sorted.
         """
-        live = self.live_states()
-        blocks = {2 + b: block for b, block in enumerate(self.blocks) if 2 + b in live}
+        blocks = self.live_blocks()
         orders = _orders(blocks, {0: 0, 1: 1})
         candidates = (
             Cell(
@@ -231,8 +235,7 @@ def _check_cell(cell: Cell, name: str) -> None:
 
 def _count_orders(cell: Cell) -> int:
     """How many orders `_orders` yields: renumbering keeps states apart, so equal blocks are equal already."""
-    live = cell.live_states()
-    blocks = {state: block for state, block in enumerate(cell.blocks, start=2) if state in live}
+    blocks = cell.live_blocks()
     used = {state for block in blocks.values() for state in (block.left, block.right)}
     groups: dict[Block, list[bool]] = {}
     for state, block in blocks.items():

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from backbones.words import printable, printable_lines
+from backbones.words import counted, printable, printable_lines
 from celltransfer import command_line, program, user_folder_last
 from conf import EXPERIMENTS, register
 from conf.objects import to_objects
@@ -56,7 +56,7 @@ def main(config_name: str, run: str) -> None:
     start = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(
         _task(run, wish)
     )
-    with _told(config_name, wish == "1"), _environment("1"):
+    with _exit_with_message(config_name, wish == "1"), _environment("1"):
         if {"--help", "-h"} & {*sys.argv[1:]}:
             _help(start)
         else:
@@ -78,7 +78,7 @@ def _environment(full_error: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told(command: str, full: bool) -> Iterator[None]:
+def _exit_with_message(command: str, full: bool) -> Iterator[None]:
     """Ends the process with one message for what Hydra refused, and with the list of a sweep's failed jobs.
 
     full: show tracebacks instead."""
@@ -90,8 +90,7 @@ def _told(command: str, full: bool) -> Iterator[None]:
         if full or not (failed or (message := refusal(error, command, words))):
             raise
         if failed:
-            jobs = "1 job" if len(failed) == 1 else f"{len(failed)} jobs"
-            message = "\n".join([f"{jobs} failed:", *failed])
+            message = "\n".join([f"{counted(len(failed), 'job')} failed:", *failed])
         print(message, file=sys.stderr)
         sys.exit(1)
 

@@ -6,6 +6,7 @@ The second way names every wrong value, and reads what pycocotools reads as well
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -118,6 +119,7 @@ def read_elements(
 
     name: of the list. where, shown: as in `runtime.problems.note`."""
     decoder = msgspec.json.Decoder(list[form.of])  # type: ignore[name-defined]
+    report = partial(note, problems, where=where, shown=shown)
     loose = msgspec.json.Decoder(msgspec.defstruct("Loose", [(key, Any, msgspec.UNSET) for key in form.keys]))
     for start in range(0, len(elements), CHUNK):
         rows = slice(start, min(start + CHUNK, len(elements)))
@@ -130,8 +132,8 @@ def read_elements(
         for place, element in enumerate(elements[rows], start):
             given, fault = _loosely(loose, element, form)
             if fault is not None:
-                note(problems, f"{name}: {fault}", f"{name}[{place}]", where=where, shown=shown)
-            found.append(_read(f"{name}[{place}]", name, given, form, problems, where, shown, fault is None))
+                report(f"{name}: {fault}", f"{name}[{place}]")
+            found.append(_read(name, place, given, form, report, readable=fault is None))
         yield rows, found
 
 
@@ -155,16 +157,15 @@ def _loosely(
 
 
 def _read(
-    element: str,
     name: str,
+    place: int,
     given: Mapping[str, Any],
     form: Form,
-    problems: list[Problem],
-    where: str,
-    shown: int,
-    told: bool,
+    report: Callable[[str, str], None],
+    readable: bool,
 ) -> Any:
-    values = {}
+    """readable: the element was an object, so that keys which it lacks are faults of their own."""
+    values, element = {}, f"{name}[{place}]"
     for key, (read, expected, unread, default) in form.keys.items():
         value = given.get(key, msgspec.UNSET)
         values[key] = unread
@@ -173,12 +174,11 @@ def _read(
                 values[key] = read(value)
             elif default is not msgspec.UNSET:
                 values[key] = default
-            elif told:
-                rule = f"{name}: {key} is missing, expected {expected}"
-                note(problems, rule, _named(element, given, form), where=where, shown=shown)
+            elif readable:
+                report(f"{name}: {key} is missing, expected {expected}", _named(element, given, form))
         except Refused:
             offender = f"{_named(element, given, form)}: {key} = {_shown(value)}"
-            note(problems, f"{name}: {key} must be {expected}", offender, where=where, shown=shown)
+            report(f"{name}: {key} must be {expected}", offender)
     return form.of(**values)
 
 
