@@ -91,7 +91,8 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
         warn_of_slow_statistics(network, len(train_loader) * recipe.epochs)
         side = network.preprocessing.size
         warn_of_few_values(network, config.plan().images_per_norm, side, side)
-    trainer.fit(module, train_loader, own_test_loader, ckpt_path=last_checkpoint(folder), weights_only=True)
+    checkpoint = last_checkpoint(folder, module)
+    trainer.fit(module, train_loader, own_test_loader, ckpt_path=checkpoint, weights_only=True)
     if rank:
         return {}
     if averaging:

@@ -95,7 +95,7 @@ def _train(asked: DetectionConfig) -> dict[str, Any]:
             keep_batch_size(folder.path, config.plan().batch_size, trainer.strategy.root_device)
         _tell(config, detector, train, steps)
     module = DetectionModule(detector.engine, recipe, steps).train()
-    trainer.fit(module, loader, ckpt_path=last_checkpoint(folder), weights_only=True)
+    trainer.fit(module, loader, ckpt_path=last_checkpoint(folder, module), weights_only=True)
     return _finish(config, folder, detector, val, trainer, validation, costs)
 
 

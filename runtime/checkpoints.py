@@ -4,13 +4,14 @@ import logging
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import nn
 
 from backbones.files import existing
 from runtime.resume import LAST, PREVIOUS
@@ -76,16 +77,17 @@ def _named(path: Path) -> Iterator[None]:
         raise OSError(f"{path}: the checkpoint could not be written: {str(error).splitlines()[0]}") from None
 
 
-def usable_checkpoint(folder: Path) -> Path | None:
+def usable_checkpoint(folder: Path, module: nn.Module | None = None) -> Path | None:
     """`last.ckpt`, or `previous.ckpt` where that is damaged, which is logged; None where there is neither.
 
+    module: what goes on from it; a checkpoint of another network counts as damaged.
     Raises ValueError where those that are there are all damaged, or no regular files. Nothing is removed."""
     faults: list[str] = []
     for name in (LAST, PREVIOUS):
         path = folder / name
         if not os.path.lexists(path):
             continue
-        fault = damage(path)
+        fault = damage(path, module)
         if fault is None:
             if faults:
                 log.warning("%s; continuing from %s", faults[0], path)
@@ -101,8 +103,10 @@ def usable_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint file; None where it can be continued from. Its tensors stay on disk."""
+def damage(path: Path, module: nn.Module | None = None) -> str | None:
+    """What is wrong with a checkpoint file; None where it can be continued from. Its tensors stay on disk.
+
+    module: as in `usable_checkpoint`."""
     try:
         existing(path, "checkpoint")
         with zipfile.ZipFile(path) as archive:  # PyTorch itself does not compare the checksums
@@ -116,8 +120,23 @@ def damage(path: Path) -> str | None:
         return f"{path}: damaged: {_first_line(error)}"
     except pickle.UnpicklingError as error:
         return f"{path}: not a checkpoint of this project: {_first_line(error)}"
-    if not isinstance(content, dict) or not {"state_dict", "global_step", "loops"} <= content.keys():
+    if not (isinstance(content, dict) and "global_step" in content and all(map(content.get, _FILLED))):
         return f"{path}: not a checkpoint of a training run"
+    if module is not None and (name := _first_difference(content["state_dict"], module.state_dict())):
+        return f"{path}: not a checkpoint of this network: {name} is missing or of another shape"
+    return None
+
+
+_FILLED = ("state_dict", "loops", "optimizer_states")
+"""Keys of a checkpoint that are never empty."""
+
+
+def _first_difference(given: Mapping[str, Any], expected: Mapping[str, Any]) -> str | None:
+    """The first name that one of them lacks, or whose tensors have other shapes."""
+    for name in dict.fromkeys([*expected, *given]):
+        here, there = (getattr(state.get(name), "shape", None) for state in (given, expected))
+        if here != there:
+            return name
     return None
 
 

@@ -167,11 +167,11 @@ def checkpoint_folder(folder: RunFolder) -> Path:
     return folder.path / CHECKPOINTS
 
 
-def last_checkpoint(folder: RunFolder) -> Path | None:
+def last_checkpoint(folder: RunFolder, module: L.LightningModule | None = None) -> Path | None:
     """The checkpoint to continue from, for `fit(ckpt_path=..., weights_only=True)`; None at the start.
 
-    Raises ValueError where all that are there are damaged."""
-    return usable_checkpoint(checkpoint_folder(folder))
+    module: what goes on from it. Raises ValueError where all that are there are damaged or of others."""
+    return usable_checkpoint(checkpoint_folder(folder), module)
 
 
 def _quieten_lightning() -> None:

@@ -53,7 +53,7 @@ def fit(folder: Path, module, steps, accumulate=1, **trainer):
     run = RunFolder(folder)
     config = TrainerConfig(device="cpu", checkpoint_seconds=None, **trainer)
     loader = ResumableLoader(Draws(), 2, seed=0, shuffle=True)
-    checkpoint = last_checkpoint(run)
+    checkpoint = last_checkpoint(run, module)
     lightning = build_trainer(config, run, [], [], max_steps=steps, accumulate=accumulate)
     lightning.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
     return module
@@ -241,6 +241,31 @@ def test_checkpoints_that_are_all_damaged_are_named_and_left(tmp_path):
     assert f"{previous}: expected a checkpoint file, but this is a FIFO" in str(error.value)
     assert f"restore one from a copy, or delete {last.parent} to train from the beginning" in str(error.value)
     assert last.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer_states": []}, "not a checkpoint of a training run"),
+        ({"loops": {}}, "not a checkpoint of a training run"),
+        ({"state_dict": {}}, "not a checkpoint of a training run"),
+        (
+            {"state_dict": {"layer.weight": torch.zeros(1, 1), "layer.bias": torch.zeros(3)}},
+            "not a checkpoint of this network: layer.bias is missing or of another shape",
+        ),
+        (
+            {"state_dict": {"layer.weight": torch.zeros(1, 1)}},
+            "not a checkpoint of this network: layer.bias is missing or of another shape",
+        ),
+    ],
+)
+def test_a_whole_checkpoint_of_something_else_is_passed_over(tmp_path, caplog, change, message):
+    fit(tmp_path, Line(), steps=4, checkpoint_steps=1)
+    last, previous = (tmp_path / "checkpoints" / name for name in (LAST, PREVIOUS))
+    torch.save(torch.load(last, weights_only=True) | change, last)
+    fit(tmp_path, Line(), steps=6)
+    assert f"{last}: {message}; continuing from {previous}" in caplog.text
+    assert torch.load(last, weights_only=True)["global_step"] == 6
 
 
 class Thing:
