@@ -22,7 +22,7 @@ from runtime.checkpoints import remove_previous
 from runtime.config import EvaluationConfig
 from runtime.folder import RunFolder, plain
 from runtime.launch import launched_rank
-from runtime.owner import owned
+from runtime.owner import owned, owns
 from runtime.random import counter_hash
 from runtime.resume import CHECKPOINTS, LAST, PREVIOUS
 from runtime.tracking import build_loggers, finish, log_artifact
@@ -142,7 +142,8 @@ class Stage:
             log.info("best reward %.4g: child %d", content["metrics"]["best_reward"], content["best_child"])
         for name in (*self.products, "metrics.json"):
             log.info("%s", folder.path / name)
-        log.info("report: %s", program(shlex.join(["pipeline.report", str(folder.path)])))
+        if not owns(folder.path.resolve().parent):  # a chain, which writes one report of all its stages
+            log.info("report: %s", program(shlex.join(["pipeline.report", str(folder.path)])))
 
 
 def _filled(path: Path, what: str) -> bool:

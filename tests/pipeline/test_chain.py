@@ -70,6 +70,7 @@ def test_started_again_the_chain_skips_finished_stages_and_continues_the_unfinis
     again = command("pipeline", "experiment=smoke", "run_dir=run", cwd=run.parent)
     assert "classification: was finished before" in again.stderr
     assert "detection: finished" in again.stderr
+    assert "report: " not in again.stderr  # the chain writes one for all stages
     assert (run / "classification" / "backbone.safetensors").stat().st_mtime_ns == weights
     assert (run / "detection" / "detector.safetensors").read_bytes() == before
 
