@@ -34,18 +34,15 @@ def orientation(image: Image.Image) -> int:
         with warnings.catch_warnings(action="ignore"):
             found = image.getexif().get(ORIENTATION)
         return int(found) if found in _TURNS else 1
-    except (
-        Exception
-    ):  # Pillow has as many errors for damaged EXIF as that has fields, and no picture needs it
+    except Exception:  # as many kinds as EXIF has fields that can be damaged, and no picture needs it
         return 1
 
 
 def lies_on_its_side(image: Image.Image) -> bool:
     """Of an opened file whose pixels are not decoded, as far as its header tells."""
-    says = any(source in image.info for source in _SOURCES) and not hasattr(
-        image, "tag_v2"
-    )  # TIFF is upright
-    return says and orientation(image) >= 5
+    if hasattr(image, "tag_v2"):  # Pillow turns TIFF upright itself
+        return False
+    return any(source in image.info for source in _SOURCES) and orientation(image) >= 5
 
 
 def upright(image: Image.Image) -> Image.Image:

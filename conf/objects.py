@@ -36,9 +36,8 @@ def _check(config: DictConfig) -> None:
                 raise ConfigError(unknown_key(f"{here}.{name}" if here else name, root))
     known = {key: config[key] for key in config if not OmegaConf.is_missing(config, key)}
     parts = {key: value for key, value in known.items() if isinstance(value, DictConfig)}
-    for key in [
-        key for key in known if key not in parts
-    ]:  # before the parts, whose values may be references to these
+    # Before the parts, whose values may be references to these.
+    for key in (key for key in known if key not in parts):
         node: Any = config._get_node(key)
         with under(here):
             _check_number(str(key), known[key], ", or null" if node._is_optional() else "")

@@ -109,14 +109,12 @@ class RunFolder:
         if not self.path.is_dir():
             return
         for path in sorted(self.path.iterdir()):
-            # A run may have been killed between its first two files. In the folder of a chain lie its
-            # stages'.
+            # A run may have been killed between its first two files; a chain's folder holds its stages'.
             known = path.name in ("inputs.json", OWNER_FILE) or owns(path)
             if not (known or path.name.startswith(".") or path.suffix in OUTPUT_SUFFIXES):
                 raise ValueError(
                     f"{self.path} holds {printable(path.name)}, but no config.yaml, so it is not the "
-                    f"folder of a "
-                    f"{stage} run; choose another run_dir, or restore config.yaml if it is"
+                    f"folder of a {stage} run; choose another run_dir, or restore config.yaml if it is"
                 )
 
     def _stored_inputs(self, inputs: dict[str, str]) -> dict[str, Any]:

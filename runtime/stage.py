@@ -76,7 +76,7 @@ class Stage:
         Raises ValueError where products are gone with what they were made from."""
         if not os.path.lexists(folder / "metrics.json"):
             return False
-        gone = [name for name in self.products if not _filled(folder / name, "product")]
+        gone = self._gone(folder)
         if not gone or not (folder / "config.yaml").exists():
             return True
         if not any((folder / name).exists() for name in self.sources):
@@ -88,9 +88,13 @@ class Stage:
             )
         return False
 
+    def _gone(self, folder: Path) -> list[str]:
+        """Products that are not there, or empty. Raises ValueError where one is no regular file."""
+        return [name for name in self.products if not _filled(folder / name)]
+
     def tell_what_is_lost(self, folder: Path) -> None:
         """Logs that a finished run goes on because a product is gone."""
-        gone = [name for name in self.products if not _filled(folder / name, "product")]
+        gone = self._gone(folder)
         if gone and (folder / "metrics.json").exists():
             left = next((name for name in self.sources if (folder / name).exists()), self.sources[0])
             log.warning("%s is gone and is made again from %s", folder / gone[0], left)
@@ -146,9 +150,8 @@ class Stage:
             log.info("report: %s", program(shlex.join(["pipeline.report", str(folder.path)])))
 
 
-def _filled(path: Path, what: str) -> bool:
-    """Whether a file is there and holds something. Raises ValueError where it is no regular file."""
-    return os.path.lexists(path) and existing(path, what).stat().st_size > 0
+def _filled(path: Path) -> bool:
+    return os.path.lexists(path) and existing(path, "product").stat().st_size > 0
 
 
 def seed_process(seed: int, rank: int) -> None:

@@ -43,13 +43,14 @@ class _Forgiving(Logger):
     tracker: str
     failed = False
 
+    def _call(self, method: Callable[[], None]) -> None:
+        method()
+
     def _attempt(self, method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         if self.failed:
             return
         try:
-            patiently(partial(method, *args, **kwargs)) if self.tracker == "wandb" else method(
-                *args, **kwargs
-            )
+            self._call(partial(method, *args, **kwargs))
         except Exception as error:  # any failure of a tracker is one: the run matters more
             self.failed = True
             action = method.__name__
@@ -69,9 +70,12 @@ class _Forgiving(Logger):
 
 
 class ForgivingWandbLogger(_Forgiving, WandbLogger):
-    """wandb's."""
+    """wandb's, which may also stand still."""
 
     tracker = "wandb"
+
+    def _call(self, method: Callable[[], None]) -> None:
+        patiently(method)
 
 
 class ForgivingTensorBoardLogger(_Forgiving, TensorBoardLogger):

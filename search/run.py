@@ -94,8 +94,7 @@ def _finished(config: SearchConfig) -> dict[str, Any] | None:
         if not is_ledger(folder / LEDGER):
             raise ValueError(
                 f"{folder} holds a finished search whose {LEDGER} is gone; restore it, delete metrics.json "
-                f"to start "
-                "from the beginning, or choose another run_dir"
+                "to start from the beginning, or choose another run_dir"
             )
         if read_fact(folder / LEDGER, "finished") != plain(config.budget):
             return None

@@ -70,8 +70,7 @@ def damage_named(path: Path) -> Iterator[None]:
         text = " ".join(str(error).split())
         raise ValueError(
             f"{path}: not a search ledger, or damaged: {text}; nothing was changed. Restore it from a copy "
-            f"with the "
-            "-wal file beside it, or choose another run_dir"
+            "with the -wal file beside it, or choose another run_dir"
         ) from None
 
 
