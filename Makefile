@@ -18,7 +18,8 @@ test: $(VENV)/.test detectron2 lint  ## the suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.test detectron2  ## what takes minutes: kill loops, chains on real data; PART=detection: those alone
-	$(BIN)/python -m pytest -m 'slow and not gpu and not install' --durations=10 tests/$(PART)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not gpu and not install' -n auto --maxprocesses 4 \
+		--dist worksteal --durations=10 tests/$(PART)
 
 fuzz: TARGET ?= genotype
 fuzz: SECONDS ?= 60

@@ -33,6 +33,15 @@ class Budget:
                 f"cured, start again with {KEY}budget.max_attempts above {self.config.max_attempts}"
             )
 
+    def check_rejections(self, in_a_row: int) -> None:
+        """Raises SearchPaused where the newest proposals were all above a limit."""
+        if in_a_row >= self.config.rejections_in_a_row:
+            raise SearchPaused(
+                f"the last {counted(in_a_row, 'proposal')} cost more than {KEY}limits allow; choose "
+                f"other limits in a new run_dir, or continue with {KEY}budget.rejections_in_a_row above "
+                f"{in_a_row}"
+            )
+
     def count_failure(self, row: ChildRow) -> None:
         """Counts a finished child. Raises SearchPaused when too many in a row have failed."""
         self._failures_in_a_row = self._failures_in_a_row + 1 if row.failure else 0

@@ -46,11 +46,49 @@ class BudgetConfig:
     """Runs of one child, ended by lost hosts and killed processes, before the search pauses."""
     failures_in_a_row: int = 20
     """Failed children in a row at which the search pauses: the fault is then hardly theirs."""
+    rejections_in_a_row: int = 1000
+    """Proposals in a row above a limit at which the search pauses: the limits then leave hardly anything."""
 
     def __post_init__(self) -> None:
-        require(self, "children", "failures_in_a_row", least=1)
+        require(self, "children", "failures_in_a_row", "rejections_in_a_row", least=1)
         require(self, "max_attempts", least=2)
         require(self, "hours", above=0)
+
+
+@dataclass(kw_only=True)
+class LimitsConfig:
+    """What the network of a child may cost. Cells above a limit are rejected, never run. None: no limit."""
+
+    parameters: int | None = None
+    """Trainable parameters."""
+    multiply_adds: int | None = None
+    """Of one image."""
+    activation_bytes: int | None = None
+    """Of one image in training, in float32."""
+
+    def __post_init__(self) -> None:
+        require(self, "parameters", "multiply_adds", "activation_bytes", least=1)
+
+
+@dataclass(kw_only=True)
+class ObjectiveConfig:
+    """Lets a child's cost count in its reward: accuracy x (cost / target) ^ exponent."""
+
+    cost: str | None = None
+    """`parameters`, `multiply_adds`, `activation_bytes`, or a metric that the evaluator returns. None: the
+    reward is the accuracy."""
+    target: float | None = None
+    """The cost that leaves the accuracy as it is, in the unit of the cost; needed with `cost`."""
+    exponent: float = -0.07
+    """Below 0 where less is better; -0.07 in MnasNet (1807.11626)."""
+
+    def __post_init__(self) -> None:
+        require(self, "target", above=0)
+        require(self, "exponent", least=-10, most=10)
+        if self.cost is not None and self.target is None:
+            raise ConfigError(
+                f"{KEY}target = null, but {KEY}cost = {self.cost!r}; expected the cost to aim at"
+            )
 
 
 @dataclass(kw_only=True)
@@ -67,15 +105,19 @@ class SearchConfig:
     strategy: Any
     """What to try next: `search.strategies`."""
     child: ChildConfig = field(default_factory=ChildConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     evaluator: Any = None
     """None trains children. Else a mapping: `_target_`, the dotted path of a callable (genotype, task) ->
-    Result, or of a class of such callables, and its keyword arguments."""
+    Result or number, or of a class of such callables, and its keyword arguments."""
     executor: Any
     """Where children run: `search.executors`."""
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     window: int = 40
     """Virtual workers: how many children are proposed before the first of them is learned from. It is part
     of what the search is; at least twice the real workers keeps those busy."""
+    strict_hardware: bool = False
+    """Refuse, instead of warn, to continue on another processor, device or version of PyTorch."""
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
     def __post_init__(self) -> None:

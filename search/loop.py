@@ -9,26 +9,29 @@ it virtually starts, and for no other.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from backbones.genotype import Genotype
 from runtime.progress import track
 from runtime.random import derive
 from search.admission import Admission
 from search.budget import Budget
 from search.clock import VirtualClock
+from search.config import ObjectiveConfig
 from search.executors.protocol import Executor
 from search.ledger.rows import ChildRow
 from search.ledger.writer import Ledger
-from search.messages import FINAL_AT_ONCE, Failure, Result
+from search.messages import FINAL_AT_ONCE, ChildTask, Failure, Result
+from search.objective import weighed
 from search.progress import Progress
 from search.strategies.protocol import Strategy
 
 POLL_SECONDS = 0.05
+NO_OBJECTIVE = ObjectiveConfig()
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +44,18 @@ class Search:
         ledger: Ledger,
         strategy: Strategy,
         executor: Executor,
-        cost: Callable[[Genotype], int],
+        admission: Admission,
         *,
         seed: int,
         window: int,
         budget: Budget,
+        objective: ObjectiveConfig = NO_OBJECTIVE,
         loggers: Sequence[Logger] = (),
     ):
-        """cost: predicted run time in microseconds. Continues from whatever the ledger holds."""
+        """Continues from whatever the ledger holds."""
         self._ledger, self._strategy, self._executor = ledger, strategy, executor
-        self._seed, self._budget = seed, budget
-        self._admission, self._progress = Admission(cost), Progress(loggers)
+        self._seed, self._budget, self._objective = seed, budget, objective
+        self._admission, self._progress = admission, Progress(loggers)
         self._clock, self._group = VirtualClock(window), 0
         self.rows: list[ChildRow] = []
         self._queue: deque[ChildRow] = deque()
@@ -63,29 +67,41 @@ class Search:
             )
 
     def _recover(self) -> None:
-        for row in self._ledger.rows():
+        rows = self._ledger.rows()
+        left = {row.number: row for row in rows if row.status == "running"}
+        adopted = self._executor.adopt([self._task(row) for row in left.values()])
+        # Where another process ran the children, the driver's death is no attempt of theirs.
+        uncount = not self._ledger.fact("dies_with_driver")
+        lost = [row for number, row in left.items() if number not in adopted]
+        self._requeue([(row, "the process that ran it ended", {"uncount": uncount}) for row in lost])
+        self._running = {number: left[number] for number in sorted(adopted)}
+        for row in rows:
             if row.proposal_group != self._group:
                 self._clock.advance()
                 self._group = row.proposal_group
-            if row.status == "running":
-                self._requeue(row, "the process that ran it ended")
             self._admission.add(row)
             self._add(row)
         if (state := self._ledger.state()) is not None:
             self._strategy.load_state_dict(state)
+        self._ledger.save(facts={"dies_with_driver": self._executor.dies_with_driver})
 
     def _add(self, row: ChildRow) -> None:
         self.rows.append(row)
         self._clock.occupy(row.number, row.finish)
         if row.status == "done":
             self._progress.add(row)
-        elif row.original is None:
+        elif row.original is None and row.status == "queued":
             self._queue.append(row)
+
+    def _task(self, row: ChildRow) -> ChildTask:
+        """The task of the attempt that runs, or else of the next one."""
+        attempt = row.attempts - (row.status == "running")
+        return ChildTask(row.proposal, derive(self._seed, "child", row.cell_key), attempt, row.alone)
 
     def run(self) -> None:
         """Runs until the budget is spent. An interrupt leaves the children that were running queued."""
         budget, done = self._budget.config, self._progress.done
-        self._ledger.save(events={"started": {"done": done, "budget": asdict(budget)}})
+        self._ledger.save(events=[("started", {"done": done, "budget": asdict(budget)})])
         try:
             with track(budget.children, "search", done) as line:
                 while True:
@@ -94,15 +110,14 @@ class Search:
                     self._submit()
                     if not self._running:
                         return
-                    results = self._executor.poll(partial(self._progress.show_running, line))
-                    for result in results:
-                        self._take(result)
-                    if not results:
+                    if results := self._executor.poll(partial(self._progress.show_running, line)):
+                        self._take(results)
+                    else:
                         time.sleep(POLL_SECONDS)
         finally:
-            for number, row in self._running.items():
+            for number in self._running:
                 self._executor.cancel(number)
-                self._requeue(row, "interrupted", uncount=True)
+            self._requeue([(row, "interrupted", {"uncount": True}) for row in self._running.values()])
             self._ledger.save(facts={"seconds": self._budget.seconds()})
 
     def _propose(self) -> None:
@@ -124,35 +139,57 @@ class Search:
             for row in entered:
                 self._add(row)
             self._ledger.step([*consumed, *entered], self._strategy.state_dict(), self._group)
+            self._budget.check_rejections(self._admission.rejected_in_a_row)
 
     def _submit(self) -> None:
         while self._queue and self._executor.capacity() and not self._budget.out_of_time():
-            row = self._queue.popleft()
+            row = self._queue[0]
             self._budget.check_attempts(row)
-            task = row.begin(derive(self._seed, "child", row.cell_key))
+            self._queue.popleft()
+            task = self._task(row)
+            row.begin()
             # Written before it starts, so that an attempt which takes the process along counts, too.
-            self._ledger.save([row])
+            self._ledger.save([row], begun=[row.number])
             self._running[row.number] = row
             self._executor.submit(task)
 
-    def _take(self, result: Result) -> None:
-        """Records a final result, or sends the child back, of which the strategy learns nothing."""
-        row = self._running.pop(result.proposal.number)
-        lost = result.failure is Failure.HOST_LOST
-        if result.failure and result.failure not in FINAL_AT_ONCE and (lost or not row.alone):
-            self._requeue(row, f"{result.failure}: {result.detail}", alone=not lost)
-            self._queue.appendleft(row)
-            return
-        finished = [row, *self._admission.duplicates(row)]
-        for each in finished:
-            each.finish_with(result)
-            self._progress.add(each)
-        self._ledger.save(finished, facts={"seconds": self._budget.seconds()})
-        self._progress.log(row)
-        self._budget.count_failure(row)
+    def _take(self, results: Sequence[Result]) -> None:
+        """Records what one poll gave, all of it in one transaction, before anything of it is judged.
 
-    def _requeue(self, row: ChildRow, why: str, *, alone: bool = False, uncount: bool = False) -> None:
+        A result is final, or sends the child back, of which the strategy learns nothing.
+        """
+        ran, changed, events, ended = [], [], [], []
+        for result in results:
+            row = self._running.pop(result.proposal.number)
+            ended.append((row.number, result.failure or "done", result.site))
+            lost = result.failure is Failure.HOST_LOST
+            if result.failure and result.failure not in FINAL_AT_ONCE and (lost or not row.alone):
+                events.append(self._send_back(row, f"{result.failure}: {result.detail}", alone=not lost))
+                self._queue.appendleft(row)
+                changed.append(row)
+                continue
+            result = weighed(result, row, self._objective)
+            ran.append(row)
+            for each in (row, *self._admission.duplicates(row)):
+                each.finish_with(result)
+                changed.append(each)
+        self._ledger.save(changed, facts={"seconds": self._budget.seconds()}, events=events, ended=ended)
+        for row in changed:
+            if row.status == "done":
+                self._progress.add(row)
+        for row in ran:
+            self._progress.log(row)
+            self._budget.count_failure(row)
+
+    def _requeue(self, lost: Sequence[tuple[ChildRow, str, Mapping[str, bool]]]) -> None:
+        events = [self._send_back(row, why, **how) for row, why, how in lost]
+        rows = [row for row, _, _ in lost]
+        self._ledger.save(rows, events=events, ended=[(row.number, why, None) for row, why, _ in lost])
+
+    def _send_back(
+        self, row: ChildRow, why: str, *, alone: bool = False, uncount: bool = False
+    ) -> tuple[str, dict[str, Any]]:
+        """running -> queued; returns the event that says so."""
         row.requeue(alone=alone, uncount=uncount)
-        event = {"child": row.number, "alone": row.alone, "why": why}
-        self._ledger.save([row], events={"requeued": event})
         log.info("child %d goes back into the queue: %s", row.number, why)
+        return "requeued", {"child": row.number, "alone": row.alone, "why": why}

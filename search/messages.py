@@ -1,10 +1,10 @@
-"""What travels between the parts of a search: proposals, tasks, results, failures.
+"""What travels between the parts of a search: proposals, costs, tasks, results, failures.
 
 Nothing here knows a strategy, an executor or the ledger.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from backbones.genotype import Genotype
@@ -12,9 +12,14 @@ from backbones.ranges import ConfigError
 
 
 class Failure(StrEnum):
-    """Why a child has no reward. The first two are its own doing and final at once; the next three count
-    only when repeated alone on a device; the last is never the child's doing and only ever retried."""
+    """Why a child has no reward.
 
+    `rejected` children cost more than a limit allows and are never run. `invalid` and `not finite` are final
+    at once. The next three count only when repeated alone on a device. A lost host is never the child's
+    doing: the child is retried.
+    """
+
+    REJECTED = "rejected"
     INVALID = "invalid"
     NOT_FINITE = "not finite"
     OUT_OF_MEMORY = "out of memory"
@@ -23,15 +28,15 @@ class Failure(StrEnum):
     HOST_LOST = "host lost"
 
 
-FINAL_AT_ONCE = frozenset({Failure.INVALID, Failure.NOT_FINITE})
+FINAL_AT_ONCE = frozenset({Failure.REJECTED, Failure.INVALID, Failure.NOT_FINITE})
 
 
 class ChildFailed(Exception):
     """Raised by an evaluator to end a child with a typed failure."""
 
     def __init__(self, failure: Failure, detail: str):
-        super().__init__(f"{failure.value}: {detail}")
-        self.failure, self.detail = failure, detail
+        self.failure, self.detail = Failure(failure), str(detail)
+        super().__init__(f"{self.failure}: {self.detail}")
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,19 @@ class Proposal:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What the network of a child is predicted to cost, known before it runs.
+
+    microseconds: run time; only ratios between children count. multiply_adds, activation_bytes: of one image.
+    """
+
+    microseconds: int
+    parameters: int
+    multiply_adds: int
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
 class ChildTask:
     """One run of one child.
 
@@ -65,11 +83,29 @@ class ChildTask:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What became of a child: `reward` in [0, 1], or None and a `failure` with its `detail`.
+class Site:
+    """Where an attempt ran: a process, its device and what decides the last bits of its numbers.
 
-    curve: validation accuracy after each epoch. seconds: wall time. peak_bytes: memory high-water mark of
-    the device, or of the process on CPU; None where unknown.
+    node: name of the cluster's node; the host's name where there is no cluster. capability: of the CPU, as
+    PyTorch names it (`AVX2`, `AVX512`), or of the GPU (`sm_90`).
+    """
+
+    host: str
+    node: str
+    pid: int
+    device: str
+    torch: str
+    capability: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a child: a `reward`, or None and a `failure` with its `detail`.
+
+    reward: a finite number, the larger the better; our own training gives the accuracy, in [0, 1].
+    curve: validation accuracy after each epoch. seconds, cpu_seconds: wall time, and CPU time of the process.
+    peak_bytes: memory high-water mark of the device, or of the process on CPU; None where unknown.
+    metrics: further finite numbers by name, such as `accuracy` or `latency`. site: None where unknown.
     """
 
     proposal: Proposal
@@ -78,14 +114,21 @@ class Result:
     detail: str = ""
     curve: tuple[float, ...] = ()
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     peak_bytes: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    site: Site | None = None
 
     def __post_init__(self) -> None:
         if (self.reward is None) == (self.failure is None):
             raise ValueError(f"child {self.proposal.number}: a result has either a reward or a failure")
 
 
-Evaluator = Callable[[Genotype, ChildTask], Result]
+Evaluator = Callable[[Genotype, ChildTask], "Result | float"]
+"""Scores a child. A bare number is its reward. It may declare `reward_range`, a pair of numbers."""
+
+OpenEvaluator = Callable[[], Evaluator]
+"""Opens the evaluator in the process that calls it; can be pickled, for workers on any machine."""
 
 OnProgress = Callable[[int, float, int], None]
 """Called with a child's number, epochs done and epochs in all."""

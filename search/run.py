@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -12,24 +13,30 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from backbones.genotype import Genotype
+from backbones.ranges import KEY
 from backbones.words import counted
+from runtime.device import resolve_device
 from runtime.folder import ALWAYS_FREE, RunFolder, plain
 from runtime.owner import owned
 from runtime.random import derive
 from runtime.stage import Stage
 from runtime.tracking import build_loggers, finish, log_artifact
+from search.admission import Admission
 from search.budget import Budget
 from search.children.evaluators import evaluation
+from search.children.site import capability, here
 from search.config import SearchConfig
+from search.executors.protocol import Executor
 from search.ledger.reader import LEDGER, is_ledger, read_fact
 from search.ledger.writer import Ledger
 from search.loop import Search
 from search.messages import SearchPaused
 from search.space import Space
+from search.strategies.protocol import Strategy
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = ("budget", "executor", "data.root", "data.workers", "data.download")
+MAY_CHANGE = ("budget", "executor", "strict_hardware", "data.root", "data.workers", "data.download")
 """Keys that do not make another search of it; the ledger knows the split by its content."""
 STAGE = Stage("search", MAY_CHANGE, products=("genotype.json",), sources=(LEDGER,))
 
@@ -49,8 +56,19 @@ def run(config: SearchConfig, *, clock: Callable[[], float] = time.monotonic) ->
 
 def _search(config: SearchConfig, clock: Callable[[], float]) -> dict[str, Any]:
     strategy = config.strategy.build(Space.of(config.space), config.seed)
-    evaluator, cost, facts = evaluation(config.evaluator, config.data, config.child, config.seed)
-    executor = config.executor.build(evaluator)
+    open_evaluator, cost, facts = evaluation(config.evaluator, config.data, config.child, config.seed)
+    with closing(config.executor.build(open_evaluator, search_id(config))) as executor:
+        return _run_on(executor, config, strategy, Admission(cost, config.limits), facts, clock)
+
+
+def _run_on(
+    executor: Executor,
+    config: SearchConfig,
+    strategy: Strategy,
+    admission: Admission,
+    facts: dict[str, Any],
+    clock: Callable[[], float],
+) -> dict[str, Any]:
     folder = RunFolder.open(config.run_dir, config, stage=STAGE.name, may_change=MAY_CHANGE)
     STAGE.tell_what_is_lost(folder.path)
     path = folder.path / LEDGER
@@ -59,14 +77,16 @@ def _search(config: SearchConfig, clock: Callable[[], float]) -> dict[str, Any]:
     loggers = build_loggers(config.logger, folder.path, "search", plain(config))
     try:
         _check_facts(ledger, path, {"search": search_id(config), **facts})
+        _check_hardware(ledger, path, config)
         search = Search(
             ledger,
             strategy,
             executor,
-            cost,
+            admission,
             seed=config.seed,
             window=config.window,
             budget=Budget(config.budget, float(ledger.fact("seconds") or 0), clock),
+            objective=config.objective,
             loggers=loggers,
         )
         search.run()
@@ -106,6 +126,26 @@ def _check_facts(ledger: Ledger, path: Path, facts: dict[str, Any]) -> None:
         if (known := ledger.fact(name)) not in (None, value):
             raise ValueError(f"{path}: this search began with {name} = {known}, now it is {value}")
     ledger.save(facts=facts)
+
+
+def _check_hardware(ledger: Ledger, path: Path, config: SearchConfig) -> None:
+    """The strategy's last bits, and what the children learn, follow the processor and PyTorch's version."""
+    device = "cpu" if config.evaluator is not None else str(resolve_device(config.child.device))
+    now = here(device)
+    found = {"device": now.device, "torch": now.torch, "CPU": capability(), "capability": now.capability}
+    before = ledger.fact("hardware")
+    if before is None:
+        ledger.save(facts={"hardware": found})
+    elif before != found:
+        changes = ", ".join(
+            f"{name} {before.get(name)} -> {value}"
+            for name, value in found.items()
+            if before.get(name) != value
+        )
+        message = f"{path}: this search began on other hardware or software ({changes})"
+        if config.strict_hardware:
+            raise ValueError(f"{message}, and {KEY}strict_hardware is true")
+        log.warning("%s: from here on its numbers may differ in their last bits", message)
 
 
 def _write_outcome(

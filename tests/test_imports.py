@@ -106,7 +106,7 @@ LAYERS = {
         {"space", "messages", "config"},
         {"children"},
         {"executors", "strategies", "ledger"},
-        {"clock", "budget", "admission", "progress"},
+        {"clock", "budget", "admission", "objective", "progress"},
         {"loop"},
     ),
 }

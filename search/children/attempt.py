@@ -1,12 +1,20 @@
-"""One run of an evaluator, whose every failure becomes a result; how far it is, while it runs."""
+"""One run of an evaluator: whatever it does becomes a result that the ledger can hold."""
 
+import dataclasses
+import math
 from collections.abc import Callable
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 
 from backbones.genotype import GenotypeError
+from backbones.words import printable
+from search.children.site import here
 from search.messages import ChildFailed, ChildTask, Evaluator, Failure, OnProgress, Result
+
+LONGEST_DETAIL = 2_000
+"""Characters of a failure's text that are kept."""
 
 _listener: ContextVar[Callable[[float, int], None] | None] = ContextVar("listener", default=None)
 
@@ -24,26 +32,70 @@ def attempt(evaluator: Evaluator, task: ChildTask, on_progress: OnProgress | Non
 
     on_progress: receives what the evaluator gives to `report_progress`.
     Whatever a random network can do to its own training has to end as a result, hence the wide net: the
-    error's type and text stay in `detail`.
+    error's type and text stay in `detail`. Numbers of NumPy and one-element tensors become floats; one that
+    is not finite is a failure, and so is a reward outside the `reward_range` that the evaluator declares.
     """
     number = task.proposal.number
     token = _listener.set(on_progress and (lambda done, epochs: on_progress(number, done, epochs)))
     try:
-        result = evaluator(task.proposal.genotype, task)
-        if not isinstance(result, Result) or result.proposal.number != number:
-            raise TypeError(f"expected the Result of child {number}, got {result!r:.200}")
-        return result
+        result = _coerced(evaluator(task.proposal.genotype, task), task, evaluator)
     except ChildFailed as error:
-        return Result(task.proposal, failure=error.failure, detail=error.detail)
+        result = Result(task.proposal, failure=error.failure, detail=error.detail)
     except GenotypeError as error:
-        return Result(task.proposal, failure=Failure.INVALID, detail=str(error))
-    except Exception as error:
+        result = Result(task.proposal, failure=Failure.INVALID, detail=str(error))
+    except (Exception, SystemExit) as error:
         failure = Failure.OUT_OF_MEMORY if _is_out_of_memory(error) else Failure.CRASH
-        return Result(task.proposal, failure=failure, detail=f"{type(error).__name__}: {error}")
+        result = Result(task.proposal, failure=failure, detail=_words(error))
     finally:
         _listener.reset(token)
+    detail = printable(result.detail)[:LONGEST_DETAIL]
+    return dataclasses.replace(result, detail=detail, site=here(getattr(evaluator, "device", "cpu")))
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _coerced(returned: Any, task: ChildTask, evaluator: Evaluator) -> Result:
+    """Raises TypeError, ValueError or ChildFailed for what is no result of this child."""
+    if not isinstance(returned, Result):
+        returned = Result(task.proposal, reward=returned)
+    if returned.proposal.number != task.proposal.number:
+        raise TypeError(f"expected the result of child {task.proposal.number}, got {returned!r:.200}")
+    reward = None if returned.reward is None else _finite("reward", returned.reward)
+    low, high = getattr(evaluator, "reward_range", (-math.inf, math.inf))
+    if reward is not None and not low <= reward <= high:
+        raise ValueError(f"reward = {reward}, must be in {low}..{high}, as the evaluator declares")
+    metrics = {str(name): _finite(f"metrics[{name!r}]", value) for name, value in returned.metrics.items()}
+    peak = returned.peak_bytes
+    return Result(
+        task.proposal,
+        reward,
+        failure=None if returned.failure is None else Failure(returned.failure),
+        detail=str(returned.detail),
+        curve=tuple(_finite(f"curve[{i}]", value) for i, value in enumerate(returned.curve)),
+        seconds=_finite("seconds", returned.seconds),
+        cpu_seconds=_finite("cpu_seconds", returned.cpu_seconds),
+        peak_bytes=None if peak is None else min(int(_finite("peak_bytes", peak)), 2**62),
+        metrics=metrics,
+    )
+
+
+def _finite(name: str, value: Any) -> float:
+    if isinstance(value, str | bytes) or value is None:  # float("0.5") would read them
+        raise TypeError(f"{name} is {value!r:.80}, expected a number")
+    try:
+        number = float(value.detach() if isinstance(value, torch.Tensor) else value)
+    except (TypeError, ValueError) as error:  # lists, arrays of many elements
+        raise TypeError(f"{name} is {value!r:.80}, expected a number ({error})") from None
+    if not math.isfinite(number):
+        raise ChildFailed(Failure.NOT_FINITE, f"the evaluator returned {name} = {number}")
+    return number
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # an error of the user's own whose text fails
+        return type(error).__name__
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
     # The CPU allocator raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in _words(error)

@@ -1,9 +1,11 @@
 """How children are built, trained and scored, as a value."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from backbones.genotype import Genotype
-from backbones.ranges import require
+from backbones.ranges import KEY, ConfigError, require
 from backbones.spec import NetworkSpec, check_sizes
 from classification.config import MOST_IMAGES
 from runtime.config import MOST_PROCESSES, check_device_name
@@ -37,6 +39,9 @@ class ChildConfig:
     """Training images held out for the reward, in the classes' proportions; None: the paper's tenth."""
     training: int | None = None
     """Training images used, in the classes' proportions; None: all that are not held out."""
+    stop_below: Any = None
+    """Epoch -> accuracy, such as {5: 0.4}: a child below it after that epoch ends, with that accuracy as its
+    reward. The search's virtual clock counts it as if it had run to its end."""
     timeout_seconds: float | None = None
     """Wall time after which a child fails; checked at every step."""
     threads: int = 1
@@ -51,9 +56,20 @@ class ChildConfig:
         require(self, "batch_size", least=2, limit=MOST_IMAGES)  # batch norm needs 2
         require(self, "lr", "clip_norm", "validation", "training", "timeout_seconds", above=0)
         require(self, "momentum", least=0, below=1)
+        self._check_stop_below()
         require(self, "batch_norm_momentum", above=0, most=1)
         require(self, "weight_decay", least=0)
         check_device_name(self.device)
+
+    def _check_stop_below(self) -> None:
+        found = {} if self.stop_below is None else self.stop_below
+        for epoch, accuracy in found.items() if isinstance(found, Mapping) else [(found, found)]:
+            numbers = isinstance(epoch, int) and isinstance(accuracy, int | float)
+            if not numbers or not (1 <= epoch < self.epochs and 0 < accuracy <= 1):
+                raise ConfigError(
+                    f"{KEY}stop_below = {self.stop_below}, expected {{epoch: accuracy}} with epochs in "
+                    f"1..{self.epochs - 1} and accuracies in (0, 1], or null"
+                )
 
     def spec(self, genotype: Genotype) -> NetworkSpec:
         """The child's network; the stem is three times as wide as a state (docs/nasnet.md, section 4.1)."""

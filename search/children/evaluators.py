@@ -1,51 +1,115 @@
 """Who scores children: our own training, or a callable of the user's."""
 
+import dataclasses
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 from backbones.genotype import Genotype
 from backbones.ranges import KEY, ConfigError
 from classification.config import ImageDataConfig
+from runtime.device import resolve_device
 from search.children.config import ChildConfig
-from search.children.cost import predicted_microseconds
+from search.children.cost import predicted_cost
 from search.children.images import ChildImages
 from search.children.training import train_child
-from search.messages import Evaluator
+from search.messages import ChildTask, Cost, Evaluator, OpenEvaluator, Result
+
+
+class Evaluation(NamedTuple):
+    """Who scores children, as a value.
+
+    open: opens the evaluator in any process. cost: what a child is predicted to cost.
+    facts: what the ledger keeps, by name; a search continues only with the same.
+    """
+
+    open: OpenEvaluator
+    cost: Callable[[Genotype], Cost]
+    facts: dict[str, Any]
+
+
+class ChildTraining:
+    """Trains children on images that are opened once."""
+
+    reward_range = (0.0, 1.0)
+
+    def __init__(self, images: ChildImages, config: ChildConfig):
+        self.images, self._config = images, config
+        self.device = str(resolve_device(config.device))
+
+    def __call__(self, genotype: Genotype, task: ChildTask) -> Result:
+        return train_child(genotype, task, self.images, self._config)
+
+
+@dataclass(frozen=True)
+class OpenTraining:
+    """Opens the images of a search and returns who trains on them; the same object each time in a process."""
+
+    data: ImageDataConfig
+    child: ChildConfig
+    seed: int
+
+    @cached_property
+    def _training(self) -> ChildTraining:
+        return ChildTraining(ChildImages.open(self.data, self.child, self.seed), self.child)
+
+    def __call__(self) -> ChildTraining:
+        return self._training
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the images: another process opens its own."""
+        return {name: getattr(self, name) for name in ("data", "child", "seed")}
+
+
+@dataclass(frozen=True)
+class OpenCallable:
+    """Returns a callable of the user's. Raises ConfigError where there is none of that name.
+
+    name: its dotted path; arguments: of a class its constructor's, of a function those after the two.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+
+    def __call__(self) -> Evaluator:
+        try:
+            # With a colon the module's own ImportError comes through, not that of a missing attribute.
+            target = pkgutil.resolve_name(":".join(self.name.rsplit(".", 1)))
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(
+                f"{KEY}evaluator._target_ = {self.name!r}, expected a dotted path: {error}"
+            ) from None
+        if not callable(target):
+            raise ConfigError(f"{KEY}evaluator: {self.name} cannot be called")
+        given = () if isinstance(target, type) else ("genotype", "task")
+        try:
+            inspect.signature(target).bind(*given, **self.arguments)
+        except TypeError as error:
+            raise ConfigError(f"{KEY}evaluator: {self.name} {error}") from None
+        return target(**self.arguments) if isinstance(target, type) else partial(target, **self.arguments)
 
 
 def evaluation(
     chosen: Mapping[str, Any] | None, data: ImageDataConfig, child: ChildConfig, seed: int
-) -> tuple[Evaluator, Callable[[Genotype], int], dict[str, Any]]:
-    """Who scores children, what a child is predicted to cost, and the facts about it for the ledger."""
+) -> Evaluation:
+    """Raises ValueError or FileNotFoundError for what is wrong with the data or the callable."""
     if chosen is None:
-        images = ChildImages.open(data, child, seed)
+        training = OpenTraining(data, child, seed)
+        images = training().images
         cost = partial(
-            predicted_microseconds,
-            config=child,
-            images=len(images.training),
-            num_classes=images.num_classes,
+            predicted_cost, config=child, images=len(images.training), num_classes=images.num_classes
         )
-        return partial(train_child, images=images, config=child), cost, {"split": images.record}
+        return Evaluation(training, cost, {"split": images.record})
     arguments = dict(chosen)
-    name = str(arguments.pop("_target_", ""))
-    try:
-        # With a colon the module's own ImportError comes through, not that of a missing attribute.
-        target = pkgutil.resolve_name(":".join(name.rsplit(".", 1)))
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{KEY}evaluator._target_ = {name!r}, expected a dotted path: {error}") from None
-    if not callable(target):
-        raise ConfigError(f"{KEY}evaluator: {name} cannot be called")
-    given = () if isinstance(target, type) else ("genotype", "task")
-    try:
-        inspect.signature(target).bind(*given, **arguments)
-    except TypeError as error:
-        raise ConfigError(f"{KEY}evaluator: {name} {error}") from None
-    evaluator = target(**arguments) if isinstance(target, type) else partial(target, **arguments)
-    # Only ratios count, so without an estimate of its own the cost of training on one image does.
-    cost = getattr(
-        evaluator, "predicted_microseconds", partial(predicted_microseconds, config=child, images=1)
-    )
-    return evaluator, cost, {}
+    own = OpenCallable(str(arguments.pop("_target_", "")), arguments)
+    predict = getattr(own(), "predicted_microseconds", None)
+    return Evaluation(own, partial(_own_cost, child=child, microseconds=predict), {})
+
+
+def _own_cost(genotype: Genotype, child: ChildConfig, microseconds: Callable[[Genotype], int] | None) -> Cost:
+    """Only ratios count, so without an estimate of its own the cost of training on one image does."""
+    cost = predicted_cost(genotype, child, images=1)
+    return cost if microseconds is None else dataclasses.replace(cost, microseconds=microseconds(genotype))

@@ -29,10 +29,11 @@ from search.messages import ChildFailed, ChildTask, Failure, Result
 def train_child(genotype: Genotype, task: ChildTask, images: ChildImages, config: ChildConfig) -> Result:
     """Trains one child; `reward` is its accuracy on the held-out images after the last epoch, in [0, 1].
 
+    Metrics: `accuracy`, which is the reward, and `epochs`, fewer than planned if `stop_below` ended it.
     All chance derives from `task.seed`. What is trained is the canonical form, so that equal cells get equal
     rewards. Raises ChildFailed when the time is over or the loss is not finite.
     """
-    start = time.monotonic()
+    start, cpu_start = time.monotonic(), time.process_time()
     device = resolve_device(config.device)
     devices = [device] if device.type == "cuda" else []
     with torch_threads(config.threads), torch.random.fork_rng(devices):
@@ -63,12 +64,16 @@ def train_child(genotype: Genotype, task: ChildTask, images: ChildImages, config
             if not math.isfinite(losses.item()):
                 raise ChildFailed(Failure.NOT_FINITE, f"the loss was {losses.item()} in epoch {epoch}")
             curve.append(_accuracy(network, images, 4 * config.batch_size))
+            if curve[-1] < (config.stop_below or {}).get(epoch + 1, 0):
+                break
     return Result(
         task.proposal,
         reward=curve[-1],
         curve=tuple(curve),
         seconds=time.monotonic() - start,
+        cpu_seconds=time.process_time() - cpu_start,
         peak_bytes=_peak_bytes(device),
+        metrics={"accuracy": curve[-1], "epochs": len(curve)},
     )
 
 

@@ -1,17 +1,24 @@
 """The inline executor, which is also the fake in everybody's tests."""
 
+from collections.abc import Sequence
+
 from search.children.attempt import attempt
 from search.executors.config import InlineConfig
-from search.messages import ChildTask, Evaluator, OnProgress, Result
+from search.messages import ChildTask, OnProgress, OpenEvaluator, Result
 
 
 class InlineExecutor:
     """Runs one task at a time in this process, when polled. Timeouts are the evaluator's to keep."""
 
-    def __init__(self, config: InlineConfig, evaluator: Evaluator):
-        """config: has no keys of its own."""
-        self._evaluator = evaluator
+    dies_with_driver = True
+
+    def __init__(self, config: InlineConfig, open_evaluator: OpenEvaluator, search: str):
+        """config: has no keys of its own. search: is not used."""
+        self._evaluator = open_evaluator()
         self._task: ChildTask | None = None
+
+    def adopt(self, tasks: Sequence[ChildTask]) -> set[int]:
+        return set()
 
     def capacity(self) -> int:
         return 1 if self._task is None else 0
@@ -28,3 +35,6 @@ class InlineExecutor:
     def cancel(self, number: int) -> None:
         if self._task is not None and self._task.proposal.number == number:
             self._task = None
+
+    def close(self) -> None:
+        self._task = None

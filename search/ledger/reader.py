@@ -45,9 +45,9 @@ def connect(path: Path, read_only: bool = False) -> sqlite3.Connection:
     try:
         with damage_named(path):
             schema = database.execute("PRAGMA user_version").fetchone()[0]
-            if schema != SCHEMA:
+            if not 1 <= schema <= SCHEMA:
                 advice = "update celltransfer" if schema > SCHEMA else "it is not a search's file"
-                raise ValueError(f"{path}: schema version {schema}, this version reads {SCHEMA}; {advice}")
+                raise ValueError(f"{path}: schema version {schema}, this version reads 1..{SCHEMA}; {advice}")
             ((verdict,), *_) = database.execute("PRAGMA quick_check(1)").fetchall()
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
@@ -81,7 +81,8 @@ def fact(database: sqlite3.Connection, name: str) -> Any:
 
 
 def read_rows(database: sqlite3.Connection) -> list[ChildRow]:
-    """All children by number."""
-    columns = list(ChildRow.__dataclass_fields__)
+    """All children by number. What ledgers of an older schema do not have is None, or empty."""
+    known = {name for _, name, *_ in database.execute("PRAGMA table_info(children)")}
+    columns = [name for name in ChildRow.__dataclass_fields__ if name in known]
     found = database.execute(f"SELECT {', '.join(columns)} FROM children ORDER BY number")
     return [row_of(dict(zip(columns, values, strict=True))) for values in found]

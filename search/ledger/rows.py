@@ -1,15 +1,29 @@
 """The tables of a ledger, and a child as a value."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from backbones.genotype import Genotype
-from search.messages import ChildTask, Failure, Proposal, Result
+from search.messages import Failure, Proposal, Result
 
-SCHEMA = 1
+SCHEMA = 2
 
-TABLES = """
+ATTEMPTS = """
+CREATE TABLE attempts (
+    id INTEGER PRIMARY KEY,
+    child INTEGER NOT NULL REFERENCES children(number),
+    begun REAL NOT NULL,                -- Unix time, of the driver, as the next
+    ended REAL,                         -- NULL while it runs
+    outcome TEXT,                       -- 'done', a failure, or why it was broken off; NULL while it runs
+    host TEXT, node TEXT, pid INTEGER, device TEXT, torch TEXT, capability TEXT     -- NULL where unknown
+) STRICT;
+CREATE INDEX attempts_by_child ON attempts(child);
+"""
+
+TABLES = (
+    """
 CREATE TABLE children (
     number INTEGER PRIMARY KEY,         -- 0, 1, ... in the order of proposing
     proposal_group INTEGER NOT NULL,    -- proposed together
@@ -17,7 +31,10 @@ CREATE TABLE children (
     cell_key TEXT NOT NULL,             -- of the canonical genotype
     decisions TEXT NOT NULL,            -- JSON
     log_prob REAL,                      -- under the policy that drew it
-    cost INTEGER NOT NULL,              -- predicted, microseconds
+    cost INTEGER NOT NULL,              -- finish - start, microseconds; predicted for those that run
+    parameters INTEGER,                 -- of the child's network; NULL, as the next two, in schema 1
+    multiply_adds INTEGER,              -- of one image
+    activation_bytes INTEGER,           -- of one image
     start INTEGER NOT NULL,             -- virtual, microseconds
     finish INTEGER NOT NULL,            -- virtual, microseconds
     original INTEGER REFERENCES children(number),   -- lowest number with the same key, if a duplicate
@@ -30,14 +47,32 @@ CREATE TABLE children (
     detail TEXT NOT NULL DEFAULT '',
     curve TEXT NOT NULL DEFAULT '[]',               -- JSON, validation accuracy per epoch
     seconds REAL NOT NULL DEFAULT 0,                -- real, of the attempt that counted; 0 for a duplicate
-    peak_bytes INTEGER
+    cpu_seconds REAL NOT NULL DEFAULT 0,            -- likewise
+    peak_bytes INTEGER,
+    metrics TEXT NOT NULL DEFAULT '{}'              -- JSON, numbers by name
 ) STRICT;
 CREATE INDEX children_by_key ON children(cell_key);
+"""
+    + ATTEMPTS
+    + """
 CREATE TABLE strategy (tensors BLOB NOT NULL, state_values TEXT NOT NULL) STRICT;
 CREATE TABLE state_hashes (proposal_group INTEGER PRIMARY KEY, sha256 TEXT NOT NULL) STRICT;
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;     -- value: JSON
 CREATE TABLE events (time REAL NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL) STRICT;  -- detail: JSON
 """
+)
+
+MIGRATIONS = {
+    1: """
+ALTER TABLE children ADD COLUMN parameters INTEGER;
+ALTER TABLE children ADD COLUMN multiply_adds INTEGER;
+ALTER TABLE children ADD COLUMN activation_bytes INTEGER;
+ALTER TABLE children ADD COLUMN cpu_seconds REAL NOT NULL DEFAULT 0;
+ALTER TABLE children ADD COLUMN metrics TEXT NOT NULL DEFAULT '{}';
+"""
+    + ATTEMPTS,
+}
+"""What makes a ledger of each older schema one of the next."""
 
 
 @dataclass
@@ -57,6 +92,9 @@ class ChildRow:
     cost: int
     start: int
     finish: int
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    activation_bytes: int | None = None
     original: int | None = None
     status: str = "queued"
     attempts: int = 0
@@ -67,13 +105,13 @@ class ChildRow:
     detail: str = ""
     curve: tuple[float, ...] = ()
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     peak_bytes: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
-    def begin(self, seed: int) -> ChildTask:
-        """queued -> running. Counts the attempt and returns it as a task."""
-        task = ChildTask(self.proposal, seed, self.attempts, self.alone)
+    def begin(self) -> None:
+        """queued -> running. Counts the attempt."""
         self.status, self.attempts = "running", self.attempts + 1
-        return task
 
     def requeue(self, *, alone: bool = False, uncount: bool = False) -> None:
         """running -> queued, to be repeated.
@@ -87,8 +125,9 @@ class ChildRow:
         """-> done. Takes the result of the child, or of the one that it duplicates."""
         self.status = "done"
         self.reward, self.failure, self.detail = result.reward, result.failure, result.detail
-        self.curve, self.peak_bytes = result.curve, result.peak_bytes
-        self.seconds = result.seconds if self.original is None else 0.0
+        self.curve, self.peak_bytes, self.metrics = result.curve, result.peak_bytes, result.metrics
+        ran = self.original is None
+        self.seconds, self.cpu_seconds = (result.seconds, result.cpu_seconds) if ran else (0.0, 0.0)
 
     def consume(self) -> Result:
         """done -> observed. Returns the result, for the strategy to learn from."""
@@ -102,9 +141,16 @@ class ChildRow:
     @property
     def result(self) -> Result:
         """Of a child that is done."""
-        return Result(
-            self.proposal, self.reward, self.failure, self.detail, self.curve, self.seconds, self.peak_bytes
-        )
+        shared = {name: getattr(self, name) for name in _OF_RESULT}
+        return Result(self.proposal, **shared)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The metric of that name; the reward where the evaluator gave none, and None for a failed child."""
+        return self.metrics.get("accuracy", self.reward)
+
+
+_OF_RESULT = tuple(ChildRow.__dataclass_fields__.keys() & Result.__dataclass_fields__.keys())
 
 
 def row_of(columns: dict[str, Any]) -> ChildRow:
@@ -114,6 +160,7 @@ def row_of(columns: dict[str, Any]) -> ChildRow:
         "genotype": Genotype.from_dict(json.loads(columns["genotype"]), where),
         "decisions": tuple(json.loads(columns["decisions"])),
         "curve": tuple(json.loads(columns["curve"])),
+        "metrics": json.loads(columns.get("metrics", "{}")),
         "failure": Failure(columns["failure"]) if columns["failure"] else None,
         "alone": bool(columns["alone"]),
         "observed": bool(columns["observed"]),
@@ -123,5 +170,5 @@ def row_of(columns: dict[str, Any]) -> ChildRow:
 
 def columns_of(row: ChildRow) -> dict[str, Any]:
     """A child as the table `children` holds it."""
-    encoded = {name: json.dumps(getattr(row, name)) for name in ("decisions", "curve")}
+    encoded = {name: json.dumps(getattr(row, name)) for name in ("decisions", "curve", "metrics")}
     return vars(row) | encoded | {"genotype": json.dumps(row.genotype.to_dict())}

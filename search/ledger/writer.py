@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from search.ledger.reader import connect, damage_named, fact, is_ledger, read_rows
-from search.ledger.rows import SCHEMA, TABLES, ChildRow, columns_of
+from search.ledger.rows import MIGRATIONS, SCHEMA, TABLES, ChildRow, columns_of
+from search.messages import Site
 from search.strategies.protocol import State
 
 _COLUMNS = tuple(ChildRow.__dataclass_fields__)
@@ -43,6 +45,15 @@ class Ledger:
             _make(self._path)
         self._database = connect(self._path)
         self._database.execute("PRAGMA synchronous = FULL")
+        self._migrate()
+
+    def _migrate(self) -> None:
+        (schema,) = self._database.execute("PRAGMA user_version").fetchone()
+        for old in range(schema, SCHEMA):
+            with damage_named(self._path):
+                self._database.executescript(
+                    f"BEGIN IMMEDIATE; {MIGRATIONS[old]} PRAGMA user_version = {old + 1}; COMMIT"
+                )
 
     def close(self) -> None:
         self._database.close()
@@ -67,15 +78,32 @@ class Ledger:
         rows: Iterable[ChildRow] = (),
         *,
         facts: Mapping[str, Any] | None = None,
-        events: Mapping[str, Any] | None = None,
+        events: Iterable[tuple[str, Any]] = (),
+        begun: Iterable[int] = (),
+        ended: Iterable[tuple[int, str, Site | None]] = (),
     ) -> None:
-        """Writes children as they are now, new ones too, with facts by name and events by kind."""
+        """Writes children as they are now, new ones too, and what else became known with them.
+
+        facts: by name. events: kind and detail. begun: children of which an attempt begins now.
+        ended: children whose running attempt ends now, with its outcome and where it ran.
+        """
+        now = time.time()
         with self.transaction() as database:
             database.executemany(_SAVE, map(columns_of, rows))
             known = [(name, json.dumps(value)) for name, value in (facts or {}).items()]
             database.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", known)
-            happened = [(time.time(), kind, json.dumps(detail)) for kind, detail in (events or {}).items()]
+            happened = [(now, kind, json.dumps(detail)) for kind, detail in events]
             database.executemany("INSERT INTO events VALUES (?, ?, ?)", happened)
+            database.executemany(
+                "INSERT INTO attempts (child, begun) VALUES (?, ?)", [(number, now) for number in begun]
+            )
+            for number, outcome, site in ended:
+                values = {"ended": now, "outcome": outcome} | (asdict(site) if site else {})
+                changed = ", ".join(f"{name} = :{name}" for name in values)
+                database.execute(
+                    f"UPDATE attempts SET {changed} WHERE child = :child AND ended IS NULL",
+                    values | {"child": number},
+                )
 
     def step(self, rows: Iterable[ChildRow], state: State, group: int) -> None:
         """Writes the children that were consumed or proposed, and the strategy that this made."""

@@ -30,6 +30,7 @@ COMPOSITIONS = [*((command, []) for command in GIVEN), *OTHER_CHOICES]
 FREE = {
     *("seed", "limit_seed", "scenes_seed"),  # any number is a seed
     *("train_limit", "test_limit", "val_limit", "validation", "training"),  # more than all is all, or refused
+    *("parameters", "multiply_adds", "activation_bytes", "rejections_in_a_row"),  # limits, not sizes
     *("epochs", "steps", "warmup_steps", "milestones", "children", "patience"),  # as long as is asked for
     *("checkpoint_steps", "log_every_steps", "validate_every_epochs", "validate_every_steps"),
     *("max_attempts", "failures_in_a_row", "cutout"),

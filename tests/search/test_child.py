@@ -1,6 +1,7 @@
 """Real children on real digits, as small as they can be."""
 
 import dataclasses
+import pickle
 import sys
 from functools import partial
 
@@ -15,7 +16,7 @@ from classification.config import ImageDataConfig
 from classification.data import open_images
 from search.children.attempt import attempt
 from search.children.config import ChildConfig
-from search.children.cost import predicted_microseconds
+from search.children.cost import predicted_cost
 from search.children.evaluators import evaluation
 from search.children.images import ChildImages, split
 from search.children.training import train_child
@@ -85,10 +86,11 @@ def test_record_tells_one_split_from_another():
 
 
 def test_a_search_of_its_own_children_trains_them_and_remembers_the_split(images):
-    evaluator, cost, facts = evaluation(None, DIGITS, TINY, seed=0)
+    open_evaluator, cost, facts = evaluation(None, DIGITS, TINY, seed=0)
     assert facts == {"split": images.record}
-    assert cost(one_block()) == predicted_microseconds(one_block(), TINY, images=160, num_classes=10)
-    result = attempt(evaluator, ChildTask(Proposal(0, one_block(), ()), seed=1))
+    assert cost(one_block()) == predicted_cost(one_block(), TINY, images=160, num_classes=10)
+    opened = pickle.loads(pickle.dumps(open_evaluator))()
+    result = attempt(opened, ChildTask(Proposal(0, one_block(), ()), seed=1))
     assert result.curve == train(one_block(), images, TINY).curve
 
 
@@ -180,19 +182,40 @@ def test_slow_child_times_out_and_says_where(images):
     assert result.detail == "1e-09 s were over at epoch 0, step 0 of 4"
 
 
+def test_hopeless_child_ends_early_and_its_accuracy_is_its_reward(images):
+    whole = train(one_block(), images, dataclasses.replace(TINY, epochs=3))
+    kept = train(one_block(), images, dataclasses.replace(TINY, epochs=3, stop_below={1: whole.curve[0]}))
+    assert (kept.curve, kept.metrics) == (whole.curve, {"accuracy": whole.reward, "epochs": 3})
+    ended = train(one_block(), images, dataclasses.replace(TINY, epochs=3, stop_below={1: 1.0}))
+    assert (ended.reward, ended.curve) == (whole.curve[0], whole.curve[:1])
+    assert ended.metrics == {"accuracy": whole.curve[0], "epochs": 1}
+
+
+@pytest.mark.parametrize("stop_below", [{0: 0.5}, {2: 0.5}, {1: 0.0}, {1: 1.5}, {"a": 0.5}, {1: "b"}, 0.5])
+def test_epochs_and_accuracies_that_would_end_a_child_are_checked(stop_below):
+    with pytest.raises(
+        ValueError, match=r"stop_below = .*, expected {epoch: accuracy} with epochs in 1..1 and"
+    ):
+        ChildConfig(epochs=2, stop_below=stop_below)
+
+
+def microseconds(genotype, config, images):
+    return predicted_cost(genotype, config, images).microseconds
+
+
 def test_predicted_cost_grows_with_the_work():
     light, heavy = one_block(), one_block(Block(0, 1, "conv_1x1", "conv_3x3"))
-    cost = predicted_microseconds(light, TINY, images=100)
+    cost = microseconds(light, TINY, images=100)
     assert isinstance(cost, int)
-    assert predicted_microseconds(light, TINY, images=200) == pytest.approx(2 * cost, rel=1e-3)
+    assert microseconds(light, TINY, images=200) == pytest.approx(2 * cost, rel=1e-3)
     longer = dataclasses.replace(TINY, epochs=2 * TINY.epochs)
-    assert predicted_microseconds(light, longer, images=100) == pytest.approx(2 * cost, rel=1e-3)
-    assert predicted_microseconds(heavy, TINY, images=100) > cost
+    assert microseconds(light, longer, images=100) == pytest.approx(2 * cost, rel=1e-3)
+    assert microseconds(heavy, TINY, images=100) > cost
 
 
 def test_cell_that_never_reads_its_second_input_is_predicted_and_trained(images):
     genotype = one_block(Block(0, 0, "conv_1x1", "identity"))
-    assert predicted_microseconds(genotype, TINY, images=100) > 0
+    assert microseconds(genotype, TINY, images=100) > 0
     assert train(genotype, images, TINY).failure is None
 
 

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from toy_search import ScrambledConfig
+from toy_search import Opens, ScrambledConfig
 
 from backbones.genotype import GenotypeError
 from search.children.attempt import report_progress
@@ -36,25 +36,25 @@ class ExecutorContract:
         return results
 
     def test_every_task_gives_one_result(self, config):
-        results = self.drain(config.build(score), [task(n) for n in range(8)])
+        results = self.drain(config.build(Opens(score), "search"), [task(n) for n in range(8)])
         assert sorted((r.proposal.number, r.reward) for r in results) == [(n, n / 10) for n in range(8)]
 
     def test_capacity_returns_when_work_is_done(self, config):
-        executor = config.build(score)
+        executor = config.build(Opens(score), "search")
         free = executor.capacity()
         assert free >= 1
         self.drain(executor, [task(0)])
         assert executor.capacity() == free
 
     def test_busy_executor_refuses(self, config):
-        executor = config.build(score)
+        executor = config.build(Opens(score), "search")
         for number in range(executor.capacity()):
             executor.submit(task(number))
         with pytest.raises(RuntimeError):
             executor.submit(task(99))
 
     def test_cancelled_task_gives_no_result(self, config):
-        executor = config.build(score)
+        executor = config.build(Opens(score), "search")
         executor.submit(task(3))
         executor.cancel(3)
         executor.cancel(4)
@@ -62,7 +62,7 @@ class ExecutorContract:
         assert list(executor.poll()) == []
 
     def test_poll_without_tasks_is_empty(self, config):
-        assert list(config.build(score).poll()) == []
+        assert list(config.build(Opens(score), "search").poll()) == []
 
     def test_a_running_child_tells_how_far_it_is(self, config):
         def reporting(genotype, task):
@@ -70,7 +70,7 @@ class ExecutorContract:
                 report_progress(epoch + 0.5, 3)
             return score(genotype, task)
 
-        executor, told = config.build(reporting), []
+        executor, told = config.build(Opens(reporting), "search"), []
         for number in (1, 2):
             executor.submit(task(number))
             while not executor.poll(lambda *told_now: told.append(told_now)):
@@ -80,7 +80,7 @@ class ExecutorContract:
         assert len(told) == 3
 
     def test_task_that_is_to_be_alone_ends_after_those_before_it_and_lets_none_in(self, config):
-        executor = config.build(score)
+        executor = config.build(Opens(score), "search")
         before = [task(number) for number in range(executor.capacity() - 1)]
         for each in before:
             executor.submit(each)
@@ -95,7 +95,7 @@ class ExecutorContract:
         assert executor.capacity() == len(before) + 1
 
     def test_alone_counts_for_one_task_only(self, config):
-        executor = config.build(score)
+        executor = config.build(Opens(score), "search")
         free = executor.capacity()
         self.drain(executor, [task(0, alone=True)])
         executor.submit(task(1))
@@ -116,11 +116,11 @@ class ExecutorContract:
         def evaluator(genotype, task):
             raise error
 
-        (result,) = self.drain(config.build(evaluator), [task(0)])
+        (result,) = self.drain(config.build(Opens(evaluator), "search"), [task(0)])
         assert (result.reward, result.failure) == (None, failure)
 
     def test_evaluator_that_answers_for_another_child_has_crashed(self, config):
-        executor = config.build(lambda genotype, given: Result(task(7).proposal, reward=1.0))
+        executor = config.build(Opens(lambda genotype, given: Result(task(7).proposal, reward=1.0)), "search")
         (result,) = self.drain(executor, [task(0)])
         assert result.proposal.number == 0
         assert result.failure is Failure.CRASH
@@ -130,7 +130,7 @@ class ExecutorContract:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            self.drain(config.build(evaluator), [task(0)])
+            self.drain(config.build(Opens(evaluator), "search"), [task(0)])
 
 
 class TestInline(ExecutorContract):

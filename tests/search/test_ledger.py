@@ -12,9 +12,9 @@ import torch
 
 from search.ledger import writer
 from search.ledger.reader import connect, read_children, read_rows
-from search.ledger.rows import ChildRow
+from search.ledger.rows import ChildRow, columns_of
 from search.ledger.writer import Ledger
-from search.messages import ChildTask, Failure, Result
+from search.messages import Failure, Result, Site
 from search.space import Space
 from search.strategies.protocol import State
 
@@ -72,7 +72,7 @@ def test_failed_step_leaves_nothing(ledger):
 def test_outcome_is_recorded_with_its_duplicates(ledger):
     rows = [row(0), row(1, original=0)]
     ledger.step(rows, STATE, group=0)
-    rows[0].begin(seed=0)
+    rows[0].begin()
     result = Result(rows[0].proposal, reward=0.75, curve=(0.5, 0.75), seconds=2.0, peak_bytes=7)
     for each in rows:
         each.finish_with(result)
@@ -90,6 +90,23 @@ def test_outcome_is_recorded_with_its_duplicates(ledger):
     assert original.consume() == result
     assert original.observed
     assert ledger.fact("seconds") == 2.5
+
+
+def test_attempts_say_where_they_ran_and_how_they_ended(ledger, tmp_path):
+    site = Site("host", "node", 7, "cpu", "2.14", "AVX2")
+    ledger.save([row(0), row(1)], begun=[0, 1])
+    ledger.save([row(0)], ended=[(0, "interrupted", None)])
+    ledger.save([row(0)], begun=[0])
+    ledger.save([row(0)], ended=[(0, "done", site)])
+    with closing(connect(tmp_path / "search.sqlite", read_only=True)) as database:
+        found = database.execute(
+            "SELECT child, outcome, host, pid, capability, begun <= ended FROM attempts ORDER BY id"
+        ).fetchall()
+    assert found == [
+        (0, "interrupted", None, None, None, 1),
+        (1, None, None, None, None, None),
+        (0, "done", "host", 7, "AVX2", 1),
+    ]
 
 
 def test_failure_keeps_its_type_and_reason(ledger):
@@ -112,18 +129,18 @@ def test_what_is_fixed_when_a_child_is_proposed_never_changes(ledger):
 
 def test_attempt_is_counted_when_it_begins_unless_we_broke_it_off():
     child = row(0)
-    assert child.begin(seed=5) == ChildTask(child.proposal, seed=5, attempt=0, alone=False)
+    child.begin()
     assert (child.status, child.attempts) == ("running", 1)
     child.requeue(alone=True)
     assert (child.status, child.attempts, child.alone) == ("queued", 1, True)
-    assert child.begin(seed=5) == ChildTask(child.proposal, seed=5, attempt=1, alone=True)
+    child.begin()
     child.requeue(uncount=True)
     assert (child.status, child.attempts, child.alone) == ("queued", 1, True)
 
 
 def test_events_are_kept_with_their_detail_and_time(ledger, tmp_path):
     before = time.time()
-    ledger.save([row(0)], events={"requeued": {"child": 0, "why": "crash"}})
+    ledger.save([row(0)], events=[("requeued", {"child": 0, "why": "crash"})])
     with closing(connect(tmp_path / "search.sqlite", read_only=True)) as database:
         ((when, kind, detail),) = database.execute("SELECT time, kind, detail FROM events").fetchall()
     assert before <= when <= time.time()
@@ -221,7 +238,7 @@ def test_other_schema_is_refused_with_both_versions(tmp_path, version, advice):
     with closing(sqlite3.connect(path)) as database:
         database.execute(f"PRAGMA user_version = {version}")
     for reader in (Ledger, read_children):
-        with pytest.raises(ValueError, match=f"schema version {version}, this version reads 1; {advice}"):
+        with pytest.raises(ValueError, match=f"schema version {version}, this version reads 1..2; {advice}"):
             reader(path)
 
 
@@ -318,3 +335,51 @@ def test_a_full_disk_names_the_ledger(ledger, tmp_path):
     ledger._database.execute("PRAGMA max_page_count = 1")
     with pytest.raises(OSError, match=rf"^{tmp_path}/search.sqlite: database or disk is full"):
         ledger.save([row(number) for number in range(100)])
+
+
+SCHEMA_1 = """
+CREATE TABLE children (
+    number INTEGER PRIMARY KEY, proposal_group INTEGER NOT NULL, genotype TEXT NOT NULL,
+    cell_key TEXT NOT NULL, decisions TEXT NOT NULL, log_prob REAL, cost INTEGER NOT NULL,
+    start INTEGER NOT NULL, finish INTEGER NOT NULL, original INTEGER REFERENCES children(number),
+    status TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, alone INTEGER NOT NULL DEFAULT 0,
+    observed INTEGER NOT NULL DEFAULT 0, reward REAL, failure TEXT, detail TEXT NOT NULL DEFAULT '',
+    curve TEXT NOT NULL DEFAULT '[]', seconds REAL NOT NULL DEFAULT 0, peak_bytes INTEGER
+) STRICT;
+CREATE INDEX children_by_key ON children(cell_key);
+CREATE TABLE strategy (tensors BLOB NOT NULL, state_values TEXT NOT NULL) STRICT;
+CREATE TABLE state_hashes (proposal_group INTEGER PRIMARY KEY, sha256 TEXT NOT NULL) STRICT;
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE events (time REAL NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL) STRICT;
+PRAGMA user_version = 1;
+"""
+
+
+def tables(path):
+    with closing(sqlite3.connect(path)) as database:
+        names = [name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE sql IS NOT NULL")]
+        return {
+            name: set(database.execute(f"SELECT name, type, [notnull] FROM pragma_table_info('{name}')"))
+            for name in names
+        }
+
+
+def test_a_ledger_of_schema_1_is_read_and_becomes_one_of_schema_2(tmp_path):
+    path, new = tmp_path / "search.sqlite", tmp_path / "new.sqlite"
+    child = row(0, status="done", reward=0.5)
+    old = [name for name in columns_of(child) if name in SCHEMA_1]
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(SCHEMA_1)
+        marks = ", ".join("?" * len(old))
+        values = [columns_of(child)[name] for name in old]
+        database.execute(f"INSERT INTO children ({', '.join(old)}) VALUES ({marks})", values)
+        database.commit()
+    before = path.read_bytes()
+    assert read_children(path) == [child]
+    assert path.read_bytes() == before
+    with closing(Ledger(path)) as ledger:
+        assert ledger.rows() == [child]
+        ledger.save([row(1, parameters=7, metrics={"latency": 2.0})], begun=[1])
+        assert ledger.rows()[1].metrics == {"latency": 2.0}
+    Ledger(new).close()
+    assert tables(path) == tables(new)

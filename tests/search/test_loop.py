@@ -7,17 +7,18 @@ from collections import Counter
 from contextlib import closing
 
 import pytest
-from toy_search import FAVOURITE, Favourite, ScrambledConfig
+from toy_search import FAVOURITE, Favourite, Opens, ScrambledConfig
 
 from runtime.random import derive
+from search.admission import Admission
 from search.budget import Budget
 from search.clock import VirtualClock
-from search.config import BudgetConfig
+from search.config import BudgetConfig, LimitsConfig
 from search.executors.config import InlineConfig
 from search.ledger.reader import connect
 from search.ledger.writer import Ledger
 from search.loop import Search
-from search.messages import Failure
+from search.messages import Cost, Failure
 from search.progress import Progress
 from search.space import Space
 from search.strategies.config import RandomConfig
@@ -35,13 +36,13 @@ def ledger(tmp_path):
 def searched(ledger):
     """Runs a random search with seed 3; returns the rows of its children and the tasks as they were run."""
 
-    def search(failures=None, executor=None, children=14, space=SPACE):
+    def search(failures=None, executor=None, children=14, space=SPACE, limits=None):
         evaluator = Favourite(failures)
         search = Search(
             ledger,
             RandomConfig().build(space, 3),
-            (executor or InlineConfig()).build(evaluator),
-            evaluator.predicted_microseconds,
+            (executor or InlineConfig()).build(Opens(evaluator), "search"),
+            Admission(evaluator.cost, limits or LimitsConfig()),
             seed=3,
             window=4,
             budget=Budget(BudgetConfig(children=children), 0.0, lambda: 0.0),
@@ -99,10 +100,11 @@ def test_interrupt_cancels_what_runs(ledger):
     def interrupted(genotype, task):
         raise KeyboardInterrupt
 
-    executor = ScrambledConfig(slots=4, seed=1).build(interrupted)
+    executor = ScrambledConfig(slots=4, seed=1).build(Opens(interrupted), "search")
     budget = Budget(BudgetConfig(children=4), 0.0, lambda: 0.0)
     strategy = RandomConfig().build(SPACE, 3)
-    search = Search(ledger, strategy, executor, lambda genotype: 1, seed=3, window=4, budget=budget)
+    admission = Admission(lambda genotype: Cost(1, 1, 1, 1), LimitsConfig())
+    search = Search(ledger, strategy, executor, admission, seed=3, window=4, budget=budget)
     with pytest.raises(KeyboardInterrupt):
         search.run()
     assert executor.capacity() == 4
@@ -127,7 +129,13 @@ def test_events_say_when_a_search_started_and_why_a_child_was_repeated(searched,
     searched({2: ["crash"], 5: ["host lost"]})
     with closing(connect(tmp_path / "search.sqlite", read_only=True)) as database:
         found = database.execute("SELECT kind, detail FROM events").fetchall()
-    budget = {"children": 14, "hours": None, "max_attempts": 5, "failures_in_a_row": 20}
+    budget = {
+        "children": 14,
+        "hours": None,
+        "max_attempts": 5,
+        "failures_in_a_row": 20,
+        "rejections_in_a_row": 1000,
+    }
     assert [(kind, json.loads(detail)) for kind, detail in found] == [
         ("started", {"done": 0, "budget": budget}),
         ("requeued", {"child": 2, "alone": True, "why": "crash: as ordered"}),
@@ -138,7 +146,7 @@ def test_events_say_when_a_search_started_and_why_a_child_was_repeated(searched,
 def test_child_of_a_process_that_ended_is_queued_again_and_its_attempt_counts(searched, ledger, tmp_path):
     rows, _ = searched(children=4)
     lost = dataclasses.replace(rows[2], status="queued", reward=None)
-    lost.begin(seed=0)
+    lost.begin()
     ledger.save([lost])
     rows, seen = searched(children=4)
     assert [(task.proposal.number, task.attempt, task.alone) for task in seen] == [(2, 2, False)]

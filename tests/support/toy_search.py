@@ -13,7 +13,7 @@ from search.children.attempt import attempt
 from search.config import BudgetConfig, SearchConfig, SpaceConfig
 from search.executors.config import InlineConfig
 from search.ledger.reader import read_children
-from search.messages import ChildFailed, ChildTask, Failure, OnProgress, Result
+from search.messages import ChildFailed, ChildTask, Cost, Failure, OnProgress, Result
 from search.strategies.config import ControllerConfig
 
 FAVOURITE = "identity"
@@ -47,6 +47,11 @@ class Favourite:
             raise ChildFailed(Failure(failures[task.attempt]), "as ordered")
         return Result(task.proposal, reward=reward(genotype))
 
+    def cost(self, genotype: Genotype) -> Cost:
+        """As `search.children.evaluators` makes it of the prediction; a parameter is one FAVOURITE."""
+        favourites = round(100 * reward(genotype))
+        return Cost(self.predicted_microseconds(genotype), 1 + favourites, 1 + favourites, 1)
+
     def predicted_microseconds(self, genotype: Genotype) -> int:
         return 1_000 + int(genotype.key, 16) % 5_000
 
@@ -61,12 +66,27 @@ def score(genotype: Genotype, task: ChildTask, *, scale: float = 1.0) -> Result:
     return Result(task.proposal, reward=scale * reward(genotype))
 
 
+@dataclass(frozen=True)
+class Opens:
+    """Opens an evaluator that is there already."""
+
+    evaluator: Any
+
+    def __call__(self) -> Any:
+        return self.evaluator
+
+
 class ScrambledExecutor:
     """`slots` tasks at a time on one device, finished in an order drawn from `seed`, or several at once."""
+
+    dies_with_driver = True
 
     def __init__(self, evaluator: Any, slots: int, seed: int):
         self._evaluator, self._slots, self._random = evaluator, slots, random.Random(seed)
         self._tasks: list[ChildTask] = []
+
+    def adopt(self, tasks: Any) -> set[int]:
+        return set()
 
     def capacity(self) -> int:
         if any(task.alone for task in self._tasks):
@@ -87,6 +107,9 @@ class ScrambledExecutor:
     def cancel(self, number: int) -> None:
         self._tasks = [task for task in self._tasks if task.proposal.number != number]
 
+    def close(self) -> None:
+        self._tasks = []
+
 
 @dataclass(kw_only=True)
 class ScrambledConfig:
@@ -94,8 +117,8 @@ class ScrambledConfig:
     slots: int = 5
     seed: int = 0
 
-    def build(self, evaluator: Any) -> ScrambledExecutor:
-        return ScrambledExecutor(evaluator, self.slots, self.seed)
+    def build(self, open_evaluator: Any, search: str) -> ScrambledExecutor:
+        return ScrambledExecutor(open_evaluator(), self.slots, self.seed)
 
 
 def toy_config(run_dir: Any, children: int, **changes: Any) -> SearchConfig:
