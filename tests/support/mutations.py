@@ -43,7 +43,7 @@ VALUES = st.one_of(
     st.sampled_from(["NaN", "1e5", "\ud800", "\x1b[31m", "\x00", "a" * 100_000, "/dev/zero", "../x"]),
     st.lists(st.integers(-2, 2), max_size=5),
     st.dictionaries(st.text(max_size=4), st.integers(), max_size=3),
-    st.builds(nested, st.integers(1, 900)),
+    st.builds(nested, st.integers(1, 300)),
 )
 """What stands in place of a value of JSON."""
 
@@ -85,12 +85,13 @@ def broken_value(draw: Any, seed: Any) -> Any:
 
 def _places(value: Any) -> Any:
     """(container, key or index) of every value inside `value`."""
-    children = (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    )
-    for key, child in list(children):
-        yield value, key
-        yield from _places(child)
+    waiting = [value]
+    while waiting:  # no recursion: broken values may be nested deeply
+        container = waiting.pop()
+        if isinstance(container, dict | list):
+            for key in list(container) if isinstance(container, dict) else range(len(container)):
+                yield container, key
+                waiting.append(container[key])
 
 
 def broken(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
