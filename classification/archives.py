@@ -129,8 +129,8 @@ def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
             size = math.prod(shape)
             if start[:4] != bytes([0, 0, 8, dimensions]) or len(shape) != dimensions:
                 raise ValueError(f"{path}: not an IDX file of unsigned bytes with {dimensions} dimensions")
-            if size > MOST_BYTES:
-                raise ValueError(f"{path}: claims {size} bytes, expected at most {MOST_BYTES}")
+            if not 0 < size <= MOST_BYTES:  # with a side of 0 the others may be of any size
+                raise ValueError(f"{path}: claims {size} bytes, expected 1..{MOST_BYTES}")
             data = file.read(size + 1)  # whether there is more than that
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: cannot be unpacked: {error}") from None

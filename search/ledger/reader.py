@@ -66,7 +66,7 @@ def damage_named(path: Path) -> Iterator[None]:
         raise OSError(f"{path}: {error}") from None
     except sqlite3.IntegrityError:
         raise
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter from SQLite's own messages
         text = " ".join(str(error).split())
         raise ValueError(
             f"{path}: not a search ledger, or damaged: {text}; nothing was changed. Restore it from a copy "

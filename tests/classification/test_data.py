@@ -236,7 +236,8 @@ def test_fashion_mnist_is_read_from_idx_files(tmp_path, packed):
     ("content", "reason"),
     [
         (b"", "not an IDX file of unsigned bytes with 3 dimensions"),
-        (bytes([0, 0, 8, 3]) + b"\xff" * 12, f"claims {(2**32 - 1) ** 3} bytes, expected at most 1073741824"),
+        (bytes([0, 0, 8, 3]) + b"\xff" * 12, f"claims {(2**32 - 1) ** 3} bytes, expected 1..1073741824"),
+        (bytes([0, 0, 8, 3]) + b"\xff" * 8 + bytes(4), "claims 0 bytes, expected 1..1073741824"),
         (
             bytes([0, 0, 8, 3]) + np.array([9000, 28, 28], ">u4").tobytes() + bytes(100),
             "not an IDX file: holds 100 bytes, expected 7056000 of the shape [9000, 28, 28]",

@@ -311,7 +311,7 @@ def test_the_log_of_a_ledger_that_is_gone_is_not_given_to_a_new_one(tmp_path):
     assert log.read_bytes() == b"pages"
 
 
-@pytest.mark.parametrize("spoil", ["cut", "zeros", "page"])
+@pytest.mark.parametrize("spoil", ["cut", "zeros", "page", "schema"])
 def test_a_damaged_ledger_is_named_and_left_as_it_is(tmp_path, spoil):
     path = tmp_path / "search.sqlite"
     with closing(Ledger(path)) as ledger:
@@ -320,6 +320,7 @@ def test_a_damaged_ledger_is_named_and_left_as_it_is(tmp_path, spoil):
     damaged = {
         "cut": content[: len(content) // 2],
         "zeros": bytes(len(content)),
+        "schema": content.replace(b"CREATE TABLE facts", b"CREATE \xffABLE facts"),
         "page": content[:8192] + b"x" * 4096 + content[12288:],
     }[spoil]
     path.write_bytes(damaged)
