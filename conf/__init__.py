@@ -54,9 +54,12 @@ def _roots() -> Mapping[str, Any]:
     import detection.training.config
     import pipeline.config
     import search.config
+    import search.studies_config
 
     return {
         "search": search.config.SearchConfig,
+        "search_rerank": search.studies_config.RerankConfig,
+        "search_probe": search.studies_config.ProbeConfig,
         "classification": classification.config.ClassificationConfig,
         "classification_evaluate": classification.config.EvaluateConfig,
         "detection": detection.training.config.DetectionConfig,

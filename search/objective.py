@@ -15,8 +15,7 @@ def weighed(result: Result, row: ChildRow, objective: ObjectiveConfig) -> Result
     """
     if objective.cost is None or objective.target is None or result.reward is None:
         return result
-    known = {name: getattr(row, name) for name in ("parameters", "multiply_adds", "activation_bytes")}
-    known |= result.metrics
+    known = row.costs | dict(result.metrics)
     cost = known.get(objective.cost)
     if cost is None or cost <= 0:
         found = "is not among its metrics" if cost is None else f"is {cost:g}"

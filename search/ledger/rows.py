@@ -145,6 +145,12 @@ class ChildRow:
         return Result(self.proposal, **shared)
 
     @property
+    def costs(self) -> dict[str, float]:
+        """What the child costs, by name: the counts of its network, and all its metrics."""
+        counts = {name: getattr(self, name) for name in ("parameters", "multiply_adds", "activation_bytes")}
+        return {name: value for name, value in counts.items() if value is not None} | dict(self.metrics)
+
+    @property
     def accuracy(self) -> float | None:
         """The metric of that name; the reward where the evaluator gave none, and None for a failed child."""
         return self.metrics.get("accuracy", self.reward)

@@ -1,0 +1,82 @@
+"""The studies of cells as values: `search.rerank`, `search.probe`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from backbones.ranges import require
+from classification.config import ImageDataConfig
+from search.children.config import ChildConfig
+from search.config import SpaceConfig
+
+MOST_CELLS = 100_000
+
+
+@dataclass(kw_only=True)
+class LongerConfig:
+    """What is changed of the search's children. None: as in the search."""
+
+    epochs: int | None = 100
+    """Passes over the training images."""
+    cells_per_stage: int | None = None
+    """Normal cells per stage."""
+    filters: int | None = None
+    """Channels of a state in the first stage."""
+    training: int | None = None
+    """Training images used."""
+    batch_size: int | None = None
+    """Images per step."""
+    lr: float | None = None
+    """Learning rate at the start of the cosine."""
+
+
+@dataclass(kw_only=True)
+class RerankConfig:
+    """Trains the best cells of a search longer and with several seeds (the paper's best 250)."""
+
+    dir: str
+    """Folder of the search."""
+    run_dir: str
+    """Folder to write to; started again with the same one, it continues."""
+    top: int = 250
+    """Unique cells; 250 in the paper."""
+    by: str = "reward"
+    """`reward`, or `pareto`: the front of accuracy against `cost` first, then the next one."""
+    cost: str = "multiply_adds"
+    """`parameters`, `multiply_adds`, `activation_bytes` or a metric that every child has."""
+    seeds: int = 2
+    """Trainings of each cell, with seeds 0, 1, ..., which also decide the split."""
+    child: LongerConfig = field(default_factory=LongerConfig)
+    executor: Any
+    """Where children run: `search.executors`."""
+
+    def __post_init__(self) -> None:
+        require(self, "top", least=1, limit=MOST_CELLS)
+        require(self, "seeds", least=1, limit=1000)
+        require(self, "by", among=("reward", "pareto"))
+
+
+@dataclass(kw_only=True)
+class ProbeConfig:
+    """Ranks random cells by short and by longer training, to see what a search would measure."""
+
+    run_dir: str
+    """Folder to write to; started again with the same one, it continues."""
+    seed: int = 0
+    """Of the cells, and of their first training; the second has the next one."""
+    cells: int = 20
+    """Random cells; the interval of tau is some 0.6 wide with 20 cells, 0.3 with 80."""
+    epochs: int = 100
+    """Of the longer training; the short one has `child.epochs`."""
+    data: ImageDataConfig
+    """Images; only the training files are read."""
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+    child: ChildConfig = field(default_factory=ChildConfig)
+    """The children of the search that is planned."""
+    evaluator: Any = None
+    """As that of a search."""
+    executor: Any
+    """Where children run: `search.executors`."""
+
+    def __post_init__(self) -> None:
+        require(self, "cells", least=3, limit=MOST_CELLS)
+        require(self, "epochs", least=1)
