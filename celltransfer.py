@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "search.rerank": "train the best cells of a search longer",
     "search.probe": "how far short training ranks cells as longer training does",
     "search.replay": "train one child of a search again",
+    "search.simulate": "simulate a search on many workers: utilisation, duration, driver",
     "classification": "train a classifier",
     "classification.evaluate": "evaluate a classifier on labelled images",
     "classification.predict": "classify images",

@@ -60,6 +60,7 @@ def _roots() -> Mapping[str, Any]:
         "search": search.config.SearchConfig,
         "search_rerank": search.studies_config.RerankConfig,
         "search_probe": search.studies_config.ProbeConfig,
+        "search_simulate": search.config.SimulateConfig,
         "classification": classification.config.ClassificationConfig,
         "classification_evaluate": classification.config.EvaluateConfig,
         "detection": detection.training.config.DetectionConfig,
