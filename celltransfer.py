@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, str] = {
     "pipeline": "search, classify and detect in one run",
     "pipeline.report": "write report.html from the files of a run",
     "search": "search a cell on a small data set",
+    "search.simulate": "simulate a search on many workers: utilisation, duration, driver",
     "classification": "train a classifier",
     "classification.evaluate": "evaluate a classifier on labelled images",
     "classification.predict": "classify images",

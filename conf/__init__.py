@@ -57,6 +57,7 @@ def _roots() -> Mapping[str, Any]:
 
     return {
         "search": search.config.SearchConfig,
+        "search_simulate": search.config.SimulateConfig,
         "classification": classification.config.ClassificationConfig,
         "classification_evaluate": classification.config.EvaluateConfig,
         "detection": detection.training.config.DetectionConfig,

@@ -127,3 +127,38 @@ class SearchConfig:
         """See `runtime.config.check_extras`: an evaluator of the user's own opens no images of ours."""
         names = [field.name for field in fields(self)]
         return names if self.evaluator is None else [name for name in names if name not in ("data", "child")]
+
+
+@dataclass(kw_only=True)
+class SimulateConfig:
+    """A search of which only the times are simulated: loop, ledger and strategy are the real ones."""
+
+    seed: int = 0
+    """Of the strategy and of the times."""
+    children: int = 20_000
+    """Proposals, duplicates included; 20,000 in the paper."""
+    workers: int = 500
+    """Children that run at a time; 500 GPUs in the paper."""
+    window: int = 1000
+    """Virtual workers, as in a search."""
+    order: str = "virtual"
+    """`virtual`, the search's own. `arrival` is for comparison: a worker that ends a child gets the next
+    proposal at once, made of all that has arrived by then. No search has it: it cannot be repeated."""
+    spread: float = 2.0
+    """How far true times are from the predicted ones: the 95th percentile of true / predicted through the
+    5th. The logarithm is normal. 1: predictions are exact."""
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+    strategy: Any
+    """What to try next: `search.strategies`."""
+    child: ChildConfig = field(default_factory=ChildConfig)
+    """How the children whose times are predicted would be trained."""
+    evaluator: Any = None
+    """What scores children; see `SearchConfig`. None: a table of rewards with interactions."""
+    ledger: str | None = None
+    """File to keep the ledger in. None: it is deleted."""
+
+    def __post_init__(self) -> None:
+        require(self, "children", least=1)
+        require(self, "workers", "window", least=1, limit=MOST_WINDOW)
+        require(self, "order", among=("virtual", "arrival"))
+        require(self, "spread", least=1, most=1000)

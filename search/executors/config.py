@@ -16,3 +16,15 @@ class InlineConfig(Builds):
 
     def __post_init__(self) -> None:
         require(self, "name", among=("inline",))
+
+
+@dataclass(kw_only=True)
+class SimulatedConfig(Builds):
+    """Workers whose time is virtual; only `search.simulate` has them."""
+
+    builds: ClassVar[str] = "search.executors.simulated:SimulatedExecutor"
+    workers: int = 500
+    """Children at a time; 500 GPUs in the paper."""
+
+    def __post_init__(self) -> None:
+        require(self, "workers", least=1)
