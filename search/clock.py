@@ -12,24 +12,24 @@ class VirtualClock:
 
     def __init__(self, workers: int):
         self.now, self.free = 0, workers
-        self._busy: list[tuple[int, int]] = []
+        self._finishes: list[int] = []  # a heap, each time once
+        self._numbers: dict[int, list[int]] = {}  # of the children by finish
 
     def due(self) -> list[int]:
         """Numbers of the children whose results the next group waits for, in order of consumption."""
-        return sorted(number for finish, number in self._busy if finish == self._busy[0][0])
+        return sorted(self._numbers[self._finishes[0]])
 
-    def advance(self) -> None:
-        """Moves on to the next virtual finish."""
-        self.now = self._busy[0][0]
-        while self._busy and self._busy[0][0] == self.now:
-            heapq.heappop(self._busy)
-            self.free += 1
+    def advance(self) -> list[int]:
+        """Moves on to the next virtual finish; returns the numbers of those whose workers are free now."""
+        self.now = heapq.heappop(self._finishes)
+        finished = sorted(self._numbers.pop(self.now))
+        self.free += len(finished)
+        return finished
 
     def occupy(self, number: int, finish: int) -> None:
         """Gives a child to a free worker."""
         self.free -= 1
-        heapq.heappush(self._busy, (finish, number))
-
-    def busy(self) -> list[int]:
-        """Numbers of the children that are not virtually finished."""
-        return sorted(number for _, number in self._busy)
+        if finish not in self._numbers:
+            self._numbers[finish] = []
+            heapq.heappush(self._finishes, finish)
+        self._numbers[finish].append(number)

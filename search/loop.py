@@ -25,7 +25,7 @@ from search.config import ObjectiveConfig
 from search.executors.protocol import Executor
 from search.ledger.rows import ChildRow
 from search.ledger.writer import Ledger
-from search.messages import FINAL_AT_ONCE, ChildTask, Failure, Result
+from search.messages import FINAL_AT_ONCE, ChildTask, Failure, Proposal, Result
 from search.objective import weighed
 from search.progress import Progress
 from search.strategies.protocol import Strategy
@@ -60,6 +60,7 @@ class Search:
         self.rows: list[ChildRow] = []
         self._queue: deque[ChildRow] = deque()
         self._running: dict[int, ChildRow] = {}
+        self._pending: dict[int, Proposal] = {}  # proposed and not virtually finished, by number
         self._recover()
         if executor.capacity() > window / 2:
             log.warning(
@@ -77,7 +78,7 @@ class Search:
         self._running = {number: left[number] for number in sorted(adopted)}
         for row in rows:
             if row.proposal_group != self._group:
-                self._clock.advance()
+                self._advance()
                 self._group = row.proposal_group
             self._admission.add(row)
             self._add(row)
@@ -85,9 +86,14 @@ class Search:
             self._strategy.load_state_dict(state)
         self._ledger.save(facts={"dies_with_driver": self._executor.dies_with_driver})
 
+    def _advance(self) -> None:
+        for number in self._clock.advance():
+            del self._pending[number]
+
     def _add(self, row: ChildRow) -> None:
         self.rows.append(row)
         self._clock.occupy(row.number, row.finish)
+        self._pending[row.number] = row.proposal
         if row.status == "done":
             self._progress.add(row)
         elif row.original is None and row.status == "queued":
@@ -130,10 +136,10 @@ class Search:
                 consumed = [self.rows[number] for number in self._clock.due()]
                 if any(row.status != "done" for row in consumed):
                     return
-                self._clock.advance()
+                self._advance()
                 self._group += 1
             self._strategy.observe([row.consume() for row in consumed])
-            pending = [self.rows[number].proposal for number in self._clock.busy()]
+            pending = list(self._pending.values())
             proposals = self._strategy.propose(min(self._clock.free, left), pending)
             entered = [self._admission.enter(each, self._group, self._clock.now) for each in proposals]
             for row in entered:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 from lightning.pytorch.loggers import Logger
 
@@ -15,7 +16,7 @@ class Progress:
     def __init__(self, loggers: Sequence[Logger]):
         self.done = 0
         self._loggers, self._scored, self._best = loggers, 0, -math.inf
-        self._rewards: list[float] = []  # by number; 0 for a child without a reward
+        self._total = Fraction()
 
     def add(self, row: ChildRow) -> None:
         """Counts a child that is done."""
@@ -23,13 +24,12 @@ class Progress:
         if row.reward is not None:
             self._scored += 1
             self._best = max(self._best, row.reward)
-            self._rewards += [0.0] * (row.number + 1 - len(self._rewards))
-            self._rewards[row.number] = row.reward
+            self._total += Fraction(row.reward)
 
     def figures(self) -> dict[str, float]:
         """`best` and `mean` reward; empty before the first reward."""
-        # Summed by number: a running sum would round differently with the order of finishing.
-        return {"best": self._best, "mean": sum(self._rewards) / self._scored} if self._scored else {}
+        # The sum is exact: one of floats would round differently with the order of finishing.
+        return {"best": self._best, "mean": float(self._total / self._scored)} if self._scored else {}
 
     def show(self, line: Track) -> None:
         """The children that are done by now, duplicates and all."""
