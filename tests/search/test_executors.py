@@ -6,7 +6,7 @@ from toy_search import Opens, ScrambledConfig
 
 from backbones.genotype import GenotypeError
 from search.children.attempt import report_progress
-from search.executors.config import InlineConfig
+from search.executors.config import InlineConfig, SimulatedConfig
 from search.messages import ChildFailed, ChildTask, Failure, Proposal, Result
 from search.space import Space
 
@@ -145,6 +145,27 @@ class TestScrambled(ExecutorContract):
     @pytest.fixture
     def config(self):
         return ScrambledConfig()
+
+
+class TestSimulated(ExecutorContract):
+    @pytest.fixture
+    def config(self):
+        return SimulatedConfig(workers=3)
+
+    def test_time_moves_to_the_next_finish(self):
+        def seconds(genotype, task):
+            return Result(task.proposal, reward=0.0, seconds=[4, 1, 3, 2][task.proposal.number])
+
+        executor, seen = SimulatedConfig(workers=2).build(Opens(seconds), "search"), []
+        waiting = [task(number) for number in range(4)]
+        while waiting or executor.capacity() < 2:
+            while waiting and executor.capacity():
+                executor.submit(waiting.pop(0))
+            seen.append((*(result.proposal.number for result in executor.poll()), executor.now // 1_000_000))
+        # Child 2 takes the worker of child 1 at 1 s; 0 and 2 end together at 4 s; 3 is alone until 6 s.
+        assert seen == [(1, 1), (0, 2, 4), (3, 6)]
+        assert executor.utilisation(4_000_000) == 1.0
+        assert executor.utilisation(6_000_000) == (4 + 1 + 3 + 2) / 12
 
 
 def test_result_has_either_a_reward_or_a_failure():
