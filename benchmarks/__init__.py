@@ -9,6 +9,7 @@ COMMANDS = (
     "benchmarks.detection_c4",
     "benchmarks.detection_data",
     "benchmarks.detection_evaluation",
+    "benchmarks.driver",
     "benchmarks.memory",
     "benchmarks.startup",
 )

@@ -42,8 +42,8 @@ LATE = 500
 RANDOM_CELLS = 1000
 """By whose rewards those of the search become z-scores."""
 STATUS = Path("/proc/self/status")
-ARRIVAL = """order=arrival: for comparison only. Its proposals follow the speed of the workers, so such a search
-can be neither repeated nor resumed. The window is the number of workers."""
+ARRIVAL = """order=arrival is for comparison only: proposals follow the speed of the workers, so that such a
+search can be neither repeated nor resumed. Its window is the number of workers."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _simulate(config: SimulateConfig, path: Path) -> Outcome:
     evaluator = TimedRewards(rewards, times)
     executor = SimulatedConfig(workers=config.workers).build(lambda: evaluator, "simulation")
     strategy = config.strategy.build(space, config.seed)
-    # Plain asynchronous order is the virtual clock with the true times and a virtual worker for each real one.
+    # Plain asynchronous order is a virtual clock with true times and as many virtual workers as real ones.
     admission = Admission(times.true_cost if arrival else times.cost, LimitsConfig())
     watch, proposed = CpuWatch(), [0]
     with closing(Ledger(path)) as ledger:
@@ -144,7 +144,7 @@ def _simulate(config: SimulateConfig, path: Path) -> Outcome:
 
 
 class Times:
-    """How long children are predicted to take, and how long they take: a constant of the cell and the seed."""
+    """How long children are predicted to take, and truly take: the latter a function of cell and seed."""
 
     def __init__(self, config: SimulateConfig):
         self._child, self._seed = config.child, config.seed

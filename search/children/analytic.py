@@ -1,5 +1,6 @@
 """Rewards of a space without any training: a sum over neighbouring decisions."""
 
+from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
@@ -20,7 +21,7 @@ class AnalyticRewards:
         sizes = space.sizes
         self._tables = [
             _normal(uniforms(one * other, seed, "table", step)).reshape(one, other)
-            for step, (one, other) in enumerate(zip(sizes, sizes[1:], strict=False))
+            for step, (one, other) in enumerate(pairwise(sizes))
         ]
         random = [self._score(space.sample(seed, number)) for number in range(2000)]
         self._mean, self._sd = float(np.mean(random)), float(np.std(random)) or 1.0
@@ -30,8 +31,8 @@ class AnalyticRewards:
         return 0.9 + SD * z + NOISE * float(_normal(uniforms(1, task.seed, "noise"))[0])
 
     def _score(self, decisions: tuple[int, ...]) -> float:
-        pairs = zip(self._tables, decisions, decisions[1:], strict=False)
-        return float(sum(table[one, other] for table, one, other in pairs))
+        steps = zip(self._tables, pairwise(decisions), strict=True)
+        return float(sum(table[pair] for table, pair in steps))
 
 
 def _normal(chance: np.ndarray) -> np.ndarray:
