@@ -11,6 +11,7 @@ from runtime.config import Builds
 class RandomConfig(Builds):
     """Uniform random search, the paper's baseline."""
 
+
     builds: ClassVar[str] = "search.strategies.uniform:RandomSearch"
     name: str = "random"
 
@@ -36,6 +37,8 @@ class ControllerConfig(Builds):
     """Optimiser steps per update, each on the whole batch; not stated in the paper."""
     clip: float = 0.2
     """PPO's ratio is clipped to 1 +- clip; not stated in the paper."""
+    ratio: str = "architecture"
+    """What PPO's ratio is of: the whole `architecture`, as in the paper, or each `decision`."""
     entropy_weight: float = 1e-5
     """Weight of the entropy bonus, in reward per nat; 1e-5 in the paper."""
     baseline_decay: float = 0.95
@@ -48,5 +51,6 @@ class ControllerConfig(Builds):
         require(self, "hidden", least=1, limit=4096)
         require(self, "architectures_per_update", "passes", least=1, limit=100_000)
         require(self, "init", "lr", "clip", above=0)
+        require(self, "ratio", among=("architecture", "decision"))
         require(self, "entropy_weight", least=0)
         require(self, "baseline_decay", least=0, below=1)

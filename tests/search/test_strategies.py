@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import statistics
 
 import pytest
@@ -47,7 +48,8 @@ class StrategyContract:
             proposals = strategy.propose(5, [])
             strategy.observe(score(proposals[:3]))
             copy = self.build(config)
-            copy.load_state_dict(strategy.state_dict())
+            tensors, values = strategy.state_dict()
+            copy.load_state_dict(State(tensors, json.loads(json.dumps(values))))
             assert flat(copy.state_dict()) == flat(strategy.state_dict())
             assert copy.propose(2, proposals[3:]) == strategy.propose(2, proposals[3:])
             strategy.observe(score(proposals[3:]))
@@ -136,9 +138,9 @@ class TestController(StrategyContract):
     def test_result_without_a_log_probability_cannot_be_learned_from(self, config):
         strategy = self.build(config)
         (proposal,) = self.build(RandomConfig()).propose(1, [])
-        bare = dataclasses.replace(proposal, log_prob=None)
-        with pytest.raises(ValueError, match="child 0 has no log-probability to learn from"):
-            strategy.observe([Result(bare, reward=0.5)])
+        assert proposal.log_probs is None
+        with pytest.raises(ValueError, match="child 0 has no log-probabilities to learn from"):
+            strategy.observe([Result(proposal, reward=0.5)])
 
     @pytest.mark.parametrize(
         "setting",
@@ -148,6 +150,7 @@ class TestController(StrategyContract):
             {"architectures_per_update": 5},
             {"passes": 5},
             {"clip": 1e6},
+            {"ratio": "decision" if ControllerConfig().ratio == "architecture" else "architecture"},
             {"entropy_weight": 1.0},
             {"baseline_decay": 0.5},
         ],
@@ -198,6 +201,7 @@ class TestController(StrategyContract):
     [
         ({"hidden": 0}, "hidden = 0"),
         ({"clip": 0.0}, "clip = 0.0"),
+        ({"ratio": "cell"}, "ratio = 'cell', expected one of architecture, decision"),
         ({"baseline_decay": 1.0}, r"baseline_decay = 1.0, must be in \[0, 1\)"),
         ({"entropy_weight": -1.0}, "entropy_weight"),
     ],
