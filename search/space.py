@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Block, Cell, Genotype
+from backbones.words import counted
 from runtime.random import uniforms
 from search.config import SpaceConfig
 
@@ -81,7 +82,8 @@ class Space:
         decisions: list[int] = []
         for name, cell in (("normal", genotype.normal), ("reduction", genotype.reduction)):
             if len(cell.blocks) != self.blocks:
-                raise ValueError(f"{name} has {len(cell.blocks)} blocks, this space has {self.blocks}")
+                found = counted(len(cell.blocks), "block", "blocks")
+                raise ValueError(f"{name} has {found}, this space has {self.blocks}")
             if set(cell.concat) != set(Cell.with_unused_concat(cell.blocks).concat):
                 raise ValueError(f"{name}.concat = {list(cell.concat)}, this space joins the unused states")
             for b, block in enumerate(cell.blocks):
@@ -99,6 +101,19 @@ class Space:
         """`[T]` decisions, each uniform over its options; a pure function of (seed, number)."""
         chance = uniforms(len(self.sizes), seed, "uniform", number)
         return tuple(int(u * size) for u, size in zip(chance, self.sizes, strict=True))
+
+    def mutate(self, decisions: Sequence[int], chance: Sequence[float]) -> tuple[int, ...]:
+        """`[T]` decisions that differ in exactly one place; a pure function of its arguments.
+
+        chance: two numbers in [0, 1). The first says which decision changes, each being equally likely; the
+        second what it becomes, each of the other options being equally likely.
+        """
+        sizes = self.sizes
+        changeable = [step for step, size in enumerate(sizes) if size > 1]
+        step = changeable[int(chance[0] * len(changeable))]
+        shift = 1 + int(chance[1] * (sizes[step] - 1))
+        changed = (decisions[step] + shift) % sizes[step]
+        return (*decisions[:step], changed, *decisions[step + 1 :])
 
 
 def _index(options: tuple[str, ...], value: str, where: str) -> int:

@@ -20,6 +20,22 @@ class RandomConfig(Builds):
 
 
 @dataclass(kw_only=True)
+class EvolutionConfig(Builds):
+    """Regularised evolution; defaults are those of Real et al. (1802.01548, section 3.3)."""
+
+    builds: ClassVar[str] = "search.strategies.evolution:Evolution"
+    name: str = "evolution"
+    population: int = 100
+    """Scored children that may become parents: the newest."""
+    sample: int = 25
+    """Members drawn for each child, with replacement; the best of them is its parent."""
+
+    def __post_init__(self) -> None:
+        require(self, "name", among=("evolution",))
+        require(self, "population", "sample", least=1, limit=100_000)
+
+
+@dataclass(kw_only=True)
 class ControllerConfig(Builds):
     """The LSTM controller trained with PPO; defaults are the paper's where it states them."""
 

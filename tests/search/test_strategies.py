@@ -8,7 +8,7 @@ from toy_search import reward
 
 from search.messages import Failure, Result
 from search.space import Space
-from search.strategies.config import ControllerConfig, RandomConfig
+from search.strategies.config import ControllerConfig, EvolutionConfig, RandomConfig
 from search.strategies.protocol import State
 
 SPACE = Space(blocks=2)
@@ -105,6 +105,61 @@ class TestRandom(StrategyContract):
         first = strategy.propose(3, [])
         strategy.observe(score(first))
         assert first + strategy.propose(3, []) == self.build(config).propose(6, [])
+
+
+class TestEvolution(StrategyContract):
+    @pytest.fixture
+    def config(self):
+        return EvolutionConfig(population=4, sample=2)
+
+    @staticmethod
+    def changes(one, other):
+        return sum(a != b for a, b in zip(one.decisions, other.decisions, strict=True))
+
+    def test_children_are_random_until_the_population_is_full_of_scored_ones(self, config):
+        strategy, random = self.build(config), self.build(RandomConfig())
+        drawn = [proposal.decisions for proposal in random.propose(12, [])]
+        for rewards in ([0.5, None, 0.4, 0.3], [None, None, None], [None, 0.1], [0.2, 0.3, 0.4]):
+            proposals = strategy.propose(len(rewards), [])
+            full = proposals[0].number > 8
+            assert [each.decisions == drawn[each.number] for each in proposals] == [not full] * len(rewards)
+            failure = {None: Failure.REJECTED}
+            strategy.observe(
+                [
+                    Result(each, reward=reward, failure=failure.get(reward))
+                    for each, reward in zip(proposals, rewards, strict=True)
+                ]
+            )
+
+    def test_a_child_is_the_best_of_the_sample_but_for_one_decision(self):
+        strategy = self.build(EvolutionConfig(population=4, sample=100))  # which holds all four
+        first = strategy.propose(4, [])
+        rewards = (0.1, 0.3, 0.9, 0.2)
+        strategy.observe([Result(p, reward=r) for p, r in zip(first, rewards, strict=True)])
+        children = strategy.propose(30, first)
+        assert [self.changes(first[2], child) for child in children] == [1] * 30
+        assert all(child.log_prob is None for child in children)
+
+    def test_the_population_ages(self):
+        """The oldest leaves however good it is, and failed children push nobody out."""
+        strategy = self.build(EvolutionConfig(population=4, sample=100))
+        best, *others = strategy.propose(4, [])
+        strategy.observe([Result(best, reward=0.9), *(Result(each, reward=0.1) for each in others)])
+        failed, scored = strategy.propose(2, [])
+        strategy.observe([Result(failed, failure=Failure.CRASH)])
+        assert self.changes(best, strategy.propose(1, [])[0]) == 1
+        strategy.observe([Result(scored, reward=0.2)])
+        assert [self.changes(scored, child) for child in strategy.propose(9, [])] == [1] * 9
+
+    def test_every_member_of_the_population_is_a_parent_where_the_sample_is_one(self):
+        strategy = self.build(EvolutionConfig(population=4, sample=1))
+        members = strategy.propose(4, [])
+        strategy.observe([Result(each, reward=each.number / 4) for each in members])
+        children = strategy.propose(80, [])
+        parents = [min(members, key=lambda member: self.changes(member, child)) for child in children]
+        counts = [parents.count(member) for member in members]
+        assert sum(counts) == 80
+        assert min(counts) >= 8  # 20 are expected, with a standard deviation of 3.9
 
 
 class TestController(StrategyContract):
