@@ -1,16 +1,35 @@
 """The strategies as values."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+import pkgutil
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from backbones.ranges import require
 from runtime.config import Builds
 
 
 @dataclass(kw_only=True)
-class RandomConfig(Builds):
+class StrategyConfig(Builds):
+    """What all strategies have."""
+
+    learns: ClassVar[bool] = True
+    """Whether results change what is proposed."""
+    start: list[str] = field(default_factory=list)
+    """Genotype files. Their cells are the first children; the strategy does not learn from them."""
+
+    def build(self, *parts: Any) -> Any:
+        """The strategy for a space and a seed. Raises FileNotFoundError or ValueError for a wrong `start`."""
+        strategy = super().build(*parts)
+        if not self.start:
+            return strategy
+        return pkgutil.resolve_name("search.strategies.start:KnownFirst")(strategy, parts[0], self.start)
+
+
+@dataclass(kw_only=True)
+class RandomConfig(StrategyConfig):
     """Uniform random search, the paper's baseline."""
 
+    learns: ClassVar[bool] = False
 
     builds: ClassVar[str] = "search.strategies.uniform:RandomSearch"
     name: str = "random"
@@ -20,7 +39,7 @@ class RandomConfig(Builds):
 
 
 @dataclass(kw_only=True)
-class EvolutionConfig(Builds):
+class EvolutionConfig(StrategyConfig):
     """Regularised evolution; defaults are those of Real et al. (1802.01548, section 3.3)."""
 
     builds: ClassVar[str] = "search.strategies.evolution:Evolution"
@@ -36,7 +55,7 @@ class EvolutionConfig(Builds):
 
 
 @dataclass(kw_only=True)
-class ControllerConfig(Builds):
+class ControllerConfig(StrategyConfig):
     """The LSTM controller trained with PPO; defaults are the paper's where it states them."""
 
     builds: ClassVar[str] = "search.strategies.controller:Controller"

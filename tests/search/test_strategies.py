@@ -162,6 +162,44 @@ class TestEvolution(StrategyContract):
         assert min(counts) >= 8  # 20 are expected, with a standard deviation of 3.9
 
 
+class TestKnownFirst(StrategyContract):
+    @pytest.fixture
+    def config(self, tmp_path):
+        paths = [tmp_path / f"{number}.json" for number in range(2)]
+        for number, path in enumerate(paths):
+            SPACE.decode(SPACE.sample(99, number)).save(path)
+        return EvolutionConfig(population=4, sample=2, start=[str(path) for path in paths])
+
+    @pytest.mark.parametrize(
+        "plain", [RandomConfig(), EvolutionConfig(population=4), ControllerConfig(architectures_per_update=4)]
+    )
+    def test_any_strategy_goes_on_as_if_there_were_no_known_cells(self, config, plain):
+        known = self.build(dataclasses.replace(plain, start=config.start))
+        strategy = self.build(plain)
+        proposals = known.propose(2, [])
+        assert [p.decisions for p in proposals] == [SPACE.sample(99, number) for number in range(2)]
+        known.observe([Result(each, reward=1.0) for each in proposals])
+        for _ in range(3):
+            own, shifted = strategy.propose(5, []), known.propose(5, [])
+            assert shifted == [dataclasses.replace(each, number=each.number + 2) for each in own]
+            strategy.observe(score(own))
+            known.observe(score(shifted))
+
+    @pytest.mark.parametrize(
+        ("space", "message"),
+        [
+            (Space(blocks=3), "start: .*0.json: normal has 2 blocks, this space has 3"),
+            (
+                Space(blocks=2, operations=("conv_1x1",)),
+                r"start: .*0.json: normal.blocks\[0\].\w+_op = '\w+', this space has conv_1x1",
+            ),
+        ],
+    )
+    def test_cells_outside_the_space_are_refused(self, config, space, message):
+        with pytest.raises(ValueError, match=message):
+            config.build(space, 0)
+
+
 class TestController(StrategyContract):
     @pytest.fixture
     def config(self):
