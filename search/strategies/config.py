@@ -72,8 +72,9 @@ class ControllerConfig(StrategyConfig):
     """Optimiser steps per update, each on the whole batch; not stated in the paper."""
     clip: float = 0.2
     """PPO's ratio is clipped to 1 +- clip; not stated in the paper."""
-    ratio: str = "architecture"
-    """What PPO's ratio is of: the whole `architecture`, as in the paper, or each `decision`."""
+    ratio: str = "decision"
+    """What PPO's ratio is of: each `decision`, or the whole `architecture`, which is the paper's reading. See
+    docs/search.md."""
     entropy_weight: float = 1e-5
     """Weight of the entropy bonus, in reward per nat; 1e-5 in the paper."""
     baseline_decay: float = 0.95

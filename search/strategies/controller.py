@@ -12,8 +12,9 @@ update, joint probability = product over all softmaxes. Choices beyond the paper
    kind (state, operation, combination), whose options mean the same thing everywhere.
 3. Adam with its usual constants, clip 0.2 (1707.06347, section 6.1), 4 passes over the whole batch of 20;
    no minibatches, no advantage normalisation, no value function: the baseline is the paper's.
-4. The ratio is that of whole architectures, not of single decisions: one reward, one action.
-5. The old log-probability is the sampler's, stored with the child, so that late results are weighed right.
+4. The ratio is that of each decision, and each is clipped by itself. The paper's joint probability reads as
+   one ratio per architecture (`ratio="architecture"`), of which late results leave the clip: docs/search.md.
+5. The old log-probabilities are the sampler's, stored with the child, so that late results are weighed right.
 6. Entropy is exact at every step along the sampled prefix and summed over the steps.
 7. The baseline holds past rewards only: it moves after each advantage is taken; it starts at the first.
 """
