@@ -10,6 +10,7 @@ COMMANDS = (
     "benchmarks.detection_data",
     "benchmarks.detection_evaluation",
     "benchmarks.driver",
+    "benchmarks.learning",
     "benchmarks.memory",
     "benchmarks.startup",
 )

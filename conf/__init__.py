@@ -78,10 +78,14 @@ def _choices() -> Mapping[str, Mapping[str, Any]]:
     from detection.training.recipe import DetectionRecipe
     from runtime.config import LOGGERS, LoggerConfig, TrainerConfig
     from search.executors.config import InlineConfig, ProcessConfig
-    from search.strategies.config import ControllerConfig, RandomConfig
+    from search.strategies.config import ControllerConfig, EvolutionConfig, RandomConfig
 
     return {
-        "strategy": {"controller": ControllerConfig, "random": RandomConfig},
+        "strategy": {
+            "controller": ControllerConfig,
+            "evolution": EvolutionConfig,
+            "random": RandomConfig,
+        },
         "executor": {"inline": InlineConfig, "process": ProcessConfig},
         "data": {"images_schema": ImageDataConfig, "coco": CocoDataConfig, "scenes": ScenesDataConfig},
         "backbone": {

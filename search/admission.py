@@ -39,6 +39,7 @@ class Admission:
             cell_key=key,
             decisions=proposal.decisions,
             log_prob=proposal.log_prob,
+            log_probs=proposal.log_probs,
             cost=finish - start,
             start=start,
             finish=finish,

@@ -46,12 +46,14 @@ class Proposal:
     number: 0, 1, ... in the order of proposing; all chance in making it comes from (seed, number).
     decisions: `[T]`, option chosen at each step of `search.space`.
     log_prob: natural logarithm of its probability under the policy that drew it; None without a policy.
+    log_probs: `[T]`, that of each decision given those before it, exact in float32; None where not needed.
     """
 
     number: int
     genotype: Genotype
     decisions: tuple[int, ...]
     log_prob: float | None = None
+    log_probs: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

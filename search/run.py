@@ -13,7 +13,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from backbones.genotype import Genotype
-from backbones.ranges import KEY
+from backbones.ranges import KEY, under
 from backbones.words import counted
 from runtime.device import resolve_device
 from runtime.folder import ALWAYS_FREE, RunFolder, plain
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 MAY_CHANGE = ("budget", "executor", "strict_hardware", "data.root", "data.workers", "data.download")
 """Keys that do not make another search of it; the ledger knows the split by its content."""
+CHILDREN_PER_WINDOW = 20
+"""Below this many a strategy can hardly learn; docs/search.md, "Which ratio"."""
 STAGE = Stage("search", MAY_CHANGE, products=("genotype.json",), sources=(LEDGER,))
 
 
@@ -55,7 +57,8 @@ def run(config: SearchConfig, *, clock: Callable[[], float] = time.monotonic) ->
 
 
 def _search(config: SearchConfig, clock: Callable[[], float]) -> dict[str, Any]:
-    strategy = config.strategy.build(Space.of(config.space), config.seed)
+    with under("strategy"):
+        strategy = config.strategy.build(Space.of(config.space), config.seed)
     open_evaluator, cost, facts = evaluation(config.evaluator, config.data, config.child, config.seed)
     with closing(config.executor.build(open_evaluator, search_id(config))) as executor:
         return _run_on(executor, config, strategy, Admission(cost, config.limits), facts, clock)
@@ -78,6 +81,7 @@ def _run_on(
     try:
         _check_facts(ledger, path, {"search": search_id(config), **facts})
         _check_hardware(ledger, path, config)
+        _warn_of_few_children(config)
         search = Search(
             ledger,
             strategy,
@@ -146,6 +150,20 @@ def _check_hardware(ledger: Ledger, path: Path, config: SearchConfig) -> None:
         if config.strict_hardware:
             raise ValueError(f"{message}, and {KEY}strict_hardware is true")
         log.warning("%s: from here on its numbers may differ in their last bits", message)
+
+
+def _warn_of_few_children(config: SearchConfig) -> None:
+    """A strategy that learns has seen nothing while the first `window` children are proposed."""
+    enough = CHILDREN_PER_WINDOW * config.window
+    if config.strategy.learns and config.budget.children < enough:
+        log.warning(
+            "budget.children = %d is less than %d x window = %d, so strategy=%s will hardly learn. "
+            "Lower window, or raise budget.children",
+            config.budget.children,
+            CHILDREN_PER_WINDOW,
+            enough,
+            config.strategy.name,
+        )
 
 
 def _write_outcome(

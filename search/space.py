@@ -100,6 +100,19 @@ class Space:
         chance = uniforms(len(self.sizes), seed, "uniform", number)
         return tuple(int(u * size) for u, size in zip(chance, self.sizes, strict=True))
 
+    def mutate(self, decisions: Sequence[int], chance: Sequence[float]) -> tuple[int, ...]:
+        """`[T]` decisions that differ in exactly one place; a pure function of its arguments.
+
+        chance: two numbers in [0, 1). The first says which decision changes, each being equally likely; the
+        second what it becomes, each of the other options being equally likely.
+        """
+        sizes = self.sizes
+        changeable = [step for step, size in enumerate(sizes) if size > 1]
+        step = changeable[int(chance[0] * len(changeable))]
+        shift = 1 + int(chance[1] * (sizes[step] - 1))
+        changed = (decisions[step] + shift) % sizes[step]
+        return (*decisions[:step], changed, *decisions[step + 1 :])
+
 
 def _index(options: tuple[str, ...], value: str, where: str) -> int:
     if value not in options:

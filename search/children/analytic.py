@@ -15,7 +15,10 @@ SD, NOISE = 0.008, 0.003
 
 
 class AnalyticRewards:
-    """Scores decisions by a table for each two neighbours: those of a random cell are 0.9 +- SD."""
+    """Scores decisions by a table for each two neighbours: those of a random cell are 0.9 +- SD.
+
+    The interactions form a chain, so the best decisions are known exactly.
+    """
 
     def __init__(self, space: Space, seed: int):
         sizes = space.sizes
@@ -27,8 +30,26 @@ class AnalyticRewards:
         self._mean, self._sd = float(np.mean(random)), float(np.std(random)) or 1.0
 
     def __call__(self, genotype: Genotype, task: ChildTask) -> float:
-        z = (self._score(task.proposal.decisions) - self._mean) / self._sd
-        return 0.9 + SD * z + NOISE * float(_normal(uniforms(1, task.seed, "noise"))[0])
+        return (
+            0.9
+            + SD * self.z(task.proposal.decisions)
+            + NOISE * float(_normal(uniforms(1, task.seed, "noise"))[0])
+        )
+
+    def z(self, decisions: tuple[int, ...]) -> float:
+        """The reward without noise, in standard deviations of random cells' above their mean."""
+        return (self._score(decisions) - self._mean) / self._sd
+
+    def optimum(self) -> tuple[int, ...]:
+        """Decisions of the highest reward, found by dynamic programming from the last decision backwards."""
+        best, followers = np.zeros(self._tables[-1].shape[1]), []
+        for table in reversed(self._tables):
+            followers.append((table + best).argmax(axis=1))
+            best = (table + best).max(axis=1)
+        decisions = [int(best.argmax())]
+        for follower in reversed(followers):
+            decisions.append(int(follower[decisions[-1]]))
+        return tuple(decisions)
 
     def _score(self, decisions: tuple[int, ...]) -> float:
         steps = zip(self._tables, pairwise(decisions), strict=True)

@@ -1,6 +1,7 @@
 """The tables of a ledger, and a child as a value."""
 
 import json
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,7 @@ CREATE TABLE children (
     cell_key TEXT NOT NULL,             -- of the canonical genotype
     decisions TEXT NOT NULL,            -- JSON
     log_prob REAL,                      -- under the policy that drew it
+    log_probs BLOB,                     -- of each decision, little-endian float32; NULL as in schema 1
     cost INTEGER NOT NULL,              -- finish - start, microseconds; predicted for those that run
     parameters INTEGER,                 -- of the child's network; NULL, as the next two, in schema 1
     multiply_adds INTEGER,              -- of one image
@@ -69,6 +71,7 @@ CREATE TABLE events (time REAL NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NUL
 
 MIGRATIONS = {
     1: """
+ALTER TABLE children ADD COLUMN log_probs BLOB;
 ALTER TABLE children ADD COLUMN parameters INTEGER;
 ALTER TABLE children ADD COLUMN multiply_adds INTEGER;
 ALTER TABLE children ADD COLUMN activation_bytes INTEGER;
@@ -103,6 +106,7 @@ class ChildRow:
     cost: int
     start: int
     finish: int
+    log_probs: tuple[float, ...] | None = None
     parameters: int | None = None
     multiply_adds: int | None = None
     activation_bytes: int | None = None
@@ -147,7 +151,7 @@ class ChildRow:
 
     @property
     def proposal(self) -> Proposal:
-        return Proposal(self.number, self.genotype, self.decisions, self.log_prob)
+        return Proposal(self.number, self.genotype, self.decisions, self.log_prob, self.log_probs)
 
     @property
     def result(self) -> Result:
@@ -176,6 +180,7 @@ def row_of(columns: dict[str, Any]) -> ChildRow:
     parsed = {
         "genotype": Genotype.from_dict(json.loads(columns["genotype"]), where),
         "decisions": tuple(json.loads(columns["decisions"])),
+        "log_probs": _floats(columns.get("log_probs")),
         "curve": tuple(json.loads(columns["curve"])),
         "metrics": json.loads(columns.get("metrics", "{}")),
         "failure": Failure(columns["failure"]) if columns["failure"] else None,
@@ -188,8 +193,13 @@ def row_of(columns: dict[str, Any]) -> ChildRow:
 def columns_of(row: ChildRow) -> dict[str, Any]:
     """A child as the table `children` holds it."""
     encoded = {name: _json(getattr(row, name)) for name in ("decisions", "curve", "metrics")}
-    return vars(row) | encoded | {"genotype": _json(row.genotype.to_dict())}
+    log_probs = None if row.log_probs is None else struct.pack(f"<{len(row.log_probs)}f", *row.log_probs)
+    return vars(row) | encoded | {"genotype": _json(row.genotype.to_dict()), "log_probs": log_probs}
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))  # of 20,000 children the spaces are 10 MB
+
+
+def _floats(content: bytes | None) -> tuple[float, ...] | None:
+    return None if content is None else struct.unpack(f"<{len(content) // 4}f", content)

@@ -1,15 +1,35 @@
 """The strategies as values."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+import pkgutil
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from backbones.ranges import require
 from runtime.config import Builds
 
 
 @dataclass(kw_only=True)
-class RandomConfig(Builds):
+class StrategyConfig(Builds):
+    """What all strategies have."""
+
+    learns: ClassVar[bool] = True
+    """Whether results change what is proposed."""
+    start: list[str] = field(default_factory=list)
+    """Genotype files. Their cells are the first children; the strategy does not learn from them."""
+
+    def build(self, *parts: Any) -> Any:
+        """The strategy for a space and a seed. Raises FileNotFoundError or ValueError for a wrong `start`."""
+        strategy = super().build(*parts)
+        if not self.start:
+            return strategy
+        return pkgutil.resolve_name("search.strategies.start:KnownFirst")(strategy, parts[0], self.start)
+
+
+@dataclass(kw_only=True)
+class RandomConfig(StrategyConfig):
     """Uniform random search, the paper's baseline."""
+
+    learns: ClassVar[bool] = False
 
     builds: ClassVar[str] = "search.strategies.uniform:RandomSearch"
     name: str = "random"
@@ -19,7 +39,23 @@ class RandomConfig(Builds):
 
 
 @dataclass(kw_only=True)
-class ControllerConfig(Builds):
+class EvolutionConfig(StrategyConfig):
+    """Regularised evolution; defaults are those of Real et al. (1802.01548, section 3.3)."""
+
+    builds: ClassVar[str] = "search.strategies.evolution:Evolution"
+    name: str = "evolution"
+    population: int = 100
+    """Scored children that may become parents: the newest."""
+    sample: int = 25
+    """Members drawn for each child, with replacement; the best of them is its parent."""
+
+    def __post_init__(self) -> None:
+        require(self, "name", among=("evolution",))
+        require(self, "population", "sample", least=1, limit=100_000)
+
+
+@dataclass(kw_only=True)
+class ControllerConfig(StrategyConfig):
     """The LSTM controller trained with PPO; defaults are the paper's where it states them."""
 
     builds: ClassVar[str] = "search.strategies.controller:Controller"
@@ -36,6 +72,9 @@ class ControllerConfig(Builds):
     """Optimiser steps per update, each on the whole batch; not stated in the paper."""
     clip: float = 0.2
     """PPO's ratio is clipped to 1 +- clip; not stated in the paper."""
+    ratio: str = "decision"
+    """What PPO's ratio is of: each `decision`, or the whole `architecture`, which is the paper's reading. See
+    docs/search.md."""
     entropy_weight: float = 1e-5
     """Weight of the entropy bonus, in reward per nat; 1e-5 in the paper."""
     baseline_decay: float = 0.95
@@ -48,6 +87,7 @@ class ControllerConfig(Builds):
         require(self, "hidden", least=1, limit=4096)
         require(self, "architectures_per_update", "passes", least=1, limit=100_000)
         require(self, "init", "lr", "clip", above=0)
+        require(self, "ratio", among=("architecture", "decision"))
         require(self, "entropy_weight", least=0)
         require(self, "baseline_decay", least=0, below=1)
 

@@ -12,12 +12,14 @@ update, joint probability = product over all softmaxes. Choices beyond the paper
    kind (state, operation, combination), whose options mean the same thing everywhere.
 3. Adam with its usual constants, clip 0.2 (1707.06347, section 6.1), 4 passes over the whole batch of 20;
    no minibatches, no advantage normalisation, no value function: the baseline is the paper's.
-4. The ratio is that of whole architectures, not of single decisions: one reward, one action.
-5. The old log-probability is the sampler's, stored with the child, so that late results are weighed right.
+4. The ratio is that of each decision, and each is clipped by itself. The paper's joint probability reads as
+   one ratio per architecture (`ratio="architecture"`), of which late results leave the clip: docs/search.md.
+5. The old log-probabilities are the sampler's, stored with the child, so that late results are weighed right.
 6. Entropy is exact at every step along the sampled prefix and summed over the steps.
 7. The baseline holds past rewards only: it moves after each advantage is taken; it starts at the first.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -66,17 +68,18 @@ class Policy(nn.Module):
         return log_probs.masked_fill(~self.mask, IMPOSSIBLE)
 
     @torch.inference_mode()
-    def sample(self, chance: np.ndarray) -> tuple[tuple[int, ...], float]:
+    def sample(self, chance: np.ndarray) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """One draw by inverting the distribution function at `chance`, `[T]` in [0, 1).
 
-        Returns decisions `[T]` and their log-probability. One at a time: a batch would round differently
-        with its size, and a proposal must not depend on how many were asked for.
+        Returns decisions `[T]` and their log-probabilities `[T]`. One at a time: a batch would round
+        differently with its size, and a proposal must not depend on how many were asked for.
         """
         lstm = self.lstm
         hidden = cell = torch.zeros(1, lstm.hidden_size)
         sizes, rows = self.mask.sum(dim=1).tolist(), self.rows.tolist()
         decisions: list[int] = []
-        log_prob, row = 0.0, 0
+        chosen: list[float] = []
+        row = 0
         for step, u in enumerate(chance):
             # nn.LSTM takes four times as long for a single step.
             hidden, cell = torch.lstm_cell(
@@ -87,9 +90,9 @@ class Policy(nn.Module):
             cumulative = np.cumsum(np.exp(log_probs))
             choice = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
             decisions.append(choice)
-            log_prob += log_probs[choice]
+            chosen.append(log_probs[choice])
             row = rows[step] + choice
-        return tuple(decisions), log_prob
+        return tuple(decisions), tuple(chosen)
 
 
 class Controller:
@@ -114,8 +117,9 @@ class Controller:
         with torch_threads(1):
             for number in range(self._proposed, self._proposed + n):
                 chance = uniforms(len(self._space.sizes), self._seed, "controller", number)
-                decisions, log_prob = self._policy.sample(chance)
-                proposals.append(Proposal(number, self._space.decode(decisions), decisions, log_prob))
+                decisions, log_probs = self._policy.sample(chance)
+                genotype = self._space.decode(decisions)
+                proposals.append(Proposal(number, genotype, decisions, math.fsum(log_probs), log_probs))
         self._proposed += n
         return proposals
 
@@ -125,10 +129,10 @@ class Controller:
             reward = config.failed_reward if result.reward is None else result.reward
             advantage = 0.0 if self._baseline is None else reward - self._baseline
             self._baseline = next_baseline(self._baseline, reward, config.baseline_decay)
-            log_prob = result.proposal.log_prob
-            if log_prob is None:
-                raise ValueError(f"child {result.proposal.number} has no log-probability to learn from")
-            self._batch.append(Episode(result.proposal.decisions, log_prob, advantage))
+            log_probs = result.proposal.log_probs
+            if log_probs is None:
+                raise ValueError(f"child {result.proposal.number} has no log-probabilities to learn from")
+            self._batch.append(Episode(result.proposal.decisions, log_probs, advantage))
             if len(self._batch) == config.architectures_per_update:
                 with torch_threads(1):
                     update(
@@ -138,6 +142,7 @@ class Controller:
                         passes=config.passes,
                         clip=config.clip,
                         entropy_weight=config.entropy_weight,
+                        per_decision=config.ratio == "decision",
                     )
                 self._batch = []
                 self._updates += 1
@@ -181,7 +186,8 @@ class Controller:
         self._proposed, self._updates = values["proposed"], values["updates"]
         self._baseline = values["baseline"]
         self._batch = [
-            Episode(**{**entry, "decisions": tuple(entry["decisions"])}) for entry in values["batch"]
+            Episode(tuple(entry["decisions"]), tuple(entry["log_probs"]), entry["advantage"])
+            for entry in values["batch"]
         ]
 
 

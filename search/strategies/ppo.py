@@ -13,17 +13,17 @@ from torch import Tensor, nn
 class Episode:
     """One scored architecture.
 
-    decisions: `[T]`. log_prob: summed over T, under the policy that sampled it. advantage: reward - baseline.
+    decisions, log_probs: `[T]`; the latter under the policy that sampled it. advantage: reward - baseline.
     """
 
     decisions: tuple[int, ...]
-    log_prob: float
+    log_probs: tuple[float, ...]
     advantage: float
 
 
-def joint_log_prob(log_probs: Tensor, decisions: Tensor) -> Tensor:
-    """log_probs: `[E, T, O]`; decisions: `[E, T]`. Returns `[E]`, the sum over T of what was chosen."""
-    return log_probs.gather(2, decisions[:, :, None]).squeeze(2).sum(dim=1)
+def chosen_log_probs(log_probs: Tensor, decisions: Tensor) -> Tensor:
+    """log_probs: `[E, T, O]`; decisions: `[E, T]`. Returns `[E, T]`, that of each option that was chosen."""
+    return log_probs.gather(2, decisions[:, :, None]).squeeze(2)
 
 
 def entropy(log_probs: Tensor) -> Tensor:
@@ -32,14 +32,16 @@ def entropy(log_probs: Tensor) -> Tensor:
 
 
 def ppo_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """Clipped surrogate, to be minimised; a scalar.
+    """Clipped surrogate, to be minimised; a scalar: the mean over E of the sum over A.
 
-    All `[E]`, log-probabilities summed over the T decisions; `old_log_prob` is the sampler's.
-    Source: 1707.06347, equation 7; the NASNet paper states no clip.
+    log_prob, old_log_prob: `[E, A]` for A actions per architecture: 1, with the log-probabilities summed over
+    its T decisions, or T. `old_log_prob` is the sampler's. advantage: `[E]`, that of each of the A actions.
+    Source: 1707.06347, equation 7; the NASNet paper states no clip. Where all ratios are 1 the gradient is
+    the same for both A.
     """
     ratio = (log_prob - old_log_prob).exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)
-    return -torch.minimum(ratio * advantage, clipped * advantage).mean()
+    return -torch.minimum(ratio * advantage[:, None], clipped * advantage[:, None]).sum(dim=1).mean()
 
 
 def next_baseline(baseline: float | None, reward: float, decay: float) -> float:
@@ -55,14 +57,22 @@ def update(
     passes: int,
     clip: float,
     entropy_weight: float,
+    per_decision: bool = False,
 ) -> None:
-    """Takes `passes` optimiser steps on all episodes together."""
+    """Takes `passes` optimiser steps on all episodes together.
+
+    per_decision: each decision has a ratio of its own, clipped by itself, instead of each architecture."""
+
+    def actions(log_probs: Tensor) -> Tensor:
+        return log_probs if per_decision else log_probs.sum(dim=1, keepdim=True)
+
     decisions = torch.tensor([episode.decisions for episode in episodes])
-    old_log_prob = torch.tensor([episode.log_prob for episode in episodes])
+    old_log_prob = actions(torch.tensor([episode.log_probs for episode in episodes]))
     advantage = torch.tensor([episode.advantage for episode in episodes])
     for _ in range(passes):
         log_probs = policy(decisions)
-        surrogate = ppo_loss(joint_log_prob(log_probs, decisions), old_log_prob, advantage, clip)
+        log_prob = actions(chosen_log_probs(log_probs, decisions))
+        surrogate = ppo_loss(log_prob, old_log_prob, advantage, clip)
         loss = surrogate - entropy_weight * entropy(log_probs).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -19,7 +19,7 @@ from classification.config import RecipeConfig
 from conf.objects import to_objects
 from runtime.config import LOGGERS, LoggerConfig
 from runtime.folder import plain
-from search.strategies.config import ControllerConfig, RandomConfig
+from search.strategies.config import ControllerConfig, EvolutionConfig, RandomConfig
 
 CONF = Path(conf.__file__).parent
 EXPERIMENTS = sorted(
@@ -124,6 +124,7 @@ def test_the_values_of_every_file_arrive(file):
         ("recipe=nasnet_cifar", "classification", RecipeConfig()),
         *((f"logger={name}", "classification", LoggerConfig(name=name)) for name in LOGGERS),
         ("strategy=controller", "search", ControllerConfig()),
+        ("strategy=evolution", "search", EvolutionConfig()),
         ("strategy=random", "search", RandomConfig()),
     ],
 )

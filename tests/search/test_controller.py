@@ -9,7 +9,7 @@ from runtime.device import torch_threads
 from runtime.random import uniforms
 from search.space import Space
 from search.strategies.controller import Policy
-from search.strategies.ppo import Episode, entropy, joint_log_prob, next_baseline, ppo_loss, update
+from search.strategies.ppo import Episode, chosen_log_probs, entropy, next_baseline, ppo_loss, update
 
 
 def policy(space, seed=0, init=0.1):
@@ -37,16 +37,16 @@ def test_options_that_do_not_exist_have_no_probability():
     torch.testing.assert_close(probabilities.sum(dim=2), torch.ones(4, 30))
 
 
-def test_sampler_reports_the_log_probability_that_training_computes():
+def test_sampler_reports_the_log_probabilities_that_training_computes():
     space = Space()
     # Far from uniform, so that a wrong input or a shifted step would show.
     controller = policy(space, init=1.0)
     samples = [controller.sample(uniforms(50, 1, number)) for number in range(6)]
     draws = torch.tensor([decisions for decisions, _ in samples])
     with torch.no_grad():
-        expected = joint_log_prob(controller(draws), draws)
+        expected = chosen_log_probs(controller(draws), draws)
     torch.testing.assert_close(
-        torch.tensor([log_prob for _, log_prob in samples]), expected, atol=1e-3, rtol=0
+        torch.tensor([log_probs for _, log_probs in samples]), expected, atol=1e-3, rtol=0
     )
 
 
@@ -82,18 +82,44 @@ def test_later_options_depend_on_earlier_ones():
     ],
 )
 def test_ppo_loss_is_the_clipped_surrogate(ratio, advantage, loss):
-    log_prob = torch.tensor([math.log(ratio) - 80.0])
-    value = ppo_loss(log_prob, torch.tensor([-80.0]), torch.tensor([advantage]), clip=0.2)
+    log_prob = torch.tensor([[math.log(ratio) - 80.0]])
+    value = ppo_loss(log_prob, torch.tensor([[-80.0]]), torch.tensor([advantage]), clip=0.2)
     assert value.item() == pytest.approx(loss, rel=1e-4)
 
 
 def test_ppo_loss_is_the_mean_and_sends_no_gradient_beyond_the_clip():
-    log_prob = torch.tensor([math.log(1.5), 0.0], requires_grad=True)
-    loss = ppo_loss(log_prob, torch.zeros(2), torch.tensor([1.0, 1.0]), clip=0.2)
+    log_prob = torch.tensor([[math.log(1.5)], [0.0]], requires_grad=True)
+    loss = ppo_loss(log_prob, torch.zeros(2, 1), torch.tensor([1.0, 1.0]), clip=0.2)
     loss.backward()
     assert loss.item() == pytest.approx(-(1.2 + 1.0) / 2)
     assert log_prob.grad is not None
-    assert log_prob.grad.tolist() == [0.0, -0.5]
+    assert log_prob.grad.tolist() == [[0.0], [-0.5]]
+
+
+def test_each_action_of_an_architecture_is_clipped_by_itself():
+    log_prob = torch.tensor([[math.log(1.5), math.log(1.1), math.log(0.5)]], requires_grad=True)
+    loss = ppo_loss(log_prob, torch.zeros(1, 3), torch.tensor([0.1]), clip=0.2)
+    assert loss.item() == pytest.approx(-0.1 * (1.2 + 1.1 + 0.5))
+    loss.backward()
+    assert log_prob.grad is not None
+    assert log_prob.grad[0].tolist() == pytest.approx([0.0, -0.11, -0.05])
+
+
+def test_both_ratios_have_one_gradient_on_policy_and_not_after_it_has_moved():
+    space = Space(blocks=1)
+    sampler = policy(space)
+    samples = [sampler.sample(uniforms(10, 1, number)) for number in range(4)]
+    episodes = [Episode(*sample, advantage=number - 1.0) for number, sample in enumerate(samples)]
+
+    def moved(passes, per_decision):
+        learner = policy(space)
+        optimizer = torch.optim.SGD(learner.parameters(), lr=0.1)
+        options = {"clip": 0.2, "entropy_weight": 0.0, "per_decision": per_decision}
+        update(learner, optimizer, episodes, passes=passes, **options)
+        return torch.cat([parameter.detach().flatten() for parameter in learner.parameters()])
+
+    torch.testing.assert_close(moved(1, True), moved(1, False), atol=1e-6, rtol=0)
+    assert not torch.allclose(moved(3, True), moved(3, False), atol=1e-4, rtol=0)
 
 
 def test_entropy_sums_the_steps_and_ignores_padding():
@@ -101,10 +127,10 @@ def test_entropy_sums_the_steps_and_ignores_padding():
     assert entropy(log_probs).item() == pytest.approx(math.log(2) + 1.5 * math.log(2))
 
 
-def test_joint_log_prob_picks_what_was_chosen():
+def test_log_probs_are_those_of_what_was_chosen():
     log_probs = torch.tensor([[[0.5, 0.5], [0.1, 0.9]], [[0.2, 0.8], [0.6, 0.4]]]).log()
-    joint = joint_log_prob(log_probs, torch.tensor([[0, 1], [1, 0]]))
-    torch.testing.assert_close(joint.exp(), torch.tensor([0.45, 0.48]))
+    chosen = chosen_log_probs(log_probs, torch.tensor([[0, 1], [1, 0]]))
+    torch.testing.assert_close(chosen.exp(), torch.tensor([[0.5, 0.9], [0.8, 0.6]]))
 
 
 def test_baseline_is_the_moving_average_of_past_rewards():
@@ -126,7 +152,7 @@ def test_update_takes_its_passes_on_the_surrogate_and_the_entropy_bonus():
     def after(passes, advantage, weight):
         coin = Coin()
         optimizer = torch.optim.SGD(coin.parameters(), lr=1.0)
-        episodes = [Episode((0,), log_prob=math.log(p), advantage=advantage)]
+        episodes = [Episode((0,), log_probs=(math.log(p),), advantage=advantage)]
         update(coin, optimizer, episodes, passes=passes, clip=0.2, entropy_weight=weight)
         return coin.logits.detach()[0].tolist()
 

@@ -43,6 +43,12 @@ def test_step_is_read_back_whole(ledger, tmp_path):
     assert read_children(tmp_path / "search.sqlite") == ledger.rows()
 
 
+def test_log_probabilities_of_decisions_are_read_back_bit_by_bit(ledger):
+    log_probs = tuple(torch.linspace(-80, -1e-7, 50).log_softmax(0).tolist())
+    ledger.step([row(0, log_probs=log_probs), row(1)], STATE, group=0)
+    assert [each.proposal.log_probs for each in ledger.rows()] == [log_probs, None]
+
+
 def test_values_change_while_tensors_stay(ledger):
     ledger.step([], STATE, group=0)
     ledger.step([], State(STATE.tensors, {"proposed": 5}), group=1)

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import logging
 import re
 from contextlib import closing
 
@@ -14,13 +15,14 @@ from backbones.genotype import Genotype
 from classification.config import ImageDataConfig
 from runtime.config import LoggerConfig
 from runtime.random import derive
-from search.config import BudgetConfig
+from search.config import BudgetConfig, SpaceConfig
 from search.executors.config import InlineConfig
 from search.ledger.reader import read_children
 from search.ledger.writer import Ledger
 from search.messages import SearchPaused
 from search.run import run, search_id
-from search.strategies.config import RandomConfig
+from search.space import Space
+from search.strategies.config import EvolutionConfig, RandomConfig
 
 CHILDREN = 30
 
@@ -136,3 +138,42 @@ def test_a_search_continues_where_its_images_have_moved(tmp_path):
     assert run(toy_config(tmp_path, 6, data=here))["metrics"]["children"] == 6
     with pytest.raises(ValueError, match=r"data\.name: cifar10 -> digits"):
         run(toy_config(tmp_path, 6, data=ImageDataConfig(name="digits")))
+
+
+def test_known_cells_are_the_first_children_of_a_search(tmp_path):
+    space = Space(blocks=2)
+    known = [space.decode(space.sample(99, number)) for number in range(3)]
+    for number, genotype in enumerate(known):
+        genotype.save(tmp_path / f"{number}.json")
+    strategy = EvolutionConfig(population=4, start=[str(tmp_path / f"{number}.json") for number in range(3)])
+    run(toy_config(tmp_path / "run", 12, space=SpaceConfig(blocks=2), strategy=strategy))
+    rows = read_children(tmp_path / "run" / "search.sqlite")
+    assert [row.genotype for row in rows[:3]] == known
+    assert all(row.reward == toy_search.reward(row.genotype) for row in rows)
+
+
+def test_known_cells_outside_the_space_are_refused_before_anything_starts(tmp_path):
+    space = Space(blocks=1)
+    space.decode(space.sample(0, 0)).save(tmp_path / "one.json")
+    strategy = RandomConfig(start=[str(tmp_path / "one.json")])
+    message = r"^strategy.start: .*one.json: normal has 1 blocks, this space has 2$"
+    with pytest.raises(ValueError, match=message):
+        run(toy_config(tmp_path / "run", 4, space=SpaceConfig(blocks=2), strategy=strategy))
+    missing = RandomConfig(start=[str(tmp_path / "none.json")])
+    with pytest.raises(FileNotFoundError, match=r"none\.json"):
+        run(toy_config(tmp_path / "run", 4, strategy=missing))
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "children", "warned"),
+    [(EvolutionConfig(), 39, True), (EvolutionConfig(), 40, False), (RandomConfig(), 39, False)],
+)
+def test_a_budget_too_small_to_learn_from_is_warned_of(tmp_path, caplog, strategy, children, warned):
+    with caplog.at_level(logging.WARNING, "search.run"):
+        run(toy_config(tmp_path, children, strategy=strategy, window=2))
+    message = (
+        f"budget.children = {children} is less than 20 x window = 40, so strategy=evolution will hardly "
+        "learn. Lower window, or raise budget.children"
+    )
+    assert [record.message for record in caplog.records if record.name == "search.run"] == [message] * warned

@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -30,6 +31,24 @@ def test_paper_space_has_the_size_and_entropy_of_the_paper():
 
 def test_block_b_chooses_among_two_plus_b_states():
     assert Space(blocks=3).sizes == (*(2, 2, 13, 13, 2), *(3, 3, 13, 13, 2), *(4, 4, 13, 13, 2)) * 2
+
+
+@given(spaces(), st.integers(0, 10**6), st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
+def test_a_mutation_changes_one_decision_and_stays_in_the_space(space, number, place, option):
+    before = space.sample(0, number)
+    after = space.mutate(before, (place, option))
+    assert space.encode(space.decode(after)) == after
+    assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+
+
+def test_mutations_are_equally_likely_over_decisions_and_over_options():
+    space = Space(blocks=1, operations=("identity", "conv_1x1", "conv_3x3"), combinations=("add",))
+    before = space.sample(0, 0)
+    grid = [(i + 0.5) / 16 for i in range(16)]
+    after = [space.mutate(before, (place, option)) for place in grid for option in grid]
+    changes = Counter((step, new[step]) for new in after for step in range(10) if new[step] != before[step])
+    # 8 decisions have options: 4 inputs one other each, 4 operations two others each.
+    assert sorted(changes.values()) == [16] * 8 + [32] * 4
 
 
 @given(spaces(), st.integers(0, 2**32), st.integers(0, 10**6))

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import statistics
 
 import pytest
@@ -7,7 +8,7 @@ from toy_search import reward
 
 from search.messages import Failure, Result
 from search.space import Space
-from search.strategies.config import ControllerConfig, RandomConfig
+from search.strategies.config import ControllerConfig, EvolutionConfig, RandomConfig
 from search.strategies.protocol import State
 
 SPACE = Space(blocks=2)
@@ -47,7 +48,8 @@ class StrategyContract:
             proposals = strategy.propose(5, [])
             strategy.observe(score(proposals[:3]))
             copy = self.build(config)
-            copy.load_state_dict(strategy.state_dict())
+            tensors, values = strategy.state_dict()
+            copy.load_state_dict(State(tensors, json.loads(json.dumps(values))))
             assert flat(copy.state_dict()) == flat(strategy.state_dict())
             assert copy.propose(2, proposals[3:]) == strategy.propose(2, proposals[3:])
             strategy.observe(score(proposals[3:]))
@@ -105,6 +107,99 @@ class TestRandom(StrategyContract):
         assert first + strategy.propose(3, []) == self.build(config).propose(6, [])
 
 
+class TestEvolution(StrategyContract):
+    @pytest.fixture
+    def config(self):
+        return EvolutionConfig(population=4, sample=2)
+
+    @staticmethod
+    def changes(one, other):
+        return sum(a != b for a, b in zip(one.decisions, other.decisions, strict=True))
+
+    def test_children_are_random_until_the_population_is_full_of_scored_ones(self, config):
+        strategy, random = self.build(config), self.build(RandomConfig())
+        drawn = [proposal.decisions for proposal in random.propose(12, [])]
+        for rewards in ([0.5, None, 0.4, 0.3], [None, None, None], [None, 0.1], [0.2, 0.3, 0.4]):
+            proposals = strategy.propose(len(rewards), [])
+            full = proposals[0].number > 8
+            assert [each.decisions == drawn[each.number] for each in proposals] == [not full] * len(rewards)
+            failure = {None: Failure.REJECTED}
+            strategy.observe(
+                [
+                    Result(each, reward=reward, failure=failure.get(reward))
+                    for each, reward in zip(proposals, rewards, strict=True)
+                ]
+            )
+
+    def test_a_child_is_the_best_of_the_sample_but_for_one_decision(self):
+        strategy = self.build(EvolutionConfig(population=4, sample=100))  # which holds all four
+        first = strategy.propose(4, [])
+        rewards = (0.1, 0.3, 0.9, 0.2)
+        strategy.observe([Result(p, reward=r) for p, r in zip(first, rewards, strict=True)])
+        children = strategy.propose(30, first)
+        assert [self.changes(first[2], child) for child in children] == [1] * 30
+        assert all(child.log_prob is None for child in children)
+
+    def test_the_population_ages(self):
+        """The oldest leaves however good it is, and failed children push nobody out."""
+        strategy = self.build(EvolutionConfig(population=4, sample=100))
+        best, *others = strategy.propose(4, [])
+        strategy.observe([Result(best, reward=0.9), *(Result(each, reward=0.1) for each in others)])
+        failed, scored = strategy.propose(2, [])
+        strategy.observe([Result(failed, failure=Failure.CRASH)])
+        assert self.changes(best, strategy.propose(1, [])[0]) == 1
+        strategy.observe([Result(scored, reward=0.2)])
+        assert [self.changes(scored, child) for child in strategy.propose(9, [])] == [1] * 9
+
+    def test_every_member_of_the_population_is_a_parent_where_the_sample_is_one(self):
+        strategy = self.build(EvolutionConfig(population=4, sample=1))
+        members = strategy.propose(4, [])
+        strategy.observe([Result(each, reward=each.number / 4) for each in members])
+        children = strategy.propose(80, [])
+        parents = [min(members, key=lambda member: self.changes(member, child)) for child in children]
+        counts = [parents.count(member) for member in members]
+        assert sum(counts) == 80
+        assert min(counts) >= 8  # 20 are expected, with a standard deviation of 3.9
+
+
+class TestKnownFirst(StrategyContract):
+    @pytest.fixture
+    def config(self, tmp_path):
+        paths = [tmp_path / f"{number}.json" for number in range(2)]
+        for number, path in enumerate(paths):
+            SPACE.decode(SPACE.sample(99, number)).save(path)
+        return EvolutionConfig(population=4, sample=2, start=[str(path) for path in paths])
+
+    @pytest.mark.parametrize(
+        "plain", [RandomConfig(), EvolutionConfig(population=4), ControllerConfig(architectures_per_update=4)]
+    )
+    def test_any_strategy_goes_on_as_if_there_were_no_known_cells(self, config, plain):
+        known = self.build(dataclasses.replace(plain, start=config.start))
+        strategy = self.build(plain)
+        proposals = known.propose(2, [])
+        assert [p.decisions for p in proposals] == [SPACE.sample(99, number) for number in range(2)]
+        known.observe([Result(each, reward=1.0) for each in proposals])
+        for _ in range(3):
+            own, shifted = strategy.propose(5, []), known.propose(5, [])
+            assert shifted == [dataclasses.replace(each, number=each.number + 2) for each in own]
+            strategy.observe(score(own))
+            known.observe(score(shifted))
+
+    @pytest.mark.parametrize(
+        ("space", "message"),
+        [
+            (Space(blocks=3), "start: .*0.json: normal has 2 blocks, this space has 3"),
+            (
+                Space(blocks=2, operations=("conv_1x1",)),
+                r"start: .*0.json: normal.blocks\[0\].\w+_op = '\w+', this space has conv_1x1",
+            ),
+        ],
+    )
+    def test_cells_outside_the_space_are_refused(self, config, space, message):
+        with pytest.raises(ValueError, match=message):
+            config.build(space, 0)
+
+
 class TestController(StrategyContract):
     @pytest.fixture
     def config(self):
@@ -136,9 +231,9 @@ class TestController(StrategyContract):
     def test_result_without_a_log_probability_cannot_be_learned_from(self, config):
         strategy = self.build(config)
         (proposal,) = self.build(RandomConfig()).propose(1, [])
-        bare = dataclasses.replace(proposal, log_prob=None)
-        with pytest.raises(ValueError, match="child 0 has no log-probability to learn from"):
-            strategy.observe([Result(bare, reward=0.5)])
+        assert proposal.log_probs is None
+        with pytest.raises(ValueError, match="child 0 has no log-probabilities to learn from"):
+            strategy.observe([Result(proposal, reward=0.5)])
 
     @pytest.mark.parametrize(
         "setting",
@@ -148,6 +243,7 @@ class TestController(StrategyContract):
             {"architectures_per_update": 5},
             {"passes": 5},
             {"clip": 1e6},
+            {"ratio": "decision" if ControllerConfig().ratio == "architecture" else "architecture"},
             {"entropy_weight": 1.0},
             {"baseline_decay": 0.5},
         ],
@@ -198,6 +294,7 @@ class TestController(StrategyContract):
     [
         ({"hidden": 0}, "hidden = 0"),
         ({"clip": 0.0}, "clip = 0.0"),
+        ({"ratio": "cell"}, "ratio = 'cell', expected one of architecture, decision"),
         ({"baseline_decay": 1.0}, r"baseline_decay = 1.0, must be in \[0, 1\)"),
         ({"entropy_weight": -1.0}, "entropy_weight"),
     ],

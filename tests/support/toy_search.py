@@ -144,7 +144,7 @@ def history(run_dir: Any) -> list[tuple]:
     """What must not depend on workers, kills or the order of finishing."""
     return [
         (
-            *(row.number, row.proposal_group, row.genotype.key, row.decisions, row.log_prob),
+            *(row.number, row.proposal_group, row.genotype.key, row.decisions, row.log_probs),
             *(row.start, row.finish, row.original, row.status, row.observed, row.reward, row.failure),
         )
         for row in read_children(f"{run_dir}/search.sqlite")
