@@ -10,6 +10,8 @@ from search.messages import Failure, Result
 from search.space import Space
 from search.strategies.config import ControllerConfig, EvolutionConfig, RandomConfig
 from search.strategies.protocol import State
+from search.strategies.start import KnownFirst
+from search.strategies.uniform import RandomSearch
 
 SPACE = Space(blocks=2)
 
@@ -184,6 +186,23 @@ class TestKnownFirst(StrategyContract):
             assert shifted == [dataclasses.replace(each, number=each.number + 2) for each in own]
             strategy.observe(score(own))
             known.observe(score(shifted))
+
+    def test_the_strategy_hears_only_of_its_own_cells_as_it_numbered_them(self, config):
+        heard = []
+
+        class Listening(RandomSearch):
+            def propose(self, n, pending):
+                heard.append(("pending", [each.number for each in pending]))
+                return super().propose(n, pending)
+
+            def observe(self, results):
+                heard.append(("results", [each.proposal.number for each in results]))
+
+        known = KnownFirst(Listening(RandomConfig(), SPACE, 0), SPACE, config.start)
+        first = known.propose(4, [])
+        known.observe(score(first[1:3]))
+        known.propose(1, [first[0], first[3]])
+        assert heard == [("pending", []), ("results", [0]), ("pending", [1])]
 
     @pytest.mark.parametrize(
         ("space", "message"),
