@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from genotypes import TWO_BLOCKS
 from PIL import Image
 
 from backbones import weights
@@ -39,7 +40,7 @@ def trained(run_dir, data, **trainer):
         run_dir=str(run_dir),
         data=data,
         backbone=BackboneConfig(
-            name="nasnet_a_cifar", cells_per_stage=1, filters=4, stem_filters=4, image_size=16
+            name=str(TWO_BLOCKS), stem="cifar", cells_per_stage=1, filters=4, stem_filters=4, image_size=16
         ),
         recipe=RecipeConfig(epochs=1, batch_size=10, lr=0.05),
         trainer=TrainerConfig(device="cpu", threads=1, checkpoint_seconds=None, **trainer),
