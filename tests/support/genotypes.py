@@ -1,4 +1,4 @@
-"""A small genotype; hypothesis strategies for cells and genotypes of the whole space, and for small networks."""
+"""A small genotype; hypothesis strategies for cells and genotypes of the whole space and small networks."""
 
 from pathlib import Path
 
