@@ -286,7 +286,7 @@ def test_bad_values_are_refused_by_name(values, message):
             lambda out: (out.mkdir(), (out / "metrics.json").write_text('{"stage": "detection"}')),
             "holds a metrics.json that is not of a classification evaluation; choose another folder",
         ),
-        (lambda out: out.symlink_to("/proc/x"), "cannot be written to"),
+        (lambda out: out.symlink_to("/proc/x"), "cannot be written"),
     ],
 )
 def test_an_output_folder_that_cannot_be_written_is_refused_before_the_evaluation(tmp_path, make, message):

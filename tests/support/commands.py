@@ -30,6 +30,8 @@ def run_here(*words: object, cwd: Path) -> Done:
         patch.setattr(sys, "argv", list(map(str, words)))
         # Hydra closes all handlers there are; absl's, which an exporter made, would close pytest's stream.
         patch.setattr(logging, "shutdown", lambda *_: None)
+        for name in [name for name in sys.modules if name.endswith(".__main__")]:
+            patch.delitem(sys.modules, name)  # else runpy warns of it
         try:
             runpy.run_module(str(words[0]), run_name="__main__", alter_sys=True)
         except SystemExit as exit:
