@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from backbones.draw import draw
-from backbones.files import write_atomically
+from backbones.files import check_output, write_atomically
 from backbones.formats import SUFFIXES
 from backbones.genotype import Genotype
 from backbones.published import PAPER_ROWS
-from backbones.words import printable_lines
+from backbones.words import printable_lines, told
 from backbones.zoo import FOREIGN_NETWORKS, ZOO, resolve_spec
 from celltransfer import program
 
@@ -95,9 +95,10 @@ def _costs(counted: "Profile | PartProfile") -> tuple[str, ...]:
 
 
 def draw_genotype(args: argparse.Namespace) -> None:
-    genotype = ZOO[args.genotype].genotype if args.genotype in ZOO else Genotype.load(args.genotype)
-    if args.output.suffix != ".svg" or args.output.is_dir():
+    if args.output.suffix != ".svg":
         raise ValueError(f"{args.output}: expected the name of an .svg file to write")
+    check_output(args.output)
+    genotype = ZOO[args.genotype].genotype if args.genotype in ZOO else Genotype.load(args.genotype)
     write_atomically(args.output, draw(genotype))
     print(args.output)
 
@@ -106,6 +107,7 @@ def convert_weights(args: argparse.Namespace) -> None:
     from backbones.foreign_weights import read_state_dict
     from backbones.weights import convert, save
 
+    check_output(args.output)
     if args.checkpoint is not None:
         state_dict = read_state_dict(args.checkpoint)
     elif args.source == "timm":
@@ -174,7 +176,7 @@ def main() -> None:
     try:
         args.run(args)
     except (ImportError, OSError, ValueError) as error:
-        sys.exit(printable_lines(str(error)))
+        sys.exit(printable_lines(told(error)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from backbones.genotype import Cell
 from backbones.plan import live_outputs, plan_cells
 from backbones.spec import NetworkSpec
 from backbones.timm_spec import TimmSpec
+from backbones.words import counted
 
 LARGEST_ARGUMENT = 1024
 """Among timm's, that any file may claim; a larger number must be a size of its tensors, or their count."""
@@ -31,8 +32,8 @@ def _check_cells(spec: NetworkSpec, tensors: int, where: str) -> None:
     needed = sum(1 + _convolutions(plan.cell) for index, plan in enumerate(plans, start=1) if index in live)
     if needed > tensors:
         raise ValueError(
-            f"{where}: network.cells_per_stage = {spec.cells_per_stage} takes at least {needed} tensors, "
-            f"the file holds {tensors}"
+            f"{where}: network.cells_per_stage = {spec.cells_per_stage} takes at least "
+            f"{counted(needed, 'tensor')}, the file holds {tensors}"
         )
 
 

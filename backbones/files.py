@@ -7,7 +7,9 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +26,9 @@ _KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Writes to a temporary name beside it, syncs, renames: a crash leaves the old file or the new."""
+    """Writes to a temporary name beside it, syncs, renames: a crash leaves the old file or the new.
+
+    Raises OSError that names `path`, or the folder that could not be made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
@@ -35,10 +39,37 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # such as a full disk
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # of the temporary name, or of none where the disk is full
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
+
+
+def check_output(path: str | os.PathLike[str], *, folder: bool = False) -> None:
+    """Raises ValueError where no file can be written to `path`. folder: `path` is a folder to write into.
+
+    To be called before any work. Nothing is made, and a disk may be full all the same."""
+    path = Path(path)
+    if not folder and path.exists():
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder, expected the name of a file to write")
+        existing(path, "output")
+    place = path if folder else path.parent
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise ValueError(
+            f"{path} cannot be written: {place} is not a folder"
+            if place != path
+            else f"{path} is not a folder"
+        )
+    try:
+        tempfile.TemporaryFile(dir=place).close()  # what a file system grants is known to itself alone
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written: {place.resolve()}: {str(error.strerror).lower()}"
+        ) from None
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

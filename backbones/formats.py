@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from backbones.files import check_output
 from celltransfer import not_installed
 
 SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
@@ -26,8 +27,7 @@ def check_export(path: Path, format: str, formats: Collection[str] = tuple(SUFFI
     if path.suffix != SUFFIXES[format]:
         raise ValueError(f"{path}: a file of format {format} must end in {SUFFIXES[format]}")
     for place in (path, path.with_suffix(".bin")) if format == "openvino" else (path,):
-        if place.is_dir():
-            raise ValueError(f"{place} is a folder, expected the name of a file to write")
+        check_output(place)
     for name in NEEDS[format]:
         if importlib.util.find_spec(name) is None:
             raise not_installed(f"format {format}", name, "export")

@@ -16,7 +16,7 @@ from typing import Any
 
 from backbones.files import convert_json, read_json, write_json
 from backbones.operations import OPERATIONS
-from backbones.words import clipped
+from backbones.words import clipped, counted
 
 FORMAT = 1
 MOST_BLOCKS = 64
@@ -229,7 +229,7 @@ def _check_cell(cell: Cell, name: str) -> None:
     if orders > allowed:
         raise GenotypeError(
             f"{name}.blocks has {orders:.3g} orders of equal blocks, expected at most {allowed} among "
-            f"{len(cell.blocks)} blocks"
+            f"{counted(len(cell.blocks), 'block')}"
         )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from backbones.base import Backbone
 from backbones.pictures import as_picture
 from backbones.spec import Preprocessing
+from backbones.words import counted
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2  # takes a second to import, so not before it is used
@@ -32,7 +33,9 @@ def transforms(
 
     preprocessing = net.preprocessing
     if (channels := len(preprocessing.mean)) not in (1, 3):
-        raise ValueError(f"the network reads {channels} channels; pictures have 1 (grey) or 3 (RGB)")
+        raise ValueError(
+            f"the network reads {counted(channels, 'channel')}; pictures have 1 (grey) or 3 (RGB)"
+        )
     cut = training_crop(preprocessing, area_min, flip)
     if not train:
         cut = partial(central_square, preprocessing=preprocessing)

@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from backbones.files import convert_json, existing, parse_json
-from backbones.words import clipped
+from backbones.words import clipped, counted
 
 FORMAT = 2
 KEY = "celltransfer"
@@ -44,5 +44,6 @@ def _check_cells(network: Any, tensors: int, path: str | os.PathLike[str]) -> No
     # Three stages; of two cells that follow each other at least one is built, and has tensors.
     if isinstance(cells, int) and 3 * cells > 2 * tensors:
         raise ValueError(
-            f"{path}: network.cells_per_stage = {clipped(cells)}, but the file holds only {tensors} tensors"
+            f"{path}: network.cells_per_stage = {clipped(cells)}, but the file holds only "
+            f"{counted(tensors, 'tensor')}"
         )

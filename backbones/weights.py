@@ -22,7 +22,7 @@ from backbones.metadata import FORMAT, KEY, read_metadata
 from backbones.network import NASNet
 from backbones.spec import MOST_CHANNELS, NetworkSpec, Preprocessing
 from backbones.timm_spec import TimmSpec
-from backbones.words import clipped
+from backbones.words import clipped, counted
 from backbones.zoo import FOREIGN_NETWORKS, read_spec
 
 LISTED = 20
@@ -112,7 +112,8 @@ def describe(
     """What a weights file says of its network: enough to build it again without any other file."""
     classes = net.classes if classes is None else classes
     if classes is not None and len(classes) != net.num_classes:
-        raise ValueError(f"{len(classes)} class names for a network of {net.num_classes} classes")
+        names = counted(len(classes), "class name")
+        raise ValueError(f"{names} for a network of {counted(net.num_classes, 'class', 'classes')}")
     return {
         "network": net.spec.to_dict(),
         "num_classes": net.num_classes,
@@ -153,7 +154,8 @@ def _read_description(metadata: Mapping[str, Any], where: str) -> tuple[_Descrip
     spec = read_spec(read.network, f"{where}: network")
     if len(read.preprocessing.mean) != spec.in_channels:
         raise ValueError(
-            f"{where}: preprocessing.mean = {read.preprocessing.mean}, expected {spec.in_channels} values"
+            f"{where}: preprocessing.mean = {read.preprocessing.mean}, expected "
+            f"{counted(spec.in_channels, 'value')}"
         )
     return read, spec
 

@@ -1,5 +1,6 @@
 """How messages show values, names and numbers."""
 
+import os
 import reprlib
 
 _SHOWN = reprlib.Repr()
@@ -18,6 +19,15 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """As `printable`, for messages of several lines."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def told(error: Exception) -> str:
+    """An error as a user reads it: what the system refused is named by its path and its reason."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    name = error.filename if error.filename2 is None else error.filename2
+    reason = error.strerror[:1].lower() + error.strerror[1:]
+    return reason if name is None else f"{os.fsdecode(name) if isinstance(name, bytes) else name}: {reason}"
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:

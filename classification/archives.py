@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbones.files import existing, read_bytes
+from backbones.words import counted
 from classification.cifar_batches import read_batch
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -110,7 +111,9 @@ def read_fashion_mnist(root: Path, split: str) -> Arrays:
     path = _plain_or_packed(folder / f"{prefix}-labels-idx1-ubyte")
     labels = _labels(_idx(path, 1), FASHION_MNIST_CLASSES, path)
     if len(pixels) != len(labels):
-        raise ValueError(f"{folder}: {len(pixels)} {prefix} images but {len(labels)} labels")
+        raise ValueError(
+            f"{folder}: {counted(len(pixels), f'{prefix} image')} but {counted(len(labels), 'label')}"
+        )
     return pixels, labels
 
 

@@ -18,6 +18,7 @@ from backbones.image_transforms import normalise
 from backbones.metadata import read_metadata
 from backbones.spec import Preprocessing
 from backbones.statistics import batch_norm_momentum
+from backbones.words import counted
 from classification.config import BATCH_SIZE, EvaluateConfig, ImageDataConfig
 from classification.data import ImageSet, open_images
 from classification.decoded_images import DecodedImages, stack
@@ -105,14 +106,15 @@ def check_classes(path: str, network: Classifier, images: ImageSet) -> None:
         return
     if ours is None:
         raise ValueError(
-            f"{path} has {network.num_classes} classes without names, {images.source} has {len(theirs)}"
+            f"{path} has {counted(network.num_classes, 'class', 'classes')} without names, "
+            f"{images.source} has {len(theirs)}"
         )
     if ours != theirs:
         place = next(i for i, pair in enumerate(zip_longest(ours, theirs)) if pair[0] != pair[1])
         first, second = (repr(names[place]) if place < len(names) else "none" for names in (ours, theirs))
         raise ValueError(
-            f"{path} was trained on {len(ours)} classes, {images.source} has {len(theirs)}; the first that "
-            f"differs is class {place}: {first} there, {second} here"
+            f"{path} was trained on {counted(len(ours), 'class', 'classes')}, {images.source} has "
+            f"{len(theirs)}; the first that differs is class {place}: {first} there, {second} here"
         )
 
 

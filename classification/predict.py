@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from backbones.words import printable, printable_lines
+from backbones.words import printable, printable_lines, told
 from celltransfer import program
 from runtime.named_images import Unread, find_images, tell_unread
 from runtime.progress import track
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for path, result in predict(network, paths, top=options.top, batch_size=options.batch_size):
                 progress.advance()
                 if isinstance(result, Exception):
-                    unread.append(Unread(str(path), str(result)))
+                    unread.append(Unread(str(path), told(result)))
                     _show_unread(table, unread[-1], options.json)
                     continue
                 read += 1
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 else:
                     _add_rows(table, path, result)
     except (ValueError, OSError, ImportError) as error:
-        print(printable_lines(str(error)), file=sys.stderr)
+        print(printable_lines(told(error)), file=sys.stderr)
         return 1
     if table.rows:
         Console().print(table)

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from backbones.words import counted, printable, printable_lines
+from backbones.words import counted, printable, printable_lines, told
 from celltransfer import command_line, program, user_folder_last
 from conf import EXPERIMENTS, register
 from conf.objects import to_objects
@@ -199,9 +199,9 @@ def _task(run: str, full_error: str | None) -> Callable[[DictConfig], Any]:
                 raise
             log.debug("refused", exc_info=True)
             if sweep:  # `conf.sweep` reports the failed job, and Hydra runs the others
-                raise CompactHydraException(str(error)) from None
+                raise CompactHydraException(told(error)) from None
             rank = launched_rank()
-            text = printable_lines(str(error))
+            text = printable_lines(told(error))
             print(f"rank {rank}: {text}" if rank else text, file=sys.stderr)
             log_only(text, logging.ERROR)
             sys.exit(1)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from backbones.words import printable_lines
+from backbones.words import printable_lines, told
 from celltransfer import program
 from detection.engines.config import FAMILIES
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         name = convert(options.weights, options.engine, output)
     except (ValueError, OSError) as error:
-        print(printable_lines(str(error)), file=sys.stderr)
+        print(printable_lines(told(error)), file=sys.stderr)
         return 1
     print(f"{output}: detector={name}")
     return 0

@@ -22,6 +22,7 @@ from backbones.weights import (
     read_safetensors,
     write_safetensors,
 )
+from backbones.words import counted
 from detection.data.annotations import CocoAnnotations
 from detection.data.augment import placed_image
 from detection.data.coco_file import CategoryEntry
@@ -184,7 +185,7 @@ def check_categories(coco: CocoAnnotations, categories: Sequence[CategoryEntry])
         pairs = zip([*found, None], [*wanted, None], strict=False)
         theirs, ours = next(pair for pair in pairs if pair[0] != pair[1])
         raise ValueError(
-            f"{coco.path} has {len(found)} categories, the detector {len(wanted)}; "
+            f"{coco.path} has {counted(len(found), 'category', 'categories')}, the detector {len(wanted)}; "
             f"the first that differs is {theirs} here, {ours} there"
         )
 

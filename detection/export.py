@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from backbones.words import printable_lines
+from backbones.formats import check_export
+from backbones.words import printable_lines, told
 from celltransfer import program
 from detection.deployment import FORMATS
 
@@ -28,14 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, required=True, help="file to write: .onnx, or .pt2 for torch")
     options = parser.parse_args(arguments)
-    from detection.deployment.program import export
-    from detection.detector import Detector  # imports torch, for which --help need not wait
-
     try:
+        check_export(options.output, options.format, FORMATS)
+        from detection.deployment.program import export  # imports torch, for which neither need wait
+        from detection.detector import Detector
+
         detector = Detector.load(options.weights, "cpu")
         export(detector, options.output, options.format, *options.size)
     except (ValueError, OSError, ImportError) as error:
-        print(printable_lines(str(error)), file=sys.stderr)
+        print(printable_lines(told(error)), file=sys.stderr)
         return 1
     print(options.output)
     return 0

@@ -22,6 +22,8 @@ from typing import NotRequired, TypedDict
 import torch
 from torch import Tensor
 
+from backbones.words import counted
+
 BEYOND = 1.0
 """Pixels by which a box may leave its image: what is scaled is rounded."""
 
@@ -61,7 +63,7 @@ def check_images(images: Sequence[Tensor]) -> None:
 def check_targets(targets: Sequence[Target], images: Sequence[Tensor], num_classes: int) -> None:
     """Raises ValueError for the first target that is not of this form; see `check_target`."""
     if len(targets) != len(images):
-        raise ValueError(f"{len(targets)} targets for {len(images)} images")
+        raise ValueError(f"{counted(len(targets), 'target')} for {counted(len(images), 'image')}")
     for place, (target, image) in enumerate(zip(targets, images, strict=True)):
         check_target(target, (image.shape[1], image.shape[2]), num_classes, f"targets[{place}]")
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from backbones.files import write_atomically
-from backbones.words import counted, printable, printable_lines
+from backbones.files import check_output, write_atomically
+from backbones.words import counted, printable, printable_lines, told
 from celltransfer import program
 from detection.data.coco_file import Elements, columns
 from detection.data.coco_rules import find_problems
@@ -45,9 +45,11 @@ def import_labels(
     """Reads labels and writes them to `output`; returns them and what the check warns of. kind: of READERS.
 
     images, annotations: folders of the images and of the labels, where they lie elsewhere.
-    Raises FileNotFoundError for a missing folder, ValueError that lists all faults by file and line."""
+    Raises FileNotFoundError for a missing folder, ValueError that lists all faults by file and line or names
+    an output that cannot be written."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
+    check_output(output)
     labelled = READERS[kind](root, split, images, annotations)
     data = msgspec.json.encode(labelled.to_coco(f"imported from the {kind} labels of {printable(str(root))}"))
     written = columns(msgspec.json.decode(data, type=Elements), str(output))
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             *(path and path.expanduser() for path in (options.images, options.annotations)),
         )
     except (ValueError, OSError) as error:
-        print(printable_lines(str(error)), file=sys.stderr)
+        print(printable_lines(told(error)), file=sys.stderr)
         return 1
     for problem in problems:
         print("\n".join(problem.lines()), file=sys.stderr)

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from backbones.files import write_atomically
-from backbones.words import printable, printable_lines
+from backbones.files import check_output, write_atomically
+from backbones.words import printable, printable_lines, told
 from celltransfer import program
 from runtime.named_images import Unread, find_images, tell_unread
 from runtime.progress import track
@@ -64,19 +64,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.output is None and not options.json:
         parser.error("give --output DIR, or --json, or both")
-    from detection.detector import Detector  # imports torch, for which --help need not wait
-    from detection.evaluation.file_detections import predict
-
     table = Table("image", "objects", "best", "found")
     results: list[NamedResult] = []
     read = 0
     try:
+        if options.output is not None:
+            check_output(options.output, folder=True)
         paths, unread = find_images(options.images)
         if not paths:
             tell_unread(unread, 0)
             return 1
         for missing in unread:
             table.add_row(*_unread_row(missing))
+        from detection.detector import Detector  # imports torch, for which nothing above need wait
+        from detection.evaluation.file_detections import predict
+
         detector = Detector.load(options.weights, options.device)
         few = len(paths) < SHOW_PROGRESS_FROM
         with track(len(paths), "predicting", images_per_unit=1, quiet=few) as progress:
@@ -94,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.output is not None:
             write_atomically(options.output / "detections.json", content)
     except (ValueError, OSError, ImportError) as error:
-        print(printable_lines(str(error)), file=sys.stderr)
+        print(printable_lines(told(error)), file=sys.stderr)
         return 1
     if options.json:
         print(content, end="")

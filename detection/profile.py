@@ -16,7 +16,7 @@ from rich.table import Table
 from backbones.metadata import read_metadata
 from backbones.spec import NetworkSpec
 from backbones.timm_spec import TimmSpec
-from backbones.words import counted, printable_lines
+from backbones.words import counted, printable_lines, told
 from backbones.zoo import read_spec, resolve_spec
 from celltransfer import program
 from detection.data.sizing import EvaluationSize, Fixed
@@ -87,7 +87,7 @@ def main(compose: Callable[[str], Any], arguments: Sequence[str] | None = None) 
             parser.error("images of this detector have no fixed size: give --size H W")
         parts = profile(config, spec, classes, tuple(size))
     except (ValueError, OSError, ImportError) as error:
-        print(printable_lines(str(error)), file=sys.stderr)
+        print(printable_lines(told(error)), file=sys.stderr)
         return 1
     what = f"one image of {size[0]}x{size[1]} px, {counted(classes, 'class', 'classes')}"
     title = f"{options.weights or options.name}, {config.name}: {what}"

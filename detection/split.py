@@ -22,8 +22,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backbones.files import read_text, write_atomically
-from backbones.words import counted, printable_lines
+from backbones.files import check_output, read_text, write_atomically
+from backbones.words import counted, printable_lines, told
 from celltransfer import program
 from detection.data.coco_file import CocoFile, Elements, columns, split_file
 from detection.data.coco_rules import find_problems
@@ -169,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.minival is not None and options.minival < 1:
         parser.error("--minival must be at least 1")
     try:
+        check_output(options.output, folder=True)
         merged = merge(options.annotations)
         if options.minival_ids is None:
             chosen, how = draw(merged, options.minival, options.seed)
@@ -184,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             images, boxes = write(merged, part, path, f"{name} of {text}")
             print(f"{path}: {counted(images, 'image')}, {counted(boxes, 'annotation')}")
     except (ValueError, OSError) as error:
-        print(printable_lines(str(error)), file=sys.stderr)
+        print(printable_lines(told(error)), file=sys.stderr)
         return 1
     print(text)
     return 0

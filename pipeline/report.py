@@ -17,8 +17,8 @@ import msgspec
 from markupsafe import Markup
 
 from backbones.draw import draw_cell
-from backbones.files import write_atomically
-from backbones.words import printable_lines
+from backbones.files import check_output, write_atomically
+from backbones.words import printable_lines, told
 from celltransfer import program
 from classification.mistakes import MATRIX_CLASSES, Mistakes
 from detection.data.annotations import read_split
@@ -42,9 +42,12 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     """Writes `report.html` into the run's folder; a section whose files are absent or broken says so.
 
     Reads the run's folder and the validation images that a detector was scored on. Raises FileNotFoundError
-    unless the folder holds a chain's run, a classifier's or a detector's.
+    unless the folder holds a chain's run, a classifier's or a detector's, and ValueError
+    where nothing can be written there.
     """
     results = Results.read(run_dir)
+    path = results.run_dir / "report.html"
+    check_output(path)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -54,7 +57,6 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     )
     environment.filters |= {"percent": percent, "short": short}
     page = environment.get_template("report.html.j2").render(**_context(results))
-    path = results.run_dir / "report.html"
     write_atomically(path, page)
     return path
 
@@ -281,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(write_report(parser.parse_args(arguments).run_dir))
     except (OSError, ValueError) as error:
-        print(printable_lines(str(error)), file=sys.stderr)
+        print(printable_lines(told(error)), file=sys.stderr)
         return 1
     return 0
 

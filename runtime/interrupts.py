@@ -14,7 +14,10 @@ from types import FrameType
 from runtime.launch import launched_rank
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_NOTICE = b"\nStopping after this step and its checkpoint. Press Ctrl-C again to stop immediately.\n"
+_AGAIN = {
+    signal.SIGINT: "Press Ctrl-C again to stop immediately.",
+    signal.SIGTERM: "A second SIGTERM stops immediately.",
+}
 
 
 @contextmanager
@@ -113,7 +116,8 @@ class Interrupts:
             raise Interrupted
         self.asked = True
         if launched_rank() == 0:
-            os.write(2, _NOTICE)  # neither print nor log may be entered twice, and one may be running
+            notice = f"\nStopping after this step and its checkpoint. {_AGAIN[signal.Signals(number)]}\n"
+            os.write(2, notice.encode())  # neither print nor log may be entered twice, and one may be running
 
     @staticmethod
     def _in_main_thread() -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from backbones.words import printable
+from backbones.words import printable, told
 from runtime import zipped
 from runtime.pictures import is_folder, is_heic, is_image, walk
 
@@ -35,7 +35,7 @@ def find_images(words: Iterable[str]) -> tuple[list[Path], list[Unread]]:
             try:
                 images = list(_named_images(path)) if zipped.is_folder(path) else [path]
             except (OSError, ValueError) as error:
-                unread.append(Unread(str(path), str(error)))
+                unread.append(Unread(str(path), told(error)))
                 continue
             if not images:
                 unread.append(Unread(str(path), f"{path}: no images in this folder"))

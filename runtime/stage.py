@@ -5,7 +5,7 @@ import os
 import random
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 
-from backbones.files import existing, read_json
+from backbones.files import check_output, existing, read_json
 from backbones.ranges import KEY, ConfigError
 from celltransfer import program
 from runtime.checkpoints import remove_previous
@@ -177,8 +177,10 @@ def evaluation_folder(config: EvaluationConfig, stage: str) -> Iterator[Path | N
         yield None
         return
     folder = Path(config.output)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{KEY}output = {folder} is not a folder")
+    try:
+        check_output(folder, folder=True)
+    except ValueError as error:
+        raise ConfigError(f"{KEY}output = {error}") from None
     if os.path.lexists(folder / "config.yaml"):
         raise ConfigError(
             f"{KEY}output = {folder} holds a run with figures of its own; choose another folder"
@@ -188,11 +190,7 @@ def evaluation_folder(config: EvaluationConfig, stage: str) -> Iterator[Path | N
             f"{KEY}output = {folder} holds a metrics.json that is not of a {stage} evaluation; choose "
             "another folder"
         )
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(owned(folder))
-        except OSError as error:
-            raise ConfigError(f"{KEY}output = {folder} cannot be written to: {error.strerror}") from None
+    with owned(folder):
         yield folder
 
 

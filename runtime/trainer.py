@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from backbones.base import ActivationMemory, Backbone
 from backbones.ranges import KEY, ConfigError, under
+from backbones.words import counted
 from runtime.checkpoints import BesideTarget, usable_checkpoint
 from runtime.config import TrainerConfig
 from runtime.device import resolve_device
@@ -132,7 +133,8 @@ def _check_processes(config: TrainerConfig, on_cuda: bool) -> None:
     started = launched_by_torchrun()
     if started is not None and started != config.processes:
         raise ConfigError(
-            f"torchrun started {started} processes, but {KEY}trainer.devices = {config.devices} and "
+            f"torchrun started {counted(started, 'process', 'processes')}, but "
+            f"{KEY}trainer.devices = {config.devices} and "
             f"{KEY}trainer.num_nodes = {config.num_nodes} ask for {config.processes}"
         )
     if config.num_nodes > 1 and started is None and "SLURM_NTASKS" not in os.environ:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Block, Cell, Genotype
+from backbones.words import counted
 from runtime.random import uniforms
 from search.config import SpaceConfig
 
@@ -81,7 +82,9 @@ class Space:
         decisions: list[int] = []
         for name, cell in (("normal", genotype.normal), ("reduction", genotype.reduction)):
             if len(cell.blocks) != self.blocks:
-                raise ValueError(f"{name} has {len(cell.blocks)} blocks, this space has {self.blocks}")
+                raise ValueError(
+                    f"{name} has {counted(len(cell.blocks), 'block')}, this space has {self.blocks}"
+                )
             if set(cell.concat) != set(Cell.with_unused_concat(cell.blocks).concat):
                 raise ValueError(f"{name}.concat = {list(cell.concat)}, this space joins the unused states")
             for b, block in enumerate(cell.blocks):

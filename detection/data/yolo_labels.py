@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from backbones.files import read_text
-from backbones.words import clipped
+from backbones.words import clipped, counted
 from detection.data.labels import (
     DECIMALS,
     Faults,
@@ -168,7 +168,7 @@ def _check_length(words: Sequence[str], keypoints: int | None) -> None:
         elif count > 6:
             expected += "; poses need kpt_shape in data.yaml"
     commas = "; found commas, expected blanks between numbers" if any("," in word for word in words) else ""
-    raise Wrong("row has another number of words", f"{count} words, expected {expected}{commas}")
+    raise Wrong("row has another number of words", f"{counted(count, 'word')}, expected {expected}{commas}")
 
 
 def _index(word: str, count: int) -> int:

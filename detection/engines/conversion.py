@@ -4,6 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+from backbones.files import check_output
 from backbones.weights import check_claims, read_safetensors, write_safetensors
 from detection.engines.config import ENGINES, FAMILIES
 from detection.engines.description import Description
@@ -20,6 +21,7 @@ def convert(source: str | os.PathLike[str], family: str, output: str | os.PathLi
         raise ValueError(f"engine = {family!r}, expected one of {', '.join(FAMILIES)}")
     if Path(output).resolve() == Path(source).resolve():
         raise ValueError(f"{source}: would be overwritten, give another --output")
+    check_output(output)
     tensors, metadata = read_safetensors(source, "detector")
     description = Description.read(metadata, source)
     old = description.config

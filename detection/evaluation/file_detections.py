@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from backbones.files import write_atomically
+from backbones.words import told
 from detection.detector import Detector
 from detection.evaluation.draw import draw_detection
 from detection.evaluation.results_file import Result, to_results
@@ -49,7 +50,7 @@ def predict(
             picture = decode(path)
             detection = detector(picture, min_score)[0]
         except (ValueError, OSError) as error:
-            yield Found(path, [], str(error))
+            yield Found(path, [], told(error))
             continue
         if output is not None:
             png = io.BytesIO()

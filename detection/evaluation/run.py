@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 from backbones.files import write_json
+from backbones.words import counted
 from detection.data.annotations import CocoAnnotations, read_split
 from detection.data.images import DetectionImages, collate, open_split
 from detection.detector import Detector
@@ -55,7 +56,8 @@ def predict_all(detector: Detector, images: DetectionImages, workers: int) -> li
     if [index for index, _ in everything] != list(range(len(coco))):
         seen = len({index for index, _ in everything})
         raise RuntimeError(
-            f"{seen} of the {len(coco)} images of {coco.path} were looked at, {len(everything)} times in all"
+            f"{seen} of {counted(len(coco), 'image')} of {coco.path} were looked at, "
+            f"{counted(len(everything), 'time')} in all"
         )
     return [result for _, results in everything for result in results]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backbones.files import convert_json, existing, read_json, read_text, write_atomically
+from backbones.files import check_output, convert_json, existing, read_json, read_text, write_atomically
 from backbones.words import printable
 
 
@@ -16,6 +16,25 @@ def test_what_cannot_take_its_place_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError, match="taken"):
         write_atomically(tmp_path / "taken", "text")
     assert list(tmp_path.iterdir()) == [tmp_path / "taken"]
+
+
+def test_an_output_is_a_file_in_a_folder_that_takes_files(tmp_path):
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("file", "new", "deep/new"):
+        check_output(tmp_path / name)
+    for name in ("", "new", "deep/new"):
+        check_output(tmp_path / name, folder=True)
+    for name, folder, message in (
+        ("", False, f"{tmp_path} is a folder, expected the name of a file to write"),
+        ("fifo", False, f"{tmp_path}/fifo: expected an output file, but this is a FIFO"),
+        ("file/a", False, f"{tmp_path}/file/a cannot be written: {tmp_path}/file is not a folder"),
+        ("file", True, f"{tmp_path}/file is not a folder"),
+    ):
+        with pytest.raises(ValueError) as error:
+            check_output(tmp_path / name, folder=folder)
+        assert str(error.value) == message
+    assert sorted(os.listdir(tmp_path)) == ["fifo", "file"]
 
 
 def test_a_reader_of_the_old_file_goes_on_reading_it(tmp_path):

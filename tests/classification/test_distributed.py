@@ -11,6 +11,7 @@ import sys
 
 import pytest
 import torch
+from genotypes import TWO_BLOCKS
 
 from backbones.config import BackboneConfig
 from classification.config import ClassificationConfig, ImageDataConfig, RecipeConfig
@@ -37,7 +38,7 @@ def config(run_dir, root, *, devices=2, recipe=None, workers=0, **trainer):
             flip=False,
         ),
         backbone=BackboneConfig(
-            name="nasnet_a_cifar", cells_per_stage=1, filters=4, stem_filters=4, image_size=16
+            name=str(TWO_BLOCKS), stem="cifar", cells_per_stage=1, filters=4, stem_filters=4, image_size=16
         ),
         recipe=RecipeConfig(
             **{

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from genotypes import TWO_BLOCKS
 from PIL import Image
 
 from backbones import weights
@@ -39,7 +40,7 @@ def trained(run_dir, data, **trainer):
         run_dir=str(run_dir),
         data=data,
         backbone=BackboneConfig(
-            name="nasnet_a_cifar", cells_per_stage=1, filters=4, stem_filters=4, image_size=16
+            name=str(TWO_BLOCKS), stem="cifar", cells_per_stage=1, filters=4, stem_filters=4, image_size=16
         ),
         recipe=RecipeConfig(epochs=1, batch_size=10, lr=0.05),
         trainer=TrainerConfig(device="cpu", threads=1, checkpoint_seconds=None, **trainer),
@@ -249,6 +250,8 @@ def test_weights_without_names_need_as_many_classes(caplog):
     with caplog.at_level(logging.WARNING):
         check_classes("w", create("nasnet_a_cifar", num_classes=10), images)
     assert "w names no classes: they are taken to be those of digits, in order" in caplog.text
+    with pytest.raises(ValueError, match="w has 1 class without names, digits has 10"):
+        check_classes("w", create("nasnet_a_cifar", num_classes=1), images)
     with pytest.raises(ValueError, match="w has 9 classes without names, digits has 10"):
         check_classes("w", create("nasnet_a_cifar", num_classes=9), images)
 
@@ -285,7 +288,7 @@ def test_bad_values_are_refused_by_name(values, message):
             lambda out: (out.mkdir(), (out / "metrics.json").write_text('{"stage": "detection"}')),
             "holds a metrics.json that is not of a classification evaluation; choose another folder",
         ),
-        (lambda out: out.symlink_to("/proc/x"), "cannot be written to"),
+        (lambda out: out.symlink_to("/proc/x"), "is not a folder"),
     ],
 )
 def test_an_output_folder_that_cannot_be_written_is_refused_before_the_evaluation(tmp_path, make, message):

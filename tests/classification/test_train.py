@@ -17,6 +17,7 @@ import time
 import pytest
 import torch
 from checkpoints import checkpoint
+from genotypes import TWO_BLOCKS
 
 from backbones import weights
 from backbones.config import BackboneConfig
@@ -43,7 +44,7 @@ def config(run_dir, root, *, workers=0, recipe=None, **changes):
         name="imagefolder", root=str(root), resident=workers == 0, workers=workers, crop_padding=2, flip=False
     )
     backbone = BackboneConfig(
-        name="nasnet_a_cifar", cells_per_stage=1, filters=4, stem_filters=4, image_size=16
+        name=str(TWO_BLOCKS), stem="cifar", cells_per_stage=1, filters=4, stem_filters=4, image_size=16
     )
     values = {"epochs": EPOCHS, "batch_size": 7, "lr": 0.05, "ema_decay": 0.9, "dropout": 0.2}
     values |= {"cutout": 4 if workers == 0 else 0, "rand_augment": 1, "mixup_alpha": 0.4, "cutmix_alpha": 1.0}
@@ -144,7 +145,13 @@ def test_an_interrupted_and_continued_run_equals_an_unbroken_one(
 
 
 @pytest.mark.parametrize(
-    ("number", "step"), [(signal.SIGTERM, 1), (signal.SIGTERM, 3), (signal.SIGTERM, 7), (signal.SIGINT, 6)]
+    ("number", "step"),
+    [
+        (signal.SIGTERM, 1),
+        pytest.param(signal.SIGTERM, 3, marks=pytest.mark.slow),
+        (signal.SIGTERM, 7),
+        pytest.param(signal.SIGINT, 6, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_to_the_group_ends_a_run_with_loader_workers_as_ctrl_c_does(
     tmp_path, digit_folders, straight, number, step

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import run_here
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -17,9 +18,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 def refused(folder: Path, *words: str) -> str:
     """The message of a command that ends with 1, run in `folder`."""
-    variables = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-m", *words]
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+    done = run_here(*words, cwd=folder)
     assert done.returncode == 1, done.stderr
     return done.stderr
 

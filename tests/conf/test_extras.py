@@ -70,7 +70,13 @@ print(count)
 """
 
 
-@pytest.mark.parametrize("hidden", [*EXTRAS.values(), EVERYTHING], ids=[*EXTRAS, "all"])
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        pytest.param(EVERYTHING, id="all"),  # which is quick to show; that no extra needs another one is slow
+        *(pytest.param(modules, id=extra, marks=pytest.mark.slow) for extra, modules in EXTRAS.items()),
+    ],
+)
 def test_without_extras_every_command_helps_and_every_choice_composes(hidden):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT, ",".join(hidden)], cwd=REPOSITORY, capture_output=True, text=True

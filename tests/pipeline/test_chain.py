@@ -1,16 +1,15 @@
 """The commands as a user types them: the chain, its continuation, sweeps, and what they say to mistakes."""
 
 import json
-import logging
 import os
 import re
-import runpy
 import subprocess
 import sys
 import zipfile
 
 import pytest
 import yaml
+from commands import run_here
 
 from backbones import Genotype
 from backbones.published import NASNET_A
@@ -77,8 +76,8 @@ def test_started_again_the_chain_skips_finished_stages_and_continues_the_unfinis
 
 def test_another_configuration_is_refused_with_the_difference(chain):
     run, _ = chain
-    refused = command(
-        "pipeline", "experiment=smoke", "run_dir=run", "detection.recipe.lr=0.5", cwd=run.parent, check=False
+    refused = run_here(
+        "pipeline", "experiment=smoke", "run_dir=run", "detection.recipe.lr=0.5", cwd=run.parent
     )
     assert refused.returncode == 1
     assert "recipe.lr: 0.01 -> 0.5" in refused.stderr
@@ -89,7 +88,7 @@ def test_another_genotype_is_another_run_of_the_classifier(chain):
     run, _ = chain
     kept = (run / "search" / "genotype.json").read_text()
     Genotype(NASNET_A.normal, NASNET_A.reduction).save(run / "search" / "genotype.json")
-    refused = command("pipeline", "experiment=smoke", "run_dir=run", cwd=run.parent, check=False)
+    refused = run_here("pipeline", "experiment=smoke", "run_dir=run", cwd=run.parent)
     (run / "search" / "genotype.json").write_text(kept)
     assert refused.returncode == 1
     assert "backbone.name" in refused.stderr
@@ -99,7 +98,7 @@ def test_another_genotype_is_another_run_of_the_classifier(chain):
 def test_a_wrong_value_in_a_sweep_does_not_stop_the_others(tmp_path):
     words = ["search", "-m", "data=digits", "data.train_limit=128", "logger=csv", "budget.children=1"]
     child = ["child.image_size=8", "child.cells_per_stage=1", "child.filters=4", "child.epochs=1"]
-    done = command(*words, *child, "space.blocks=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path, check=False)
+    done = run_here(*words, *child, "space.blocks=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 1
     assert "space.blocks = 0, must be at least 1" in done.stderr
     assert "Traceback" not in done.stderr
@@ -110,28 +109,29 @@ def test_each_stage_starts_from_its_input_file_alone(chain, tmp_path):
     run, _ = chain
     weights = tmp_path / "backbone.safetensors"
     weights.write_bytes((run / "classification" / "backbone.safetensors").read_bytes())
-    scored = command(
+    scored = run_here(
         "classification.evaluate", f"weights={weights}", "data=digits", "data.test_limit=64", cwd=tmp_path
     )
     header = read_safetensors(weights, "backbone")[1]["metrics"]
     assert json.loads(scored.stdout)["metrics"] == header
     detector = run / "detection" / "detector.safetensors"
     data = ["data=scenes", "data.train_scenes=12", "data.val_scenes=6"]
-    scored = command("detection.evaluate", f"weights={detector}", *data, cwd=tmp_path)
+    scored = run_here("detection.evaluate", f"weights={detector}", *data, cwd=tmp_path)
     recorded = json.loads((run / "detection" / "metrics.json").read_text())["metrics"]
     assert json.loads(scored.stdout)["metrics"] == recorded
     predictions = run / "detection" / "predictions.json"
-    scored = command("detection.evaluate", f"predictions={predictions}", *data, cwd=tmp_path)
+    scored = run_here("detection.evaluate", f"predictions={predictions}", *data, cwd=tmp_path)
     assert json.loads(scored.stdout)["metrics"] == recorded
 
 
 def test_a_sweep_runs_a_job_per_value_in_hydras_folders(tmp_path):
-    command(
+    done = run_here(
         *("search", "-m", "data=digits", "data.train_limit=128", "logger=csv", "budget.children=2"),
         *("space.blocks=1,2", "child.image_size=8", "child.cells_per_stage=1", "child.filters=4"),
         *("child.epochs=1", "child.batch_size=32", "hydra.sweep.dir=sweep"),
         cwd=tmp_path,
     )
+    assert done.returncode == 0, done.stderr
     blocks = [len(Genotype.load(tmp_path / "sweep" / job / "genotype.json").normal.blocks) for job in "01"]
     assert blocks == [1, 2]
 
@@ -178,26 +178,17 @@ def test_a_sweep_runs_a_job_per_value_in_hydras_folders(tmp_path):
         (["search", "data=digits", "child.device=cuda"], "child.device = 'cuda', but there is no CUDA"),
     ],
 )
-def test_a_mistake_ends_with_one_message_and_leaves_nothing(words, message, tmp_path, monkeypatch, capsys):
+def test_a_mistake_ends_with_one_message_and_leaves_nothing(words, message, tmp_path, monkeypatch):
     bad = tmp_path / "genotype.json"
     genotype = NASNET_A.to_dict()
     genotype["normal"]["blocks"][0]["left_op"] = "sep_conv_9x9"
     bad.write_text(json.dumps(genotype))
     before = sorted(tmp_path.rglob("*"))
     module, *overrides = (word.format(bad=bad, here=tmp_path) for word in words)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [module, *overrides])
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    # Hydra closes all handlers there are; absl's, which an exporter made, would close the stream of pytest.
-    monkeypatch.setattr(logging, "shutdown", lambda *_: None)
-    handlers = logging.getLogger().handlers[:]
-    with pytest.raises(
-        SystemExit
-    ) as exit:  # in this process: imports are most of what a refused command does
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    logging.getLogger().handlers[:] = handlers  # Hydra's, to a stream that this test closes, go
-    assert exit.value.code == 1
-    stderr = capsys.readouterr().err
+    done = run_here(module, *overrides, cwd=tmp_path)
+    assert done.returncode == 1
+    stderr = done.stderr
     assert message in stderr
     if " = " in message:  # of a value, which begins with its key as it was typed
         assert stderr.splitlines()[-1].startswith(message)

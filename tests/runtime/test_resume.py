@@ -98,8 +98,16 @@ class Signalled(Line):
         return super().training_step(batch, batch_idx)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_training_ends_with_a_checkpoint_of_the_step_that_was_running(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "again"),
+    [
+        (signal.SIGINT, "Press Ctrl-C again to stop immediately."),
+        (signal.SIGTERM, "A second SIGTERM stops immediately."),
+    ],
+)
+def test_an_interrupted_training_ends_with_a_checkpoint_of_the_step_that_was_running(
+    tmp_path, number, again, capfd
+):
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     module = Signalled(2, [number])
     with pytest.raises(KeyboardInterrupt):
@@ -107,6 +115,7 @@ def test_an_interrupted_training_ends_with_a_checkpoint_of_the_step_that_was_run
     assert len(module.drawn) == 2
     assert torch.load(tmp_path / "checkpoints" / LAST, weights_only=True)["global_step"] == 2
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert f"\nStopping after this step and its checkpoint. {again}\n" in capfd.readouterr().err
 
 
 def test_an_interrupt_in_an_epochs_last_step_takes_effect_after_the_next(tmp_path):

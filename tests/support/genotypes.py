@@ -1,9 +1,14 @@
-"""Hypothesis strategies for cells and genotypes of the whole space, and for small networks of them."""
+"""A small genotype; hypothesis strategies for cells and genotypes of the whole space and small networks."""
+
+from pathlib import Path
 
 from hypothesis import strategies as st
 
 from backbones.genotype import COMBINATIONS, OPERATION_NAMES, Block, Cell, Genotype
 from backbones.spec import PADDINGS, STEMS, NetworkSpec
+
+TWO_BLOCKS = Path(__file__).with_name("two_blocks.json")
+"""A genotype file for training that only has to be short: a step takes half of NASNet-A's time."""
 
 
 @st.composite

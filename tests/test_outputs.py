@@ -1,0 +1,48 @@
+"""What a command writes to is checked before it works, and what the system refuses is told in our words."""
+
+import errno
+import os
+
+import pytest
+from commands import run_here
+
+COMMANDS = {
+    "detection.predict": "none.safetensors {pictures} --output {output}",
+    "detection.split": "none.json --minival 3 --output {output}",
+    "detection.import_labels": "--from yolo {pictures} --output {output}/a.json",
+    "detection.export": "none.safetensors --format onnx --size 64 64 --output {output}/a.onnx",
+    "detection.convert": "none.safetensors --engine detectron2 --output {output}/a.safetensors",
+    "backbones draw": "none.json --output {output}/a.svg",
+    "backbones convert": "--source timm --checkpoint none.pth --output {output}/a.safetensors",
+    "backbones export": "none.safetensors --format onnx --output {output}/a.onnx",
+    "classification.evaluate": "weights=none.safetensors data=digits output={output}",
+    "detection.evaluate": "weights=none.safetensors data=scenes output={output}",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("place", "reason"), [("file", "{} is not a folder"), ("/sys/new", "cannot be written: /sys: ")]
+)
+def test_what_cannot_be_written_is_told_before_what_cannot_be_read(tmp_path, command, place, reason):
+    (tmp_path / "file").touch()
+    output = tmp_path / place
+    words = f"{command} {COMMANDS[command]}".format(pictures=tmp_path, output=output).split()
+    done = run_here(*words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert reason.format(output) in done.stderr
+    assert "Errno" not in done.stderr
+    assert "none." not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_told_by_the_file_that_has_no_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full)
+    done = run_here("backbones", "draw", "nasnet_a_cifar", "--output", "a.svg", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "a.svg: no space left on device\n")
+    assert os.listdir(tmp_path) == []
