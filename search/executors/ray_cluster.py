@@ -36,6 +36,8 @@ MOST_REPORTS = 50
 """Time between two reports of a child, and reports of all children in a second; the rarer counts."""
 NODE_SECONDS = 1.0
 """Age at which what is known of the nodes is asked for again."""
+DOUBT_SECONDS = 60.0
+"""So long a node gets no child after one was lost there, unless it answers: Ray calls a node dead late."""
 ADOPT_SECONDS = 30.0
 """Within this time an actor of an earlier driver must answer; busy ones do at once, hung ones never."""
 CLOSE_SECONDS = 10.0
@@ -82,6 +84,7 @@ class RayExecutor:
         self._timeout = min((limit for limit in limits if limit is not None), default=None)
         self._namespace, self._workers = f"celltransfer-{search}", list[_Worker]()
         self._refused: dict[str, str] = {}
+        self._doubted: dict[str, float] = {}
         self._nodes: dict[str, Mapping[str, Any]] = {}
         self._looked = -NODE_SECONDS
         self._connected = _connect(config.address)
@@ -183,7 +186,7 @@ class RayExecutor:
 
     def _free(self, node: str) -> int:
         """Children that a node takes now."""
-        if node not in self._nodes or node in self._refused:
+        if node not in self._nodes or node in self._refused or self._doubted.get(node, 0) > time.monotonic():
             return 0
         busy = [
             (each.shape, each.begun is not None) for each in self._workers if each.node == node and each.task
@@ -236,7 +239,7 @@ class RayExecutor:
         if worker.answer != answer or worker not in self._workers:
             return None
         if worker.lost:
-            return self._buried(worker, value if isinstance(value, str) else "")
+            return self._buried(worker, value)
         if isinstance(value, Exception):
             return self._failed(worker, value)
         if isinstance(value, Opened):
@@ -268,8 +271,7 @@ class RayExecutor:
             return self._end(worker, Failure.OUT_OF_MEMORY, str(error).partition("\nObject store")[0])
         if isinstance(error, RayTaskError) and worker.opened is None:
             return self._refuse(worker, error)
-        if worker.task is None:
-            return self._end(worker)
+        self._doubted[worker.node] = time.monotonic() + DOUBT_SECONDS
         worker.lost = str(error).strip().splitlines()[-1]
         on_node = NodeAffinitySchedulingStrategy(worker.node, soft=False)
         errors = worker.opened.errors if worker.opened else ""
@@ -284,9 +286,12 @@ class RayExecutor:
         log.warning("no child is run there until it joins again: %s", detail)
         return self._end(worker, Failure.HOST_LOST, f"its evaluator could not be opened on {detail}")
 
-    def _buried(self, worker: _Worker, words: str) -> Result | None:
-        if words:
-            return self._end(worker, Failure.CRASH, f"its process ended by itself: {words}")
+    def _buried(self, worker: _Worker, words: Any) -> Result | None:
+        """words: an error where the node is gone, too."""
+        if isinstance(words, str):
+            self._doubted.pop(worker.node, None)
+            if words:
+                return self._end(worker, Failure.CRASH, f"its process ended by itself: {words}")
         return self._end(worker, Failure.HOST_LOST, worker.lost)
 
     def _over_time(self, worker: _Worker) -> Result | None:
