@@ -1,5 +1,6 @@
 """Children on a Ray cluster: processes and nodes that die, that join, and a driver that comes back."""
 
+import copy
 import os
 import signal
 import sqlite3
@@ -18,15 +19,17 @@ from toy_search import Opens, history, toy_config
 
 from backbones.ranges import ConfigError
 from search.executors.config import RayConfig
+from search.executors.protocol import Executor
 from search.executors.resident import Resident, Shape, last_words
 from search.executors.room import room, slots
 from search.ledger.reader import read_children
-from search.messages import Failure, SearchPaused
+from search.messages import ChildFailed, ChildTask, Failure, Result, SearchPaused
 from search.run import run
 from tests.search.test_executors import ExecutorContract, score, task
 
 CHILDREN = 24
 WAIT_SECONDS = 90
+ABSENT = "FileNotFoundError: no data on this machine"
 CPU = Shape(1.0, 0.0)
 
 
@@ -98,6 +101,11 @@ def test_last_words_of_a_process_that_native_code_ended(tmp_path):
     assert "string_at" in words
     errors.write_text("a warning")
     assert last_words(str(errors)) == last_words(str(tmp_path / "nothing")) == ""
+
+
+def test_typed_failure_survives_the_way_between_processes():
+    error = copy.copy(ChildFailed(Failure.TIMEOUT, "late"))  # as pickle takes it apart and puts it together
+    assert (str(error), error.failure, error.detail) == ("timeout: late", Failure.TIMEOUT, "late")
 
 
 @pytest.mark.parametrize(
@@ -214,29 +222,6 @@ def test_process_that_is_killed_crashes_or_hangs_costs_one_attempt(cluster, unbr
     assert {row.alone for row in read_children(tmp_path / "run" / "search.sqlite")} == {False, True}
 
 
-@slow
-def test_node_that_dies_loses_one_attempt_and_one_that_joins_is_used(cluster, unbroken, tmp_path, beside):
-    (begun := tmp_path / "begun").mkdir()
-    cluster.add("b", cpus=1)
-    held = that_run(unbroken)[5]
-
-    def exchange_nodes() -> None:
-        wait_until(lambda: sum(number >= held for number, _ in attempts(begun)) == 3)
-        cluster.kill("b")
-        cluster.add("c", cpus=1)  # the two children on `a` wait for `go`: only here is room
-        wait_until(lambda: any(attempt == 1 for _, attempt in attempts(begun)))
-        (begun / "go").touch()
-
-    beside(exchange_nodes)
-    executor = RayConfig(address=cluster.address)
-    run(toy_config(tmp_path / "run", CHILDREN, evaluator=children(begun, long_from=held), executor=executor))
-    assert history(tmp_path / "run") == unbroken
-    found = sorted(outcomes(tmp_path / "run").values())
-    assert found == [["done"]] * (len(that_run(unbroken)) - 1) + [["host lost", "done"]]
-    assert len(nodes(tmp_path / "run")) == 3
-    cluster.kill("c")
-
-
 DRIVER = """
 import sys
 from ray_children import Children
@@ -277,35 +262,27 @@ def test_killed_driver_finds_its_children_and_their_results_again(cluster, unbro
 
 
 @slow
-def test_child_that_ray_ends_for_want_of_memory_is_out_of_memory(cluster):
-    low = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
-    cluster.add("low", cpus=3, **low)  # the emptiest node takes the first child
-    with closing(RayConfig(address=cluster.address).build(Opens(score), "memory")) as executor:
-        executor.submit(task(0))
-        while not (results := executor.poll()):
-            pass
-    assert [result.failure for result in results] == [Failure.OUT_OF_MEMORY]
-    assert "memory" in results[0].detail
-    cluster.kill("low")
-
-
-@slow
 def test_no_node_that_can_open_the_evaluator_pauses_the_search(cluster):
-    with closing(RayConfig(address=cluster.address).build(only_here(), "nowhere")) as executor:
-        executor.submit(task(0))
-        while not (results := executor.poll()):
-            pass
-        assert [result.failure for result in results] == [Failure.HOST_LOST]
-        assert "no data on this machine" in results[0].detail
-        with pytest.raises(SearchPaused, match=r"no node can open the evaluator; .*no data on this machine"):
-            executor.capacity()
+    executor = RayConfig(address=cluster.address).build(OnlyHere(), "nowhere")
+    with closing(executor), pytest.raises(SearchPaused, match=f"no node can open the evaluator; .*{ABSENT}"):
+        run_all(executor, [task(number) for number in range(9)])
 
 
-def only_here():
-    def opens():
+class OnlyHere:
+    def __call__(self):
         raise FileNotFoundError("no data on this machine")
 
-    return opens
+
+def run_all(executor: Executor, tasks: list[ChildTask]) -> list[Result]:
+    results, running = list[Result](), 0
+    while tasks or running:
+        while tasks and executor.capacity():
+            executor.submit(tasks.pop(0))
+            running += 1
+        new = executor.poll()
+        results += new
+        running -= len(new)
+    return results
 
 
 @slow
@@ -346,3 +323,40 @@ class Closing:
     def close(self) -> None:
         for executor in self._built:
             executor.close()
+
+
+# Nodes that are killed come last: Ray needs a while to call them dead.
+
+
+@slow
+def test_node_that_dies_loses_one_attempt_and_one_that_joins_is_used(cluster, unbroken, tmp_path, beside):
+    (begun := tmp_path / "begun").mkdir()
+    cluster.add("b", cpus=1)
+    held = that_run(unbroken)[5]
+
+    def exchange_nodes() -> None:
+        wait_until(lambda: sum(number >= held for number, _ in attempts(begun)) == 3)
+        cluster.kill("b")
+        cluster.add("c", cpus=1)  # the two children on `a` wait for `go`: only here is room
+        wait_until(lambda: any(attempt == 1 for _, attempt in attempts(begun)))
+        (begun / "go").touch()
+
+    beside(exchange_nodes)
+    executor = RayConfig(address=cluster.address)
+    run(toy_config(tmp_path / "run", CHILDREN, evaluator=children(begun, long_from=held), executor=executor))
+    assert history(tmp_path / "run") == unbroken
+    found = sorted(outcomes(tmp_path / "run").values())
+    assert found == [["done"]] * (len(that_run(unbroken)) - 1) + [["host lost", "done"]]
+    assert len(nodes(tmp_path / "run")) == 3
+    cluster.kill("c")
+
+
+@slow
+def test_child_that_ray_ends_for_want_of_memory_is_out_of_memory(cluster):
+    low = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
+    cluster.add("low", cpus=3, **low)  # the emptiest node takes the first child
+    with closing(RayConfig(address=cluster.address).build(Opens(score), "memory")) as executor:
+        (result,) = run_all(executor, [task(0)])
+    assert result.failure is Failure.OUT_OF_MEMORY
+    assert "running low on memory" in result.detail
+    cluster.kill("low")
