@@ -212,7 +212,7 @@ def test_process_that_is_killed_crashes_or_hangs_costs_one_attempt(cluster, unbr
         tmp_path / "run",
         CHILDREN,
         evaluator=children(tmp_path / "begun", faults=faults),
-        executor=RayConfig(address=cluster.address, timeout_seconds=3),
+        executor=RayConfig(address=cluster.address, timeout_seconds=5),
     )
     run(config)
     assert history(tmp_path / "run") == unbroken
