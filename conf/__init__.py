@@ -77,7 +77,7 @@ def _choices() -> Mapping[str, Mapping[str, Any]]:
     from detection.engines.config import ENGINES
     from detection.training.recipe import DetectionRecipe
     from runtime.config import LOGGERS, LoggerConfig, TrainerConfig
-    from search.executors.config import InlineConfig, ProcessConfig
+    from search.executors.config import InlineConfig, ProcessConfig, RayConfig
     from search.strategies.config import ControllerConfig, EvolutionConfig, RandomConfig
 
     return {
@@ -86,7 +86,7 @@ def _choices() -> Mapping[str, Mapping[str, Any]]:
             "evolution": EvolutionConfig,
             "random": RandomConfig,
         },
-        "executor": {"inline": InlineConfig, "process": ProcessConfig},
+        "executor": {"inline": InlineConfig, "process": ProcessConfig, "ray": RayConfig},
         "data": {"images_schema": ImageDataConfig, "coco": CocoDataConfig, "scenes": ScenesDataConfig},
         "backbone": {
             "schema": BackboneConfig,

@@ -116,7 +116,7 @@ class Search:
                     self._progress.show(line)
                     with interrupts_deferred():
                         self._submit()
-                    if not self._running:
+                    if not self._running and (not self._queue or self._budget.out_of_time()):
                         return
                     if results := self._executor.poll(partial(self._progress.show_running, line)):
                         with interrupts_deferred():

@@ -36,7 +36,10 @@ class ChildFailed(Exception):
 
     def __init__(self, failure: Failure, detail: str):
         self.failure, self.detail = Failure(failure), str(detail)
-        super().__init__(f"{self.failure}: {self.detail}")
+        super().__init__(self.failure, self.detail)  # both, so that it can be pickled
+
+    def __str__(self) -> str:
+        return f"{self.failure}: {self.detail}"
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def _search(config: SearchConfig, clock: Callable[[], float]) -> dict[str, Any]:
     with under("strategy"):
         strategy = config.strategy.build(Space.of(config.space), config.seed)
     open_evaluator, cost, facts = evaluation(config.evaluator, config.data, config.child, config.seed)
-    with closing(config.executor.build(open_evaluator, search_id(config))) as executor:
+    with closing(config.executor.build(open_evaluator, _name(config))) as executor:
         return _run_on(executor, config, strategy, Admission(cost, config.limits), facts, clock)
 
 
@@ -109,6 +109,12 @@ def search_id(config: SearchConfig) -> str:
         *groups, name = key.split(".")
         reduce(lambda values, group: values[group] or {}, groups, decisive).pop(name, None)
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _name(config: SearchConfig) -> str:
+    """Of the search as other drivers may see it: the same search in two folders is two."""
+    folder = hashlib.sha256(str(Path(config.run_dir).resolve()).encode()).hexdigest()[:8]
+    return f"{search_id(config)}-{folder}"
 
 
 def _finished(config: SearchConfig) -> dict[str, Any] | None:

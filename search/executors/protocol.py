@@ -10,7 +10,7 @@ class Executor(Protocol):
     """Runs tasks and returns each one's result once, in any order.
 
     It is built from its configuration by `build(open_evaluator, search)`: `open_evaluator` is called once in
-    each process that runs children; `search` is the search's id, for names that other drivers may see.
+    each process that runs children; `search` names the search and its folder where other drivers may see it.
     `dies_with_driver`: whether the driver itself runs the children, so that one may have killed it.
     Laws, tested for all by `ExecutorContract`: an evaluator that raises gives a typed failure, never an
     exception of `poll`; a task with `alone` shares its device with no other, so that on one device it starts

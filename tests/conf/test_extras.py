@@ -18,6 +18,7 @@ EXTRAS = {
     "demo": ["sklearn"],
     "tensorboard": ["tensorboard"],
     "timm": ["timm"],
+    "ray": ["ray"],
     "export": ["onnx", "onnxscript", "onnxruntime", "openvino"],
     "detectron2": ["detectron2", "fvcore", "iopath", "yacs", "tabulate", "cloudpickle", "termcolor"],
 }
@@ -92,6 +93,7 @@ def test_without_extras_every_command_helps_and_every_choice_composes(hidden):
         ("tensorboard", "pipeline", ["logger=tensorboard"], "logger.name = tensorboard needs tensorboard"),
         ("demo", "classification", ["data=digits"], "data.name = digits needs scikit-learn"),
         ("demo", "pipeline", ["data=digits"], "search.data.name = digits needs scikit-learn"),
+        ("ray", "search", ["executor=ray"], "executor.name = ray needs ray"),
         (
             "timm",
             "classification",

@@ -154,13 +154,14 @@ def test_torch_program_needs_no_extra(base, backbone, tmp_path):
     ("module", "what", "words"),
     [
         ("sklearn", "scikit-learn", lambda *_: stage("search", *DIGITS.split())),
+        ("ray", "ray", lambda *files: on_folders_searched(*files, "executor=ray")),
         ("tensorboard", "tensorboard", lambda *files: on_folders(*files, "logger=tensorboard")),
         ("timm", "timm", lambda *files: on_folders(*files, "backbone.name=timm/resnet18")),
         ("onnx", "onnx", lambda *files: ["backbones", "export", files[2], "--format", "onnx"]),
         ("openvino", "openvino", lambda *files: ["backbones", "export", files[2], "--format", "openvino"]),
         ("detectron2", "detectron2", lambda *files: on_scenes(*files, "detector=detectron2_fpn")),
     ],
-    ids=["demo", "tensorboard", "timm", "export-onnx", "export-openvino", "detectron2"],
+    ids=["demo", "ray", "tensorboard", "timm", "export-onnx", "export-openvino", "detectron2"],
 )
 def test_a_choice_without_its_extra_says_what_to_install(
     base, folders, coco, backbone, tmp_path, module, what, words
@@ -179,6 +180,10 @@ def on_folders(folders: Path, coco: Path, backbone: Path, *words: str) -> list[s
     return stage(
         "classification", *LABELLED.split(), f"data.root={folders}", "backbone.image_size=32", *words
     )
+
+
+def on_folders_searched(folders: Path, coco: Path, backbone: Path, *words: str) -> list[str]:
+    return stage("search", *LABELLED.split(), f"data.root={folders}", *words)
 
 
 def on_scenes(folders: Path, coco: Path, backbone: Path, *words: str) -> list[str]:
