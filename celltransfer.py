@@ -19,6 +19,8 @@ COMMANDS: Mapping[str, str] = {
     "pipeline": "search, classify and detect in one run",
     "pipeline.report": "write report.html from the files of a run",
     "search": "search a cell on a small data set",
+    "search.status": "show how a search stands, while it runs or afterwards",
+    "search.report": "write a page about one search or several",
     "search.rerank": "train the best cells of a search longer",
     "search.probe": "how far short training ranks cells as longer training does",
     "search.replay": "train one child of a search again",

@@ -1,20 +1,15 @@
-"""The report's drawings as inline SVG: the chain of stages, charts, confusion. CSS gives the colours."""
+"""The report's own drawings as inline SVG: the chain of stages, confusion. CSS gives the colours."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-Points = Sequence[tuple[float, float]]
+from runtime.charts import Series, text_at
 
 NODE_WIDTH, NODE_HEIGHT = 220, 138
 ARROW_LENGTH = {"across": 170, "down": 58}
 LONGEST_NAME = 18
 """Letters of a class at a confusion matrix; the tooltips have the whole name."""
-MARKED_POINTS = 30
-"""Points of a line up to which each is a dot, too: a single one would not be seen."""
-LETTER = 7.5
-"""Pixels of a letter of a chart's text, about."""
 NUMBERED_FIELD = 26
 """Pixels of a field from which three digits fit."""
 
@@ -78,133 +73,6 @@ def _arrow(label: str, x: float, y: float, direction: str) -> str:
     return f'<g class="arrow"><path d="{line}"/>{text}</g>'
 
 
-@dataclass(frozen=True)
-class Series:
-    """One thing in a chart.
-
-    style: `line`, `steps` (constant up to the next point), `dots`, `crosses` or `mark`.
-
-    name: CSS class that gives the colour. Crosses stand on the ground line, whatever their y. A mark is a
-    ring around its one point, with `text` at it."""
-
-    name: str
-    style: str
-    points: Points
-    text: str = ""
-
-
-def chart(
-    series: Sequence[Series],
-    width: int,
-    height: int,
-    *,
-    label: str,
-    x_label: str,
-    percent: bool,
-    whole: bool = False,
-) -> str:
-    """A chart of `series`, x in whole numbers, y in percent of 1 where `percent`. Sizes in pixels.
-
-    label: what a screen reader says. x_label: below the axis. whole: y is 0 to 1 wherever the values
-    lie. Empty where nothing has a y."""
-    values = [y for one in series if one.style != "crosses" for _, y in one.points if math.isfinite(y)]
-    if not values:
-        return ""
-    xs = [x for one in series for x, _ in one.points]
-    ticks = nice_ticks(0, 1, 5) if whole else nice_ticks(*_range(values, percent), 5)
-    left, right, top, bottom = 52, 14, 12, 44
-    single = min(xs) == max(xs)
-    x_low, x_high = (min(xs) - 1, max(xs) + 1) if single else (min(xs), max(xs))
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        return (
-            left + (x - x_low) / (x_high - x_low) * (width - left - right),
-            top + (ticks[-1] - y) / (ticks[-1] - ticks[0]) * (height - top - bottom),
-        )
-
-    parts = [_y_tick(at(x_low, tick)[1], tick, ticks, left, width - right, percent) for tick in ticks]
-    for tick in xs[:1] if single else nice_ticks(x_low, x_high, max(5, width // 110), inside=True):
-        if tick == int(tick):
-            parts.append(_text(at(tick, ticks[0])[0], height - 26, f"{tick:,.0f}"))
-    parts.append(_text((left + width - right) / 2, height - 6, x_label))
-    for one in series:
-        if one.style == "crosses":
-            places = [at(x, ticks[0]) for x, _ in one.points]
-        else:
-            places = [at(x, y) for x, y in one.points if math.isfinite(y)]
-        marked = one.style == "mark"
-        parts.append(_mark(one, *places[0], left, width - right) if marked else _series(one, places))
-    return (
-        f'<svg class="chart" role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}" '
-        f'style="max-width:{width}px">{"".join(parts)}</svg>'
-    )
-
-
-def _range(values: Sequence[float], percent: bool) -> tuple[float, float]:
-    """What the y axis covers at least; of one value, a tenth around it."""
-    low, high = min(values), max(values)
-    if high - low > 1e-9:
-        return low, high
-    margin = 0.05 if percent else max(0.05 * abs(low), 1e-3)
-    return (max(0.0, low - margin) if low >= 0 else low - margin), high + margin
-
-
-def _mark(one: Series, x: float, y: float, left: float, right: float) -> str:
-    half = LETTER * len(one.text) / 2
-    middle = min(max(x, left + half), right - half)
-    below = y < 34
-    place = f'x="{middle:.1f}" y="{y + 22 if below else y - 13:.1f}"'
-    return (
-        f'<circle class="mark {escape(one.name)}" cx="{x:.1f}" cy="{y:.1f}" r="6"/>'
-        f'<text class="mark" {place} text-anchor="middle">{escape(one.text)}</text>'
-    )
-
-
-def _y_tick(y: float, tick: float, ticks: Sequence[float], left: float, right: float, percent: bool) -> str:
-    scale = 100 if percent else 1
-    digits = max(0, -math.floor(math.log10(scale * (ticks[1] - ticks[0])) + 1e-9))
-    text = f"{scale * tick:.{digits}f}{' %' if percent else ''}"
-    return f'<path class="grid" d="M{left:g} {y:.1f}H{right:g}"/>' + _text(left - 8, y + 4, text, "end")
-
-
-def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _series(one: Series, places: Points) -> str:
-    if not places:
-        return ""
-    if one.style == "dots":
-        data = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places)
-    elif one.style == "crosses":
-        data = "".join(f"M{x - 3.5:.1f} {y - 3.5:.1f}l7 7m-7 0l7 -7" for x, y in places)
-    elif one.style == "steps":
-        (x, y), rest = places[0], places[1:]
-        data = f"M{x:.1f} {y:.1f}" + "".join(f"H{x:.1f}V{y:.1f}" for x, y in rest)
-    else:
-        data = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    drawn = f'<path class="{one.style} {escape(one.name)}" d="{data}"/>'
-    if one.style == "line" and len(places) <= MARKED_POINTS:
-        dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places)
-        drawn += f'<path class="point-dots {escape(one.name)}" d="{dots}"/>'
-    return drawn
-
-
-def nice_ticks(low: float, high: float, count: int, *, inside: bool = False) -> list[float]:
-    """At most `count` + 2 multiples of 1, 2 or 5 times a power of ten, around low..high, or inside of it."""
-    span = max(high - low, 1e-3 * max(abs(high), 1e-3))
-    raw = span / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = power * next(m for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
-    if inside:
-        start, end = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    else:
-        start, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    if start == end and not inside:
-        end += 1
-    return [round(i * step, 12) for i in range(start, end + 1)]
-
-
 def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     """A confusion matrix, `[K][K]` images by true, then by predicted class; each row is shaded by its shares.
 
@@ -219,7 +87,7 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     parts = []
     for row, name in enumerate(shown):
         y = top + row * field
-        parts.append(_text(left - 8, y + field / 2 + 4, name, "end"))
+        parts.append(text_at(left - 8, y + field / 2 + 4, name, "end"))
         x = left + (row + 0.5) * field
         turned = f' transform="rotate(-45 {x:.1f} {top - 8})"' if slanted else ""
         anchor = "start" if slanted else "middle"
@@ -234,7 +102,7 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
                 parts.append(_field(*place, images, images / sum(counts[row]), row == column, title))
     side = size * field
     parts.append(f'<rect class="frame" x="{left}" y="{top}" width="{side}" height="{side}"/>')
-    parts.append(_text(left + side / 2, top + side + 18, "predicted"))
+    parts.append(text_at(left + side / 2, top + side + 18, "predicted"))
     middle = top + side / 2
     parts.append(f'<text text-anchor="middle" transform="translate(12 {middle:.1f}) rotate(-90)">true</text>')
     width = left + side + right + 2

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import msgspec
 from markupsafe import Markup
 
@@ -26,12 +25,13 @@ from detection.data.config import CocoDataConfig, ScenesDataConfig
 from detection.evaluation.curves import RECALLS, Curves
 from detection.evaluation.matches import IOU
 from detection.evaluation.results_file import read_results
-from pipeline.figures import ChainNode, Points, Series, chain, chart, confusion, reward_series
+from pipeline.figures import ChainNode, chain, confusion, reward_series
 from pipeline.gallery import Gallery, gallery
-from pipeline.results import Results, Stage, percent, short
+from pipeline.results import Results, Stage
+from runtime.charts import Points, Series, charts
+from runtime.page import page, percent, short
 
-CHART_SIZES = ((1030, 300), (360, 250))
-"""Each chart is drawn for wide and for narrow pages, so that its text is readable on both."""
+TEMPLATE = Path(__file__).with_name("report.html.j2")
 BARS = 24
 """Classes shown as bars; of more, the best and the worst half of these."""
 PAIRS = 20
@@ -48,16 +48,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     results = Results.read(run_dir)
     path = results.run_dir / "report.html"
     check_output(path)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"percent": percent, "short": short}
-    page = environment.get_template("report.html.j2").render(**_context(results))
-    write_atomically(path, page)
+    write_atomically(path, page(TEMPLATE, _context(results)))
     return path
 
 
@@ -83,12 +74,12 @@ def _context(results: Results) -> dict[str, Any]:
         "results": results,
         "chains": [Markup(chain(nodes, direction)) for direction in ("across", "down")],
         "cells": cells,
-        "rewards": _charts(series, "Reward of each child of the search", "child", percent=True),
+        "rewards": charts(series, "Reward of each child of the search", "child", percent=True),
         "window": window,
-        "accuracy": _charts(accuracy, "Accuracy over the training steps", "step", percent=True),
-        "classifier_loss": _charts(classifier_loss, "Loss over the training steps", "step", percent=False),
-        "precision_by_step": _charts(precision, "AP over the training steps", "step", percent=True),
-        "loss": _charts(loss, "Training loss of the detector", "step", percent=False),
+        "accuracy": charts(accuracy, "Accuracy over the training steps", "step", percent=True),
+        "classifier_loss": charts(classifier_loss, "Loss over the training steps", "step", percent=False),
+        "precision_by_step": charts(precision, "AP over the training steps", "step", percent=True),
+        "loss": charts(loss, "Training loss of the detector", "step", percent=False),
         "class_bars": _bars(results.classification.per_class),
         "confusion": _confusion(results.classification.mistakes),
         "pairs_shown": PAIRS,
@@ -130,17 +121,6 @@ def _chain_nodes(results: Results) -> list[ChainNode]:
     ]
 
 
-def _charts(
-    series: Sequence[Series], label: str, x_label: str, *, percent: bool, whole: bool = False
-) -> list[Markup]:
-    """The chart in each of CHART_SIZES; none where there is nothing to show."""
-    drawn = (
-        chart(series, width, height, label=label, x_label=x_label, percent=percent, whole=whole)
-        for width, height in CHART_SIZES
-    )
-    return [Markup(svg) for svg in drawn if svg]
-
-
 def _curves(stage: Stage, columns: Sequence[str]) -> list[Series]:
     """Columns of metrics.csv against its step, those that something was logged in."""
 
@@ -177,7 +157,7 @@ def _precision(curves: Curves | None) -> list[tuple[str, list[Markup], list[str]
             Series(f"line-{i}", "line", [(100 * r, p) for r, p in zip(RECALLS, line, strict=True)])
             for i, line in enumerate(lines.values())
         ]
-        found.append((caption, _charts(series, caption, "recall, %", percent=True, whole=True), list(lines)))
+        found.append((caption, charts(series, caption, "recall, %", percent=True, whole=True), list(lines)))
     return found
 
 

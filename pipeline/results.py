@@ -226,18 +226,3 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 
 def _configuration(path: Path) -> Mapping[str, Any]:
     return read_mapping(path, "configuration")
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share in 0..1 as percent; a dash for None."""
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
-
-
-def short(value: float | None) -> str:
-    """A count with three significant digits: 5.29 M; a dash for None."""
-    if value is None:
-        return "–"
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size * 0.9995:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.0f}"

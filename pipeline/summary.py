@@ -9,7 +9,8 @@ from rich.text import Text
 
 from backbones.words import printable
 from detection.evaluation.scoring import METRICS
-from pipeline.results import Results, percent, short
+from pipeline.results import Results
+from runtime.page import percent, short
 
 
 def summary(run_dir: str | os.PathLike[str]) -> RenderableType:

@@ -83,6 +83,30 @@ def refuse_if_in_use(folder: Path) -> None:
             pass
 
 
+def owner(folder: Path) -> str | None:
+    """The folder's owner in words, as far as its file says; None where there is none. Changes nothing.
+
+    A process of this host that was killed is no owner. One of another host is taken at its word."""
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    found = _read(path)
+    pid = found.get("pid")
+    if found.get("host") == socket.gethostname() and isinstance(pid, int) and not _alive(pid):
+        return None
+    return _who(found) if found else None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError, ValueError):
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
+
+
 def owns(folder: Path) -> bool:
     """Whether this process owns the folder."""
     return folder.resolve() in _claims
@@ -194,13 +218,15 @@ def _in_use(path: Path, more: str = "") -> FolderInUseError:
             break
         time.sleep(0.05)
         found = _read(path)
-    who = "another process"
-    if found:
-        host, pid, started = (clipped(found.get(key)).strip("'\"") for key in ("host", "pid", "started"))
-        who = f"process {pid} on {host}, started {started}"
+    who = _who(found) if found else "another process"
     return FolderInUseError(
         f"{path.parent} is in use by {who}; wait until it has ended, or choose another folder{more}"
     )
+
+
+def _who(found: dict[str, object]) -> str:
+    host, pid, started = (clipped(found.get(key)).strip("'\"") for key in ("host", "pid", "started"))
+    return f"process {pid} on {host}, started {started}"
 
 
 def _release(claim: _Claim) -> None:

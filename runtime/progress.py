@@ -26,11 +26,12 @@ class Track:
         done: int,
         images_per_unit: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        seconds_left: Callable[[], float | None] | None = None,
     ) -> None:
-        """clock: seconds since any moment."""
+        """clock: seconds since any moment. seconds_left: knows better than the mean time of a unit so far."""
         self.total, self.description, self.done = total, description, done
         self.images_per_unit = images_per_unit
-        self._clock = clock
+        self._clock, self._seconds_left = clock, seconds_left
         self._first, self._start, self._last_line = done, clock(), clock()
         self._seconds_aside = 0.0
         self._aside_since: float | None = None
@@ -72,13 +73,21 @@ class Track:
             self._aside_since = None
 
     def left(self) -> str:
-        """Time left as `m:ss` or `h:mm:ss`, `?` before anything is known."""
-        done_here = self.done - self._first
-        if done_here <= 0:
+        """Time left as `m:ss`, `h:mm:ss` or `2 d 5:12:00`, `?` before anything is known."""
+        known = self._seconds_left() if self._seconds_left else self._mean_time_left()
+        if known is None:
             return "?"
-        seconds = int((self._clock() - self._start) / done_here * max(0, self.total - self.done))
+        seconds = int(known)
+        if self._seconds_left and (days := seconds // 86400):
+            return f"{days} d {seconds // 3600 % 24}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
         minutes, hours = seconds // 60 % 60, seconds // 3600
         return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
+
+    def _mean_time_left(self) -> float | None:
+        done_here = self.done - self._first
+        if done_here <= 0:
+            return None
+        return (self._clock() - self._start) / done_here * max(0, self.total - self.done)
 
     def images_per_second(self) -> float | None:
         """Without the time aside; None before anything is known, or where the units are not images."""
@@ -147,12 +156,15 @@ def track(
     images_per_unit: int | None = None,
     clock: Callable[[], float] = time.monotonic,
     quiet: bool = False,
+    seconds_left: Callable[[], float | None] | None = None,
 ) -> Iterator[Track]:
     """Shows progress on stderr. total, done: units of work in all and before this process.
 
-    images_per_unit: what images per second are counted by. None: they are not shown. clock: see `Track`.
+    images_per_unit: what images per second are counted by. None: they are not shown. clock, seconds_left:
+    see `Track`.
     quiet: counts and shows nothing."""
-    progress = Track(Console(stderr=True, quiet=quiet), total, description, done, images_per_unit, clock)
+    console = Console(stderr=True, quiet=quiet)
+    progress = Track(console, total, description, done, images_per_unit, clock, seconds_left)
     try:
         yield progress
     finally:

@@ -9,7 +9,7 @@ it virtually starts, and for no other.
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from search.admission import Admission
 from search.budget import Budget
 from search.clock import VirtualClock
 from search.config import ObjectiveConfig
+from search.estimate import Pace
 from search.executors.protocol import Executor
 from search.ledger.rows import ChildRow
 from search.ledger.writer import Ledger
@@ -56,12 +57,13 @@ class Search:
         """Continues from whatever the ledger holds."""
         self._ledger, self._strategy, self._executor = ledger, strategy, executor
         self._seed, self._budget, self._objective = seed, budget, objective
-        self._admission, self._progress = admission, Progress(loggers)
+        self._admission, self._progress = admission, Progress(loggers, Pace(budget.config.children))
         self._clock, self._group = VirtualClock(window), 0
         self.rows: list[ChildRow] = []
         self._queue: deque[ChildRow] = deque()
         self._running: dict[int, ChildRow] = {}
         self._pending: dict[int, Proposal] = {}  # proposed and not virtually finished, by number
+        self._begun: dict[int, float] = {}  # seconds from any origin, of those that this process began
         self._recover()
         if executor.capacity() > window / 2:
             log.warning(
@@ -95,6 +97,7 @@ class Search:
         self.rows.append(row)
         self._clock.occupy(row.number, row.finish)
         self._pending[row.number] = row.proposal
+        self._progress.enter(row)
         if row.status == "done":
             self._progress.add(row)
         elif row.original is None and row.status == "queued":
@@ -105,12 +108,18 @@ class Search:
         attempt = row.attempts - (row.status == "running")
         return ChildTask(row.proposal, derive(self._seed, "child", row.cell_key), attempt, row.alone)
 
-    def run(self) -> None:
-        """Runs until the budget is spent. Ctrl-C leaves the children that were running queued."""
+    def run(self, announce: Callable[[Sequence[ChildRow], Pace, int], None] | None = None) -> None:
+        """Runs until the budget is spent. Ctrl-C leaves the children that were running queued.
+
+        announce: told once, before the first child, which children wait, the pace, and how many may run.
+        """
         budget, done = self._budget.config, self._progress.done
         self._ledger.save(events=[("started", {"done": done, "budget": asdict(budget)})])
         try:
-            with track(budget.children, "search", done) as line:
+            self._propose()
+            if announce is not None and self._queue:
+                announce(self._queue, self._progress.pace, self._workers())
+            with track(budget.children, "search", done, seconds_left=self._seconds_left) as line:
                 while True:
                     self._propose()
                     self._progress.show(line)
@@ -129,6 +138,18 @@ class Search:
                     self._executor.cancel(number)
                 self._requeue([(row, "interrupted", {"uncount": True}) for row in self._running.values()])
                 self._ledger.save(facts={"seconds": self._budget.seconds()})
+
+    def _workers(self) -> int:
+        return max(1, len(self._running) + self._executor.capacity())
+
+    def _seconds_left(self) -> float | None:
+        """To the end of the budget, as estimated."""
+        now = time.monotonic()
+        elapsed = sum(now - self._begun.get(number, now) for number in self._running)
+        left = self._progress.pace.seconds_left(self._workers(), elapsed)
+        if left is None or self._budget.config.hours is None:
+            return left
+        return min(left, max(0.0, 3600 * self._budget.config.hours - self._budget.seconds()))
 
     def _propose(self) -> None:
         """Enters every group whose virtual start has come, one transaction each."""
@@ -160,7 +181,7 @@ class Search:
             row.begin()
             # Written before it starts, so that an attempt which takes the process along counts, too.
             self._ledger.save([row], begun=[row.number])
-            self._running[row.number] = row
+            self._running[row.number], self._begun[row.number] = row, time.monotonic()
             self._executor.submit(task)
 
     def _take(self, results: Sequence[Result]) -> None:
@@ -184,9 +205,11 @@ class Search:
                 each.finish_with(result)
                 changed.append(each)
         self._ledger.save(changed, facts={"seconds": self._budget.seconds()}, events=events, ended=ended)
+        now = time.monotonic()
         for row in changed:
+            took = now - self._begun.pop(row.number, now)
             if row.status == "done":
-                self._progress.add(row)
+                self._progress.add(row, took)
         for row in ran:
             self._progress.log(row)
             self._budget.count_failure(row)

@@ -1,44 +1,86 @@
 """What the user sees of a running search: a line in the terminal, and figures in the loggers."""
 
+import heapq
 import math
+import statistics
 from collections.abc import Sequence
 from fractions import Fraction
 
 from lightning.pytorch.loggers import Logger
 
 from runtime.progress import Track, as_text
+from search.estimate import Pace
 from search.ledger.rows import ChildRow
+from search.messages import Failure
+
+LATE = 100
+"""Newest children of which a mean is shown."""
 
 
 class Progress:
-    """How many children are done, and the best and mean reward among them."""
+    """Figures of the children so far, which do not depend on the order in which those finished."""
 
-    def __init__(self, loggers: Sequence[Logger]):
+    def __init__(self, loggers: Sequence[Logger], pace: Pace):
         self.done = 0
+        self.pace = pace
         self._loggers, self._scored, self._best = loggers, 0, -math.inf
         self._total = Fraction()
+        self._late: list[tuple[int, float]] = []  # a heap of number and reward
+        self._log_probs: list[float] = []
+        self._counts = {"duplicates": 0, "rejected": 0, "failed": 0}
 
-    def add(self, row: ChildRow) -> None:
-        """Counts a child that is done."""
+    def enter(self, row: ChildRow) -> None:
+        """Counts a proposal."""
+        rejected = row.failure is Failure.REJECTED
+        self._counts["duplicates"] += row.original is not None
+        self._counts["rejected"] += rejected
+        self.pace.enter(row.cost, runs=row.original is None and not rejected)
+        if row.log_prob is not None:
+            self._log_probs = [*self._log_probs[1 - LATE :], row.log_prob]
+
+    def add(self, row: ChildRow, seconds: float = 0.0) -> None:
+        """Counts a child that is done. seconds: of its run, where its evaluator says none."""
         self.done += 1
+        if row.original is None and row.failure is not Failure.REJECTED:
+            self.pace.finish(row.cost, row.seconds or seconds)
+        self._counts["failed"] += row.failure not in (None, Failure.REJECTED)
         if row.reward is not None:
             self._scored += 1
             self._best = max(self._best, row.reward)
             self._total += Fraction(row.reward)
+            heapq.heappush(self._late, (row.number, row.reward))
+            if len(self._late) > LATE:
+                heapq.heappop(self._late)
 
     def figures(self) -> dict[str, float]:
-        """`best` and `mean` reward; empty before the first reward."""
-        # The sum is exact: one of floats would round differently with the order of finishing.
-        return {"best": self._best, "mean": float(self._total / self._scored)} if self._scored else {}
+        """`best`, `mean` and `mean_last_100` reward, without any before the first; `entropy` of the policy.
+
+        The entropy, in nats, is the mean of the negative log-probabilities of the LATE newest proposals, an
+        estimate that needs no knowledge of the policy; there is none where proposals have no probability."""
+        found = {}
+        if self._scored:
+            # The sum is exact: one of floats would round differently with the order of finishing.
+            found |= {"best": self._best, "mean": float(self._total / self._scored)}
+            late = statistics.fmean(reward for _, reward in sorted(self._late))
+            found |= {f"mean_last_{LATE}": late}
+        if self._log_probs:
+            found["entropy"] = -statistics.fmean(self._log_probs)
+        return found
+
+    def counts(self) -> dict[str, float]:
+        """How many `duplicates` were proposed, and how many children were `rejected` or have `failed`."""
+        return dict(self._counts)
 
     def show(self, line: Track) -> None:
         """The children that are done by now, duplicates and all."""
         if fresh := self.done - line.done:
-            line.advance(fresh, as_text(self.figures()))
+            figures = {name: value for name, value in self.figures().items() if name != "mean"}
+            seen = {name: value for name, value in self._counts.items() if value}
+            line.advance(fresh, as_text(figures | seen))
 
     def log(self, row: ChildRow) -> None:
         """row: a child that ran, and has been counted."""
-        figures = self.figures()
+        figures = self.figures() | self.counts()
         own = {} if row.reward is None else {"reward": row.reward}
         for logger in self._loggers:
             metrics = {"child": row.number, "seconds": row.seconds, **own, **figures}

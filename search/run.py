@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from search.ledger.place import check_place, open_ledger
 from search.ledger.reader import LEDGER, is_ledger, read_fact
 from search.ledger.writer import Ledger
 from search.loop import Search
-from search.messages import SearchPaused
+from search.messages import OpenEvaluator, SearchPaused
+from search.plan import announce
 from search.space import Space
 from search.strategies.protocol import Strategy
 
@@ -63,7 +64,8 @@ def _search(config: SearchConfig, clock: Callable[[], float]) -> dict[str, Any]:
         strategy = config.strategy.build(Space.of(config.space), config.seed)
     open_evaluator, cost, facts = evaluation(config.evaluator, config.data, config.child, config.seed)
     with closing(config.executor.build(open_evaluator, _name(config))) as executor:
-        return _run_on(executor, config, strategy, Admission(cost, config.limits), facts, clock)
+        admission = Admission(cost, config.limits)
+        return _run_on(executor, config, strategy, admission, open_evaluator, facts, clock)
 
 
 def _run_on(
@@ -71,6 +73,7 @@ def _run_on(
     config: SearchConfig,
     strategy: Strategy,
     admission: Admission,
+    open_evaluator: OpenEvaluator,
     facts: dict[str, Any],
     clock: Callable[[], float],
 ) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def _run_on(
             objective=config.objective,
             loggers=loggers,
         )
-        search.run()
+        search.run(partial(announce, config, open_evaluator))
         return _write_outcome(config, folder, ledger, search, loggers)
     finally:
         finish(loggers)

@@ -107,7 +107,7 @@ LAYERS = {
         {"space", "messages", "config"},
         {"children"},
         {"executors", "strategies", "ledger"},
-        {"clock", "budget", "admission", "objective", "progress", "pareto", "rank_agreement"},
+        {"clock", "budget", "admission", "objective", "progress", "pareto", "rank_agreement", "estimate"},
         {"loop"},
     ),
 }

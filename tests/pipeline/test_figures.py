@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.figures import NODE_WIDTH, ChainNode, Series, chain, chart, confusion, nice_ticks, reward_series
+from pipeline.figures import NODE_WIDTH, ChainNode, chain, confusion, reward_series
+from runtime.charts import Series, chart, nice_ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 NODES = [

@@ -11,7 +11,7 @@ from written_run import CLASSES, COCO, Page, read
 
 from backbones.genotype import Genotype
 from pipeline.report import main, write_report
-from pipeline.results import percent, short
+from runtime.page import percent, short
 from pipeline.summary import summary
 
 

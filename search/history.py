@@ -1,0 +1,130 @@
+"""A search that a report shows: its children, what its folder says of it, and which searches are alike."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from backbones.files import decode_json, read_text
+from runtime.folder import ALWAYS_FREE, plain
+from runtime.yaml_files import read_mapping
+from search.config import SpaceConfig
+from search.ledger.reader import read_children
+from search.ledger.rows import ChildRow
+from search.messages import Failure
+from search.snapshot import Snapshot
+from search.space import Space
+
+NOT_COMPARED = (*ALWAYS_FREE, "seed", "budget", "executor", "strict_hardware", "strategy", "ledger")
+"""Keys in which searches may differ that are one experiment; the strategy names the group."""
+
+
+@dataclass(frozen=True)
+class History:
+    """One search. rows: its children that are done, by number. config: empty where there is none.
+
+    notes: what was missing or broken in its folder."""
+
+    folder: Path
+    rows: list[ChildRow]
+    snapshot: Snapshot
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    command: str
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, ledger: Path) -> "History":
+        """Raises FileNotFoundError, or ValueError for a file that is no ledger or has a newer schema."""
+        folder, notes = ledger.parent, []
+
+        def attempt(name: str, read: Any, otherwise: Any) -> Any:
+            try:
+                return read(folder / name)
+            except (OSError, ValueError) as error:
+                notes.append(str(error))
+                return otherwise
+
+        return cls(
+            folder,
+            [row for row in read_children(ledger) if row.status == "done"],
+            Snapshot.read(ledger),
+            attempt("config.yaml", lambda path: read_mapping(path, "configuration"), {}),
+            attempt("versions.json", lambda path: decode_json(path, dict[str, str], "versions"), {}),
+            attempt("command.txt", lambda path: read_text(path, "command").strip(), ""),
+            notes,
+        )
+
+    @property
+    def strategy(self) -> str:
+        return str((self.config.get("strategy") or {}).get("name", "unknown"))
+
+    @property
+    def seed(self) -> Any:
+        return self.config.get("seed")
+
+    @cached_property
+    def space(self) -> Space | None:
+        """None where the configuration does not say it, or the decisions are of another one."""
+        try:
+            space = Space.of(msgspec.convert(self.config.get("space") or {}, SpaceConfig))
+        except (msgspec.ValidationError, ValueError):
+            return None
+        fits = all(len(row.decisions) == len(space.sizes) for row in self.rows)
+        return space if fits else None
+
+    @cached_property
+    def unique(self) -> list[ChildRow]:
+        """Children with a reward, the first of each cell, by number."""
+        return [row for row in self.rows if row.reward is not None and row.original is None]
+
+    @cached_property
+    def best(self) -> list[ChildRow]:
+        """The same, best first; of equal ones the lowest number first."""
+        return sorted(self.unique, key=lambda row: (-(row.reward or 0.0), row.number))
+
+    @property
+    def cpu_hours(self) -> float:
+        """CPU time of the children; wall time where an evaluator did not say it."""
+        return sum(row.cpu_seconds or row.seconds for row in self.rows) / 3600
+
+    @property
+    def failed(self) -> int:
+        return sum(row.failure not in (None, Failure.REJECTED) for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Searches that differ in nothing but their seeds. name: the strategy's; with a number if two have it."""
+
+    name: str
+    searches: Sequence[History]
+
+    @property
+    def seeds(self) -> list[Any]:
+        return [search.seed for search in self.searches]
+
+
+def grouped(searches: Sequence[History]) -> list[Group]:
+    """Searches with equal strategies together, in the order in which they were named."""
+    found: dict[str, list[History]] = {}
+    for search in searches:
+        alike = {"strategy": search.config.get("strategy"), **experiment(search)}
+        # A folder without a configuration is like no other.
+        key = json.dumps(plain(alike), sort_keys=True, default=str) if search.config else str(search.folder)
+        found.setdefault(key, []).append(search)
+    names = [members[0].strategy for members in found.values()]
+    groups = []
+    for place, (name, members) in enumerate(zip(names, found.values(), strict=True)):
+        number = f" {names[: place + 1].count(name)}" if names.count(name) > 1 else ""
+        groups.append(Group(f"{name}{number}", members))
+    return groups
+
+
+def experiment(search: History) -> dict[str, Any]:
+    """What must be equal for searches to be compared."""
+    return {key: value for key, value in search.config.items() if key not in NOT_COMPARED}

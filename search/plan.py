@@ -1,0 +1,81 @@
+"""What the user is told before the first child runs: how long it takes, how much it needs."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from backbones.words import counted
+from search.config import SearchConfig
+from search.estimate import Pace, duration
+from search.ledger.rows import ChildRow
+from search.messages import OpenEvaluator
+
+log = logging.getLogger(__name__)
+
+LEDGER_BYTES_PER_CHILD, LEDGER_BYTES = 3_000, 4_000_000
+"""About; the second for the state of the strategy and SQLite's log."""
+LONG_SECONDS = 3600.0
+"""Of a search from which on the keys that make it shorter are named."""
+
+
+def announce(
+    config: SearchConfig,
+    open_evaluator: OpenEvaluator,
+    waiting: Sequence[ChildRow],
+    pace: Pace,
+    workers: int,
+) -> None:
+    """Logs the estimated time, memory and disk of what is left of a search.
+
+    waiting: the children that run next. pace: what earlier children of this search took; if there were none,
+    and the search's own training scores them, a few steps are timed. An evaluator of the user's is not known
+    before it has run."""
+    how = "from the children so far"
+    if pace.factor is None and config.evaluator is None:
+        from search.children.calibration import real_per_predicted
+
+        typical = sorted(waiting, key=lambda row: row.cost)[len(waiting) // 2]
+        factor, steps = real_per_predicted(typical.genotype, config.child)
+        pace.guess(factor)
+        how = f"from {counted(steps, 'timed step')} of child {typical.number} on this machine"
+    log.info("%s", _time(config, pace, workers, how))
+    log.info("%s", _needs(config, open_evaluator, waiting, workers))
+    left = pace.seconds_left(workers)
+    if left is not None and left > LONG_SECONDS:
+        log.info("%s", _shorter(config))
+
+
+def _time(config: SearchConfig, pace: Pace, workers: int, how: str) -> str:
+    children = f"{counted(pace.left, 'child', 'children')} to run"
+    on = f"on {counted(workers, 'worker')}"
+    left, each = pace.seconds_left(workers), pace.seconds_per_child
+    if left is None or each is None:
+        return f"{children} {on}; how long one takes is known when the first has ended"
+    limit = ""
+    if config.budget.hours is not None and left > 3600 * config.budget.hours:
+        limit = f"; budget.hours = {config.budget.hours:g} ends it before"
+    estimate = f"about {duration(left)} {on}, about {duration(each)} per child"
+    return f"{children}: {estimate}. An estimate {how}{limit}"
+
+
+def _needs(
+    config: SearchConfig, open_evaluator: OpenEvaluator, waiting: Sequence[ChildRow], workers: int
+) -> str:
+    megabytes = (LEDGER_BYTES + LEDGER_BYTES_PER_CHILD * config.budget.children) / 1e6
+    disk = f"disk: about {megabytes:,.0f} MB in {config.run_dir}"
+    predict: Any = getattr(open_evaluator, "predicted_memory", None)
+    if predict is None or not str(getattr(open_evaluator, "device", "cpu")).startswith(("cpu", "auto")):
+        return disk
+    largest = max(predict(row.genotype) for row in waiting)
+    return f"memory: up to {largest / 1e9:.1f} GB per child, {workers} at a time; {disk}"
+
+
+def _shorter(config: SearchConfig) -> str:
+    """The keys that make it shorter, with their values."""
+    keys = {"budget.children": config.budget.children}
+    if config.evaluator is None:
+        child = config.child
+        keys |= {"child.epochs": child.epochs, "child.filters": child.filters}
+        keys |= {"child.cells_per_stage": child.cells_per_stage, "child.training": child.training or "all"}
+    values = ", ".join(f"{key} ({value})" for key, value in keys.items())
+    return f"Ctrl-C pauses it at any time. Smaller values make it shorter: {values}; so do more workers"

@@ -1,0 +1,152 @@
+"""One moment of a ledger: what a status shows, without genotypes and tensors, also while the search runs."""
+
+import json
+import sqlite3
+import statistics
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from search.estimate import Pace
+from search.ledger.reader import connect, damage_named
+from search.messages import Failure
+
+LATE = 100
+"""Newest children with a reward whose mean is shown."""
+
+
+class Child(NamedTuple):
+    """Columns of the table `children`; see `search.ledger.rows`."""
+
+    number: int
+    cell_key: str
+    original: int | None
+    status: str
+    attempts: int
+    cost: int
+    log_prob: float | None
+    reward: float | None
+    failure: str | None
+    seconds: float
+
+
+class Attempt(NamedTuple):
+    """Columns of the table `attempts`; see `search.ledger.rows`."""
+
+    child: int
+    begun: float
+    ended: float | None
+    outcome: str | None
+    host: str | None
+    node: str | None
+    device: str | None
+    torch: str | None
+    capability: str | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Children by number, attempts as they began, facts by name, events in their order."""
+
+    children: list[Child]
+    attempts: list[Attempt]
+    facts: dict[str, Any]
+    events: list[tuple[float, str, Any]]
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Snapshot":
+        """Raises FileNotFoundError, or ValueError for a file that is no ledger or has a newer schema."""
+        path = Path(path)
+        with closing(connect(path, read_only=True)) as database, damage_named(path):
+            database.execute("BEGIN")  # all of one moment
+            return cls(
+                [Child(*row) for row in _select(database, Child, "children", "number")],
+                [Attempt(*row) for row in _select(database, Attempt, "attempts", "id")],
+                {name: json.loads(value) for name, value in database.execute("SELECT * FROM facts")},
+                [(time, kind, json.loads(detail)) for time, kind, detail in _events(database)],
+            )
+
+    @cached_property
+    def budget(self) -> int:
+        """Children that the newest start was to bring the search to; those there are where it is unknown."""
+        started = [detail for _, kind, detail in self.events if kind == "started"]
+        known = started[-1].get("budget", {}).get("children") if started else None
+        return max(len(self.children), known or 0) if self.left_open else len(self.children)
+
+    @property
+    def left_open(self) -> bool:
+        """Whether the search has not finished its budget, as far as the ledger knows."""
+        return self.facts.get("finished") is None or any(row.status != "done" for row in self.children)
+
+    def count(self, status: str) -> int:
+        """Children that are `queued`, `running` or `done`."""
+        return sum(row.status == status for row in self.children)
+
+    @cached_property
+    def best(self) -> list[Child]:
+        """Those with a reward, each cell once, best first; of equal ones the lowest number first."""
+        scored = [row for row in self.children if row.reward is not None and row.original is None]
+        return sorted(scored, key=lambda row: (-(row.reward or 0.0), row.number))
+
+    @property
+    def late_mean(self) -> float | None:
+        """Mean reward of the LATE newest children that have one."""
+        rewards = [row.reward for row in self.children if row.reward is not None][-LATE:]
+        return statistics.fmean(rewards) if rewards else None
+
+    @property
+    def entropy(self) -> float | None:
+        """Of the policy that proposed the LATE newest children, in nats; None for a strategy without one.
+
+        An estimate: the mean of the negative log-probabilities of what it drew."""
+        log_probs = [row.log_prob for row in self.children if row.log_prob is not None][-LATE:]
+        return -statistics.fmean(log_probs) if log_probs else None
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Failed children by kind, without those that were rejected."""
+        kinds = (row.failure for row in self.children if row.failure and row.failure != Failure.REJECTED)
+        return Counter(kinds)
+
+    @property
+    def rejected(self) -> int:
+        return sum(row.failure == Failure.REJECTED for row in self.children)
+
+    @property
+    def duplicates(self) -> int:
+        return sum(row.original is not None for row in self.children)
+
+    def seconds_left(self, now: float) -> float | None:
+        """Estimated wall time to the end of the budget; None before any child has run. now: Unix time.
+
+        On as many workers as run children now; if none does, as many as there were on average."""
+        pace = Pace(self.budget)
+        took = {each.child: each.ended - each.begun for each in self.attempts if each.ended is not None}
+        for row in self.children:
+            runs = row.original is None and row.failure != Failure.REJECTED
+            pace.enter(row.cost, runs=runs)
+            if runs and row.status == "done":
+                pace.finish(row.cost, row.seconds or took.get(row.number, 0.0))
+        running = [each for each in self.attempts if each.ended is None]
+        elapsed = sum(max(0.0, now - each.begun) for each in running)
+        return pace.seconds_left(len(running) or self._mean_workers(), elapsed)
+
+    def _mean_workers(self) -> int:
+        busy = sum(each.ended - each.begun for each in self.attempts if each.ended is not None)
+        return max(1, round(busy / max(1.0, float(self.facts.get("seconds") or 0))))
+
+
+def _select(database: sqlite3.Connection, kind: type[tuple], table: str, order: str) -> sqlite3.Cursor:
+    """Older ledgers have no table of attempts."""
+    names: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]
+    known = database.execute("SELECT count(*) FROM sqlite_master WHERE name = ?", [table]).fetchone()[0]
+    if not known:
+        return database.execute("SELECT 1 WHERE 0")
+    return database.execute(f"SELECT {', '.join(names)} FROM {table} ORDER BY {order}")
+
+
+def _events(database: sqlite3.Connection) -> sqlite3.Cursor:
+    return database.execute("SELECT time, kind, detail FROM events ORDER BY rowid")

@@ -1,0 +1,248 @@
+"""Shows how a search stands, while it runs or afterwards. Reads its folder and writes nothing there.
+
+    python -m search.status DIR [--watch] [--digest] [--csv FILE]
+
+--watch shows it again every few seconds until Ctrl-C, which ends the display and not the search. --digest
+prints one SHA-256 of all that a search with the same configuration must have in common with this one. --csv
+writes a table of all children.
+
+To pause a search, press Ctrl-C where it runs, or send it SIGTERM; its command with the same run_dir continues
+it. To extend one that has finished, start it with a larger budget.children.
+"""
+
+import argparse
+import csv
+import io
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from backbones.files import read_text, write_atomically
+from backbones.words import counted, printable, printable_lines
+from celltransfer import program
+from runtime.owner import owner
+from search.estimate import duration
+from search.ledger.reader import LEDGER, read_children
+from search.snapshot import LATE, Attempt, Snapshot
+
+BEST = 10
+"""Best children that are listed."""
+RUNNING = 16
+"""Running children that are listed."""
+WATCH_SECONDS = 2.0
+
+
+def ledger_of(place: Path) -> Path:
+    """The ledger that a folder, or the file itself, means: a search's own, or that of a chain's search.
+
+    Raises FileNotFoundError where there is none."""
+    candidates = [place] if place.is_file() else [place / LEDGER, place / "search" / LEDGER]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"{place}: holds no search, expected {LEDGER} in it")
+
+
+def show(path: Path, now: float) -> RenderableType:
+    """What the ledger says, as tables. now: Unix time."""
+    snapshot, driver = Snapshot.read(path), owner(path.parent)
+    parts = [_facts(snapshot, path, driver, now)]
+    if snapshot.best:
+        parts.append(_best(snapshot))
+    if running := [each for each in snapshot.attempts if each.ended is None]:
+        parts.append(_running(running, now, alive=driver is not None))
+    if snapshot.attempts:
+        parts.append(_hosts(snapshot.attempts))
+    parts += [Text(line) for line in _what_next(snapshot, path, driver)]
+    return Group(*parts)
+
+
+def _facts(snapshot: Snapshot, path: Path, driver: str | None, now: float) -> Table:
+    table = Table.grid(padding=(0, 2))
+    done, waiting = snapshot.count("done"), snapshot.count("queued")
+    proposed = len(snapshot.children)
+    state = f"running: {driver}" if driver else ("paused" if snapshot.left_open else "finished")
+    table.add_row("search", f"{path.parent} ({state})")
+    counts = [
+        f"{done:,} of {snapshot.budget:,} done",
+        f"{snapshot.count('running'):,} running",
+        f"{waiting:,} queued",
+        f"{snapshot.budget - proposed:,} to be proposed",
+    ]
+    table.add_row("children", ", ".join(counts))
+    if snapshot.best:
+        best = snapshot.best[0]
+        late = f", mean of the last {LATE}: {snapshot.late_mean:.4g}"
+        entropy = "" if snapshot.entropy is None else f", entropy of the policy {snapshot.entropy:.4g} nats"
+        table.add_row("reward", f"best {best.reward:.4g} (child {best.number}){late}{entropy}")
+    failures = ", ".join(f"{kind} {count:,}" for kind, count in snapshot.failures.most_common())
+    total = snapshot.failures.total()
+    others = f"{counted(snapshot.duplicates, 'duplicate')}, {snapshot.rejected:,} rejected, {total:,} failed"
+    table.add_row("of them", others + (f": {failures}" if failures else ""))
+    outcomes = Counter(_outcome(each) for each in snapshot.attempts)
+    if outcomes:
+        listed = ", ".join(f"{count:,} {printable(kind)}" for kind, count in outcomes.most_common(6))
+        table.add_row("attempts", f"{len(snapshot.attempts):,}: {listed}")
+    table.add_row("time", _time(snapshot, now))
+    return table
+
+
+def _outcome(attempt: Attempt) -> str:
+    return "running" if attempt.ended is None else attempt.outcome or "ended"
+
+
+def _time(snapshot: Snapshot, now: float) -> str:
+    spent = duration(float(snapshot.facts.get("seconds") or 0))
+    left = snapshot.seconds_left(now)
+    if not snapshot.left_open:
+        return spent
+    return f"{spent} so far, " + ("ETA not known yet" if left is None else f"ETA about {duration(left)}")
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in columns:
+        words = name in ("cell", "host", "device", "torch", "capability")
+        table.add_column(name, justify="left" if words else "right")
+    return table
+
+
+def _best(snapshot: Snapshot) -> Table:
+    table = _table("\nbest cells", "child", "reward", "cell", "proposed", "run time")
+    repeats = Counter(row.cell_key for row in snapshot.children)
+    for row in snapshot.best[:BEST]:
+        seconds = duration(row.seconds) if row.seconds else "–"
+        times = f"{repeats[row.cell_key]}×"
+        table.add_row(str(row.number), f"{row.reward:.4f}", row.cell_key, times, seconds)
+    return table
+
+
+def _running(running: Sequence[Attempt], now: float, *, alive: bool) -> Table:
+    table = _table("\nrunning" if alive else "\nrunning when the search was killed", "child", "for", "host")
+    for each in running[:RUNNING]:
+        since = duration(max(0.0, now - each.begun)) if alive else "–"
+        table.add_row(str(each.child), since, printable(each.host or "–"))
+    if len(running) > RUNNING:
+        table.add_row("…", f"{len(running) - RUNNING} more", "")
+    return table
+
+
+def _hosts(attempts: Sequence[Attempt]) -> Table:
+    table = _table("\nhosts", "host", "device", "torch", "capability", "attempts", "mean time")
+    by_host: dict[tuple[str, ...], list[float]] = {}
+    for each in attempts:
+        if each.host and each.ended is not None:
+            key = tuple(printable(str(x)) for x in (each.node or each.host, each.device, each.torch))
+            seconds = by_host.setdefault((*key, printable(str(each.capability))), [])
+            seconds.append(each.ended - each.begun)
+    for key, seconds in sorted(by_host.items()):
+        table.add_row(*key, f"{len(seconds):,}", duration(sum(seconds) / len(seconds)))
+    return table
+
+
+def _what_next(snapshot: Snapshot, path: Path, driver: str | None) -> list[str]:
+    folder = str(path.parent)
+    report = f"report: {program('search.report')} {folder}"
+    if driver is not None:
+        return ["", "To pause, press Ctrl-C where it runs, or send it SIGTERM.", report]
+    command = _command(path.parent)
+    if snapshot.left_open:
+        return ["", f"This continues it: {command}" if command else "", report]
+    larger = f"budget.children={2 * snapshot.budget}"
+    rerank = f"train the best cells longer: {program('search.rerank')} dir={folder} top=25"
+    extend = f"To extend it, add {larger} to its command{f': {command}' if command else ''}"
+    return ["", extend, rerank, report]
+
+
+def _command(folder: Path) -> str:
+    """The command that started the search; empty where it is unknown."""
+    try:
+        return printable(read_text(folder / "command.txt", "command").strip())
+    except (OSError, ValueError):
+        return ""
+
+
+def table_of_children(path: Path) -> str:
+    """All children as CSV: a column for each figure, each metric as `metrics.NAME`; the curve as JSON."""
+    rows = read_children(path)
+    metrics = sorted({name for row in rows for name in row.metrics})
+    plain = [name for name in vars(rows[0]) if name not in ("genotype", "metrics")] if rows else ["number"]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [*plain, *(f"metrics.{name}" for name in metrics), "genotype"])
+    writer.writeheader()
+    for row in rows:
+        values: dict[str, Any] = {name: _cell(getattr(row, name)) for name in plain}
+        values |= {f"metrics.{name}": value for name, value in row.metrics.items()}
+        writer.writerow(values | {"genotype": json.dumps(row.genotype.to_dict())})
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return int(value)
+    return json.dumps(value) if isinstance(value, tuple | Mapping) else value
+
+
+def watch(path: Path, console: Console, seconds: float = WATCH_SECONDS) -> None:
+    """Shows it again and again until an interrupt, or until the search has finished."""
+    with Live(show(path, time.time()), console=console, auto_refresh=False, screen=False) as live:
+        while True:
+            time.sleep(seconds)
+            try:
+                live.update(show(path, time.time()), refresh=True)
+            except OSError as error:  # a share that is away for a moment
+                live.update(Text(printable_lines(f"{path}: {error}")), refresh=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    intro, _, more = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        prog=program("search.status"),
+        description=intro,
+        epilog=more.replace("python -m search.status", program("search.status")).strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dir", type=Path, help="folder of a search, or of a chain; or the ledger itself")
+    parser.add_argument("--watch", action="store_true", help=f"show it every {WATCH_SECONDS:g} s")
+    parser.add_argument(
+        "--digest", action="store_true", help="print the SHA-256 of the search, and only that"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write all children as a table")
+    asked = parser.parse_args(arguments)
+    try:
+        path = ledger_of(asked.dir)
+        if asked.digest:
+            from search.ledger.digest import digest
+
+            print(digest(path))
+            return 0
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        if asked.csv is not None:
+            write_atomically(asked.csv, table_of_children(path))
+            print(asked.csv)
+            return 0
+        if asked.watch:
+            watch(path, console)
+        console.print(show(path, time.time()), soft_wrap=True)
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:
+        os._exit(0)  # nobody reads the rest
+    except (OSError, ValueError) as error:
+        print(printable_lines(str(error)), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
