@@ -23,10 +23,11 @@ from torchvision import transforms
 from backbones.network import NASNet
 from backbones.zoo import ZOO
 from benchmarks.ratios import Row, compare, interleaved, milliseconds
+from classification.callbacks import L2Gradient
 from classification.config import RecipeConfig
 from classification.device_images import DeviceBatches, DeviceImages
 from classification.module import ClassificationModule, classification_loss
-from classification.optimizers import L2Gradient, build_optimizer, build_schedule
+from classification.optimizers import build_optimizer, build_schedule
 from runtime.config import TrainerConfig
 from runtime.folder import RunFolder
 from runtime.loading import ResumableLoader

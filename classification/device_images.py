@@ -31,6 +31,7 @@ class DeviceImages:
     neither on each other nor on any generator.
 
     images: `[N, 3, S, S]` uint8. labels: `[N]` int64.
+    pixels: what is kept of `images`, `[N, S + 2p, S + 2p, 3]` uint8 with p = crop_padding.
     size: side of the images in a batch, resized bilinearly where it is not S; None: S.
     mean, std: per channel on the scale 0..1. crop_padding: pixels at each border. cutout: side in pixels of
     the square that is set to the mean in each training image (1708.04552: its centre is anywhere, so it may
@@ -57,7 +58,7 @@ class DeviceImages:
         self.labels = labels
         self.crop_padding, self.flip, self.cutout = crop_padding, flip, cutout
         self._rand_augment = rand_augment
-        self._pixels = functional.pad(images, (crop_padding,) * 4).permute(0, 2, 3, 1).contiguous()
+        self.pixels = functional.pad(images, (crop_padding,) * 4).permute(0, 2, 3, 1).contiguous()
         self._scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, 3, 1, 1)
         self._shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=images.device)
         self._shift = self._shift.view(1, 3, 1, 1)
@@ -123,6 +124,15 @@ class DeviceImages:
             rand_augment=rand_augment,
         )
 
+    @classmethod
+    def from_padded(cls, pixels: Tensor, labels: Tensor, **options: Any) -> "DeviceImages":
+        """Takes `pixels` of another instance as they are, without a copy; `options` are the constructor's."""
+        padding = options["crop_padding"]
+        none = pixels[:0, padding : -padding or None, padding : -padding or None].permute(0, 3, 1, 2)
+        images = cls(none, labels, **options)
+        images.pixels = pixels
+        return images
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -142,10 +152,10 @@ class DeviceImages:
             columns = left[:, None] + np.where(flipped[:, None], np.arange(side)[::-1], np.arange(side))
         width = side + 2 * padding
         lines = (index[:, None] * width + rows) * width
-        device = self._pixels.device
+        device = self.pixels.device
         # One look-up of whole pixels (3 bytes) is faster than indexing by (image, row, column).
         place = torch.from_numpy((lines[:, :, None] + columns[:, None, :]).reshape(-1)).to(device)
-        pixels = self._pixels.view(-1, 3).index_select(0, place).view(len(index), side, side, 3)
+        pixels = self.pixels.view(-1, 3).index_select(0, place).view(len(index), side, side, 3)
         pixels = pixels.permute(0, 3, 1, 2)
         if train and self._rand_augment is not None:
             pixels = self._rand_augment.batch(pixels, epoch=epoch, index=index)
@@ -173,8 +183,8 @@ class DeviceImages:
         first = torch.from_numpy(
             np.stack([_below(bits, self.size), _below(bits >> np.uint64(16), self.size)])
         )
-        first = first.to(self._pixels.device)[..., None] - self.cutout // 2
-        place = torch.arange(self.size, device=self._pixels.device)
+        first = first.to(self.pixels.device)[..., None] - self.cutout // 2
+        place = torch.arange(self.size, device=self.pixels.device)
         inside = (place >= first) & (place < first + self.cutout)
         return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 

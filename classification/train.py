@@ -17,6 +17,7 @@ from backbones.costs import profile
 from backbones.ranges import under
 from backbones.spec import Preprocessing
 from backbones.statistics import warn_of_few_values, warn_of_slow_statistics
+from classification.callbacks import ExponentialAverage, L2Gradient
 from classification.config import ClassificationConfig, ImageDataConfig
 from classification.data import ImageSet, open_images
 from classification.decoded_images import DecodedImages, stack
@@ -25,7 +26,7 @@ from classification.evaluation import evaluate, evaluation_loader, log_mistakes
 from classification.mistakes import Mistakes, find_mistakes, write_mistakes
 from classification.mixing import Mixing
 from classification.module import ClassificationModule, DropPathSchedule, classification_loss
-from classification.optimizers import ExponentialAverage, L2Gradient, build_optimizer, build_schedule
+from classification.optimizers import build_optimizer, build_schedule
 from classification.predictions import Predictions
 from classification.rand_augment import RandAugment
 from runtime.best import BestFigure

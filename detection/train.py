@@ -10,7 +10,7 @@ import lightning as L
 import torch
 
 from backbones.statistics import warn_of_few_values, warn_of_slow_statistics
-from classification.optimizers import ExponentialAverage
+from classification.callbacks import ExponentialAverage
 from detection.data.images import DetectionImages, collate
 from detection.detector import Detector
 from detection.engines.config import C4_STRIDE, C4Config

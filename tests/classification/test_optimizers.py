@@ -10,16 +10,10 @@ from torch import nn
 from backbones.network import NASNet
 from backbones.published import NASNET_A
 from backbones.spec import NetworkSpec
+from classification.callbacks import ExponentialAverage, L2Gradient
 from classification.config import RecipeConfig
 from classification.module import classification_loss
-from classification.optimizers import (
-    ExponentialAverage,
-    L2Gradient,
-    TFRMSProp,
-    build_optimizer,
-    build_schedule,
-    cosine,
-)
+from classification.optimizers import TFRMSProp, build_optimizer, build_schedule, cosine
 
 
 def small_network(**options):
