@@ -76,12 +76,12 @@ def _choices() -> Mapping[str, Mapping[str, Any]]:
     from detection.engines.config import ENGINES
     from detection.training.recipe import DetectionRecipe
     from runtime.config import LOGGERS, LoggerConfig, TrainerConfig
-    from search.executors.config import InlineConfig
+    from search.executors.config import InlineConfig, ProcessConfig
     from search.strategies.config import ControllerConfig, RandomConfig
 
     return {
         "strategy": {"controller": ControllerConfig, "random": RandomConfig},
-        "executor": {"inline": InlineConfig},
+        "executor": {"inline": InlineConfig, "process": ProcessConfig},
         "data": {"images_schema": ImageDataConfig, "coco": CocoDataConfig, "scenes": ScenesDataConfig},
         "backbone": {
             "schema": BackboneConfig,

@@ -1,8 +1,13 @@
 """How this process was started: by whom, and as which of a training run's processes."""
 
+import ctypes
 import os
+import signal
+import sys
 import threading
 import time
+
+PR_SET_PDEATHSIG = 1
 
 
 def launched_rank() -> int:
@@ -35,3 +40,18 @@ def end_with_parent(parent: int | None = None) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="end with parent").start()
+
+
+def die_with_parent(parent: int) -> None:
+    """Has the kernel kill this process when the thread that started it ends, even inside native code.
+
+    parent: the process id of the one that started it, which may be gone already. Where there is no such
+    call, as on macOS, `end_with_parent` does what it can."""
+    if sys.platform != "linux":
+        end_with_parent(parent)
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:  # it ended before the call
+        os._exit(1)

@@ -19,3 +19,9 @@ def predicted_cost(genotype: Genotype, config: ChildConfig, images: int, num_cla
 
 
 MULTIPLY_ADDS_PER_SECOND, BYTES_PER_SECOND = 1.15e10, 5.35e8
+
+
+def predicted_memory(genotype: Genotype, config: ChildConfig) -> int:
+    """Peak resident bytes of the process that trains a child on the CPU. PROVISIONAL"""
+    costs = profile(config.spec(genotype.canonical()), num_classes=10)
+    return round(6e8 + 1.6 * config.batch_size * costs.activation_bytes)

@@ -3,9 +3,11 @@
 import dataclasses
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from backbones.genotype import Genotype
@@ -13,8 +15,9 @@ from backbones.ranges import KEY, ConfigError
 from classification.config import ImageDataConfig
 from runtime.device import resolve_device
 from search.children.config import ChildConfig
-from search.children.cost import predicted_cost
+from search.children.cost import predicted_cost, predicted_memory
 from search.children.images import ChildImages
+from search.children.shared_images import kept_on_disk
 from search.children.training import train_child
 from search.messages import ChildTask, Cost, Evaluator, OpenEvaluator, Result
 
@@ -46,11 +49,35 @@ class ChildTraining:
 
 @dataclass(frozen=True)
 class OpenTraining:
-    """Opens the images of a search and returns who trains on them; the same object each time in a process."""
+    """Opens the images of a search and returns who trains on them; the same object each time in a process.
+
+    Its further attributes are what executors of several processes ask for."""
 
     data: ImageDataConfig
     child: ChildConfig
     seed: int
+
+    @property
+    def device(self) -> str:
+        return self.child.device
+
+    @property
+    def threads(self) -> int:
+        return self.child.threads
+
+    @property
+    def timeout_seconds(self) -> float | None:
+        return self.child.timeout_seconds
+
+    def predicted_memory(self, genotype: Genotype) -> int:
+        return predicted_memory(genotype, self.child)
+
+    @contextmanager
+    def shared(self) -> Iterator["OpenShared"]:
+        """For processes of this machine: maps files that hold the images, which exist inside this block."""
+        with kept_on_disk(self().images) as folder:
+            del self.__dict__["_training"]  # whose images nobody needs in this process any more
+            yield OpenShared(folder, self.data, self.child)
 
     @cached_property
     def _training(self) -> ChildTraining:
@@ -62,6 +89,18 @@ class OpenTraining:
     def __getstate__(self) -> dict[str, Any]:
         """Without the images: another process opens its own."""
         return {name: getattr(self, name) for name in ("data", "child", "seed")}
+
+
+@dataclass(frozen=True)
+class OpenShared:
+    """`OpenTraining` on images that lie in files."""
+
+    folder: Path
+    data: ImageDataConfig
+    child: ChildConfig
+
+    def __call__(self) -> ChildTraining:
+        return ChildTraining(ChildImages.load(self.folder, self.data, self.child), self.child)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,12 @@ The whole set lies on the device as bytes (see `classification.device_images`); 
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from backbones.ranges import KEY, ConfigError, under
 from classification.config import ImageDataConfig
@@ -16,6 +19,8 @@ from classification.device_images import DeviceImages
 from runtime.device import resolve_device
 from runtime.random import derive
 from search.children.config import ChildConfig
+
+FACTS = "facts.json"
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,44 @@ class ChildImages:
         # From here on an index counts the images on the device.
         places = np.searchsorted(used, training), np.searchsorted(used, validation)
         return cls(resident, len(images.classes), *places, record)
+
+    def save(self, folder: Path) -> None:
+        """Writes all of it as files that `load` maps into memory; `folder` must exist."""
+        for name, array in self.arrays().items():
+            np.save(folder / f"{name}.npy", array)
+        facts = {"num_classes": self.num_classes, "record": self.record}
+        (folder / FACTS).write_text(json.dumps(facts))
+
+    @classmethod
+    def load(cls, folder: Path, data: ImageDataConfig, child: ChildConfig) -> "ChildImages":
+        """What `save` wrote of images that were opened with the same configuration.
+
+        On the CPU all processes of a machine share the pixels; nothing is read before it is needed."""
+        facts = json.loads((folder / FACTS).read_text())
+        # Copy-on-write, and nothing writes: PyTorch warns of arrays that cannot be written.
+        pixels = torch.from_numpy(np.load(folder / "pixels.npy", mmap_mode="c"))
+        labels = torch.from_numpy(np.load(folder / "labels.npy"))
+        device = resolve_device(child.device)
+        images = DeviceImages.from_padded(
+            pixels.to(device),
+            labels.to(device),
+            size=child.image_size,
+            mean=data.mean,
+            std=data.std,
+            crop_padding=data.crop_padding,
+            flip=data.flip,
+        )
+        places = (np.load(folder / f"{name}.npy") for name in ("training", "validation"))
+        return cls(images, facts["num_classes"], *places, facts["record"])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The padded pixels, the labels and both index arrays, by name."""
+        return {
+            "pixels": self.images.pixels.cpu().numpy(),
+            "labels": self.images.labels.cpu().numpy(),
+            "training": self.training,
+            "validation": self.validation,
+        }
 
 
 def split(images: ImageSet, child: ChildConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -63,7 +63,7 @@ def train_child(genotype: Genotype, task: ChildTask, images: ChildImages, config
             # Read once per epoch: every look at a loss waits for the device.
             if not math.isfinite(losses.item()):
                 raise ChildFailed(Failure.NOT_FINITE, f"the loss was {losses.item()} in epoch {epoch}")
-            curve.append(_accuracy(network, images, 4 * config.batch_size))
+            curve.append(_accuracy(network, images, config.batch_size))
             if curve[-1] < (config.stop_below or {}).get(epoch + 1, 0):
                 break
     return Result(
@@ -118,13 +118,14 @@ def _reset_peak(device: torch.device) -> None:
 
 
 def _peak_bytes(device: torch.device) -> int | None:
-    """High-water mark since the reset: of the allocator on CUDA, of the whole process elsewhere on Linux."""
+    """High-water mark since the reset: of the allocator on CUDA, of the process without files on Linux."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if not _STATUS.exists():
         return None
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
+    lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+    peak, files = (int(lines[name].split()[0]) for name in ("VmHWM", "RssFile"))
+    return 1024 * (peak - files)  # mapped images and libraries, which all processes share
 
 
 _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")

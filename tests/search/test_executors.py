@@ -1,28 +1,24 @@
 import dataclasses
+from contextlib import closing
 
 import pytest
-import torch
-from toy_search import Opens, ScrambledConfig
+from small_evaluators import RAISES, Behaves, task
+from toy_search import ScrambledConfig
 
-from backbones.genotype import GenotypeError
 from search.children.attempt import report_progress
-from search.executors.config import InlineConfig
-from search.messages import ChildFailed, ChildTask, Failure, Proposal, Result
-from search.space import Space
-
-
-def task(number, **settings):
-    space = Space(blocks=1)
-    decisions = space.sample(0, number)
-    return ChildTask(Proposal(number, space.decode(decisions), decisions), seed=number, **settings)
-
-
-def score(genotype, task):
-    return Result(task.proposal, reward=task.proposal.number / 10)
+from search.executors.config import InlineConfig, ProcessConfig
+from search.messages import Failure, Result
 
 
 class ExecutorContract:
-    """The laws of `Executor`; a subclass gives the fixture `config`, of one device."""
+    """The laws of `Executor`; a subclass gives the fixture `config`, of one device.
+
+    A test leaves the executor as it found it, so that slow ones may be shared."""
+
+    @pytest.fixture
+    def executor(self, config):
+        with closing(config.build(Behaves(), "search")) as executor:
+            yield executor
 
     def drain(self, executor, tasks):
         results, waiting, running = [], list(tasks), 0
@@ -35,52 +31,52 @@ class ExecutorContract:
             running -= len(new)
         return results
 
-    def test_every_task_gives_one_result(self, config):
-        results = self.drain(config.build(Opens(score), "search"), [task(n) for n in range(8)])
+    def test_every_task_gives_one_result(self, executor):
+        results = self.drain(executor, [task(n) for n in range(8)])
         assert sorted((r.proposal.number, r.reward) for r in results) == [(n, n / 10) for n in range(8)]
 
-    def test_capacity_returns_when_work_is_done(self, config):
-        executor = config.build(Opens(score), "search")
+    def test_a_result_says_where_it_was_made(self, executor):
+        (result,) = self.drain(executor, [task(0)])
+        assert result.site.pid > 1
+        assert result.site.device == "cpu"
+
+    def test_capacity_returns_when_work_is_done(self, executor):
         free = executor.capacity()
         assert free >= 1
         self.drain(executor, [task(0)])
         assert executor.capacity() == free
 
-    def test_busy_executor_refuses(self, config):
-        executor = config.build(Opens(score), "search")
-        for number in range(executor.capacity()):
+    def test_busy_executor_refuses(self, executor):
+        free = executor.capacity()
+        for number in range(free):
             executor.submit(task(number))
         with pytest.raises(RuntimeError):
             executor.submit(task(99))
+        results: list[Result] = []
+        while len(results) < free:
+            results += executor.poll()
 
-    def test_cancelled_task_gives_no_result(self, config):
-        executor = config.build(Opens(score), "search")
+    def test_cancelled_task_gives_no_result(self, executor):
         executor.submit(task(3))
         executor.cancel(3)
         executor.cancel(4)
         assert [result.proposal.number for result in self.drain(executor, [task(5)])] == [5]
         assert list(executor.poll()) == []
 
-    def test_poll_without_tasks_is_empty(self, config):
-        assert list(config.build(Opens(score), "search").poll()) == []
+    def test_poll_without_tasks_is_empty(self, executor):
+        assert list(executor.poll()) == []
 
-    def test_a_running_child_tells_how_far_it_is(self, config):
-        def reporting(genotype, task):
-            for epoch in range(task.proposal.number):
-                report_progress(epoch + 0.5, 3)
-            return score(genotype, task)
-
-        executor, told = config.build(Opens(reporting), "search"), []
+    def test_a_running_child_tells_how_far_it_is(self, executor):
+        told = []
         for number in (1, 2):
-            executor.submit(task(number))
+            executor.submit(task(number, "report"))
             while not executor.poll(lambda *told_now: told.append(told_now)):
                 pass
         assert told == [(1, 0.5, 3), (2, 0.5, 3), (2, 1.5, 3)]
         report_progress(0.5, 3)  # outside a search nobody listens
         assert len(told) == 3
 
-    def test_task_that_is_to_be_alone_ends_after_those_before_it_and_lets_none_in(self, config):
-        executor = config.build(Opens(score), "search")
+    def test_task_that_is_to_be_alone_ends_after_those_before_it_and_lets_none_in(self, executor):
         before = [task(number) for number in range(executor.capacity() - 1)]
         for each in before:
             executor.submit(each)
@@ -94,57 +90,55 @@ class ExecutorContract:
         assert [result.proposal.number for result in results][-1] == 99
         assert executor.capacity() == len(before) + 1
 
-    def test_alone_counts_for_one_task_only(self, config):
-        executor = config.build(Opens(score), "search")
+    def test_alone_counts_for_one_task_only(self, executor):
         free = executor.capacity()
         self.drain(executor, [task(0, alone=True)])
         executor.submit(task(1))
         assert executor.capacity() == free - 1
+        while not executor.poll():
+            pass
 
-    @pytest.mark.parametrize(
-        ("error", "failure"),
-        [
-            (ChildFailed(Failure.TIMEOUT, "late"), Failure.TIMEOUT),
-            (GenotypeError("normal.blocks is empty"), Failure.INVALID),
-            (MemoryError(), Failure.OUT_OF_MEMORY),
-            (torch.OutOfMemoryError("CUDA out of memory"), Failure.OUT_OF_MEMORY),
-            (RuntimeError("DefaultCPUAllocator: can't allocate memory"), Failure.OUT_OF_MEMORY),
-            (ZeroDivisionError("division by zero"), Failure.CRASH),
-        ],
-    )
-    def test_what_an_evaluator_raises_is_a_typed_failure(self, config, error, failure):
-        def evaluator(genotype, task):
-            raise error
+    def test_what_an_evaluator_raises_is_a_typed_failure(self, executor):
+        results = self.drain(executor, [task(number, number) for number in range(len(RAISES))])
+        found = {result.proposal.number: (result.reward, result.failure) for result in results}
+        assert found == {number: (None, failure) for number, (_, failure) in enumerate(RAISES)}
 
-        (result,) = self.drain(config.build(Opens(evaluator), "search"), [task(0)])
-        assert (result.reward, result.failure) == (None, failure)
-
-    def test_evaluator_that_answers_for_another_child_has_crashed(self, config):
-        executor = config.build(Opens(lambda genotype, given: Result(task(7).proposal, reward=1.0)), "search")
-        (result,) = self.drain(executor, [task(0)])
+    def test_evaluator_that_answers_for_another_child_has_crashed(self, executor):
+        (result,) = self.drain(executor, [task(0, "answer for another")])
         assert result.proposal.number == 0
         assert result.failure is Failure.CRASH
 
-    def test_interrupts_pass_through(self, config):
-        def evaluator(genotype, task):
-            raise KeyboardInterrupt
 
+class InTheDriver:
+    """Executors whose children run in the process of the search."""
+
+    def test_interrupts_pass_through(self, executor):
         with pytest.raises(KeyboardInterrupt):
-            self.drain(config.build(Opens(evaluator), "search"), [task(0)])
+            self.drain(executor, [task(0, "interrupt")])
 
 
-class TestInline(ExecutorContract):
+class TestInline(ExecutorContract, InTheDriver):
     @pytest.fixture
     def config(self):
         return InlineConfig()
 
 
-class TestScrambled(ExecutorContract):
+class TestScrambled(ExecutorContract, InTheDriver):
     """The fake of the search's tests keeps the laws, too."""
 
     @pytest.fixture
     def config(self):
         return ScrambledConfig()
+
+
+class TestProcesses(ExecutorContract):
+    """Further laws of processes: tests/search/test_processes.py."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls):
+        with closing(ProcessConfig(workers=2).build(Behaves(), "search")) as executor:
+            yield executor
 
 
 def test_result_has_either_a_reward_or_a_failure():
