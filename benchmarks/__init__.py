@@ -10,6 +10,7 @@ COMMANDS = (
     "benchmarks.detection_data",
     "benchmarks.detection_evaluation",
     "benchmarks.memory",
+    "benchmarks.search",
     "benchmarks.startup",
 )
 
