@@ -1,7 +1,4 @@
-"""A child as a plain script trains it: a fresh process, a DataLoader of PIL images, NCHW, PyTorch's defaults.
-
-python -m benchmarks.plain_child FILE       as `PlainLoop` writes the file; prints the accuracy
-"""
+"""A child as a plain script trains it: a fresh process, a DataLoader of PIL images, NCHW, usual settings."""
 
 import json
 import os
@@ -94,7 +91,7 @@ class PlainLoop:
         file.write_text(json.dumps(order))
         before = os.times()
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.plain_child", str(file)],
+            [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}\n{RUN}", str(file)],
             capture_output=True,
             text=True,
             check=False,
@@ -106,13 +103,19 @@ class PlainLoop:
         return float(done.stdout), seconds
 
 
+RUN = "from benchmarks.plain_child import main; main(sys.argv[1])"
 CHILD_KEYS = (
     *("cells_per_stage", "filters", "image_size", "epochs", "batch_size", "lr", "momentum"),
     *("weight_decay", "clip_norm", "device"),
 )
 
 
-def main(order: dict[str, Any]) -> float:
+def main(file: str) -> None:
+    """The process: trains as `PlainLoop` wrote it to `file` and prints the accuracy."""
+    print(train(json.loads(Path(file).read_text())))
+
+
+def train(order: dict[str, Any]) -> float:
     torch.set_num_threads(order["threads"])
     torch.manual_seed(order["seed"])
     child = ChildConfig(**{name: order[name] for name in CHILD_KEYS})
@@ -154,7 +157,3 @@ def main(order: dict[str, Any]) -> float:
         for images, labels in validation:
             hits += int((network(images.to(device)).argmax(1).cpu() == labels).sum())
     return hits / len(parts[1])
-
-
-if __name__ == "__main__":
-    print(main(json.loads(Path(sys.argv[1]).read_text())))
