@@ -38,6 +38,7 @@ gpu-check:  ## on a CUDA GPU: every path of the networks against the CPU, then t
 		else 'make gpu-check needs a CUDA GPU, and PyTorch finds none on this machine')"
 	$(PYTHON) -m pytest -m gpu tests/gpu
 	$(PYTHON) -m benchmarks.backbones --device cuda
+	$(PYTHON) -m benchmarks.search keys --device cuda --cells 8 --rounds 1 --workers 1 2 4
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ COMMANDS = (
     "benchmarks.driver",
     "benchmarks.learning",
     "benchmarks.memory",
+    "benchmarks.search",
     "benchmarks.startup",
 )
 

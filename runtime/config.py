@@ -18,7 +18,11 @@ from celltransfer import not_installed
 
 RENAMED = {"recipe.lr_batch_size": "recipe.reference_batch_size", "trainer.accelerator": "trainer.device"}
 """Old names of keys: new names."""
-ADDED = {"recipe.head_init": "fan_out"}
+ADDED: dict[str, object] = {
+    "recipe.head_init": "fan_out",
+    "child.precision": "32-true",
+    "child.channels_last": True,
+}
 """Keys that older runs did not have: the value that they had."""
 LOGGERS = ("csv", "wandb", "tensorboard", "none")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")

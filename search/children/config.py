@@ -10,6 +10,8 @@ from backbones.spec import NetworkSpec, check_sizes
 from classification.config import MOST_IMAGES
 from runtime.config import MOST_PROCESSES, check_device_name
 
+PRECISIONS = ("32-true", "bf16-mixed")
+
 
 @dataclass(kw_only=True)
 class ChildConfig:
@@ -46,6 +48,10 @@ class ChildConfig:
     """Wall time after which a child fails; checked at every step."""
     threads: int = 1
     """CPU threads of one child. Rewards repeat exactly only with the same number."""
+    precision: str = "32-true"
+    """`32-true`, or `bf16-mixed`: on CPUs without bf16 instructions many times slower."""
+    channels_last: bool = True
+    """Keep images and weights in channels-last order, which convolutions prefer; False: NCHW."""
     device: str = "auto"
     """`auto` (cuda where there is one, else cpu), `cpu`, `cuda` or `cuda:<number>`."""
 
@@ -59,6 +65,7 @@ class ChildConfig:
         self._check_stop_below()
         require(self, "batch_norm_momentum", above=0, most=1)
         require(self, "weight_decay", least=0)
+        require(self, "precision", among=PRECISIONS)
         check_device_name(self.device)
 
     def _check_stop_below(self) -> None:

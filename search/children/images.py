@@ -81,8 +81,8 @@ class ChildImages:
             crop_padding=data.crop_padding,
             flip=data.flip,
         )
-        places = (np.load(folder / f"{name}.npy") for name in ("training", "validation"))
-        return cls(images, facts["num_classes"], *places, facts["record"])
+        training, validation = (np.load(folder / f"{name}.npy") for name in ("training", "validation"))
+        return cls(images, facts["num_classes"], training, validation, facts["record"])
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The padded pixels, the labels and both index arrays, by name."""

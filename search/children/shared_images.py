@@ -55,7 +55,7 @@ def _digest(images: ChildImages) -> str:
     digest = hashlib.sha256()
     for name, array in images.arrays().items():
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(memoryview(array).cast("B"))
+        digest.update(array.data)
     return digest.hexdigest()[:32]
 
 

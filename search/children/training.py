@@ -41,7 +41,9 @@ def train_child(genotype: Genotype, task: ChildTask, images: ChildImages, config
         torch.manual_seed(task.seed)
         # As the paper's children start: TF's rule for the classifier, too.
         network = NASNet(config.spec(genotype.canonical()), images.num_classes, head_init="fan_out")
-        network = network.to(device).to(memory_format=torch.channels_last)
+        network = network.to(device)
+        if config.channels_last:
+            network = network.to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(
             decay_groups(network, config.weight_decay), lr=config.lr, momentum=config.momentum
         )
@@ -63,7 +65,7 @@ def train_child(genotype: Genotype, task: ChildTask, images: ChildImages, config
             # Read once per epoch: every look at a loss waits for the device.
             if not math.isfinite(losses.item()):
                 raise ChildFailed(Failure.NOT_FINITE, f"the loss was {losses.item()} in epoch {epoch}")
-            curve.append(_accuracy(network, images, config.batch_size))
+            curve.append(_accuracy(network, images, config))
             if curve[-1] < (config.stop_below or {}).get(epoch + 1, 0):
                 break
     return Result(
@@ -88,7 +90,7 @@ def _step(
     config: ChildConfig,
 ) -> Tensor:
     pixels, labels = images.batch(chosen, epoch=epoch, seed=seed, train=True)
-    loss = functional.cross_entropy(network(pixels), labels)
+    loss = functional.cross_entropy(_logits(network, pixels, config), labels)
     optimizer.zero_grad()
     loss.backward()
     if config.clip_norm is not None:
@@ -98,16 +100,25 @@ def _step(
     return loss.detach()
 
 
+def _logits(network: NASNet, pixels: Tensor, config: ChildConfig) -> Tensor:
+    """`[M, classes]` float32."""
+    if not config.channels_last:
+        pixels = pixels.contiguous()  # `DeviceImages` gives channels last
+    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=config.precision == "bf16-mixed"):
+        return network(pixels).float()
+
+
 @torch.inference_mode()
-def _accuracy(network: NASNet, images: ChildImages, batch_size: int) -> float:
+def _accuracy(network: NASNet, images: ChildImages, config: ChildConfig) -> float:
+    # Batches as in training: four times as many images need more memory than a training step.
     network.eval()
-    hits = 0
-    for start in range(0, len(images.validation), batch_size):
-        chosen = images.validation[start : start + batch_size]
+    hits = torch.zeros((), dtype=torch.int64, device=images.images.labels.device)
+    for start in range(0, len(images.validation), config.batch_size):
+        chosen = images.validation[start : start + config.batch_size]
         pixels, labels = images.images.batch(chosen, epoch=0, seed=0, train=False)
-        hits += int((network(pixels).argmax(dim=1) == labels).sum())
+        hits += (_logits(network, pixels, config).argmax(dim=1) == labels).sum()
     network.train()
-    return hits / len(images.validation)
+    return int(hits) / len(images.validation)
 
 
 def _reset_peak(device: torch.device) -> None:

@@ -96,8 +96,9 @@ class ProcessExecutor:
         device = max(self._devices, key=Device.free)
         if device.free() < 1:
             raise RuntimeError(f"child {task.proposal.number} was submitted to a busy executor")
-        bounded = self._predict is not None and device.memory is not None
-        memory = self._predict(task.proposal.genotype) if bounded else 0
+        memory = 0
+        if self._predict is not None and device.memory is not None:
+            memory = self._predict(task.proposal.genotype)
         device.tasks.append(Packed(task, memory))
         self._assign()
 

@@ -5,6 +5,8 @@ reach the whole process group, are the driver's to handle. When the driver is go
 kernel kills the worker, even inside native code.
 """
 
+import ctypes
+import gc
 import os
 import sys
 import time
@@ -71,6 +73,14 @@ def work(pipe: Connection) -> None:
         result = attempt(evaluator, task, reports)
         reports.flush()
         pipe.send(result)
+        return_memory()
+
+
+def return_memory() -> None:
+    """Gives freed memory back to the kernel; glibc would keep 2 GB of a child's tensors for the next one."""
+    gc.collect()
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 class _Reports:

@@ -105,6 +105,7 @@ def test_a_search_of_its_own_children_trains_them_and_remembers_the_split(images
         {"weight_decay": 1.0},
         {"clip_norm": 0.1},
         {"batch_norm_momentum": 0.9},
+        {"precision": "bf16-mixed"},
     ],
 )
 def test_every_setting_of_training_matters(images, setting):
