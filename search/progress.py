@@ -57,7 +57,7 @@ class Progress:
 
         The entropy, in nats, is the mean of the negative log-probabilities of the LATE newest proposals, an
         estimate that needs no knowledge of the policy; there is none where proposals have no probability."""
-        found = {}
+        found: dict[str, float] = {}
         if self._scored:
             # The sum is exact: one of floats would round differently with the order of finishing.
             found |= {"best": self._best, "mean": float(self._total / self._scored)}

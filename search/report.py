@@ -11,7 +11,7 @@ import shlex
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def _written(percents: bool, value: float | None) -> str:
 
 def _figures(searches: Sequence[History], groups: Sequence[Group], write: Any) -> list[tuple[str, str]]:
     children = sum(len(search.rows) for search in searches)
-    best = max((search.best[0].reward for search in searches if search.best), default=None)
+    best = max((search.best[0].reward or 0.0 for search in searches if search.best), default=None)
     hours = sum(search.cpu_hours for search in searches)
     wall = sum(float(search.snapshot.facts.get("seconds") or 0) for search in searches)
     return [
@@ -300,7 +300,7 @@ def _pareto(
             series.append(Series(f"line-{i}", "dots", thinned(sorted(dots), DOTS)))
         line = [(float(cost_of(row, cost) or 0.0), row.accuracy or 0.0) for row in front]
         series.append(Series("front", "steps", line))
-        text = short if cost in COSTS else _hours
+        text: Callable[[Any], str] = short if cost in COSTS else _hours
         label = cost.replace("_", "-") if cost == "multiply_adds" else cost.replace("_", " ")
         table = [
             (home[id(row)], row, text(cost_of(row, cost)), write(row.accuracy)) for row in front[-FRONT:]

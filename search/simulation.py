@@ -192,7 +192,7 @@ def _mean_z(rows: Sequence[ChildRow], config: SimulateConfig, space: Space, rewa
         decisions = space.sample(seed, 0)
         task = ChildTask(Proposal(number, space.decode(decisions), decisions), seed)
         random.append(rewards(task.proposal.genotype, task))
-    numbers = [float(each.reward if isinstance(each, Result) else each) for each in random]
+    numbers = [float((each.reward or 0.0) if isinstance(each, Result) else each) for each in random]
     scored = [row.reward for row in rows if row.reward is not None]
     sd = statistics.stdev(numbers)
     return (statistics.fmean(scored) - statistics.fmean(numbers)) / sd if scored and sd else math.nan

@@ -56,7 +56,7 @@ def ledger_of(place: Path) -> Path:
 def show(path: Path, now: float) -> RenderableType:
     """What the ledger says, as tables. now: Unix time."""
     snapshot, driver = Snapshot.read(path), owner(path.parent)
-    parts = [_facts(snapshot, path, driver, now)]
+    parts: list[RenderableType] = [_facts(snapshot, path, driver, now)]
     if snapshot.best:
         parts.append(_best(snapshot))
     if running := [each for each in snapshot.attempts if each.ended is None]:
