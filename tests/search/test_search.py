@@ -11,7 +11,8 @@ import toy_search
 from toy_search import Favourite, ScrambledConfig, evaluator, history, toy_config
 
 from search.config import BudgetConfig
-from search.ledger.reader import read_children
+from search.ledger.digest import digest
+from search.ledger.reader import LEDGER, read_children
 from search.ledger.writer import Ledger
 from search.messages import Failure, SearchPaused
 from search.run import run
@@ -21,16 +22,27 @@ CHILDREN = 30
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def unbroken_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken")
     run(toy_config(folder, CHILDREN))
-    return history(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(unbroken_folder):
+    return history(unbroken_folder)
+
+
+@pytest.fixture(scope="module")
+def whole(unbroken_folder):
+    """The digest of the unbroken search."""
+    return digest(unbroken_folder / LEDGER)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_order_of_finishing_changes_nothing(unbroken, tmp_path, seed):
+def test_order_of_finishing_changes_nothing(whole, tmp_path, seed):
     run(toy_config(tmp_path, CHILDREN, executor=ScrambledConfig(slots=1 + 3 * seed, seed=seed)))
-    assert history(tmp_path) == unbroken
+    assert digest(tmp_path / LEDGER) == whole
 
 
 def test_proposals_learn_from_what_is_virtually_finished_and_nothing_else(unbroken):
@@ -60,17 +72,17 @@ def test_duplicate_reuses_the_result_of_the_lowest_number_and_takes_as_long(unbr
 
 
 @pytest.mark.parametrize("first", [1, 3, 4, 11, 29])
-def test_extended_budget_gives_what_the_larger_one_would_have(unbroken, tmp_path, first):
+def test_extended_budget_gives_what_the_larger_one_would_have(unbroken, whole, tmp_path, first):
     run(toy_config(tmp_path, first))
     assert history(tmp_path) == [
         (*row[:9], expected[9], *row[10:]) for row, expected in zip(unbroken, history(tmp_path), strict=False)
     ]
     content = run(toy_config(tmp_path, CHILDREN))
     assert content["metrics"]["children"] == CHILDREN
-    assert history(tmp_path) == unbroken
+    assert digest(tmp_path / LEDGER) == whole
 
 
-def test_search_killed_at_any_commit_continues_as_if_nothing_had_happened(unbroken, tmp_path, monkeypatch):
+def test_search_killed_at_any_commit_continues_as_if_nothing_had_happened(whole, tmp_path, monkeypatch):
     left, transaction = 0, Ledger.transaction
 
     def dying(ledger):
@@ -91,10 +103,10 @@ def test_search_killed_at_any_commit_continues_as_if_nothing_had_happened(unbrok
         except SystemExit:
             continue
     assert lives > 8
-    assert history(tmp_path) == unbroken
+    assert digest(tmp_path / LEDGER) == whole
 
 
-def test_search_killed_outright_continues_as_if_nothing_had_happened(unbroken, tmp_path):
+def test_search_killed_outright_continues_as_if_nothing_had_happened(whole, tmp_path):
     program = (
         "from toy_search import toy_config\nfrom search.run import run, search_id\n"
         f"run(toy_config({str(tmp_path)!r}, {CHILDREN}, evaluator={evaluator(kill_at=7)!r}))"
@@ -107,11 +119,11 @@ def test_search_killed_outright_continues_as_if_nothing_had_happened(unbroken, t
     with closing(Ledger(tmp_path / "search.sqlite")) as ledger:
         assert ledger.fact("seconds") > 0
     run(toy_config(tmp_path, CHILDREN, evaluator=evaluator(kill_at=7)))
-    assert history(tmp_path) == unbroken
+    assert digest(tmp_path / LEDGER) == whole
     assert read_children(tmp_path / "search.sqlite")[7].attempts == 2
 
 
-def test_interrupt_leaves_a_search_that_continues(unbroken, tmp_path, monkeypatch):
+def test_interrupt_leaves_a_search_that_continues(whole, tmp_path, monkeypatch):
     score = Favourite.__call__
 
     def interrupted(self, genotype, task):
@@ -126,7 +138,7 @@ def test_interrupt_leaves_a_search_that_continues(unbroken, tmp_path, monkeypatc
     assert (row.status, row.attempts) == ("queued", 0)
     monkeypatch.undo()
     run(toy_config(tmp_path, CHILDREN))
-    assert history(tmp_path) == unbroken
+    assert digest(tmp_path / LEDGER) == whole
 
 
 @pytest.mark.parametrize(
@@ -148,13 +160,13 @@ def test_failure_is_final_only_when_it_is_the_childs_own(tmp_path, failures, att
     assert (row.reward is None) == (final is not None)
 
 
-def test_retried_children_change_nothing(unbroken, tmp_path):
+def test_retried_children_change_nothing(whole, tmp_path):
     run(
         toy_config(
             tmp_path, CHILDREN, evaluator=evaluator(failures={1: ["crash"], 12: ["host lost", "timeout"]})
         )
     )
-    assert history(tmp_path) == unbroken
+    assert digest(tmp_path / LEDGER) == whole
 
 
 def test_child_that_keeps_losing_its_host_pauses_the_search(tmp_path):
@@ -189,7 +201,7 @@ def test_many_failures_in_a_row_pause_the_search(tmp_path):
     assert not (tmp_path / "genotype.json").exists()
 
 
-def test_hours_cut_a_prefix(unbroken, tmp_path, monkeypatch):
+def test_hours_cut_a_prefix(unbroken, whole, tmp_path, monkeypatch):
     now, trained, score = 0.0, [], Favourite.__call__
 
     def one_hour(self, genotype, task):
@@ -210,4 +222,4 @@ def test_hours_cut_a_prefix(unbroken, tmp_path, monkeypatch):
         rewards = {row[0]: row[10] for row in unbroken}
         assert all(row[10] == rewards[row[0]] for row in cut if row[8] == "done")
     run(toy_config(tmp_path, CHILDREN))
-    assert history(tmp_path) == unbroken
+    assert digest(tmp_path / LEDGER) == whole
