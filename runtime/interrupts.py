@@ -1,6 +1,7 @@
-"""Ctrl-C and SIGTERM during a training: the step is finished, a checkpoint written, the caller told.
+"""Ctrl-C and SIGTERM: what was begun is finished and written, the caller told.
 
-Lightning would drop what it did since the last checkpoint and end the process by `sys.exit`.
+Of a training run that is the step and a checkpoint: Lightning would drop what it did since the last checkpoint
+and end the process by `sys.exit`. Of a search it is the record of its children.
 """
 
 import os
@@ -40,6 +41,37 @@ def sigterm_as_interrupt() -> None:
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, interrupt)
+
+
+@contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Delivers Ctrl-C and SIGTERM when the block has ended; a second one within the block at once.
+
+    For a moment's work that must not be left half-done. Does nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    owner, noted = os.getpid(), list[int]()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if noted or os.getpid() != owner:  # a forked process ends as it would without us
+            restore()
+            signal.raise_signal(number)
+        noted.append(number)
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in _SIGNALS:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        restore()
+        if noted:
+            signal.raise_signal(noted[0])
 
 
 class Interrupted(BaseException):

@@ -16,6 +16,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
+from runtime.interrupts import interrupts_deferred
 from runtime.progress import track
 from runtime.random import derive
 from search.admission import Admission
@@ -99,7 +100,7 @@ class Search:
         return ChildTask(row.proposal, derive(self._seed, "child", row.cell_key), attempt, row.alone)
 
     def run(self) -> None:
-        """Runs until the budget is spent. An interrupt leaves the children that were running queued."""
+        """Runs until the budget is spent. Ctrl-C leaves the children that were running queued."""
         budget, done = self._budget.config, self._progress.done
         self._ledger.save(events=[("started", {"done": done, "budget": asdict(budget)})])
         try:
@@ -107,18 +108,21 @@ class Search:
                 while True:
                     self._propose()
                     self._progress.show(line)
-                    self._submit()
+                    with interrupts_deferred():
+                        self._submit()
                     if not self._running:
                         return
                     if results := self._executor.poll(partial(self._progress.show_running, line)):
-                        self._take(results)
+                        with interrupts_deferred():
+                            self._take(results)
                     else:
                         time.sleep(POLL_SECONDS)
         finally:
-            for number in self._running:
-                self._executor.cancel(number)
-            self._requeue([(row, "interrupted", {"uncount": True}) for row in self._running.values()])
-            self._ledger.save(facts={"seconds": self._budget.seconds()})
+            with interrupts_deferred():
+                for number in self._running:
+                    self._executor.cancel(number)
+                self._requeue([(row, "interrupted", {"uncount": True}) for row in self._running.values()])
+                self._ledger.save(facts={"seconds": self._budget.seconds()})
 
     def _propose(self) -> None:
         """Enters every group whose virtual start has come, one transaction each."""

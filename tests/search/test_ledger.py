@@ -265,42 +265,6 @@ def test_an_empty_file_is_no_ledger_and_a_new_one_takes_its_place(tmp_path):
     assert read_children(path) == [row(0)]
 
 
-def die_in(moment, path):
-    """Ends the process, as a kill does, at one of the moments at which a ledger is made."""
-
-    def die(*_args, **_kwargs):
-        os._exit(9)
-
-    if moment == "tables":
-        writer.TABLES = writer.TABLES.replace("CREATE INDEX", "SELECT die(); CREATE INDEX")
-        connect_ = sqlite3.connect
-
-        def connected(*args, **kwargs):
-            database = connect_(*args, **kwargs)
-            database.create_function("die", 0, die)
-            return database
-
-        sqlite3.connect = connected
-    elif moment == "sync":
-        os.fsync = die
-    else:
-        Path.replace = die
-    Ledger(path)
-
-
-@pytest.mark.parametrize("moment", ["tables", "sync", "rename"])
-def test_a_ledger_that_is_being_made_when_the_process_is_killed_can_be_made_again(tmp_path, moment):
-    path = tmp_path / "search.sqlite"
-    process = multiprocessing.get_context("fork").Process(target=die_in, args=(moment, path))
-    process.start()
-    process.join(timeout=60)
-    assert process.exitcode == 9
-    assert not path.exists()
-    with closing(Ledger(path)) as ledger:
-        ledger.save([row(0)])
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["search.sqlite"]
-
-
 def test_the_log_of_a_ledger_that_is_gone_is_not_given_to_a_new_one(tmp_path):
     log = tmp_path / "search.sqlite-wal"
     log.write_bytes(b"pages")

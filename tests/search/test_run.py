@@ -101,7 +101,7 @@ def test_search_is_named_by_what_decides_its_proposals():
         {"window": 5},
         {"strategy": RandomConfig()},
         {"data": dataclasses.replace(images, train_limit=7)},
-        {"evaluator": evaluator(kill_at=3)},
+        {"evaluator": evaluator(diary="other")},
     ):
         assert search_id(dataclasses.replace(config, **other)) != name
 

@@ -82,47 +82,6 @@ def test_extended_budget_gives_what_the_larger_one_would_have(unbroken, whole, t
     assert digest(tmp_path / LEDGER) == whole
 
 
-def test_search_killed_at_any_commit_continues_as_if_nothing_had_happened(whole, tmp_path, monkeypatch):
-    left, transaction = 0, Ledger.transaction
-
-    def dying(ledger):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise SystemExit("power cut before the commit")
-        return transaction(ledger)
-
-    monkeypatch.setattr(Ledger, "transaction", dying)
-    lives = 0
-    while True:
-        lives += 1
-        left = 2 + lives
-        try:
-            run(toy_config(tmp_path, CHILDREN, budget=BudgetConfig(children=CHILDREN, max_attempts=50)))
-            break
-        except SystemExit:
-            continue
-    assert lives > 8
-    assert digest(tmp_path / LEDGER) == whole
-
-
-def test_search_killed_outright_continues_as_if_nothing_had_happened(whole, tmp_path):
-    program = (
-        "from toy_search import toy_config\nfrom search.run import run, search_id\n"
-        f"run(toy_config({str(tmp_path)!r}, {CHILDREN}, evaluator={evaluator(kill_at=7)!r}))"
-    )
-    paths = [str(Path(toy_search.__file__).parent), str(Path(__file__).parents[2])]
-    code = f"import sys; sys.path[:0] = {paths!r}\n{program}"
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert killed.returncode == -9, killed.stderr.decode()
-    assert len([row for row in read_children(tmp_path / "search.sqlite") if row.status == "done"]) == 7
-    with closing(Ledger(tmp_path / "search.sqlite")) as ledger:
-        assert ledger.fact("seconds") > 0
-    run(toy_config(tmp_path, CHILDREN, evaluator=evaluator(kill_at=7)))
-    assert digest(tmp_path / LEDGER) == whole
-    assert read_children(tmp_path / "search.sqlite")[7].attempts == 2
-
-
 def test_interrupt_leaves_a_search_that_continues(whole, tmp_path, monkeypatch):
     score = Favourite.__call__
 

@@ -1,0 +1,121 @@
+"""A search that is killed, at whatever point, continues as if nothing had happened."""
+
+import json
+import os
+import tempfile
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from fault_points import in_fork, kill_at_point
+from toy_search import FAVOURITE, evaluator, toy_config
+
+from search.config import SpaceConfig
+from search.ledger.digest import digest
+from search.ledger.reader import LEDGER, connect, is_ledger, read_children
+from search.run import run
+from search.strategies.config import ControllerConfig
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where an fsync costs nothing: what a killed process has written is there in any case."""
+
+
+@pytest.fixture(scope="module")
+def folder():
+    place = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=place) as name:
+        yield Path(name)
+
+
+def short_search(run_dir):
+    """Eight children, an update of the controller, a duplicate (5 of 4), a child that crashes at first."""
+    given = evaluator(failures={3: ["crash"]}, diary=str(run_dir.with_name("diary")))
+    space = SpaceConfig(blocks=1, operations=[FAVOURITE, "conv_1x1"], combinations=["add"])
+    strategy = ControllerConfig(architectures_per_update=3, lr=0.01, hidden=8)
+    return run(toy_config(run_dir, 8, evaluator=given, strategy=strategy, space=space, seed=6))
+
+
+def runs(run_dir):
+    """How often each child has been run, of the search that began last."""
+    diary = run_dir.with_name("diary")
+    return Counter(map(int, diary.read_text().split())) if diary.exists() else Counter()
+
+
+def begun(run_dir):
+    """Attempts of each child, and those that were ended with a result, as the ledger has them."""
+    with closing(connect(run_dir / LEDGER, read_only=True)) as database:
+        found = database.execute("SELECT child, outcome FROM attempts").fetchall()
+    return Counter(child for child, _ in found), Counter(child for child, how in found if how == "done")
+
+
+@pytest.fixture(scope="module")
+def unbroken(folder):
+    """Folder of a search that was not killed, and the points at which it could have been."""
+    run_dir, points = folder / "unbroken", folder / "points.json"
+
+    def counted():
+        passed = []
+        kill_at_point(run_dir, 0, passed)
+        short_search(run_dir)
+        points.write_text(json.dumps(passed))
+
+    short_search(folder / "warm")  # what is imported late, and by every fork again
+    assert in_fork(counted, folder / "log") == 0, (folder / "log").read_text()
+    rows = read_children(run_dir / LEDGER)
+    assert {row.number: row.original for row in rows if row.original is not None} == {5: 4}
+    return run_dir, json.loads(points.read_text())
+
+
+def check_kill_at(folder, unbroken, number):
+    run_dir, log = folder / f"killed-{number}", folder / "log"
+    run_dir.with_name("diary").unlink(missing_ok=True)
+
+    def dying():
+        kill_at_point(run_dir, number)
+        short_search(run_dir)
+
+    assert in_fork(dying, log) == -9, log.read_text()
+    ledger = run_dir / LEDGER
+    before = read_children(ledger) if os.path.lexists(ledger) and is_ledger(ledger) else []
+    ran = runs(run_dir)
+    content = short_search(run_dir)  # the lock is free at once
+    assert digest(ledger) == digest(unbroken / LEDGER)
+    assert content == json.loads((unbroken / "metrics.json").read_text())
+    for name in ("genotype.json", "metrics.json"):
+        assert (run_dir / name).read_text() == (unbroken / name).read_text()
+    after = read_children(ledger)
+    for row in before:
+        if row.status == "done":
+            assert after[row.number].result == row.result
+            assert (after[row.number].attempts, runs(run_dir)[row.number]) == (row.attempts, ran[row.number])
+    attempts, done = begun(run_dir)
+    assert attempts == {row.number: row.attempts for row in after if row.original is None}
+    assert done == dict.fromkeys(attempts, 1)
+    assert [path.name for path in run_dir.iterdir() if path.name.startswith(".")] == []
+    assert not (run_dir / "owner.lock").exists()
+
+
+def test_the_points_are_those_of_a_first_start_of_every_transaction_and_of_the_end(unbroken):
+    _, points = unbroken
+    for what in ("os.mkdir ", "open /owner.lock", "open /log.txt", "sqlite3.connect", "COMMIT", "os.fsync"):
+        assert what in points
+    for beginning in ("CREATE TABLE children", "os.rename /.config.yaml", "os.rename /.search.sqlite.new"):
+        assert any(point.startswith(beginning) for point in points)
+    # Each of 8 children is submitted, one twice, and its result taken, but for the duplicate.
+    assert points.count("COMMIT") > 2 * 8
+    assert len(points) > 150
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_a_search_killed_at_a_point_continues_as_if_nothing_had_happened(folder, unbroken, part):
+    run_dir, points = unbroken
+    for number in range(1 + part, len(points) + 1, 40):
+        check_kill_at(folder, run_dir, number)
+
+
+@pytest.mark.slow
+def test_a_search_killed_at_any_point_continues_as_if_nothing_had_happened(folder, unbroken):
+    run_dir, points = unbroken
+    for number in range(1, len(points) + 1):
+        check_kill_at(folder, run_dir, number)

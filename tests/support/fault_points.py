@@ -1,0 +1,71 @@
+"""Where a process that writes files may be killed: every creation, rename, removal, fsync and SQL statement."""
+
+import os
+import signal
+import sqlite3
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+FILE_EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
+READS = ("SELECT", "PRAGMA user_version", "PRAGMA quick_check")
+
+
+def kill_at_point(folder: Path, number: int, points: list[str] | None = None) -> None:
+    """Kills this process, as `kill -9` does, before it does the `number`-th of these things (from 1).
+
+    folder: where files count, its own creation too. Statements of SQLite count one by one, those of a
+    script too. points: receives what was counted. It cannot be undone: for a forked process.
+    """
+    passed = [] if points is None else points
+    inside = str(folder)
+
+    def point(what: str) -> None:
+        passed.append(what)
+        if len(passed) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, _, flags = arguments
+            if isinstance(path, str) and path.startswith(inside) and flags & WRITES:
+                point(f"open {path.removeprefix(inside)}")
+        elif event in FILE_EVENTS and str(arguments[0]).startswith(inside):
+            point(f"{event} {str(arguments[0]).removeprefix(inside)}")
+
+    connect, fsync = sqlite3.connect, os.fsync
+
+    def traced(*arguments: Any, **settings: Any) -> sqlite3.Connection:
+        point("sqlite3.connect")
+        database = connect(*arguments, **settings)
+        database.set_trace_callback(lambda sql: sql.startswith(READS) or point(" ".join(sql[:60].split())))
+        return database
+
+    def synced(file: int) -> None:
+        point("os.fsync")
+        fsync(file)
+
+    sqlite3.connect, os.fsync = traced, synced  # type: ignore[assignment]
+    sys.addaudithook(audit)
+
+
+def in_fork(function: Callable[[], object], log: Path) -> int:
+    """Runs a function in a forked process whose output goes to `log`; returns its exit code.
+
+    0 where it returns, 1 with a traceback in `log` where it raises, -9 where it was killed."""
+    if not (child := os.fork()):
+        code = 1
+        try:
+            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            for stream in (1, 2):
+                os.dup2(output, stream)
+            function()
+            code = 0
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
