@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM: what was begun is finished and written, the caller told.
 
-Of a training run that is the step and a checkpoint: Lightning would drop what it did since the last checkpoint
-and end the process by `sys.exit`. Of a search it is the record of its children.
+Of a training run that is the step and a checkpoint: Lightning would drop what it did since the last
+checkpoint and end the process by `sys.exit`. Of a search it is the record of its children.
 """
 
 import os

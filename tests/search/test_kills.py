@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import tempfile
 from collections import Counter
 from contextlib import closing
@@ -11,9 +12,12 @@ import pytest
 from fault_points import in_fork, kill_at_point
 from toy_search import FAVOURITE, evaluator, toy_config
 
+from runtime.interrupts import sigterm_as_interrupt
+from runtime.owner import owned
 from search.config import SpaceConfig
 from search.ledger.digest import digest
 from search.ledger.reader import LEDGER, connect, is_ledger, read_children
+from search.ledger.writer import Ledger
 from search.run import run
 from search.strategies.config import ControllerConfig
 
@@ -93,7 +97,39 @@ def check_kill_at(folder, unbroken, number):
     assert attempts == {row.number: row.attempts for row in after if row.original is None}
     assert done == dict.fromkeys(attempts, 1)
     assert [path.name for path in run_dir.iterdir() if path.name.startswith(".")] == []
-    assert not (run_dir / "owner.lock").exists()
+    with owned(run_dir):
+        pass
+
+
+@pytest.mark.parametrize("name", ["save", "step"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_between_two_children_leaves_none_running(folder, unbroken, monkeypatch, name, number):
+    """At each record that the search makes the process is interrupted; the record itself is made."""
+    run_dir, whole = folder / f"interrupted-{name}-{number}", digest(unbroken[0] / LEDGER)
+    before, passed, write = signal.getsignal(signal.SIGTERM), 0, getattr(Ledger, name)
+
+    def interrupted(ledger, *arguments, **settings):
+        nonlocal passed
+        passed += 1
+        if passed == at:
+            signal.raise_signal(number)
+        write(ledger, *arguments, **settings)
+
+    sigterm_as_interrupt()
+    monkeypatch.setattr(Ledger, name, interrupted)
+    at = 0
+    while passed >= at:  # until a life has fewer records than that
+        at, passed = at + 1, 0
+        try:
+            short_search(run_dir)
+        except KeyboardInterrupt:
+            rows = read_children(run_dir / LEDGER)
+            assert {row.status for row in rows} <= {"queued", "done"}
+    signal.signal(signal.SIGTERM, before)
+    assert at > 3
+    assert digest(run_dir / LEDGER) == whole
+    rows = read_children(run_dir / LEDGER)
+    assert [row.attempts for row in rows] == [row.attempts for row in read_children(unbroken[0] / LEDGER)]
 
 
 def test_the_points_are_those_of_a_first_start_of_every_transaction_and_of_the_end(unbroken):

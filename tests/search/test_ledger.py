@@ -1,16 +1,13 @@
 import dataclasses
 import json
-import multiprocessing
 import os
 import sqlite3
 import time
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 import torch
 
-from search.ledger import writer
 from search.ledger.reader import connect, read_children, read_rows
 from search.ledger.rows import ChildRow, columns_of
 from search.ledger.writer import Ledger

@@ -1,19 +1,13 @@
 """The laws of the search as a whole, on an analytic reward."""
 
 import dataclasses
-import subprocess
-import sys
-from contextlib import closing
-from pathlib import Path
 
 import pytest
-import toy_search
 from toy_search import Favourite, ScrambledConfig, evaluator, history, toy_config
 
 from search.config import BudgetConfig
 from search.ledger.digest import digest
 from search.ledger.reader import LEDGER, read_children
-from search.ledger.writer import Ledger
 from search.messages import Failure, SearchPaused
 from search.run import run
 from search.strategies.config import RandomConfig

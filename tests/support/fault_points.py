@@ -1,4 +1,4 @@
-"""Where a process that writes files may be killed: every creation, rename, removal, fsync and SQL statement."""
+"""Where a process may be killed: before it makes, renames or removes a file, an fsync, an SQL statement."""
 
 import os
 import signal
