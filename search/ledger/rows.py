@@ -21,6 +21,11 @@ CREATE TABLE attempts (
 ) STRICT;
 CREATE INDEX attempts_by_child ON attempts(child);
 """
+# Apart, because SQLite writes a changed row anew: megabytes at every step in one table.
+STRATEGY = """
+CREATE TABLE strategy_tensors (content BLOB NOT NULL) STRICT;       -- safetensors
+CREATE TABLE strategy_values (content TEXT NOT NULL) STRICT;        -- JSON
+"""
 
 TABLES = (
     """
@@ -54,8 +59,8 @@ CREATE TABLE children (
 CREATE INDEX children_by_key ON children(cell_key);
 """
     + ATTEMPTS
+    + STRATEGY
     + """
-CREATE TABLE strategy (tensors BLOB NOT NULL, state_values TEXT NOT NULL) STRICT;
 CREATE TABLE state_hashes (proposal_group INTEGER PRIMARY KEY, sha256 TEXT NOT NULL) STRICT;
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;     -- value: JSON
 CREATE TABLE events (time REAL NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL) STRICT;  -- detail: JSON
@@ -70,7 +75,13 @@ ALTER TABLE children ADD COLUMN activation_bytes INTEGER;
 ALTER TABLE children ADD COLUMN cpu_seconds REAL NOT NULL DEFAULT 0;
 ALTER TABLE children ADD COLUMN metrics TEXT NOT NULL DEFAULT '{}';
 """
-    + ATTEMPTS,
+    + ATTEMPTS
+    + STRATEGY
+    + """
+INSERT INTO strategy_tensors SELECT tensors FROM strategy;
+INSERT INTO strategy_values SELECT state_values FROM strategy;
+DROP TABLE strategy;
+""",
 }
 """What makes a ledger of each older schema one of the next."""
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 from search.ledger.reader import connect, damage_named, fact, is_ledger, read_rows
 from search.ledger.rows import MIGRATIONS, SCHEMA, TABLES, ChildRow, columns_of
@@ -32,6 +33,17 @@ _SAVE = (
 )
 
 
+class _Tensors:
+    """Tensors of a strategy as the ledger holds them."""
+
+    def __init__(self, tensors: dict[str, Tensor], encoded: bytes):
+        self.tensors, self.encoded, self.sha256 = tensors, encoded, hashlib.sha256(encoded)
+
+    @classmethod
+    def of(cls, state: State) -> "_Tensors":
+        return cls(state.tensors, save_tensors(dict(sorted(state.tensors.items()))))
+
+
 class Ledger:
     """The ledger of the one search that writes it: the process that owns its folder (`runtime.owner`).
 
@@ -40,7 +52,7 @@ class Ledger:
 
     def __init__(self, path: str | Path):
         self._path = Path(path)
-        self._tensors: bytes | None = None
+        self._written = _Tensors({}, b"")
         if not is_ledger(self._path):
             _make(self._path)
         self._database = connect(self._path)
@@ -70,7 +82,9 @@ class Ledger:
     def state(self) -> State | None:
         """The newest strategy state; None before the first step."""
         with damage_named(self._path):
-            row = self._database.execute("SELECT tensors, state_values FROM strategy").fetchone()
+            row = self._database.execute(
+                "SELECT tensors.content, known.content FROM strategy_tensors tensors, strategy_values known"
+            ).fetchone()
         return None if row is None else State(load_tensors(row[0]), json.loads(row[1]))
 
     def save(
@@ -107,19 +121,22 @@ class Ledger:
 
     def step(self, rows: Iterable[ChildRow], state: State, group: int) -> None:
         """Writes the children that were consumed or proposed, and the strategy that this made."""
-        tensors = save_tensors(dict(sorted(state.tensors.items())))
+        # Megabytes that change only with an update: neither encoded nor hashed nor written at other steps.
+        written = self._written
+        tensors = written if state.tensors is written.tensors else _Tensors.of(state)
         values = json.dumps(state.values, sort_keys=True)
-        sha256 = hashlib.sha256(tensors + values.encode()).hexdigest()
+        sha256 = tensors.sha256.copy()
+        sha256.update(values.encode())
         with self.transaction() as database:
             database.executemany(_SAVE, map(columns_of, rows))
-            if tensors == self._tensors:  # megabytes that change only with an update
-                database.execute("UPDATE strategy SET state_values = ?", [values])
-            else:
-                database.execute("DELETE FROM strategy")
-                database.execute("INSERT INTO strategy VALUES (?, ?)", [tensors, values])
+            if tensors.encoded != written.encoded:
+                database.execute("DELETE FROM strategy_tensors")
+                database.execute("INSERT INTO strategy_tensors VALUES (?)", [tensors.encoded])
+            database.execute("DELETE FROM strategy_values")
+            database.execute("INSERT INTO strategy_values VALUES (?)", [values])
             # A group that an extended budget completes has two states; the later one counts.
-            database.execute("INSERT OR REPLACE INTO state_hashes VALUES (?, ?)", [group, sha256])
-        self._tensors = tensors
+            database.execute("INSERT OR REPLACE INTO state_hashes VALUES (?, ?)", [group, sha256.hexdigest()])
+        self._written = tensors
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -19,7 +19,6 @@ update, joint probability = product over all softmaxes. Choices beyond the paper
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -108,6 +107,7 @@ class Controller:
         self._updates = 0
         self._baseline: float | None = None
         self._batch: list[Episode] = []
+        self._tensors = self._copies()
 
     def propose(self, n: int, pending: Sequence[Proposal]) -> list[Proposal]:
         proposals = []
@@ -141,19 +141,24 @@ class Controller:
                     )
                 self._batch = []
                 self._updates += 1
+                self._tensors = self._copies()
 
     def state_dict(self) -> State:
-        tensors = {f"policy.{name}": tensor for name, tensor in self._policy.state_dict().items()}
-        for index, moments in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{name}": tensor for name, tensor in moments.items()}
         values = {
             "proposed": self._proposed,
             "updates": self._updates,
             "baseline": self._baseline,
-            "batch": [asdict(episode) for episode in self._batch],
+            "batch": [dict(vars(episode)) for episode in self._batch],
         }
+        return State(self._tensors, values)
+
+    def _copies(self) -> dict[str, Tensor]:
+        """The state's tensors as they are now."""
+        tensors = {f"policy.{name}": tensor for name, tensor in self._policy.state_dict().items()}
+        for index, moments in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{name}": tensor for name, tensor in moments.items()}
         with torch_threads(1):  # copies, too, wait for a second thread on a busy machine
-            return State({name: tensor.clone() for name, tensor in tensors.items()}, values)
+            return {name: tensor.clone() for name, tensor in tensors.items()}
 
     def load_state_dict(self, state: State) -> None:
         tensors, values = state
@@ -172,6 +177,7 @@ class Controller:
         self._policy.load_state_dict(_with_prefix(tensors, "policy."))
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self._tensors = self._copies()
         self._proposed, self._updates = values["proposed"], values["updates"]
         self._baseline = values["baseline"]
         self._batch = [

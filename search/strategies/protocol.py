@@ -9,7 +9,11 @@ from search.messages import Proposal, Result
 
 
 class State(NamedTuple):
-    """All that a strategy knows: tensors by name, and values that JSON can hold."""
+    """All that a strategy knows: tensors by name, and values that JSON can hold.
+
+    Nobody changes the tensors afterwards. A strategy gives the same dictionary as long as they are the same
+    ones, so that they need not be written again.
+    """
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]

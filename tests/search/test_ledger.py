@@ -7,6 +7,7 @@ from contextlib import closing
 
 import pytest
 import torch
+from safetensors.torch import save as save_tensors
 
 from search.ledger.reader import connect, read_children, read_rows
 from search.ledger.rows import ChildRow, columns_of
@@ -335,12 +336,17 @@ def test_a_ledger_of_schema_1_is_read_and_becomes_one_of_schema_2(tmp_path):
         marks = ", ".join("?" * len(old))
         values = [columns_of(child)[name] for name in old]
         database.execute(f"INSERT INTO children ({', '.join(old)}) VALUES ({marks})", values)
+        state = [save_tensors(STATE.tensors), json.dumps(STATE.values)]
+        database.execute("INSERT INTO strategy VALUES (?, ?)", state)
         database.commit()
     before = path.read_bytes()
     assert read_children(path) == [child]
     assert path.read_bytes() == before
     with closing(Ledger(path)) as ledger:
         assert ledger.rows() == [child]
+        tensors, values = ledger.state()
+        assert {name: tensor.tolist() for name, tensor in tensors.items()} == {"w": [1.0, 2.0], "steps": 3}
+        assert values == STATE.values
         ledger.save([row(1, parameters=7, metrics={"latency": 2.0})], begun=[1])
         assert ledger.rows()[1].metrics == {"latency": 2.0}
     Ledger(new).close()
