@@ -8,7 +8,7 @@ from pathlib import Path
 from search.ledger.reader import connect, damage_named
 
 COLUMNS = (
-    *("number", "proposal_group", "cell_key", "decisions", "log_prob"),
+    *("number", "proposal_group", "cell_key", "decisions", "log_prob", "log_probs"),
     *("cost", "parameters", "multiply_adds", "activation_bytes", "start", "finish", "original"),
     *("observed", "reward", "failure", "curve"),
 )
@@ -31,7 +31,7 @@ def digest(path: str | Path) -> str:
         rows = database.execute(f"SELECT {', '.join(columns)} FROM children ORDER BY number")
         found.update(json.dumps(COLUMNS).encode())
         for row in rows:
-            found.update(json.dumps(row).encode())
+            found.update(json.dumps(row, default=bytes.hex).encode())
         for state in database.execute("SELECT * FROM state_hashes ORDER BY proposal_group"):
             found.update(json.dumps(state).encode())
     return found.hexdigest()

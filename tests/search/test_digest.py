@@ -32,7 +32,8 @@ def test_every_column_of_a_child_is_decided_upon(ledger):
     assert len(whole) == 64
     for _, name, kind, *_ in execute(ledger, "PRAGMA table_info(children)"):
         (before,) = execute(ledger, f"SELECT quote({name}) FROM children WHERE number = 3")[0]
-        changed = {"status": "'queued'", "original": "2"}.get(name, "'other'" if kind == "TEXT" else "77")
+        other = {"TEXT": "'other'", "BLOB": "x'77'"}.get(kind, "77")
+        changed = {"status": "'queued'", "original": "2"}.get(name, other)
         execute(ledger, f"UPDATE children SET {name} = {changed} WHERE number = 3")
         assert (digest(ledger) == whole) == (name in CHANCE), name
         number = "77" if name == "number" else "3"
