@@ -3,13 +3,11 @@
 import json
 import os
 import signal
-import tempfile
 from collections import Counter
 from contextlib import closing
-from pathlib import Path
 
 import pytest
-from fault_points import in_fork, kill_at_point
+from fault_points import in_fork, in_memory, kill_at_point
 from toy_search import FAVOURITE, evaluator, toy_config
 
 from runtime.interrupts import sigterm_as_interrupt
@@ -21,15 +19,11 @@ from search.ledger.writer import Ledger
 from search.run import run
 from search.strategies.config import ControllerConfig
 
-SHARED_MEMORY = Path("/dev/shm")
-"""Where an fsync costs nothing: what a killed process has written is there in any case."""
-
 
 @pytest.fixture(scope="module")
-def folder():
-    place = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=place) as name:
-        yield Path(name)
+def folder(tmp_path_factory):
+    with in_memory(tmp_path_factory.mktemp("kills")) as folder:
+        yield folder
 
 
 def short_search(run_dir):
