@@ -116,6 +116,9 @@ class SearchConfig:
     window: int = 40
     """Virtual workers: how many children are proposed before the first of them is learned from. It is part
     of what the search is; at least twice the real workers keeps those busy."""
+    ledger: str | None = None
+    """Folder on a local disk for the ledger, of which a copy is kept in `run_dir`; needed where `run_dir` is
+    on a file system that machines share, such as NFS. None: `run_dir`."""
     strict_hardware: bool = False
     """Refuse, instead of warn, to continue on another processor, device or version of PyTorch."""
     logger: LoggerConfig = field(default_factory=LoggerConfig)

@@ -27,6 +27,7 @@ from search.children.evaluators import evaluation
 from search.children.site import capability, here
 from search.config import SearchConfig
 from search.executors.protocol import Executor
+from search.ledger.place import check_place, open_ledger
 from search.ledger.reader import LEDGER, is_ledger, read_fact
 from search.ledger.writer import Ledger
 from search.loop import Search
@@ -36,7 +37,7 @@ from search.strategies.protocol import Strategy
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = ("budget", "executor", "strict_hardware", "data.root", "data.workers", "data.download")
+MAY_CHANGE = ("budget", "executor", "ledger", "strict_hardware", "data.root", "data.workers", "data.download")
 """Keys that do not make another search of it; the ledger knows the split by its content."""
 STAGE = Stage("search", MAY_CHANGE, products=("genotype.json",), sources=(LEDGER,))
 
@@ -55,6 +56,7 @@ def run(config: SearchConfig, *, clock: Callable[[], float] = time.monotonic) ->
 
 
 def _search(config: SearchConfig, clock: Callable[[], float]) -> dict[str, Any]:
+    check_place(Path(config.run_dir), config.ledger)
     strategy = config.strategy.build(Space.of(config.space), config.seed)
     open_evaluator, cost, facts = evaluation(config.evaluator, config.data, config.child, config.seed)
     with closing(config.executor.build(open_evaluator, search_id(config))) as executor:
@@ -72,7 +74,7 @@ def _run_on(
     folder = RunFolder.open(config.run_dir, config, stage=STAGE.name, may_change=MAY_CHANGE)
     STAGE.tell_what_is_lost(folder.path)
     path = folder.path / LEDGER
-    ledger = Ledger(path)
+    ledger = open_ledger(folder.path, config.ledger)
     (folder.path / "metrics.json").unlink(missing_ok=True)  # of a smaller budget
     loggers = build_loggers(config.logger, folder.path, "search", plain(config))
     try:

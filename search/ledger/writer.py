@@ -25,6 +25,9 @@ from search.ledger.rows import MIGRATIONS, SCHEMA, TABLES, ChildRow, columns_of
 from search.messages import Site
 from search.strategies.protocol import State
 
+COPY_AFTER = 100
+"""Transactions, of which a child takes two or three, until the copy of a ledger is made anew."""
+
 _COLUMNS = tuple(ChildRow.__dataclass_fields__)
 _CHANGING = _COLUMNS[_COLUMNS.index("status") :]
 _SAVE = (
@@ -50,13 +53,17 @@ class Ledger:
     Raises ValueError for a file that is not a ledger, is damaged or has a newer schema.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, copied_to: Path | None = None):
+        """copied_to: file that is replaced by a copy every COPY_AFTER transactions and at the end."""
         self._path = Path(path)
+        self._copied_to, self._uncopied = copied_to, 0
         self._written = _Tensors({}, b"")
         if not is_ledger(self._path):
             _make(self._path)
         self._database = connect(self._path)
-        self._database.execute("PRAGMA synchronous = FULL")
+        with damage_named(self._path):
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
         self._migrate()
 
     def _migrate(self) -> None:
@@ -68,7 +75,16 @@ class Ledger:
                 )
 
     def close(self) -> None:
-        self._database.close()
+        try:
+            self.copy()
+        finally:
+            self._database.close()
+
+    def copy(self) -> None:
+        """Makes the copy new, where there is to be one."""
+        if self._copied_to is not None:
+            copy_whole(self._database, self._copied_to)
+        self._uncopied = 0
 
     def rows(self) -> list[ChildRow]:
         with damage_named(self._path):
@@ -146,14 +162,30 @@ class Ledger:
             try:
                 yield self._database
                 self._database.execute("COMMIT")
+                self._uncopied += 1
             except BaseException:  # an interrupt, too, must not leave half a step to the next commit
                 if self._database.in_transaction:  # SQLite itself rolls back when the disk is full
                     self._database.execute("ROLLBACK")
                 raise
+        if self._uncopied >= COPY_AFTER:
+            self.copy()
 
 
-def _make(path: Path) -> None:
-    """An empty ledger, made under another name and renamed when it is whole.
+def copy_whole(database: sqlite3.Connection, path: Path) -> None:
+    """Replaces the file `path` by a copy of a ledger, which has no write-ahead log: any file system bears it.
+
+    Raises ValueError where a log is left of a ledger that is gone."""
+    new = _new(path)
+    with damage_named(path), closing(sqlite3.connect(new, isolation_level=None)) as copy:
+        database.backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")
+    with new.open("rb") as file:
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def _new(path: Path) -> Path:
+    """Where a ledger is made before it is renamed to `path`; without what a killed process left there.
 
     Raises ValueError where a write-ahead log is left of a ledger that is gone: SQLite would take the new
     file for that log's."""
@@ -164,11 +196,16 @@ def _make(path: Path) -> None:
         )
     new = path.with_name(f".{path.name}.new")
     for leftover in (new, *(new.with_name(new.name + end) for end in ("-journal", "-wal", "-shm"))):
-        leftover.unlink(missing_ok=True)  # of a process that was killed here
+        leftover.unlink(missing_ok=True)
+    return new
+
+
+def _make(path: Path) -> None:
+    """An empty ledger, made under another name and renamed when it is whole."""
+    new = _new(path)
     with damage_named(path), closing(sqlite3.connect(new, isolation_level=None)) as database:
         database.execute("PRAGMA synchronous = FULL")
         database.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT")
-        database.execute("PRAGMA journal_mode = WAL")
     with new.open("rb") as file:
         os.fsync(file.fileno())
     new.replace(path)
