@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,10 +15,12 @@ from search.ledger.rows import SCHEMA, ChildRow, row_of
 
 LEDGER = "search.sqlite"
 """In the folder of a search."""
+COPIES_TRIED = 5
+"""Of a ledger that is being written to, on another machine or by another user."""
 
 
 def read_children(path: str | Path) -> list[ChildRow]:
-    """All children by number, read-only, also while the search runs.
+    """All children by number, read-only, also while the search runs or where nothing may be written.
 
     Raises FileNotFoundError, or ValueError for a file that is not a ledger or has a newer schema.
     """
@@ -36,12 +40,13 @@ def is_ledger(path: Path) -> bool:
 
 
 def connect(path: Path, read_only: bool = False) -> sqlite3.Connection:
-    """Raises FileNotFoundError, or ValueError for a file that is not a ledger or has a newer schema."""
+    """A connection that begins no transaction of its own. read_only: no right to write is needed.
+
+    Raises FileNotFoundError, or ValueError for a file that is not a ledger or has a newer schema."""
     if not is_ledger(path):
         raise FileNotFoundError(f"{path}: no such ledger")
-    # Without isolation_level=None the driver would open and commit transactions behind our back.
-    mode = "ro" if read_only else "rw"
-    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+    with damage_named(path):
+        database = _readable(path) if read_only else _open(path, "mode=rw")
     try:
         with damage_named(path):
             schema = database.execute("PRAGMA user_version").fetchone()[0]
@@ -55,6 +60,55 @@ def connect(path: Path, read_only: bool = False) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def _open(path: Path, how: str) -> sqlite3.Connection:
+    # Without isolation_level=None the driver would open and commit transactions behind our back.
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None)
+
+
+def _readable(path: Path) -> sqlite3.Connection:
+    """A connection for reading, also where nothing may be written beside the ledger.
+
+    SQLite reads through a file of shared memory, which it would have to make there."""
+    database = _open(path, "mode=ro")
+    try:
+        database.execute("SELECT count(*) FROM sqlite_schema")
+        return database
+    except sqlite3.Error as error:
+        database.close()
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            raise
+    if not _log(path).exists():
+        # Nobody writes. Beside a log it would be wrong: SQLite would not look at that.
+        return _open(path, "mode=ro&immutable=1")
+    return _copied(path)
+
+
+def _copied(path: Path) -> sqlite3.Connection:
+    """A ledger and its write-ahead log, read somewhere else, in memory.
+
+    Raises OSError where they change all the time, or the folder for temporary files is full."""
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    for _ in range(COPIES_TRIED):
+        before = _stamps(path)
+        with tempfile.TemporaryDirectory() as folder:
+            for file in (path, _log(path)):
+                shutil.copyfile(file, Path(folder, file.name))
+            if _stamps(path) == before:
+                with closing(_open(Path(folder, path.name), "mode=rw")) as copy, damage_named(path):
+                    copy.backup(database)
+                return database
+    raise OSError(f"{path}: cannot be read while it is written to: its folder is read-only here")
+
+
+def _log(path: Path) -> Path:
+    """The write-ahead log of a ledger."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def _stamps(path: Path) -> list[tuple[int, int]]:
+    return [(file.stat().st_mtime_ns, file.stat().st_size) for file in (path, _log(path))]
 
 
 @contextmanager
