@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toy_search import DIGITS, TINY
 
 from backbones.genotype import Block, Cell, Genotype
 from backbones.spec import NetworkSpec
@@ -22,17 +23,6 @@ from search.children.images import ChildImages, split
 from search.children.training import train_child
 from search.messages import ChildTask, Failure, Proposal
 from search.space import Space
-
-DIGITS = ImageDataConfig(name="digits", flip=False, crop_padding=0, train_limit=200)
-TINY = ChildConfig(
-    cells_per_stage=1,
-    filters=4,
-    image_size=8,
-    epochs=2,
-    batch_size=40,
-    validation=40,
-    batch_norm_momentum=0.3,
-)
 
 
 def train(genotype, images, config, seed=1):

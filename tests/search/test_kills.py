@@ -2,17 +2,20 @@
 
 import json
 import os
+import random
 import signal
+import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
-from fault_points import in_fork, in_memory, kill_at_point
-from toy_search import FAVOURITE, evaluator, toy_config
+from fault_points import exit_code, fork, group_ends, in_fork, in_memory, kill_at_point
+from toy_search import DIGITS, FAVOURITE, TINY, evaluator, toy_config
 
 from runtime.interrupts import sigterm_as_interrupt
 from runtime.owner import owned
-from search.config import SpaceConfig
+from search.config import BudgetConfig, SpaceConfig
+from search.executors.config import InlineConfig
 from search.ledger.digest import digest
 from search.ledger.reader import LEDGER, connect, is_ledger, read_children
 from search.ledger.writer import Ledger
@@ -40,7 +43,7 @@ def runs(run_dir):
     return Counter(map(int, diary.read_text().split())) if diary.exists() else Counter()
 
 
-def begun(run_dir):
+def begun_and_done(run_dir):
     """Attempts of each child, and those that were ended with a result, as the ledger has them."""
     with closing(connect(run_dir / LEDGER, read_only=True)) as database:
         found = database.execute("SELECT child, outcome FROM attempts").fetchall()
@@ -87,7 +90,7 @@ def check_kill_at(folder, unbroken, number):
         if row.status == "done":
             assert after[row.number].result == row.result
             assert (after[row.number].attempts, runs(run_dir)[row.number]) == (row.attempts, ran[row.number])
-    attempts, done = begun(run_dir)
+    attempts, done = begun_and_done(run_dir)
     assert attempts == {row.number: row.attempts for row in after if row.original is None}
     assert done == dict.fromkeys(attempts, 1)
     assert [path.name for path in run_dir.iterdir() if path.name.startswith(".")] == []
@@ -149,3 +152,40 @@ def test_a_search_killed_at_any_point_continues_as_if_nothing_had_happened(folde
     run_dir, points = unbroken
     for number in range(1, len(points) + 1):
         check_kill_at(folder, run_dir, number)
+
+
+EXECUTORS = {"inline": InlineConfig()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_search_with_real_children_killed_at_random_instants_continues(folder, executor):
+    def search(run_dir):
+        changes = {"data": DIGITS, "child": TINY, "evaluator": None, "executor": EXECUTORS[executor]}
+        run(toy_config(run_dir, 12, budget=BudgetConfig(children=12, max_attempts=99), **changes))
+
+    log, draw = folder / "log", random.Random(7)
+    begun = time.monotonic()
+    assert in_fork(lambda: search(folder / executor), log) == 0, log.read_text()
+    seconds, whole = time.monotonic() - begun, digest(folder / executor / LEDGER)
+    killed = number = 0
+    while killed < 20:
+        run_dir, number = folder / f"{executor}-{number}", number + 1
+        for life in range(99):
+            process = fork(lambda run_dir=run_dir: search(run_dir), log)
+            # Of the first lives several end in the first start.
+            time.sleep(draw.uniform(0, 0.3 if life == 0 else 0.7) * seconds)
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+            code = exit_code(process)
+            assert group_ends(process, 2)
+            with owned(run_dir):
+                pass
+            if code == 0:
+                break
+            assert code == -9, log.read_text()
+            killed += 1
+        rows = read_children(run_dir / LEDGER)
+        assert (digest(run_dir / LEDGER), len(rows)) == (whole, 12)
+        _, done = begun_and_done(run_dir)
+        assert done == {row.number: 1 for row in rows if row.original is None}

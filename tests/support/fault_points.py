@@ -5,9 +5,10 @@ import signal
 import sqlite3
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,20 @@ def in_fork(function: Callable[[], object], log: Path) -> int:
     """Runs a function in a forked process whose output goes to `log`; returns its exit code.
 
     0 where it returns, 1 with a traceback in `log` where it raises, -9 where it was killed."""
+    return exit_code(fork(function, log))
+
+
+def exit_code(process: int) -> int:
+    """Waits for a forked process to end. Negative: the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def fork(function: Callable[[], object], log: Path) -> int:
+    """As `in_fork`, but returns the id of the process, and of its own process group, at once."""
     if not (child := os.fork()):
         code = 1
         try:
+            os.setpgid(0, 0)
             output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             for stream in (1, 2):
                 os.dup2(output, stream)
@@ -71,7 +83,21 @@ def in_fork(function: Callable[[], object], log: Path) -> int:
             os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with suppress(OSError):
+        os.setpgid(child, child)
+    return child
+
+
+def group_ends(group: int, seconds: float) -> bool:
+    """Whether a process group has ended within that time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 @contextmanager

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from backbones.genotype import Genotype
+from classification.config import ImageDataConfig
 from runtime.config import LoggerConfig
 from search.children.attempt import attempt
+from search.children.config import ChildConfig
 from search.config import BudgetConfig, SearchConfig, SpaceConfig
 from search.executors.config import InlineConfig
 from search.ledger.reader import read_children
@@ -15,6 +17,18 @@ from search.messages import ChildFailed, ChildTask, Cost, Failure, OnProgress, R
 from search.strategies.config import ControllerConfig
 
 FAVOURITE = "identity"
+DIGITS = ImageDataConfig(name="digits", flip=False, crop_padding=0, train_limit=200)
+TINY = ChildConfig(
+    cells_per_stage=1,
+    filters=4,
+    image_size=8,
+    epochs=2,
+    batch_size=40,
+    validation=40,
+    batch_norm_momentum=0.3,
+    device="cpu",
+)
+"""Real children, of a tenth of a second."""
 
 
 def reward(genotype: Genotype) -> float:
