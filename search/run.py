@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial, reduce
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
@@ -172,7 +173,7 @@ def _write_outcome(
     log_artifact(loggers, folder.path / "genotype.json", "genotype")
     metrics = {
         "best_reward": scored[best.number],
-        "mean_reward": sum(scored.values()) / len(scored),
+        "mean_reward": mean(scored.values()),  # exact, as the figures that are logged
         "children": len(done),
         "failed": len(done) - len(scored),
     }

@@ -11,8 +11,8 @@ from written_run import CLASSES, COCO, Page, read
 
 from backbones.genotype import Genotype
 from pipeline.report import main, write_report
-from runtime.page import percent, short
 from pipeline.summary import summary
+from runtime.page import percent, short
 
 
 def test_page_is_one_file_that_requests_nothing(run_dir):
