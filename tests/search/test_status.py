@@ -83,7 +83,7 @@ def test_status_of_a_search_that_runs_and_of_one_that_is_paused(tmp_path, capsys
 
 
 def test_table_of_children_has_every_column(tmp_path, capsys):
-    run(toy_config(tmp_path, 5, evaluator=evaluator(failures=FAILURES)))
+    run(toy_config(tmp_path, 5, evaluator=evaluator(failures={2: ["not finite"]})))
     file = tmp_path / "children.csv"
     assert shown(capsys, tmp_path, "--csv", file) == [[str(file)]]
     with file.open(newline="") as text:
