@@ -187,16 +187,11 @@ def costs_of(searches: Sequence[History]) -> list[str]:
     return [*counted, *metrics]
 
 
-def cost_of(row: ChildRow, name: str) -> float | None:
-    """A counted cost or a metric of a child; None where it is unknown."""
-    return getattr(row, name) if name in COSTS else row.metrics.get(name)
-
-
 def pareto_front(rows: Sequence[ChildRow], cost: str) -> list[ChildRow]:
     """Those that no other beats in accuracy and cost, cheapest first; of equal ones the lowest number.
 
     Children whose cost or accuracy is unknown are left out."""
-    known = [(value, row) for row in rows if (value := cost_of(row, cost)) is not None]
+    known = [(value, row) for row in rows if (value := row.costs.get(cost)) is not None]
     front: list[ChildRow] = []
     best = -math.inf
     for _, row in sorted(known, key=lambda each: (each[0], -(each[1].accuracy or -math.inf), each[1].number)):

@@ -57,6 +57,8 @@ class Pace:
         """Wall time to the last child on `workers`; None where nothing is known.
 
         elapsed: seconds that the running children have had, together."""
+        if not self.left:
+            return 0.0
         if self.factor is None or self.seconds_per_child is None:
             return None
         open_seconds = max(0.0, self.factor * self._open / 1e6 - elapsed)

@@ -57,7 +57,7 @@ class Search:
         """Continues from whatever the ledger holds."""
         self._ledger, self._strategy, self._executor = ledger, strategy, executor
         self._seed, self._budget, self._objective = seed, budget, objective
-        self._admission, self._progress = admission, Progress(loggers, Pace(budget.config.children))
+        self._admission, self._progress = admission, Progress(loggers, budget.config.children)
         self._clock, self._group = VirtualClock(window), 0
         self.rows: list[ChildRow] = []
         self._queue: deque[ChildRow] = deque()

@@ -20,9 +20,10 @@ LATE = 100
 class Progress:
     """Figures of the children so far, which do not depend on the order in which those finished."""
 
-    def __init__(self, loggers: Sequence[Logger], pace: Pace):
+    def __init__(self, loggers: Sequence[Logger], children: int):
+        """children: of the whole search."""
         self.done = 0
-        self.pace = pace
+        self.pace = Pace(children)
         self._loggers, self._scored, self._best = loggers, 0, -math.inf
         self._total = Fraction()
         self._late: list[tuple[int, float]] = []  # a heap of number and reward

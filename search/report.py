@@ -32,7 +32,6 @@ from search.curves import (
     TOP,
     Curve,
     band,
-    cost_of,
     costs_of,
     cpu_hours,
     entropies,
@@ -111,7 +110,6 @@ def _context(searches: Sequence[History]) -> dict[str, Any]:
             for search, row in best[:DRAWN]
         ],
         "best": best,
-        "cost_of": cost_of,
         "checklist": checklist(groups),
         "commands": _commands(searches),
         "duration": duration,
@@ -295,15 +293,15 @@ def _pareto(
                 (float(value), row.accuracy)
                 for search in group.searches
                 for row in search.unique
-                if (value := cost_of(row, cost)) is not None and row.accuracy is not None
+                if (value := row.costs.get(cost)) is not None and row.accuracy is not None
             ]
             series.append(Series(f"line-{i}", "dots", thinned(sorted(dots), DOTS)))
-        line = [(float(cost_of(row, cost) or 0.0), row.accuracy or 0.0) for row in front]
+        line = [(float(row.costs.get(cost) or 0.0), row.accuracy or 0.0) for row in front]
         series.append(Series("front", "steps", line))
         text: Callable[[Any], str] = short if cost in COSTS else _hours
         label = cost.replace("_", "-") if cost == "multiply_adds" else cost.replace("_", " ")
         table = [
-            (home[id(row)], row, text(cost_of(row, cost)), write(row.accuracy)) for row in front[-FRONT:]
+            (home[id(row)], row, text(row.costs.get(cost)), write(row.accuracy)) for row in front[-FRONT:]
         ]
         drawn = charts(series, f"Accuracy against {label}", label, percent=percents, x_text=text)
         found.append({"label": label, "charts": drawn, "front": table, "size": len(front)})

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import logging
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial, reduce
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
@@ -15,9 +17,10 @@ from lightning.pytorch.loggers import Logger
 from backbones.genotype import Genotype
 from backbones.ranges import KEY, under
 from backbones.words import counted
+from celltransfer import program
 from runtime.device import resolve_device
 from runtime.folder import ALWAYS_FREE, RunFolder, plain
-from runtime.owner import owned
+from runtime.owner import owned, owns
 from runtime.random import derive
 from runtime.stage import Stage
 from runtime.tracking import build_loggers, finish, log_artifact
@@ -198,11 +201,22 @@ def _write_outcome(
     log_artifact(loggers, folder.path / "genotype.json", "genotype")
     metrics = {
         "best_reward": scored[best.number],
-        "mean_reward": sum(scored.values()) / len(scored),
+        "mean_reward": mean(scored.values()),  # exact, as the figures that are logged
         "children": len(done),
         "failed": len(done) - len(scored),
     }
     content = folder.finish(STAGE.name, "validation", metrics, best_child=best.number)
     ledger.save(facts={"finished": plain(config.budget)})
     STAGE.show(folder, content)
+    _tell_what_is_next(folder.path)
     return content
+
+
+def _tell_what_is_next(folder: Path) -> None:
+    """Logs the commands that a search is for; not where it is a part of something larger."""
+    if owns(folder.resolve().parent):
+        return
+    place = shlex.quote(str(folder))
+    log.info("charts of the search, and beside others: %s %s", program("search.report"), place)
+    log.info("train the best cells longer: %s dir=%s top=25", program("search.rerank"), place)
+    log.info("to extend it: the same command with run_dir=%s and a larger budget.children", place)

@@ -14,6 +14,7 @@ from backbones.genotype import Genotype
 from backbones.ranges import KEY, ConfigError
 from classification.config import ImageDataConfig
 from runtime.device import resolve_device
+from runtime.folder import plain
 from search.children.config import ChildConfig
 from search.children.cost import predicted_cost, predicted_memory
 from search.children.images import ChildImages
@@ -128,7 +129,15 @@ class OpenCallable:
             inspect.signature(target).bind(*given, **self.arguments)
         except TypeError as error:
             raise ConfigError(f"{KEY}evaluator: {self.name} {error}") from None
-        return target(**self.arguments) if isinstance(target, type) else partial(target, **self.arguments)
+        if not isinstance(target, type):
+            return partial(target, **self.arguments)
+        try:
+            return target(**self.arguments)
+        except (TypeError, AttributeError, KeyError) as error:  # of a constructor that is the user's
+            raise ConfigError(
+                f"{KEY}evaluator: {self.name} cannot be made: {type(error).__name__}: {error}; "
+                "HYDRA_FULL_ERROR=1 shows where"
+            ) from error
 
 
 def evaluation(
@@ -142,7 +151,7 @@ def evaluation(
             predicted_cost, config=child, images=len(images.training), num_classes=images.num_classes
         )
         return Evaluation(training, cost, {"split": images.record})
-    arguments = dict(chosen)
+    arguments = dict(plain(chosen))  # of `${child}` the values, as config.yaml has them
     own = OpenCallable(str(arguments.pop("_target_", "")), arguments)
     predict = getattr(own(), "predicted_microseconds", None)
     return Evaluation(own, partial(_own_cost, child=child, microseconds=predict), {})

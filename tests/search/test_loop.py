@@ -114,10 +114,10 @@ def test_interrupt_cancels_what_runs(ledger):
 def test_figures_do_not_depend_on_the_order_of_finishing(searched):
     rows, _ = searched(children=4)
     rewards = [0.1, 0.2, 0.3, 0.0]
-    expected = {"best": 0.3, "mean": 0.15}
+    expected = {"best": 0.3, "mean": 0.15, "mean_last_100": 0.15}
     assert 0.1 + 0.2 + 0.3 != 0.3 + 0.2 + 0.1  # in the last digit
     for order in ((0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)):
-        progress = Progress([])
+        progress = Progress([], 4)
         assert progress.figures() == {}
         for number in order:
             progress.add(dataclasses.replace(rows[number], reward=rewards[number]))

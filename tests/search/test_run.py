@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import re
+import statistics
 from contextlib import closing
 
 import pytest
@@ -122,7 +123,7 @@ def test_logged_figures_end_as_the_metrics_digit_for_digit(tmp_path, executor):
     assert [float(row["reward"]) for row in logged] == [rewards[int(float(row["child"]))] for row in logged]
     assert int(logged[-1]["step"]) == len(rows)
     assert float(logged[-1]["best"]) == metrics["best_reward"] == max(rewards)
-    assert float(logged[-1]["mean"]) == metrics["mean_reward"] == sum(rewards) / len(rewards)
+    assert float(logged[-1]["mean"]) == metrics["mean_reward"] == statistics.mean(rewards)
 
 
 def test_another_configuration_is_refused_in_the_same_folder(tmp_path):

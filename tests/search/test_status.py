@@ -1,0 +1,150 @@
+"""What a status shows of a ledger, while a search runs and afterwards; the estimates of its time."""
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from toy_search import Favourite, ScrambledConfig, evaluator, toy_config
+
+from search.config import BudgetConfig, LimitsConfig
+from search.estimate import Pace, duration
+from search.ledger.reader import LEDGER, read_children
+from search.run import run
+from search.snapshot import Snapshot
+from search.status import main
+
+FAILURES = {number: ["not finite"] for number in range(8)}
+
+
+def shown(capsys, *words):
+    assert main([str(word) for word in words]) == 0
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def line(lines, name):
+    return " ".join(next(words for words in lines if words[:1] == [name])[1:])
+
+
+def test_status_of_a_finished_search(tmp_path, capsys):
+    run(toy_config(tmp_path / "free", 40))
+    sizes = sorted(row.parameters for row in read_children(tmp_path / "free" / LEDGER))
+    limits = LimitsConfig(parameters=sizes[30])
+    tmp_path = tmp_path / "limited"
+    run(toy_config(tmp_path, 40, evaluator=evaluator(failures=FAILURES), limits=limits))
+    rows = read_children(tmp_path / LEDGER)
+    lines = shown(capsys, tmp_path)
+    assert line(lines, "search") == f"{tmp_path} (finished)"
+    assert line(lines, "children") == "40 of 40 done, 0 running, 0 queued, 0 to be proposed"
+    kinds = [row.failure for row in rows]
+    duplicates, rejected = sum(row.original is not None for row in rows), kinds.count("rejected")
+    failed = sum(kind in ("not finite", "crash") for kind in kinds)
+    assert min(duplicates, rejected, failed) > 0
+    counts = line(lines, "of")
+    assert counts.startswith(f"them {duplicates} duplicate")
+    assert f"{rejected} rejected, {failed} failed" in counts
+    best = max((row for row in rows if row.reward is not None), key=lambda row: (row.reward, -row.number))
+    assert line(lines, "reward").startswith(f"best {best.reward:.4g} (child {best.number}), mean of the last")
+    listed = next(i for i, words in enumerate(lines) if words[:2] == ["best", "cells"])
+    assert lines[listed + 2][:3] == [str(best.number), f"{best.reward:.4f}", best.cell_key]
+    assert any("budget.children=80" in words for words in lines)
+
+
+def test_status_of_a_search_that_runs_and_of_one_that_is_paused(tmp_path, capsys, monkeypatch):
+    seen = []
+
+    def looks(self, genotype, task):
+        if task.proposal.number == 4:
+            seen.append(shown(capsys, tmp_path))
+            raise KeyboardInterrupt
+        return Favourite.honest(self, genotype, task)
+
+    Favourite.honest = Favourite.__call__
+    monkeypatch.setattr(Favourite, "__call__", looks)
+    with pytest.raises(KeyboardInterrupt):
+        run(toy_config(tmp_path, 9))
+    del Favourite.honest
+    paused = shown(capsys, tmp_path)
+    running = seen[0]
+    assert "(running: process" in line(running, "search")
+    rows = read_children(tmp_path / LEDGER)
+    done = sum(row.status == "done" for row in rows)
+    assert (
+        line(running, "children") == f"{done} of 9 done, 1 running, 3 queued, {9 - done - 4} to be proposed"
+    )
+    assert "ETA about" in line(running, "time")
+    assert ["4", "under", "1", "s"] in [words[:4] for words in running]
+    assert line(paused, "search") == f"{tmp_path} (paused)"
+    assert line(paused, "children") == f"{done} of 9 done, 0 running, 4 queued, {9 - done - 4} to be proposed"
+    assert "1 interrupted" in line(paused, "attempts")
+
+
+def test_table_of_children_has_every_column(tmp_path, capsys):
+    run(toy_config(tmp_path, 5, evaluator=evaluator(failures={2: ["not finite"]})))
+    file = tmp_path / "children.csv"
+    assert shown(capsys, tmp_path, "--csv", file) == [[str(file)]]
+    with file.open(newline="") as text:
+        table = list(csv.DictReader(text))
+    rows = read_children(tmp_path / LEDGER)
+    assert [int(each["number"]) for each in table] == [0, 1, 2, 3, 4]
+    for row, each in zip(rows, table, strict=True):
+        assert each["reward"] == ("" if row.reward is None else repr(row.reward))
+        assert json.loads(each["decisions"]) == list(row.decisions)
+        assert json.loads(each["genotype"]) == row.genotype.to_dict()
+        assert each["failure"] == (row.failure or "")
+
+
+def test_watching_shows_a_search_that_goes_on(tmp_path):
+    run(toy_config(tmp_path, 4))
+    command = [sys.executable, "-m", "search.status", str(tmp_path), "--watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        time.sleep(1)
+        run(toy_config(tmp_path, 7, executor=ScrambledConfig()))
+        time.sleep(4)
+        watching.send_signal(2)
+        out, _ = watching.communicate(timeout=20)
+    assert watching.returncode == 0
+    assert "7 of 7 done" in out
+
+
+def test_what_holds_no_search_is_refused(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"{tmp_path}: holds no search, expected {LEDGER} in it\n"
+    (tmp_path / LEDGER).write_text("not a ledger, but long enough to look at")
+    assert main([str(tmp_path)]) == 1
+    assert "not a search ledger, or damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *((0.4, "under 1 s"), (12.3, "12 s"), (59.6, "1 min"), (200, "3 min 20 s"), (3600, "1 h")),
+        *((7500, "2 h 5 min"), (86400 * 3 + 3600 * 4 + 1700, "3 d 4 h"), (86399, "24 h")),
+    ],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_time_left_follows_the_real_seconds():
+    pace = Pace(10)
+    for cost in (2_000_000, 2_000_000, 1_000_000):
+        pace.enter(cost, runs=True)
+    pace.enter(0, runs=False)  # a duplicate
+    assert (pace.seconds_left(1), pace.left) == (None, 9)
+    pace.guess(3.0)
+    # Three wait, 5 s as predicted; six are to come, of 5 / 4 s on average.
+    assert pace.seconds_left(2) == pytest.approx(3 * (5 + 6 * 5 / 4) / 2)
+    pace.finish(2_000_000, 20.0)
+    assert (pace.factor, pace.left) == (10.0, 8)
+    assert pace.seconds_left(2, elapsed=6.0) == pytest.approx((30 - 6 + 10 * 6 * 5 / 4) / 2)
+
+
+def test_budget_is_that_of_the_newest_start(tmp_path):
+    run(toy_config(tmp_path, 4))
+    run(toy_config(tmp_path, 6, budget=BudgetConfig(children=6)))
+    snapshot = Snapshot.read(Path(tmp_path) / LEDGER)
+    assert (snapshot.budget, snapshot.left_open) == (6, False)
