@@ -3,9 +3,9 @@
     python -m benchmarks.driver cpu --children 20000 --rounds 3
     python -m benchmarks.driver windows --children 20000
 
-`cpu`: milliseconds of CPU per child by part, medians over rounds, which are interleaved. `windows`: how busy
-the workers are, and the mean reward of the last children in standard deviations of random cells' above their
-mean.
+`cpu`: milliseconds of CPU per child by part, medians over rounds, which are interleaved; `driver` is its
+resident memory, PyTorch and all. `windows`: how busy the workers are, and the mean reward of the last
+children in standard deviations of random cells' above their mean.
 """
 
 import argparse

@@ -12,7 +12,10 @@ from written_run import write_run
 from celltransfer import COMMANDS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-HYDRA = ("search", "classification", "detection", "pipeline", "classification.evaluate", "detection.evaluate")
+HYDRA = (
+    *("search", "classification", "detection", "pipeline"),
+    *("search.simulate", "classification.evaluate", "detection.evaluate"),
+)
 RUN = """
 import runpy, sys
 name, *words = sys.argv[1:]

@@ -16,6 +16,7 @@ from conf.objects import to_objects
 
 GIVEN = {
     "search": ["run_dir=run", "data=digits"],
+    "search_simulate": [],
     "classification": ["run_dir=run", "data=digits"],
     "detection": ["run_dir=run", "data=scenes", "backbone.name=nasnet_a_mobile"],
     "pipeline": ["run_dir=run", "data=digits", "data@detection.data=scenes"],
