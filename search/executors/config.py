@@ -1,5 +1,6 @@
 """The executors as values."""
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -85,10 +86,10 @@ class RayConfig(Builds):
 
     def __post_init__(self) -> None:
         require(self, "name", among=("ray",))
-        if self.address.startswith("ray://"):
+        if not re.fullmatch(r"auto|[^/\s]+:\d{1,5}", self.address):
             raise ConfigError(
-                f"{KEY}address = {self.address}: the driver must run on a node of the cluster; expected auto "
-                "or HOST:PORT"
+                f"{KEY}address = {self.address!r}, expected auto or HOST:PORT; the driver must run on a "
+                "node of the cluster, so ray:// is no address of it"
             )
         require(self, "workers", least=1, limit=MOST_RAY_WORKERS)
         require(self, "num_cpus", "timeout_seconds", above=0)

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -40,6 +41,7 @@ DOUBT_SECONDS = 60.0
 """So long a node gets no child after one was lost there, unless it answers: Ray calls a node dead late."""
 ADOPT_SECONDS = 30.0
 """Within this time an actor of an earlier driver must answer; busy ones do at once, hung ones never."""
+CONNECT_SECONDS = 10.0
 CLOSE_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
@@ -352,13 +354,16 @@ def _connect(address: str) -> bool:
         return False
     handler = signal.getsignal(signal.SIGTERM)
     try:
+        if address != "auto":  # Ray asks for minutes where nobody answers
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         ray.init(
             address=address,
             log_to_driver=False,
             logging_level=logging.WARNING,
             runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(_own_path())}},
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         start = "ray start --head" if address == "auto" else f"ray start --address={address}"
         raise ConfigError(
             f"{KEY}executor.address = {address}: no Ray cluster ({error}); make this machine a node: {start}"

@@ -209,6 +209,11 @@ def test_extra_tensorboard_logs_there(with_extra, folders, coco, backbone, tmp_p
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
 
 
+def test_extra_ray_looks_for_a_cluster(with_extra, folders, tmp_path):
+    words = on_folders_searched(folders, folders, folders, "executor=ray", "executor.address=127.0.0.1:1")
+    assert "no Ray cluster" in with_extra("ray").celltransfer(tmp_path, *words, code=1)
+
+
 def test_extra_timm_trains_its_networks(with_extra, folders, coco, backbone, tmp_path):
     words = on_folders(folders, coco, backbone, "backbone.name=timm/resnet18")
     with_extra("timm").celltransfer(tmp_path, *words)

@@ -27,6 +27,7 @@ from search.messages import ChildFailed, ChildTask, Failure, Result, SearchPause
 from search.run import run
 from tests.search.test_executors import ExecutorContract, score, task
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "cluster.md"
 CHILDREN = 24
 WAIT_SECONDS = 90
 ABSENT = "FileNotFoundError: no data on this machine"
@@ -111,7 +112,12 @@ def test_typed_failure_survives_the_way_between_processes():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("address", "ray://head:10001", "address = ray://head:10001: the driver must run on a node of the"),
+        (
+            "address",
+            "ray://head:10001",
+            "address = 'ray://head:10001', expected auto or HOST:PORT; the",
+        ),
+        ("address", "head", "address = 'head', expected auto or HOST:PORT"),
         ("num_gpus", 1.5, "num_gpus = 1.5, expected a part of one GPU or whole GPUs"),
         ("num_gpus", -0.5, "num_gpus = -0.5, must be at least 0"),
         ("num_cpus", 0, "num_cpus = 0, must be above 0, or null"),
@@ -243,6 +249,9 @@ def test_killed_driver_finds_its_children_and_their_results_again(cluster, unbro
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, *words], env={**os.environ, "PYTHONPATH": path})
     try:
         wait_until(lambda: sum(number >= held for number, _ in attempts(begun)) == 2)
+    except BaseException:
+        stop_by_hand(cluster)
+        raise
     finally:
         driver.kill()
         driver.wait()
@@ -259,6 +268,29 @@ def test_killed_driver_finds_its_children_and_their_results_again(cluster, unbro
     assert history(tmp_path / "run") == unbroken
     assert attempts(begun) == [(number, 0) for number in that_run(unbroken)]
     assert outcomes(tmp_path / "run") == {number: ["done"] for number in that_run(unbroken)}
+
+
+def stop_by_hand(cluster: Cluster) -> None:
+    """What docs/cluster.md says about actors that a search left behind."""
+    code = DOCUMENT.read_text().partition("<<'PY'\n")[2].partition("PY\n")[0]
+    environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+@slow
+def test_actors_are_stopped_by_hand_as_documented(cluster):
+    with closing(RayConfig(address=cluster.address).build(Opens(score), "left")) as executor:
+        executor.submit(task(0))
+        stop_by_hand(cluster)
+        while not (results := executor.poll()):
+            pass
+    assert [result.failure for result in results] == [Failure.HOST_LOST]
+
+
+def test_cluster_that_does_not_answer_is_named_at_once():
+    pytest.importorskip("ray", reason='needs Ray: pip install -e ".[ray]"')
+    with pytest.raises(ConfigError, match=r"executor.address = 127.0.0.1:1: no Ray cluster \(.*refused"):
+        RayConfig(address="127.0.0.1:1").build(Opens(score), "search")
 
 
 @slow

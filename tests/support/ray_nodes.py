@@ -52,6 +52,8 @@ class Cluster:
         self.folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # sockets below it allow 107 characters
         self.address = f"127.0.0.1:{free_port()}"
         self._nodes: dict[str, Node] = {}
+        watch = [sys.executable, __file__, self.folder, self.address]
+        self._watch = subprocess.Popen(watch, stdin=subprocess.PIPE)
         port = self.address.partition(":")[2]
         head = ("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder}")
         self._start("head", *head, cpus=0)
@@ -69,19 +71,23 @@ class Cluster:
     def close(self) -> None:
         for name in reversed([*self._nodes]):
             self.kill(name)
+        self._watch.kill()
+        self._watch.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def processes(self) -> list[int]:
-        """What runs on this machine with the cluster's folder or address in its command."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words = path.read_text(errors="replace")
-            except OSError:
-                continue
-            if self.folder in words or self.address in words:
+        return with_words(self.folder, self.address)
+
+
+def with_words(*words: str) -> list[int]:
+    """What runs on this machine with one of these words in its command, besides this process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            command = path.read_text(errors="replace")
+            if any(word in command for word in words) and int(path.parent.name) != os.getpid():
                 found.append(int(path.parent.name))
-        return found
+    return found
 
 
 def family(pid: int) -> list[int]:
@@ -107,3 +113,11 @@ def free_port() -> int:
                 continue
             return port
     raise AssertionError("no free port below 10,000")
+
+
+if __name__ == "__main__":  # ends a cluster whose tests were killed
+    sys.stdin.read()
+    for each in with_words(*sys.argv[1:]):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
