@@ -151,10 +151,19 @@ def evaluation(
             predicted_cost, config=child, images=len(images.training), num_classes=images.num_classes
         )
         return Evaluation(training, cost, {"split": images.record})
-    arguments = dict(plain(chosen))  # of `${child}` the values, as config.yaml has them
+    arguments = {name: _values(value) for name, value in chosen.items()}
     own = OpenCallable(str(arguments.pop("_target_", "")), arguments)
     predict = getattr(own(), "predicted_microseconds", None)
     return Evaluation(own, partial(_own_cost, child=child, microseconds=predict), {})
+
+
+def _values(value: Any) -> Any:
+    """A dataclass, which `${child}` gives, as a dictionary; keys of the user's own stay as they are."""
+    if isinstance(value, Mapping):
+        return {key: _values(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_values(each) for each in value]
+    return plain(value) if dataclasses.is_dataclass(value) else value
 
 
 def _own_cost(genotype: Genotype, child: ChildConfig, microseconds: Callable[[Genotype], int] | None) -> Cost:

@@ -97,6 +97,7 @@ class ListedConfig(Builds):
     """The genotypes of some files, in their order; for `search.rerank` and `search.probe`."""
 
     builds: ClassVar[str] = "search.strategies.listed:Listed"
+    learns: ClassVar[bool] = False
     name: str = "listed"
     genotypes: list[str]
     """Files."""

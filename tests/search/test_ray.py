@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 from ray_children import attempts
 from ray_nodes import Cluster
-from toy_search import Opens, history, toy_config
+from small_evaluators import Behaves, task
+from test_executors import ExecutorContract
+from toy_search import history, toy_config
 
 from backbones.ranges import ConfigError
 from search.executors.config import RayConfig
@@ -25,7 +27,6 @@ from search.executors.room import room, slots
 from search.ledger.reader import read_children
 from search.messages import ChildFailed, ChildTask, Failure, Result, SearchPaused
 from search.run import run
-from tests.search.test_executors import ExecutorContract, score, task
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "cluster.md"
 CHILDREN = 24
@@ -75,7 +76,7 @@ def resident(monkeypatch):
 
 def test_a_result_is_kept_until_the_next_task(resident):
     assert resident.report(0).number is None
-    assert resident.open(Opens(score)).site.node == "node"
+    assert resident.open(Behaves()).site.node == "node"
     resident.run(task(3, attempt=1))
     for report in (resident.report(60), resident.report(0)):  # the first does not wait for what is there
         assert (report.number, report.attempt, report.result.reward) == (3, 1, 0.3)
@@ -279,7 +280,7 @@ def stop_by_hand(cluster: Cluster) -> None:
 
 @slow
 def test_actors_are_stopped_by_hand_as_documented(cluster):
-    with closing(RayConfig(address=cluster.address).build(Opens(score), "left")) as executor:
+    with closing(RayConfig(address=cluster.address).build(Behaves(), "left")) as executor:
         executor.submit(task(0))
         stop_by_hand(cluster)
         while not (results := executor.poll()):
@@ -290,7 +291,7 @@ def test_actors_are_stopped_by_hand_as_documented(cluster):
 def test_cluster_that_does_not_answer_is_named_at_once():
     pytest.importorskip("ray", reason='needs Ray: pip install -e ".[ray]"')
     with pytest.raises(ConfigError, match=r"executor.address = 127.0.0.1:1: no Ray cluster \(.*refused"):
-        RayConfig(address="127.0.0.1:1").build(Opens(score), "search")
+        RayConfig(address="127.0.0.1:1").build(Behaves(), "search")
 
 
 @slow
@@ -330,7 +331,7 @@ def run_all(executor: Executor, tasks: list[ChildTask]) -> list[Result]:
 )
 def test_cluster_without_room_for_any_child_is_refused(cluster, settings, message):
     with pytest.raises(ConfigError, match=message):
-        RayConfig(address=cluster.address, **settings).build(Opens(score), "search")
+        RayConfig(address=cluster.address, **settings).build(Behaves(), "search")
 
 
 @slow
@@ -387,7 +388,7 @@ def test_node_that_dies_loses_one_attempt_and_one_that_joins_is_used(cluster, un
 def test_child_that_ray_ends_for_want_of_memory_is_out_of_memory(cluster):
     low = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
     cluster.add("low", cpus=3, **low)  # the emptiest node takes the first child
-    with closing(RayConfig(address=cluster.address).build(Opens(score), "memory")) as executor:
+    with closing(RayConfig(address=cluster.address).build(Behaves(), "memory")) as executor:
         (result,) = run_all(executor, [task(0)])
     assert result.failure is Failure.OUT_OF_MEMORY
     assert "running low on memory" in result.detail

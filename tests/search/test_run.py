@@ -157,7 +157,7 @@ def test_known_cells_outside_the_space_are_refused_before_anything_starts(tmp_pa
     space = Space(blocks=1)
     space.decode(space.sample(0, 0)).save(tmp_path / "one.json")
     strategy = RandomConfig(start=[str(tmp_path / "one.json")])
-    message = r"^strategy.start: .*one.json: normal has 1 blocks, this space has 2$"
+    message = r"^strategy.start: .*one.json: normal has 1 block, this space has 2$"
     with pytest.raises(ValueError, match=message):
         run(toy_config(tmp_path / "run", 4, space=SpaceConfig(blocks=2), strategy=strategy))
     missing = RandomConfig(start=[str(tmp_path / "none.json")])
