@@ -16,7 +16,6 @@ import pytest
 from ray_children import attempts
 from ray_nodes import Cluster
 from small_evaluators import Behaves, task
-from test_executors import ExecutorContract
 from toy_search import history, toy_config
 
 from backbones.ranges import ConfigError
@@ -27,6 +26,7 @@ from search.executors.room import room, slots
 from search.ledger.reader import read_children
 from search.messages import ChildFailed, ChildTask, Failure, Result, SearchPaused
 from search.run import run
+from tests.search.test_executors import ExecutorContract
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "cluster.md"
 CHILDREN = 24

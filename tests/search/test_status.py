@@ -32,7 +32,7 @@ def line(lines, name):
 def test_status_of_a_finished_search(tmp_path, capsys):
     run(toy_config(tmp_path / "free", 40))
     sizes = sorted(row.parameters for row in read_children(tmp_path / "free" / LEDGER))
-    limits = LimitsConfig(parameters=sizes[30])
+    limits = LimitsConfig(parameters=sizes[36])
     tmp_path = tmp_path / "limited"
     run(toy_config(tmp_path, 40, evaluator=evaluator(failures=FAILURES), limits=limits))
     rows = read_children(tmp_path / LEDGER)

@@ -40,10 +40,10 @@ DOES = (
 """What a task may be told to do; a number raises the error of RAISES."""
 
 
-def task(number, does="score", alone=False):
+def task(number, does="score", **settings):
     space = Space(blocks=1)
     decisions = space.sample(0, number)
-    return ChildTask(Proposal(number, space.decode(decisions), decisions), seed=DOES.index(does), alone=alone)
+    return ChildTask(Proposal(number, space.decode(decisions), decisions), seed=DOES.index(does), **settings)
 
 
 class Behaves:
