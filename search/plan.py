@@ -72,7 +72,7 @@ def _needs(
 
 def _shorter(config: SearchConfig) -> str:
     """The keys that make it shorter, with their values."""
-    keys: dict[str, object] = {"budget.children": config.budget.children}
+    keys: dict[str, int | str] = {"budget.children": config.budget.children}
     if config.evaluator is None:
         child = config.child
         keys |= {"child.epochs": child.epochs, "child.filters": child.filters}

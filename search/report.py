@@ -11,7 +11,7 @@ import shlex
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def _written(percents: bool, value: float | None) -> str:
 
 def _figures(searches: Sequence[History], groups: Sequence[Group], write: Any) -> list[tuple[str, str]]:
     children = sum(len(search.rows) for search in searches)
-    best = max((search.best[0].reward or 0.0 for search in searches if search.best), default=None)
+    best = max((row.reward or 0.0 for search in searches for row in search.best[:1]), default=None)
     hours = sum(search.cpu_hours for search in searches)
     wall = sum(float(search.snapshot.facts.get("seconds") or 0) for search in searches)
     return [
@@ -296,13 +296,11 @@ def _pareto(
                 if (value := row.costs.get(cost)) is not None and row.accuracy is not None
             ]
             series.append(Series(f"line-{i}", "dots", thinned(sorted(dots), DOTS)))
-        line = [(float(row.costs.get(cost) or 0.0), row.accuracy or 0.0) for row in front]
+        line = [(float(row.costs[cost]), row.accuracy or 0.0) for row in front]
         series.append(Series("front", "steps", line))
-        text: Callable[[Any], str] = short if cost in COSTS else _hours
+        text = short if cost in COSTS else _hours
         label = cost.replace("_", "-") if cost == "multiply_adds" else cost.replace("_", " ")
-        table = [
-            (home[id(row)], row, text(row.costs.get(cost)), write(row.accuracy)) for row in front[-FRONT:]
-        ]
+        table = [(home[id(row)], row, text(row.costs[cost]), write(row.accuracy)) for row in front[-FRONT:]]
         drawn = charts(series, f"Accuracy against {label}", label, percent=percents, x_text=text)
         found.append({"label": label, "charts": drawn, "front": table, "size": len(front)})
     return found

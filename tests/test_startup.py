@@ -89,6 +89,14 @@ def test_writing_a_report_imports_no_tensors(tmp_path):
     assert (run_dir / "report.html").is_file()
 
 
+def test_looking_at_a_search_imports_no_tensors(tmp_path):
+    search = write_run(tmp_path) / "search"
+    assert imported("search.status", search, "--csv", tmp_path / "children.csv") == []
+    assert imported("search.status", search) == []
+    assert imported("search.report", search, "--output", tmp_path / "page.html") == []
+    assert (tmp_path / "page.html").is_file()
+
+
 def test_a_refused_configuration_imports_no_tensors(tmp_path):
     words = ("classification", "data=digits", "recipe.batch_size=0", f"run_dir={tmp_path / 'run'}")
     assert imported(*words, code=1) == []

@@ -231,6 +231,29 @@ def test_test_files_are_never_opened(tmp_path):
     assert result.reward == 1.0
 
 
+def test_folders_of_pictures_of_any_size_are_cropped_resized_and_normalised(tmp_path):
+    """Left and right of the central square are red; within it the upper half is black, the lower white."""
+    for name, (width, height) in (("wide", (90, 30)), ("square", (40, 40)), ("large", (300, 120))):
+        picture = Image.new("RGB", (width, height), (255, 0, 0))
+        left = (width - height) // 2
+        picture.paste((0, 0, 0), (left, 0, left + height, height // 2))
+        picture.paste((255, 255, 255), (left, height // 2, left + height, height))
+        for i in range(10):
+            folder = tmp_path / "train" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(folder / f"{i}.png")
+    data = ImageDataConfig(name="imagefolder", root=str(tmp_path), mean=[0.5, 0.4, 0.3], std=[0.5, 0.2, 0.1])
+    config = dataclasses.replace(TINY, image_size=10, batch_size=6, validation=6)
+    images = ChildImages.open(data, config, seed=0)
+    pixels, _ = images.images.batch(np.arange(30), epoch=0, seed=0, train=False)
+    assert pixels.shape == (30, 3, 10, 10)
+    for channel, (mean, std) in enumerate(zip(data.mean, data.std, strict=True)):
+        # Resizing mixes the outermost columns with what is beside the square.
+        dark, light = pixels[:, channel, :4, 1:-1], pixels[:, channel, 6:, 1:-1]
+        assert torch.allclose(dark, torch.tensor(-mean / std), atol=0.05)
+        assert torch.allclose(light, torch.tensor((1 - mean) / std), atol=0.05)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
