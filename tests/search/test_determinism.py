@@ -12,12 +12,13 @@ from search.ledger.digest import digest
 from search.ledger.reader import LEDGER, read_children
 from search.messages import Failure
 from search.run import run
-from search.strategies.config import ControllerConfig, RandomConfig
+from search.strategies.config import ControllerConfig, EvolutionConfig, RandomConfig
 
 CHILDREN = 24
 STRATEGIES = {
     "controller": ControllerConfig(architectures_per_update=3, lr=0.01, hidden=8),
     "random": RandomConfig(),
+    "evolution": EvolutionConfig(population=6, sample=3),
 }
 FEW_CELLS = SpaceConfig(blocks=1, operations=[FAVOURITE, "conv_1x1"], combinations=["add"])
 
