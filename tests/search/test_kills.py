@@ -15,7 +15,7 @@ from toy_search import DIGITS, FAVOURITE, TINY, evaluator, toy_config
 from runtime.interrupts import sigterm_as_interrupt
 from runtime.owner import owned
 from search.config import BudgetConfig, SpaceConfig
-from search.executors.config import InlineConfig
+from search.executors.config import InlineConfig, ProcessConfig
 from search.ledger.digest import digest
 from search.ledger.reader import LEDGER, connect, is_ledger, read_children
 from search.ledger.writer import Ledger
@@ -140,10 +140,10 @@ def test_the_points_are_those_of_a_first_start_of_every_transaction_and_of_the_e
     assert len(points) > 150
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(2))
 def test_a_search_killed_at_a_point_continues_as_if_nothing_had_happened(folder, unbroken, part):
     run_dir, points = unbroken
-    for number in range(1 + part, len(points) + 1, 40):
+    for number in range(1 + 17 * part, len(points) + 1, 40):
         check_kill_at(folder, run_dir, number)
 
 
@@ -154,7 +154,7 @@ def test_a_search_killed_at_any_point_continues_as_if_nothing_had_happened(folde
         check_kill_at(folder, run_dir, number)
 
 
-EXECUTORS = {"inline": InlineConfig()}
+EXECUTORS = {"inline": InlineConfig(), "process": ProcessConfig(workers=2)}
 
 
 @pytest.mark.slow
@@ -178,9 +178,10 @@ def test_a_search_with_real_children_killed_at_random_instants_continues(folder,
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
             code = exit_code(process)
-            assert group_ends(process, 2)
             with owned(run_dir):
                 pass
+            # The kernel kills the workers at once; on a busy machine it takes 2 s to give back their memory.
+            assert group_ends(process, 20)
             if code == 0:
                 break
             assert code == -9, log.read_text()

@@ -110,7 +110,7 @@ CONTINUATIONS = ["same disk", "disk gone", "disk no longer named", "disk gone an
 @pytest.mark.parametrize("how", CONTINUATIONS)
 def test_a_killed_search_continues_from_the_newest_ledger_that_there_is(folder, whole, monkeypatch, how):
     monkeypatch.setattr(writer, "COPY_AFTER", 5)
-    for point in range(30 + 7 * CONTINUATIONS.index(how), 260, 90):
+    for point in range(30 + 7 * CONTINUATIONS.index(how), 260, 130):
         here = folder / f"{how}-{point}"
         run_dir, disk = here / "run", here / "disk"
 
