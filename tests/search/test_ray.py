@@ -336,26 +336,11 @@ def test_cluster_without_room_for_any_child_is_refused(cluster, settings, messag
 
 @slow
 class TestRay(ExecutorContract):
-    @pytest.fixture
-    def config(self, cluster):
-        config = Closing(RayConfig(address=cluster.address))
-        yield config
-        config.close()
-
-
-class Closing:
-    """Builds executors and closes them when the test is over."""
-
-    def __init__(self, config: RayConfig):
-        self._config, self._built = config, []
-
-    def build(self, open_evaluator, search):
-        self._built.append(self._config.build(open_evaluator, f"{search}-{len(self._built)}"))
-        return self._built[-1]
-
-    def close(self) -> None:
-        for executor in self._built:
-            executor.close()
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls, cluster):
+        with closing(RayConfig(address=cluster.address).build(Behaves(), "contract")) as executor:
+            yield executor
 
 
 # Nodes that are killed come last: Ray needs a while to call them dead.
