@@ -6,13 +6,11 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from backbones.ranges import KEY, ConfigError, under
+from backbones.ranges import KEY, LARGEST_INT, ConfigError, under
 from conf.refusals import unknown_key
 
 LARGEST_FLOAT = 3.4028234e38
 """Of 32 bits, in which networks compute."""
-LARGEST_INT = 2**63 - 1
-"""Of 64 bits, which generators, files and tensors take."""
 
 
 class _TooLargeError(ConfigError):
