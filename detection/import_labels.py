@@ -51,6 +51,11 @@ def import_labels(
         raise FileNotFoundError(f"{root}: no such folder")
     check_output(output)
     labelled = READERS[kind](root, split, images, annotations)
+    if not labelled.categories:
+        images = counted(len(labelled.images), "image")
+        raise ValueError(
+            f"{root}: no object in the {kind} labels of {images}, so there is no category to train on"
+        )
     data = msgspec.json.encode(labelled.to_coco(f"imported from the {kind} labels of {printable(str(root))}"))
     written = columns(msgspec.json.decode(data, type=Elements), str(output))
     problems = find_problems(written, str(output))
