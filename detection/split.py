@@ -26,8 +26,9 @@ from backbones.arguments import whole
 from backbones.files import check_output, read_text, write_atomically
 from backbones.words import counted, printable_lines, told
 from celltransfer import program
-from detection.data.coco_file import CocoFile, Elements, columns, split_file
+from detection.data.coco_file import CocoFile, columns
 from detection.data.coco_rules import find_problems
+from detection.data.coco_text import Elements, split_file
 from runtime.problems import refuse
 from runtime.random import counter_hash
 
