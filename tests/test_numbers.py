@@ -18,6 +18,7 @@ REFUSED = {
     f"detection.split a --output o --minival 1 --seed {'9' * 5000}": "must be a whole number",
     "detection.export w --format onnx --output o.onnx --size 16 64": "--size: 16, must be in 32..10000",
     "detection.profile --name n --detector torchvision_fpn --classes 0": "--classes: 0, must be at least 1",
+    "search.replay d -- -1": "child: -1, must be at least 0",
     "backbones profile nasnet_a_cifar --filters -4": "--filters: -4, must be at least 1",
     "backbones export w --format onnx --image-size 0": "--image-size: 0, must be at least 1",
 }

@@ -137,7 +137,7 @@ def read_split(config: CocoDataConfig, split: str, *, images: bool = False) -> t
     annotations = root / (config.train_annotations if train else config.val_annotations)
     name = config.train_images if train else config.val_images
     folder = root / name
-    if images and not folder.is_dir():
+    if images and annotations.is_file() and not folder.is_dir():
         raise NoSuchPathError(f"{KEY}data.{split}_images = {name}: no such folder in {root}")
     limit = config.train_limit if train else config.val_limit
     coco, problems = read_coco(annotations, folder if images else None, limit)

@@ -78,7 +78,7 @@ REFUSED = {
     "detection data=digits": "data=digits: expected one of coco, scenes",
     "detection recipe=modern": "recipe=modern: expected one of detectron2_1x, nasnet_coco",
     "pipeline data@detection.data=digits": "data@detection.data=digits: expected one of coco, scenes",
-    "search 'executor=[1]'": "executor=[1]: expected one of inline",
+    "search 'executor=[1]'": "executor=[1]: expected one of inline, process, ray",
     "search data=digits 'strategy={name:ppo}'": "strategy.name = 'ppo', expected one of controller",
     "classification logger@logger2=csv": "Could not override 'logger@logger2'.\nDid you mean to override "
     "logger?",
