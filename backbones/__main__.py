@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from backbones.arguments import whole
 from backbones.draw import draw
 from backbones.files import check_output, write_atomically
 from backbones.formats import SUFFIXES
@@ -138,11 +139,15 @@ def main() -> None:
     command = commands.add_parser("profile", help="parameters, multiply-adds and activations of one network")
     add = command.add_argument
     add("network", help="a zoo name, a genotype.json, a backbone.safetensors, or timm/<name>")
-    add("--cells-per-stage", type=int, help="normal cells in each of the three stages (default: the zoo's)")
-    add("--filters", type=int, help="channels of one state in the first stage (default: the zoo's)")
+    add(
+        "--cells-per-stage",
+        type=whole(1),
+        help="normal cells in each of the three stages (default: the zoo's)",
+    )
+    add("--filters", type=whole(1), help="channels of one state in the first stage (default: the zoo's)")
     add("--stem", help="imagenet or cifar (default: the zoo's, imagenet for a genotype)")
-    add("--image-size", type=int, help="side in pixels (default: what the network is meant for)")
-    add("--num-classes", type=int, help="(default: 10 with the cifar stem, else 1000)")
+    add("--image-size", type=whole(1), help="side in pixels (default: what the network is meant for)")
+    add("--num-classes", type=whole(1), help="(default: 10 with the cifar stem, else 1000)")
     add("--parts", action="store_true", help="also a row per cell, stem and classifier (default: the total)")
     command.set_defaults(run=profile_network)
 
@@ -168,7 +173,7 @@ def main() -> None:
         type=Path,
         help=".onnx, .xml (and .bin), .pt2 (default: beside the weights, by their name)",
     )
-    add("--image-size", type=int, help="side in pixels (default: that of the weights file)")
+    add("--image-size", type=whole(1), help="side in pixels (default: that of the weights file)")
     add("--features", action="store_true", help="give the maps c2 to c5 (default: the logits)")
     command.set_defaults(run=export_weights)
 

@@ -7,7 +7,7 @@ from backbones.genotype import Genotype
 from backbones.ranges import require
 from backbones.spec import NetworkSpec, check_sizes
 from backbones.timm_spec import TimmSpec, timm_extras
-from backbones.zoo import resolve_spec, spec_of_genotype
+from backbones.zoo import resolve_spec, spec_of_genotype, under_name
 
 
 @dataclass(kw_only=True)
@@ -50,7 +50,8 @@ class BackboneConfig:
 
     def spec(self) -> NetworkSpec | TimmSpec:
         """Raises ValueError or FileNotFoundError that names what was wrong."""
-        return resolve_spec(self.name, **self._given())
+        with under_name():
+            return resolve_spec(self.name, **self._given())
 
     def spec_of(self, genotype: Genotype) -> NetworkSpec:
         """The spec with this genotype instead of the file `name`, which may not be written yet.

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from backbones.auxiliary import AuxiliaryHead
 from backbones.base import Classifier, FeatureInfo, Split
 from backbones.cell import CellModule, DropPath, MapShape, State, drop_path_keep
 from backbones.fused import FusedCell
@@ -25,29 +26,6 @@ log = logging.getLogger(__name__)
 
 AUXILIARY_SMALLEST_MAP = 5
 """Side of the map below which the auxiliary head's 5x5 pooling has no window."""
-
-
-class AuxiliaryHead(nn.Module):
-    """Classifier on the last map before the second reduction, for training only. `[N, C, H, W]` to `[N, K]`.
-
-    Reads the map after its ReLU.
-
-    map_size: H and W; the head is tied to it. Source: TF-slim `nasnet.py`; docs/nasnet.md, section 4.5.
-    """
-
-    def __init__(self, layers: Layers, channels: int, map_size: int, num_classes: int) -> None:
-        super().__init__()
-        pooled = (map_size - 5) // 3 + 1
-        self.reduce = nn.Sequential(
-            nn.AvgPool2d(5, stride=3), layers.conv(channels, 128), layers.norm(128), nn.ReLU()
-        )
-        self.full_map = nn.Sequential(
-            nn.Conv2d(128, 768, pooled, bias=False), layers.norm(768), nn.ReLU(), nn.Flatten()
-        )
-        self.classifier = nn.Linear(768, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.full_map(self.reduce(x)))
 
 
 class NASNet(Classifier):

@@ -61,8 +61,8 @@ def as_picture(image: "Image.Image | Tensor | NDArray[Any]", grey: bool = False)
     """Upright 8-bit RGB, or grey: EXIF rotation applied, transparency dropped, 16 bits scaled to 8.
 
     Tensors and arrays become what a file of the same picture becomes: see `pixels.picture_of`. Raises
-    TypeError for anything else, ValueError for those that are no picture, and for images without pixels or
-    with floating-point ones."""
+    TypeError for anything else, ValueError for those that are no picture, and for images without pixels, with
+    floating-point ones or with 16-bit ones that are nearly black."""
     if not isinstance(image, Image.Image):
         image = picture_of(image)
     if 0 in image.size:

@@ -32,7 +32,14 @@ def picture_of(pixels: Any) -> Image.Image:
 
 
 def from_16_bits(pixels: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """The 8-bit levels of 16-bit pixels."""
+    """The 8-bit levels of 16-bit pixels, of which 65535 is white.
+
+    Raises ValueError where all are below 256 but not 0: levels of 8 bits, most likely, stored as they are."""
+    if 0 < pixels.max() < 256:
+        raise ValueError(
+            f"16-bit pixels of at most {pixels.max()}, which is nearly black, as 65535 is white: "
+            "give 8-bit pixels where 255 is white"
+        )
     return (pixels // 257).clip(0, 255).astype(np.uint8)
 
 
@@ -68,11 +75,6 @@ def _eight_bits(pixels: NDArray[Any], rounding: float) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:  # of either order of bytes
-        if 0 < pixels.max() < 256:
-            raise ValueError(
-                f"16-bit pixels of at most {pixels.max()}, which is nearly black, as 65535 is white: "
-                "give uint8 where 255 is white"
-            )
         return from_16_bits(pixels)
     if pixels.dtype.kind != "f":
         raise ValueError(f"pixels of {pixels.dtype}, expected uint8, a float in 0..1, or uint16")

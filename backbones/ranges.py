@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
+LARGEST_INT = 2**63 - 1
+"""Of 64 bits, which generators, files and tensors take."""
 KEY = "\ue000"
 """Stands before each key in the text of a ConfigError: there goes what the refused dataclass stands under."""
 
@@ -84,8 +86,8 @@ def require(
             and (most is None or value <= most)
             and (below is None or value < below)
         ):
-            rule = _told(least, above, most, below)
-            raise ConfigError(f"{KEY}{key} = {value}, must be {rule}{_or_null(config, key)}")
+            told = rule(least, above, most, below)
+            raise ConfigError(f"{KEY}{key} = {value}, must be {told}{_or_null(config, key)}")
         elif limit is not None and value > limit:
             raise ConfigError(f"{KEY}{key} = {value}, must be at most {limit}{_or_null(config, key)}")
 
@@ -95,7 +97,8 @@ def _or_null(config: Any, key: str) -> str:
     return ", or null" if type(None) in get_args(types[key]) else ""
 
 
-def _told(least: float | None, above: float | None, most: float | None, below: float | None) -> str:
+def rule(least: float | None, above: float | None, most: float | None, below: float | None) -> str:
+    """What a value must be, after `must be`; at least one bound is given."""
     low, high = (least if above is None else above), (most if below is None else below)
     if high is None:
         return f"at least {least}" if above is None else f"above {above}"

@@ -2,13 +2,15 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backbones.genotype import Genotype
 from backbones.published import NASNET_A
+from backbones.ranges import KEY, ConfigError
 from backbones.spec import NetworkSpec
 from backbones.timm_spec import TIMM, TimmSpec
 
@@ -66,6 +68,19 @@ def list_models() -> list[str]:
     return sorted(ZOO)
 
 
+class UnknownNetworkError(ValueError):
+    """A name that stands for no network."""
+
+
+@contextmanager
+def under_name() -> Iterator[None]:
+    """Unknown networks in the block are refused as the value of the key `name`."""
+    try:
+        yield
+    except UnknownNetworkError as error:
+        raise ConfigError(f"{KEY}name: {error}") from None
+
+
 def resolve_spec(network: str | Path | NetworkSpec | TimmSpec, **overrides: Any) -> NetworkSpec | TimmSpec:
     """The spec that a name, a genotype file or a spec with overridden fields stands for."""
     if isinstance(network, TimmSpec):
@@ -82,7 +97,7 @@ def resolve_spec(network: str | Path | NetworkSpec | TimmSpec, **overrides: Any)
     if str(network).endswith(".json"):
         return spec_of_genotype(Genotype.load(network), str(network), overrides)
     near = difflib.get_close_matches(str(network), ZOO, n=3, cutoff=0.3) or list_models()
-    raise ValueError(
+    raise UnknownNetworkError(
         f"unknown network {str(network)!r}: did you mean {', '.join(near)}? "
         "Otherwise give a genotype.json, a backbone.safetensors or timm/<name>"
     )

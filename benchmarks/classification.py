@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from backbones.arguments import whole
 from backbones.image_transforms import normalise
 from backbones.spec import Preprocessing
 from benchmarks import small_images
@@ -105,7 +106,7 @@ def main() -> None:
     options.add_argument(
         "--data", type=Path, default=os.environ.get("CELL_DATA"), help="default: environment CELL_DATA"
     )
-    options.add_argument("--images", type=int, default=320, help="files per round")
+    options.add_argument("--images", type=whole(1), default=320, help="files per round")
     options.add_argument("--only", choices=SECTIONS, help="one section")
     args = options.parse_args()
     if args.data is None and args.only in (None, "jpeg"):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from backbones.arguments import whole
 from backbones.network import NASNet
 from backbones.spec import ACTIVATION_MEMORY
 from backbones.zoo import ZOO
@@ -98,8 +99,8 @@ def _added_by_two_steps(way: str, batch: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("way", choices=("peer", *ACTIVATION_MEMORY))
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=whole(1), default=8)
+    parser.add_argument("--threads", type=whole(1), default=2)
     args = parser.parse_args()
     if not STATUS.exists():
         sys.exit(f"no {STATUS}: the peak of a process is read there, on Linux")

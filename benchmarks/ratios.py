@@ -16,6 +16,8 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from backbones.arguments import whole
+
 COLUMNS = ("work", "way", "peer", "ours", "ratio", "quartiles", "goal")
 PACKAGES = ("torch", "torchvision", "timm", "pretrainedmodels", "onnxruntime", "openvino")
 
@@ -111,8 +113,8 @@ def markdown(rows: Iterable[Row]) -> str:
 def parser(description: str, rounds: int) -> argparse.ArgumentParser:
     """The options that every benchmark has. rounds: the default."""
     result = argparse.ArgumentParser(description=description.split("\n\n")[0])
-    result.add_argument("--threads", type=int, default=2, help="of PyTorch and other runtimes")
-    result.add_argument("--rounds", type=int, default=rounds, help=f"that count, default {rounds}")
+    result.add_argument("--threads", type=whole(1), default=2, help="of PyTorch and other runtimes")
+    result.add_argument("--rounds", type=whole(1), default=rounds, help=f"that count, default {rounds}")
     result.add_argument("--markdown", type=Path, metavar="FILE", help="write the machine and the table there")
     return result
 

@@ -2,11 +2,11 @@
 
     python -m classification.check_data DIR [--json] [--names 5] [--workers 2]
 
-DIR holds `train/<class>/<image>` and `val/<class>/<image>` (or `test/`), unpacked or in zip archives. Exit
-code 0 when nothing is wrong, 1 when anything is: lines that start with `error` stop or falsify a training,
-those that start with `left out` are files that a training does not see. Training says the same. Every file
-is read and decoded once; besides the names shown, 17 bytes are kept per file, 22 MB for ImageNet's 1.3
-million. Duplicates are files with the same bytes.
+DIR holds `train/<class>/<image>` and `val/<class>/<image>` (or `test/`, `valid/`), unpacked or in zip
+archives. Exit code 0 when nothing is wrong, 1 when anything is: lines that start with `error` stop or falsify
+a training, those that start with `left out` are files that a training does not see. Training says the same.
+Every file is read and decoded once; besides the names shown, 17 bytes are kept per file, 22 MB for ImageNet's
+1.3 million. Duplicates are files with the same bytes.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from runtime.progress import track
 def check(
     root: Path, train: str = "train", test: str | None = None, *, names: int = 5, workers: int = 0
 ) -> Report:
-    """train, test: names of the splits' folders; test None: `test`, or `val` where there is no `test`.
+    """train, test: names of the splits' folders; test None: `test`, else `val`, else `valid`.
 
     names: shown of each problem. workers: processes that decode; 0: this one.
     """
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "folder", type=Path, metavar="DIR", help="holds train/<class>/<image> and val/ or test/"
     )
     parser.add_argument("--train-folder", default="train", help="as data.train_folder; default: train")
-    parser.add_argument("--test-folder", help="as data.test_folder; default: test, or val without test")
+    parser.add_argument("--test-folder", help="as data.test_folder; default: test, else val, else valid")
     options = parse_check(parser, arguments)
     report = check(
         options.folder.expanduser(),

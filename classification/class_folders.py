@@ -5,6 +5,7 @@ Training and the check walk it by the same functions, so that one says what the 
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -15,6 +16,7 @@ from runtime.pictures import HEIC, Entry, entries, image_files, is_folder, is_he
 NO_CLASSES = "no class folders"
 NO_IMAGE = "no image in this class folder"
 NO_FILE = "image that is no regular file, or a link to nothing"
+TEST_FOLDERS = ("test", "val", "valid")
 NO_FOLDER = "no such folder; DIR must hold <split>/<class>/<image>"
 
 
@@ -47,12 +49,12 @@ class Layout:
 def split_folder(root: Path, train: bool, train_folder: str, test_folder: str | None) -> Path:
     """Where the images of a split lie: in `root`, in a zip archive in it, or in `root`, a zip archive itself.
 
-    test_folder: None for `test`, or `val` where there is no `test`. There need not be such a folder. Raises
+    test_folder: None for the first of TEST_FOLDERS that is there. There need not be such a folder. Raises
     ValueError where two archives have one."""
     if train or test_folder is not None:
         return _find(root, train_folder if train or test_folder is None else test_folder)
-    test = _find(root, "test")
-    return test if zipped.is_folder(test) else _find(root, "val")
+    places = (_find(root, name) for name in TEST_FOLDERS)
+    return next(filter(zipped.is_folder, places), root / "val")
 
 
 def taken_folders(root: Path, folders: Sequence[Path]) -> str:
@@ -61,13 +63,22 @@ def taken_folders(root: Path, folders: Sequence[Path]) -> str:
     folders: of the training and of the test images."""
     train, test = folders
     used = {folder.name for folder in folders}
-    others = [entry.name for entry in (entries(root) if zipped.is_folder(root) else []) if is_folder(entry)]
+    others = sorted({entry.name for place in _holding_splits(root) for entry in place if is_folder(entry)})
     unused = [name for name in others if is_split_name(name) and name not in used]
     if not unused:
         return ""
     told = f"{train.name}/ is trained on, {test.name}/ is scored on"
     verb = "is" if len(unused) == 1 else "are"
     return f"{told}, {' and '.join(f'{name}/' for name in unused)} {verb} not used"
+
+
+def _holding_splits(root: Path) -> Iterator[list[Entry]]:
+    """What is in the folder, and in each of the archives in it that can be read."""
+    if zipped.is_folder(root):
+        yield entries(root)
+    for archive in zipped.archives(root) if root.is_dir() else []:
+        with suppress(ValueError, OSError):
+            yield entries(archive)
 
 
 def _find(root: Path, name: str) -> Path:

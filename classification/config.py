@@ -40,7 +40,7 @@ class ImageDataConfig:
     train_folder: str = "train"
     """Folder of the training images under `root`, for class folders."""
     test_folder: str | None = None
-    """Folder of the evaluation images; None: `test`, or `val` where there is no `test`."""
+    """Folder of the evaluation images; None: `test`, else `val`, else `valid`."""
     train_limit: int | None = None
     """Use only so many training images, in the classes' proportions; None: all."""
     test_limit: int | None = None

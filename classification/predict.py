@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from backbones.arguments import whole
 from backbones.words import printable, printable_lines, told
 from celltransfer import program
 from runtime.named_images import Unread, find_images, tell_unread
@@ -54,9 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("weights", help="a backbone.safetensors")
     parser.add_argument("images", nargs="+", help="image files, folders or patterns of them")
-    parser.add_argument("--top", type=int, default=5, help="classes for each image (default 5)")
+    parser.add_argument("--top", type=whole(1), default=5, help="classes for each image (default 5)")
     parser.add_argument("--json", action="store_true", help="print a JSON object a line instead")
-    parser.add_argument("--batch-size", type=int, default=16, help="images per forward pass (default 16)")
+    parser.add_argument(
+        "--batch-size", type=whole(1), default=16, help="images per forward pass (default 16)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     options = parser.parse_args(arguments)
     from classification.file_predictions import load, predict  # imports torch, for which --help need not wait
@@ -65,9 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table.columns[2].justify = "right"
     read = 0
     try:
-        for key in ("top", "batch_size"):
-            if (value := getattr(options, key)) < 1:
-                raise ValueError(f"--{key.replace('_', '-')} = {value}, must be at least 1")
         paths, unread = find_images(options.images)
         for missing in unread:
             _show_unread(table, missing, options.json)

@@ -8,6 +8,7 @@ import pkgutil
 import re
 import shlex
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, OmegaConfBaseException, SearchPaused)
 """What a wrong value, a missing file or an outage raises; all else is a bug and keeps its traceback."""
 FULL_ERROR = "HYDRA_FULL_ERROR"
+SWEEP = {"-m", "--multirun"}
 
 
 def main(config_name: str, run: str) -> None:
@@ -49,6 +51,7 @@ def main(config_name: str, run: str) -> None:
     A user's mistake ends with exit code 1 and one message; HYDRA_FULL_ERROR=1 shows the traceback.
     """
     refuse_dashes(sys.argv[1:])
+    sys.argv[1:] = options_first(sys.argv[1:])
     refuse_foreign_experiment(config_name, sys.argv[1:])
     refuse_old_names(sys.argv[1:])
     register(config_name)
@@ -87,7 +90,9 @@ def _exit_with_message(command: str, full: bool) -> Iterator[None]:
     except Exception as error:
         failed = failed_jobs()
         words = [word for word in sys.argv[1:] if not word.startswith("-")]
-        if full or not (failed or (message := refusal(error, command, words))):
+        if full or not (
+            failed or (message := refusal(error, command, words, sweep=SWEEP & {*sys.argv[1:]} != set()))
+        ):
             raise
         if failed:
             message = "\n".join([f"{counted(len(failed), 'job')} failed:", *failed])
@@ -119,6 +124,28 @@ def refuse_dashes(words: Sequence[str]) -> None:
         if word.startswith("-") and not known and (equals or "." in name):
             shown = shlex.quote(value) if value else "VALUE"
             sys.exit(f"{name}: keys take no dashes; type {name.lstrip('-')}={shown}")
+
+
+def options_first(words: Sequence[str]) -> list[str]:
+    """The same with the options before the keys: argparse takes keys from one place only."""
+    actions = vars(get_args_parser())["_option_string_actions"]
+    options: list[str] = []
+    keys: list[str] = []
+    rest = deque(words)
+    while rest:
+        word = rest.popleft()
+        if not word.startswith("-"):
+            keys.append(word)
+            continue
+        options.append(word)
+        action = actions.get(word)
+        if action is None or action.nargs == 0:
+            continue
+        if action.nargs == "?" and not (rest and rest[0] in action.choices):
+            options.append(action.const)
+        elif rest:
+            options.append(rest.popleft())
+    return [*options, *keys]
 
 
 def refuse_foreign_experiment(command: str, words: Sequence[str]) -> None:

@@ -6,13 +6,15 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from backbones.ranges import KEY, ConfigError, under
+from backbones.ranges import KEY, LARGEST_INT, ConfigError, under
 from conf.refusals import unknown_key
 
 LARGEST_FLOAT = 3.4028234e38
 """Of 32 bits, in which networks compute."""
-LARGEST_INT = 2**63 - 1
-"""Of 64 bits, which generators, files and tensors take."""
+
+
+class _TooLargeError(ConfigError):
+    """A number that its key may allow, but that no tensor can hold."""
 
 
 def to_objects(config: DictConfig) -> Any:
@@ -39,12 +41,27 @@ def _check(config: DictConfig) -> None:
     # Before the parts, whose values may be references to these.
     for key in (key for key in known if key not in parts):
         node: Any = config._get_node(key)
-        with under(here):
-            _check_number(str(key), known[key], ", or null" if node._is_optional() else "")
+        try:
+            with under(here):
+                _check_number(str(key), known[key], ", or null" if node._is_optional() else "")
+        except _TooLargeError as error:
+            raise _own_rule(config, here, f"{here}.{key!s}".lstrip(".")) or error from None
     for part in parts.values():
         _check(part)
     with under(here):
         OmegaConf.to_object(config)
+
+
+def _own_rule(config: DictConfig, here: str, key: str) -> ConfigError | None:
+    """What the dataclass of `config` itself has against the value of a key, which no tensor can hold."""
+    try:
+        with under(here):
+            OmegaConf.to_object(config)
+    except ConfigError as error:
+        return error if str(error).startswith(f"{key} = ") else None
+    except Exception:  # of a dataclass that reckons with such a number
+        return None
+    return None
 
 
 def _check_number(key: str, value: Any, null: str) -> None:
@@ -53,7 +70,10 @@ def _check_number(key: str, value: Any, null: str) -> None:
         for index, each in enumerate(value):
             _check_number(f"{key}[{index}]", each, "")
     elif isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
-        rule = "finite" if not math.isfinite(value) else f"within +-{LARGEST_FLOAT}"
-        raise ConfigError(f"{KEY}{key} = {value}, must be {rule}{null}")
+        if not math.isfinite(value):
+            raise ConfigError(f"{KEY}{key} = {value}, must be finite{null}")
+        rule = f"at most {LARGEST_FLOAT}" if value > 0 else f"at least -{LARGEST_FLOAT}"
+        raise _TooLargeError(f"{KEY}{key} = {value}, must be {rule}{null}")
     elif isinstance(value, int) and not -LARGEST_INT - 1 <= value <= LARGEST_INT:
-        raise ConfigError(f"{KEY}{key} = {value}, must be in {-LARGEST_INT - 1}..{LARGEST_INT}{null}")
+        rule = f"at most {LARGEST_INT}" if value > 0 else f"at least {-LARGEST_INT - 1}"
+        raise _TooLargeError(f"{KEY}{key} = {value}, must be {rule}{null}")

@@ -5,9 +5,11 @@ import dataclasses
 import difflib
 import re
 import shlex
+import typing
 from collections.abc import Iterator, Sequence
 
 from hydra import compose, initialize_config_module
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
@@ -20,12 +22,20 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 SCHEMAS = ("schema", "images_schema")
 """Choices of the YAML files alone."""
 NEAR = 3
+TYPES = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false"}
+"""OmegaConf's names of types in our words."""
+NAMES = {float: "Float", int: "Integer", bool: "Boolean"}
 
 
-def refusal(error: Exception, command: str, words: Sequence[str]) -> str | None:
+def refusal(error: Exception, command: str, words: Sequence[str], *, sweep: bool = False) -> str | None:
     """The message for what composing a configuration raised; None for a bug.
 
-    command: the name of its configuration. words: of the command line, without the options."""
+    command: the name of its configuration. words: of the command line, without the options. sweep: whether
+    they are a sweep's, of which one job cannot be composed."""
+    if sweep and (job := _failing_job(command, words)):
+        number, words = job
+        message = refusal(error, command, words)
+        return message and f"job {number} ({' '.join(words)}): {message}"
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override, words)
     if ambiguous := re.match("Ambiguous value for argument '(.*)'\n", str(error)):
@@ -44,29 +54,46 @@ def refusal(error: Exception, command: str, words: Sequence[str]) -> str | None:
         key = max([str(cause.full_key), asked[1] if asked else ""], key=len)
         return unknown_key(key, _composed(command, words))
     if isinstance(cause, OmegaConfBaseException):
-        if shape := _wrong_shape(str(cause.full_key), str(cause), words):
-            return shape
-        return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+        return _wrong_value(str(cause.full_key), cause, words)
     if taken := re.match("Could not append to config. An item is already at '(.*)'", str(error)):
         return f"{taken[1]} is a key already: leave out the +"
     lines = [line for line in str(error).splitlines() if not line.startswith("To append to")]
     return "\n".join(lines).partition("\nConfig search path:")[0].partition(" value: {")[0]
 
 
-def _wrong_shape(key: str, text: str, words: Sequence[str]) -> str | None:
-    """The message where a value is given keys of its own but takes none; None for another mistake."""
-    kind = re.search("of type 'dict' could not be converted to (.*)", text)
-    if not kind and "Cannot merge DictConfig with ListConfig" not in text:
-        return None
-    names = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false"}
-    expected = names.get(kind[1], "one value") if kind else f"a list, such as {key}=[0.5,0.5]"
+def _wrong_value(key: str, error: OmegaConfBaseException, words: Sequence[str]) -> str:
+    """The message for a value of another type than its key takes, or with keys of its own."""
+    text = str(error)
+    expected = _expected(key, error)
+    if expected is None:
+        return f"{key}: {text.splitlines()[0]}"
     for word in words:
         name, _, value = word.lstrip("+").partition("=")
         if name.startswith(f"{key}."):
-            return f"{name}: no such key; {key} is {expected}"
+            return f"{name}: no such key; {key} is {expected.partition(',')[0]}"
         if name == key:
             return f"{key} = {value}: expected {expected}"
-    return f"{key}: expected {expected}"
+    found = re.search("Value '(.*?)' (?:of type|is)", text)  # one of a list, or of a file
+    return f"{key}{f' = {found[1]}' if found else ''}: expected {expected}"
+
+
+def _expected(key: str, error: OmegaConfBaseException) -> str | None:
+    """What a key takes, by OmegaConf's words for a value that it does not take; None for other words."""
+    text = str(error)
+    if re.search("Cannot merge DictConfig with ListConfig|is not a ListConfig, list or tuple", text):
+        return f"a list, such as {key}=[0.5,0.5]"
+    if "is not a valid bool" in text:
+        return TYPES["Boolean"]
+    if kind := re.search(" could not be converted to (.*)", text):
+        return TYPES.get(kind[1], "one value")
+    if "is not Optional" in text:
+        form = OmegaConf.get_type(error.parent_node)
+        hints = typing.get_type_hints(form) if dataclasses.is_dataclass(form) else {}
+        own = NAMES.get(hints.get(key.rpartition(".")[2], object))
+        return TYPES[own] if own else "a value other than null"
+    if choices := re.search(r"expected one of \[(.*)\]", text):
+        return f"one of {choices[1]}"
+    return None
 
 
 def unknown_key(key: str, config: DictConfig) -> str:
@@ -139,6 +166,17 @@ def _split_by_the_shell(words: Sequence[str]) -> Iterator[list[str]]:
             if all(text.count(left) == text.count(right) for left, right in ("[]", "{}")):
                 yield list(words[start:end])
                 break
+
+
+def _failing_job(command: str, words: Sequence[str]) -> tuple[int, list[str]] | None:
+    """Number and words of a sweep's first job that cannot be composed; None where there is none."""
+    overrides = list(_overrides(words))
+    if len(overrides) < len(words) or not any(each.is_sweep_override() for each in overrides):
+        return None
+    with contextlib.suppress(HydraException), initialize_config_module("conf", version_base="1.3"):
+        (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+        return next(((n, job) for n, job in enumerate(jobs) if not _composes(command, job)), None)
+    return None
 
 
 def _overrides(words: Sequence[str]) -> Iterator[Override]:

@@ -11,9 +11,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from backbones.arguments import whole
 from backbones.formats import check_export
 from backbones.words import printable_lines, told
 from celltransfer import program
+from detection.data.sizing import SIDES
 from detection.deployment import FORMATS
 
 
@@ -25,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("weights", help="a detector.safetensors")
     parser.add_argument("--format", choices=FORMATS, required=True, help="of the file to write")
     parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("H", "W"), required=True, help="pixels of the image"
+        "--size", type=whole(*SIDES), nargs=2, metavar=("H", "W"), required=True, help="pixels of the image"
     )
     parser.add_argument("--output", type=Path, required=True, help="file to write: .onnx, or .pt2 for torch")
     options = parser.parse_args(arguments)

@@ -21,8 +21,9 @@ import msgspec
 from backbones.files import check_output, write_atomically
 from backbones.words import counted, printable, printable_lines, told
 from celltransfer import program
-from detection.data.coco_file import Elements, columns
+from detection.data.coco_file import columns
 from detection.data.coco_rules import find_problems
+from detection.data.coco_text import Elements
 from detection.data.labels import LabelledImages
 from detection.data.voc_labels import read_voc
 from detection.data.yolo_labels import read_yolo
@@ -51,6 +52,11 @@ def import_labels(
         raise FileNotFoundError(f"{root}: no such folder")
     check_output(output)
     labelled = READERS[kind](root, split, images, annotations)
+    if not labelled.categories:
+        read = counted(len(labelled.images), "image")
+        raise ValueError(
+            f"{root}: no object in the {kind} labels of {read}, so there is no category to train on"
+        )
     data = msgspec.json.encode(labelled.to_coco(f"imported from the {kind} labels of {printable(str(root))}"))
     written = columns(msgspec.json.decode(data, type=Elements), str(output))
     problems = find_problems(written, str(output))

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from backbones.arguments import number
 from backbones.files import check_output, write_atomically
 from backbones.words import printable, printable_lines, told
 from celltransfer import program
@@ -54,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("images", nargs="+", help="image files, folders or patterns of them")
     parser.add_argument("--output", type=Path, help="folder for drawings and detections.json")
     parser.add_argument("--json", action="store_true", help="print the detections as JSON and nothing else")
-    parser.add_argument("--min-score", type=float, default=0.3, help="leave out those below (default 0.3)")
+    parser.add_argument(
+        "--min-score", type=number(0, 1), default=0.3, help="leave out those below (default 0.3)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     return parser
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from backbones.arguments import whole
 from backbones.metadata import read_metadata
 from backbones.spec import NetworkSpec
 from backbones.timm_spec import TimmSpec
 from backbones.words import counted, printable_lines, told
 from backbones.zoo import read_spec, resolve_spec
 from celltransfer import program
-from detection.data.sizing import EvaluationSize, Fixed
+from detection.data.sizing import SIDES, EvaluationSize, Fixed
 from detection.engines.config import ENGINES, C4Config, EngineConfig
 
 if TYPE_CHECKING:
@@ -72,8 +73,14 @@ def main(compose: Callable[[str], Any], arguments: Sequence[str] | None = None) 
     add("--name", metavar="NETWORK", help="a zoo name, a backbone.safetensors, or timm/<name>")
     add("--experiment", help=f"with --name: one of {program('detection')}, for detector and size")
     add("--detector", choices=list(ENGINES), help="with --name: an engine with its defaults")
-    add("--classes", type=int, default=80, help="with --name (default: COCO's 80)")
-    add("--size", type=int, nargs=2, metavar=("H", "W"), help="of the image as the detector sees it, pixels")
+    add("--classes", type=whole(1), default=80, help="with --name (default: COCO's 80)")
+    add(
+        "--size",
+        type=whole(*SIDES),
+        nargs=2,
+        metavar=("H", "W"),
+        help="of the image as the detector sees it, pixels",
+    )
     options = parser.parse_args(arguments)
     if (options.weights is None) == (options.name is None):
         parser.error("give a detector.safetensors, or --name NETWORK")

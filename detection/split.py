@@ -22,11 +22,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from backbones.arguments import whole
 from backbones.files import check_output, read_text, write_atomically
 from backbones.words import counted, printable_lines, told
 from celltransfer import program
-from detection.data.coco_file import CocoFile, Elements, columns, split_file
+from detection.data.coco_file import CocoFile, columns
 from detection.data.coco_rules import find_problems
+from detection.data.coco_text import Elements, split_file
 from runtime.problems import refuse
 from runtime.random import counter_hash
 
@@ -159,15 +161,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("annotations", type=Path, nargs="+", help="annotation files in COCO format")
     size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--minival", type=int, help="images to draw; the paper has 8000")
+    size.add_argument("--minival", type=whole(1), help="images to draw; the paper has 8000")
     size.add_argument(
         "--minival-ids", type=Path, metavar="FILE", help="list of image ids, one a line, instead"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the drawing; default: 0")
+    parser.add_argument("--seed", type=whole(), default=0, help="of the drawing; default: 0")
     parser.add_argument("--output", type=Path, required=True, help="folder for train.json and minival.json")
     options = parser.parse_args(arguments)
-    if options.minival is not None and options.minival < 1:
-        parser.error("--minival must be at least 1")
     try:
         check_output(options.output, folder=True)
         merged = merge(options.annotations)

@@ -5,7 +5,9 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from backbones.arguments import whole
 from backbones.words import printable
+from runtime.config import MOST_PROCESSES
 
 MISSING = "image file is missing"
 """The rule that every listed file is there."""
@@ -83,11 +85,13 @@ class Report:
 def parse_check(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """The arguments of a command that checks data, with the options that all such commands have."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    parser.add_argument("--names", type=int, default=SHOWN, help=f"shown of each problem; default: {SHOWN}")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes; 0: this one; default: one per core"
+        "--names", type=whole(1), default=SHOWN, help=f"shown of each problem; default: {SHOWN}"
     )
-    options = parser.parse_args(arguments)
-    if options.names < 1 or options.workers < 0:
-        parser.error("--names must be at least 1, --workers at least 0")
-    return options
+    parser.add_argument(
+        "--workers",
+        type=whole(0, MOST_PROCESSES),
+        default=os.cpu_count(),
+        help="processes; 0: this one; default: one per core",
+    )
+    return parser.parse_args(arguments)

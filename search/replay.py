@@ -5,6 +5,8 @@ import math
 import sys
 from pathlib import Path
 
+from backbones.arguments import whole
+from backbones.words import printable_lines, told
 from celltransfer import program
 
 
@@ -12,12 +14,12 @@ def main(words: list[str] | None = None) -> int:
     """0: the same reward and curve; 1: others; 2 by argparse."""
     parser = argparse.ArgumentParser(prog=program("search.replay"), description=__doc__)
     parser.add_argument("dir", type=Path, help="folder of a search")
-    parser.add_argument("child", type=int, help="number of a child that has finished")
+    parser.add_argument("child", type=whole(0), help="number of a child that has finished")
     arguments = parser.parse_args(words)
     try:
         return replay(arguments.dir, arguments.child)
     except (ValueError, OSError) as error:
-        sys.exit(str(error))
+        sys.exit(printable_lines(told(error)))
 
 
 def replay(folder: Path, number: int) -> int:

@@ -19,8 +19,8 @@ from typing import Any
 from markupsafe import Markup
 
 from backbones.draw import draw
-from backbones.files import write_atomically
-from backbones.words import counted, printable_lines
+from backbones.files import check_output, write_atomically
+from backbones.words import counted, printable_lines, told
 from celltransfer import program
 from runtime.charts import HALF_SIZES, Series, charts
 from runtime.page import page, percent, short
@@ -63,13 +63,16 @@ LISTED = 10
 def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     """Writes the page, by default as `search_report.html` into the first folder, and returns where it is.
 
-    Raises FileNotFoundError where a folder holds no search, ValueError for a broken ledger or where no child
-    is done."""
+    Raises FileNotFoundError where a folder holds no search, ValueError for a broken ledger where no child is
+    done, or where the page cannot be written."""
+    if output is not None:
+        check_output(output)
     searches = [History.read(ledger_of(folder)) for folder in folders]
     if not any(search.rows for search in searches):
         raise ValueError(f"{folders[0]}: no child of the search is done yet")
     searches = [search for search in searches if search.rows]
     path = output or searches[0].folder / "search_report.html"
+    check_output(path)
     write_atomically(path, page(TEMPLATE, _context(searches)))
     return path
 
@@ -349,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(write_report(asked.dirs, asked.output))
     except (OSError, ValueError) as error:
-        print(printable_lines(str(error)), file=sys.stderr)
+        print(printable_lines(told(error)), file=sys.stderr)
         return 1
     return 0
 

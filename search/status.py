@@ -27,8 +27,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from backbones.files import read_text, write_atomically
-from backbones.words import counted, printable, printable_lines
+from backbones.files import check_output, read_text, write_atomically
+from backbones.words import counted, printable, printable_lines, told
 from celltransfer import program
 from runtime.owner import owner
 from search.estimate import duration
@@ -220,6 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write all children as a table")
     asked = parser.parse_args(arguments)
     try:
+        if asked.csv is not None:
+            check_output(asked.csv)
         path = ledger_of(asked.dir)
         if asked.digest:
             from search.ledger.digest import digest
@@ -239,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os._exit(0)  # nobody reads the rest
     except (OSError, ValueError) as error:
-        print(printable_lines(str(error)), file=sys.stderr)
+        print(printable_lines(told(error)), file=sys.stderr)
         return 1
     return 0
 

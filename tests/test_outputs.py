@@ -12,6 +12,8 @@ COMMANDS = {
     "detection.import_labels": "--from yolo {pictures} --output {output}/a.json",
     "detection.export": "none.safetensors --format onnx --size 64 64 --output {output}/a.onnx",
     "detection.convert": "none.safetensors --engine detectron2 --output {output}/a.safetensors",
+    "search.report": "none. --output {output}/a.html",
+    "search.status": "none. --csv {output}/a.csv",
     "backbones draw": "none.json --output {output}/a.svg",
     "backbones convert": "--source timm --checkpoint none.pth --output {output}/a.safetensors",
     "backbones export": "none.safetensors --format onnx --output {output}/a.onnx",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from backbones.ranges import under
+from backbones.ranges import KEY, NoSuchPathError, under
 from detection.data.coco_file import CocoFile, parse
 from detection.data.coco_rules import find_problems, targets
 from detection.data.config import CocoDataConfig
@@ -135,7 +135,10 @@ def read_split(config: CocoDataConfig, split: str, *, images: bool = False) -> t
         root = config.prepare()
     train = split == "train"
     annotations = root / (config.train_annotations if train else config.val_annotations)
-    folder = root / (config.train_images if train else config.val_images)
+    name = config.train_images if train else config.val_images
+    folder = root / name
+    if images and annotations.is_file() and not folder.is_dir():
+        raise NoSuchPathError(f"{KEY}data.{split}_images = {name}: no such folder in {root}")
     limit = config.train_limit if train else config.val_limit
     coco, problems = read_coco(annotations, folder if images else None, limit)
     for problem in problems:

@@ -6,10 +6,8 @@ then decoded some thousands at a time into arrays: beside the text hardly more t
 Letters: `N` images, `R` annotated boxes.
 """
 
-import json
 import math
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backbones.files import read_bytes, unreadable
+from detection.data.coco_text import LISTS, Elements, split_file
 from detection.data.elements import (
     LARGEST,
     UNREAD,
@@ -40,8 +38,6 @@ Id = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
 Int64 = Annotated[int, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
 Number = float | None
 """null stands for a number that JSON cannot say."""
-
-LISTS = ("images", "categories", "annotations")
 
 
 class ImageEntry(msgspec.Struct, gc=False):
@@ -112,15 +108,6 @@ class _Masked(msgspec.Struct):
     segmentation: list[Any] | _RunLengths | None = None
 
 
-class Elements(msgspec.Struct):
-    """The elements of an annotation file, as slices of its text. None for a list that is not there."""
-
-    images: list[msgspec.Raw] | None = None
-    categories: list[msgspec.Raw] | None = None
-    annotations: list[msgspec.Raw] | None = None
-    licenses: msgspec.Raw = msgspec.Raw(b"[]")
-
-
 @dataclass(frozen=True)
 class CocoFile:
     """Columns of an annotation file, in its order; nothing is checked but the types.
@@ -164,78 +151,6 @@ def parse(path: str | os.PathLike[str], shown: int = SHOWN) -> CocoFile:
 
     Raises as `split_file` does."""
     return columns(split_file(path), str(path), shown)
-
-
-def split_file(path: str | os.PathLike[str]) -> Elements:
-    """Finds the elements of a file. NaN and Infinity, which Python writes, are read as null.
-
-    Raises FileNotFoundError; ValueError that names the file where it is none that can be read, is not JSON
-    or no object."""
-    data = read_bytes(path, "annotation")
-    try:
-        try:
-            return _split(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return _strict(data, error)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _split(data: bytes) -> Elements:
-    """Raises msgspec.DecodeError for what is not JSON, ValueError for another form."""
-    try:
-        return msgspec.json.decode(data, type=Elements)
-    except msgspec.ValidationError:
-        pass
-    # A wrong value is met before a later mistake in the text, which matters more and is raised here.
-    msgspec.json.decode(data, type=msgspec.Raw)
-    try:
-        keys = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-    except msgspec.ValidationError as error:
-        raise ValueError(f"expected an object with images, annotations and categories: {error}") from None
-    found: dict[str, Any] = {}
-    for key in LISTS:
-        try:
-            found[key] = msgspec.json.decode(keys.get(key, b"null"), type=list[msgspec.Raw] | None)
-        except msgspec.ValidationError:
-            kind = type(msgspec.json.decode(keys[key])).__name__
-            named = {"dict": "an object", "str": "text"}.get(kind, f"a {kind}")
-            raise ValueError(f"{key} is {named}, expected a list") from None
-    return Elements(**found, licenses=keys.get("licenses", msgspec.Raw(b"[]")))
-
-
-_STRING_OR_CONSTANT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|-?\b(?:NaN|Infinity)\b', re.DOTALL)
-
-
-def _strict(data: bytes, refusal: Exception) -> Elements:
-    """The elements where Python can read the text: json.dump writes NaN unless told not to, other programs
-    write UTF-16 or a byte order mark. What is not finite is null.
-
-    refusal: of msgspec. Raises ValueError where Python cannot either."""
-    try:
-        return _split(_without_constants(data))  # as objects of Python, COCO's train2017 takes gigabytes
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    try:
-        strict = msgspec.json.encode(json.loads(data))
-    except UnicodeEncodeError:
-        raise ValueError("holds half of a surrogate pair (such as \\ud800), which is no text") from None
-    except (ValueError, RecursionError, OverflowError):
-        raise ValueError(unreadable(refusal)) from None
-    try:
-        return _split(strict)
-    except (msgspec.DecodeError, RecursionError):
-        raise ValueError(unreadable(refusal)) from None
-
-
-def _without_constants(data: bytes) -> bytes:
-    """null for NaN and Infinity outside of strings."""
-    pieces, start = [], 0
-    for match in _STRING_OR_CONSTANT.finditer(data):
-        if data[match.start()] != ord('"'):
-            pieces += [data[start : match.start()], b"null"]
-            start = match.end()
-    return b"".join([*pieces, data[start:]])
 
 
 def columns(elements: Elements, where: str, shown: int = SHOWN) -> CocoFile:

@@ -24,10 +24,14 @@ SAMPLING = COLORS + 8
 """What the anchors and proposals for the losses are drawn from."""
 
 
+SIDES = (32, 10_000)
+"""Least and most pixels that a side of a picture may have where a detector looks at it."""
+
+
 def check_side(key: str, pixels: int) -> None:
     """Raises ConfigError unless a detector can look at pictures with a side of so many pixels."""
-    if not 32 <= pixels <= 10_000:
-        raise ConfigError(f"{KEY}{key} = {pixels}, must be in 32..10000 pixels")
+    if not SIDES[0] <= pixels <= SIDES[1]:
+        raise ConfigError(f"{KEY}{key} = {pixels}, must be in {SIDES[0]}..{SIDES[1]} pixels")
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ here trained on. An image without an XML file has no objects.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
-from backbones.files import read_bytes, read_text
+from backbones.files import read_bytes
 from backbones.words import clipped
 from detection.data.labels import (
     Faults,
@@ -28,10 +28,9 @@ from detection.data.labels import (
     picture_files,
     picture_size,
 )
-from detection.data.listed_files import Nearest
 from detection.data.splits import note_merged_folders, note_merged_lists, split_folders, split_pairs
+from detection.data.voc_pictures import Pictures, length, listed, listed_splits
 from detection.data.voc_xml import Document, XmlError
-from runtime.pictures import entries
 from runtime.progress import track
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -62,7 +61,7 @@ def read_voc(
     if not files:
         raise ValueError(f"{labels}: no .xml files in this folder")
     faults = Faults()
-    pictures = _Pictures(folder, picture_files(folder, faults))
+    pictures = Pictures(folder, picture_files(folder, faults))
     found: dict[Path, LabelledImage] = {}
     taken: dict[Path, Path] = {}
     categories: set[str] = set()
@@ -80,7 +79,7 @@ def read_voc(
         others = [annotations for _, annotations in parts.values() if annotations != labels]
         categories.update(*(_names(annotations, faults) for annotations in others))
     elif split is not None:
-        wanted = _listed(lists / f"{split}.txt", [*_splits(lists), *parts], pictures, faults)
+        wanted = listed(lists / f"{split}.txt", [*listed_splits(lists), *parts], pictures, faults)
     unlabelled = 0
     chosen: list[LabelledImage] = []
     for picture in pictures.all if wanted is None else wanted:
@@ -93,7 +92,9 @@ def read_voc(
             unlabelled += 1
             chosen.append(LabelledImage(picture.relative_to(folder).as_posix(), *size, []))
     if split is None:
-        note_merged_lists(faults, lists, {name: _length(lists / f"{name}.txt") for name in _splits(lists)})
+        note_merged_lists(
+            faults, lists, {name: length(lists / f"{name}.txt") for name in listed_splits(lists)}
+        )
         given = images is not None or annotations is not None
         note_merged_folders(faults, (folder, labels), (image.file_name for image in chosen), parts, given)
     faults.refuse()
@@ -117,65 +118,8 @@ def _names(labels: Path, faults: Faults) -> set[str]:
     return found - {""}
 
 
-def _length(path: Path) -> int:
-    """Names on a list; 0 for one that cannot be read, which only matters when it is chosen."""
-    try:
-        return sum(bool(line.strip()) for line in read_text(path, "list of images").splitlines())
-    except (ValueError, OSError):
-        return 0
-
-
-def _splits(lists: Path) -> list[str]:
-    return (
-        [entry.name[:-4] for entry in entries(lists) if entry.name.endswith(".txt")] if lists.is_dir() else []
-    )
-
-
-class _Pictures:
-    """The image files of a folder, by their path and by their name, both without suffix."""
-
-    def __init__(self, folder: Path, files: list[Path]) -> None:
-        self.folder, self.all = folder, files
-        self.nearest = Nearest(folder)
-        self._by_key: dict[str, list[Path]] = {}
-        self._by_stem: dict[str, list[Path]] = {}
-        for path in self.all:
-            self._by_key.setdefault(self.key(path), []).append(path)
-            self._by_stem.setdefault(path.stem, []).append(path)
-
-    def key(self, path: Path) -> str:
-        return path.relative_to(self.folder).with_suffix("").as_posix()
-
-    def named(self, name: str) -> list[Path]:
-        """name: with or without folder, without suffix."""
-        return self._by_key.get(name) or self._by_stem.get(Path(name).name) or []
-
-
-def _listed(path: Path, splits: Sequence[str], pictures: _Pictures, faults: Faults) -> list[Path]:
-    """The images of a list of names."""
-    if not path.exists():
-        there = f"; there are {', '.join(splits)}" if splits else ""
-        raise FileNotFoundError(f"{path}: no such file; expected the images of the split {path.stem}{there}")
-    found: dict[Path, None] = {}
-    names = 0
-    for number, line in enumerate(read_text(path, "list of images").splitlines(), start=1):
-        if not (words := line.split()):
-            continue
-        names += 1
-        # In VOC's lists by class a number follows the name, which may itself hold blanks elsewhere.
-        tries = [line.strip(), words[0], Path(words[0]).stem]
-        images = next(filter(None, map(pictures.named, tries)), [])
-        if not images:
-            text = f"{clipped(words[0])[1:-1]} has no image in {pictures.folder}"
-            faults.add("listed image is not there", path, text, number)
-        found |= dict.fromkeys(images)
-    if not names:
-        faults.add("list of images is empty", path, "lists no images")
-    return list(found)
-
-
 def _labelled(
-    path: Path, key: str, pictures: _Pictures, taken: dict[Path, Path], faults: Faults
+    path: Path, key: str, pictures: Pictures, taken: dict[Path, Path], faults: Faults
 ) -> tuple[Path, LabelledImage] | None:
     """An image and what an XML file says of it; None where something is wrong, which the faults tell."""
     if (document := _document(path, faults)) is None:
@@ -210,7 +154,7 @@ def _document(path: Path, faults: Faults) -> Document | None:
 
 
 def _picture(
-    path: Path, key: str, root: ElementTree.Element, pictures: _Pictures, faults: Faults
+    path: Path, key: str, root: ElementTree.Element, pictures: Pictures, faults: Faults
 ) -> Path | None:
     named = Path(root.findtext("filename", "").replace("\\", "/").replace("\0", "")).name
     # Some tools name the labels otherwise than the image.

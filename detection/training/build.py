@@ -12,7 +12,7 @@ from backbones.norm import NarrowBatchNorm2d
 from backbones.ranges import KEY, ConfigError, under
 from backbones.spec import NetworkSpec
 from backbones.words import counted
-from backbones.zoo import resolve_spec
+from backbones.zoo import resolve_spec, under_name
 from detection.data.annotations import SPLITS
 from detection.data.coco_file import CategoryEntry
 from detection.data.config import CocoDataConfig
@@ -43,7 +43,7 @@ def build_backbone(source: BackboneSource) -> Backbone:
             network.preprocessing = preprocessing
     else:
         size = {key: value for key, value in source.size().items() if value is not None}
-        with under("backbone"):
+        with under("backbone"), under_name():
             network = build(resolve_spec(str(source.name), **size), num_classes=1)
     if isinstance(network.spec, NetworkSpec) and network.spec.stem == "cifar":
         raise ValueError(

@@ -147,6 +147,13 @@ def test_16_bits_may_be_black_or_dark(level):
     assert np.asarray(as_picture(np.full((4, 5), level, np.uint16))).max() == level // 257
 
 
+def test_sixteen_bits_of_a_file_are_scaled_and_black_stays_black():
+    white = Image.fromarray(np.array([[0, 257, 65535]], np.uint16))
+    assert np.asarray(as_picture(white, grey=True)).tolist() == [[0, 1, 255]]
+    black = Image.fromarray(np.zeros((2, 3), np.uint16))
+    assert not np.asarray(as_picture(black)).any()
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "float64", "float32", "float16"])
 def test_arrays_are_pictures_too(dtype):
     picture = photograph(50, 70)
@@ -163,6 +170,11 @@ def test_arrays_are_pictures_too(dtype):
     [
         (np.full((40, 50, 3), 255, np.uint16), "16-bit pixels of at most 255, which is nearly black"),
         (torch.full((3, 40, 50), 255, dtype=torch.uint16), "16-bit pixels of at most 255, which is nearly"),
+        (Image.fromarray(np.full((40, 50), 255, np.uint16)), "16-bit pixels of at most 255, which is nearly"),
+        (
+            Image.fromarray(np.full((40, 50), 7, np.int32)),
+            "16-bit pixels of at most 7, which is nearly black",
+        ),
         (torch.zeros(3, 40, 50, device="meta"), "a tensor on the device meta has no values, expected one"),
         (torch.zeros(3, 40, 50).to_sparse(), r"a sparse tensor \(torch.sparse_coo\), expected a dense one"),
         (torch.zeros(2, 40, 50), r"a tensor of shape \(2, 40, 50\) is no picture, expected \[3, H, W\]"),

@@ -3,10 +3,12 @@ import re
 import pytest
 
 from backbones.__main__ import main
+from backbones.config import BackboneConfig
 from backbones.costs import profile
 from backbones.factory import create
 from backbones.network import NASNet
 from backbones.published import PAPER_ROWS
+from backbones.ranges import ConfigError
 from backbones.weights import save
 from backbones.zoo import ZOO, resolve_spec
 
@@ -97,3 +99,11 @@ def test_list_shows_ours_beside_the_papers(capsys, monkeypatch):
     notes = " ".join(lines[len(rows) + 5 :])
     for note in (r"\* not reproduced", "7 @ 2304 is built with N = 6", "NASNet-B .* and NASNet-C .* missing"):
         assert re.search(note, notes)
+
+
+def test_a_name_that_is_no_network_is_refused_under_its_key():
+    with pytest.raises(ConfigError) as error:
+        BackboneConfig(name="nasnet").spec()
+    assert str(error.value.under("backbone")).startswith(
+        "backbone.name: unknown network 'nasnet': did you mean"
+    )

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 from PIL import Image
+from small_training import config
 
 from classification.config import ImageDataConfig
 from classification.data import open_images
+from classification.train import run
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +21,17 @@ def digit_folders(tmp_path_factory):
             for index in np.flatnonzero(images.labels == label)[:count]:
                 images.image(index).resize((16, 16), Image.Resampling.BILINEAR).save(folder / f"{index}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory, digit_folders):
+    """One unbroken run for each number of workers, made when first asked for."""
+    runs = {}
+
+    def get(workers):
+        if workers not in runs:
+            runs[workers] = tmp_path_factory.mktemp("straight")
+            run(config(runs[workers], digit_folders, workers=workers))
+        return runs[workers]
+
+    return get

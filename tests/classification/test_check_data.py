@@ -348,3 +348,20 @@ def test_the_check_and_the_training_say_which_folders_are_not_used(clean, capsys
     open_images(config, "test")
     (told,) = caplog.messages
     assert told == f"{clean}: {taken}, valid/ is not used (data.test_folder takes another)"
+
+
+def test_valid_is_the_test_folder_where_it_is_the_only_one(clean):
+    (clean / "val").rename(clean / "valid")
+    report = check(clean)
+    assert (report.problems, report.taken) == ([], "")
+    assert "valid: images" in report.counts
+    assert open_images(ImageDataConfig(name="imagefolder", root=str(clean)), "test").source.endswith("valid")
+
+
+def test_splits_in_archives_that_are_not_used_are_told(clean):
+    with zipfile.ZipFile(clean / "more.zip", "w") as archive:
+        archive.writestr("test-dev/a/0.jpg", b"")
+    assert check(clean).taken == "train/ is trained on, val/ is scored on, test-dev/ is not used"
+    (clean / "val").rename(clean / "test")
+    (clean / "broken.zip").write_bytes(b"PK")  # of which nothing is needed
+    assert check(clean).taken == "train/ is trained on, test/ is scored on, test-dev/ is not used"

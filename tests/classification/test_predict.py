@@ -180,8 +180,6 @@ def test_weights_without_names_number_their_classes(tmp_path, pictures, capsys):
     ("arguments", "message"),
     [
         (["none.png"], "none.png: no such image or folder"),
-        (["{pictures}", "--top", "0"], "--top = 0, must be at least 1"),
-        (["{pictures}", "--batch-size", "0"], "--batch-size = 0, must be at least 1"),
         (["{pictures}", "--device", "foo"], "device = 'foo', expected auto, cpu, cuda or cuda:<number>"),
     ],
 )

@@ -86,6 +86,22 @@ def test_no_number_is_infinite_undefined_or_more_than_64_bits(command, words):
             assert message.startswith((f"{key} = ", f"{key}[0] = ")), (key, value, message)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("trainer.threads", 2**63, "at most 1024, or null"),  # its own, not that of 64 bits
+        ("recipe.epochs", -(2**70), "at least 1"),
+        ("recipe.epochs", 2**63, f"at most {2**63 - 1}"),
+        ("seed", -(2**70), f"at least {-(2**63)}"),
+        ("recipe.label_smoothing", 1e39, "in [0, 1)"),
+        ("recipe.lr", math.inf, "finite"),
+    ],
+)
+def test_a_number_that_is_too_large_is_told_the_range_of_its_key(key, value, rule):
+    config = composed("classification", [])
+    assert refused(config, key, value) == f"{key} = {value}, must be {rule}"
+
+
 @pytest.mark.parametrize(("command", "words"), COMPOSITIONS)
 def test_no_number_is_so_large_that_what_it_sizes_cannot_be_built(command, words):
     config = composed(command, words)
@@ -105,7 +121,7 @@ def test_no_number_is_so_large_that_what_it_sizes_cannot_be_built(command, words
         ("data.mean=[nan,0.5,0.5]", "data.mean[0] = nan, must be finite"),
         ("data.std=[0.5,0.5,inf]", "data.std[2] = inf, must be finite"),
         ("data.mean=[123.7,116.3,103.5]", "data.mean = [123.7, 116.3, 103.5], must be 3 numbers in 0..1"),
-        ("seed=9223372036854775808", "seed = 9223372036854775808, must be in -9223372036854775808.."),
+        ("seed=9223372036854775808", "seed = 9223372036854775808, must be at most 9223372036854775807"),
         ("trainer.threads=100000000", "trainer.threads = 100000000, must be at most 1024, or null"),
         (
             "backbone.cells_per_stage=1000000",

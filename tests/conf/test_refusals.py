@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from conf.app import options_first
+
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 # Runs the commands given as JSON, one after the other, each with a run that does nothing; prints what each
 # one writes to stderr, and the exit code.
@@ -58,7 +60,17 @@ REFUSED = {
     "classification +q=1": "q: no such key; the configuration has seed, run_dir, data, backbone, recipe, "
     "trainer, logger, validate_every_epochs, eval_batch_size",
     "classification data=digits +recipe.lr=0.1": "recipe.lr is a key already: leave out the +",
-    "classification recipe.lr=abc": "recipe.lr: Value 'abc' of type 'str' could not be converted to Float",
+    "classification recipe.lr=abc": "recipe.lr = abc: expected a number",
+    "classification recipe.lr=null": "recipe.lr = null: expected a number",
+    "classification recipe.epochs=1.5": "recipe.epochs = 1.5: expected a whole number",
+    "classification data=digits data.flip=maybe": "data.flip = maybe: expected true or false",
+    "classification data=digits data.mean=0.5": "data.mean = 0.5: expected a list, such as "
+    "data.mean=[0.5,0.5]",
+    "classification data=digits data.mean=[a]": "data.mean[0] = a: expected a number",
+    "classification -m data=digits recipe.lr=0.1,abc": "job 1 (data=digits recipe.lr=abc): recipe.lr = abc: "
+    "expected a number",
+    "classification data=digits -m recipe.lr=abc recipe.epochs=1,2": "job 0 (data=digits recipe.lr=abc "
+    "recipe.epochs=1): recipe.lr = abc: expected a number",
     "classification data=coco": f"data=coco: {DATA}",
     "classification data=digit": f"data=digit: {DATA}",
     "classification data=null": f"data=null: {DATA}",
@@ -105,6 +117,25 @@ def test_a_list_that_the_shell_has_split_is_shown_with_the_shells_quotes(value, 
         1,
         f"{whole}: the shell has split the value at its blanks; type '{whole}'",
     )
+
+
+def test_options_may_stand_anywhere():
+    words = [
+        "data=digits",
+        "-m",
+        "recipe.lr=0.1,0.2",
+        "--cfg",
+        "job",
+        "seed=1",
+        "-i",
+        "logger=csv",
+        "-cn=a",
+    ]
+    assert options_first(words) == [
+        *("-m", "--cfg", "job", "-i", "all", "-cn=a"),
+        *("data=digits", "recipe.lr=0.1,0.2", "seed=1", "logger=csv"),
+    ]
+    assert options_first(["--info", "config", "seed=1"]) == ["--info", "config", "seed=1"]
 
 
 def test_a_key_with_dashes_is_answered_with_the_key_without(tmp_path):

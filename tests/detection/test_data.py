@@ -104,7 +104,7 @@ def test_an_image_of_another_size_than_annotated_is_named(coco_folder):
     [
         ({"root": None}, "data.root is not set"),
         ({"root": "/nowhere"}, "data.root = /nowhere: no such folder"),
-        ({"train_images": "photos"}, "photos: no such image folder"),
+        ({"train_images": "photos"}, "data.train_images = photos: no such folder in "),
         ({"train_annotations": "x.json"}, r"x\.json: no such annotation file"),
     ],
 )

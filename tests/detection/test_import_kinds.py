@@ -142,6 +142,13 @@ def test_images_without_a_label_file_are_background_and_counted(request, kind, c
     assert "2 images (1 without objects, 1 of them without a label file)" in capsys.readouterr().out
 
 
+def test_labels_without_any_object_are_told_by_the_folder_that_was_read(voc, capsys):
+    put(voc / "Annotations" / "a.xml", "<annotation><filename>a.png</filename></annotation>")
+    assert refused("voc", voc, capsys).endswith(
+        f"\n{voc}: no object in the voc labels of 2 images, so there is no category to train on\n"
+    )
+
+
 def test_a_listed_image_without_xml_is_background(voc):
     put(voc / "ImageSets" / "Main" / "train.txt", "b\n")
     assert run("voc", voc, "--split", "train") == {"b.png": []}

@@ -212,7 +212,7 @@ def test_scenes_come_back_from_yolo_as_they_were(scenes, tmp_path):
         ("0 0.5 0.5 0.1", "a.txt:2: 4 words, expected 5"),
         ("0 0.5 0.5 0.1 0.1 0.1 0.1 0.9", "a.txt:2: 8 words, expected 5"),
         ("0 0.5 0.5 0.1 0.1 0.9", "6 words, expected 5 .*; is the last one a confidence"),
-        ("0,0.5,0.5,0.1,0.1", "1 words, expected 5 .*found commas, expected blanks"),
+        ("0,0.5,0.5,0.1,0.1", "1 word, expected 5 .*found commas, expected blanks"),
         ("0 20 10 5 5", "a.txt:2: 20 is not in 0..1"),
         ("0 0.5 nan 0.1 0.1", "a.txt:2: nan is not in 0..1"),
         ("0 0.5 half 0.1 0.1", "a.txt:2: 'half' is no number"),

@@ -1,0 +1,40 @@
+"""Numbers on the command lines that argparse reads, refused by the words of `backbones.ranges`."""
+
+import argparse
+import math
+from collections.abc import Callable
+
+from backbones.ranges import LARGEST_INT, rule
+
+
+def whole(least: int | None = None, most: int | None = None) -> Callable[[str], int]:
+    """An argparse type: a whole number of 64 bits, in `least..most` where these are given."""
+
+    def read(word: str) -> int:
+        try:
+            value = int(word)
+        except ValueError:  # also of more digits than Python reads
+            raise argparse.ArgumentTypeError(f"{word}, must be a whole number") from None
+        if (least is not None and value < least) or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"{word}, must be {rule(least, None, most, None)}")
+        if not -LARGEST_INT - 1 <= value <= LARGEST_INT:
+            end = f"at most {LARGEST_INT}" if value > 0 else f"at least {-LARGEST_INT - 1}"
+            raise argparse.ArgumentTypeError(f"{word}, must be {end}")
+        return value
+
+    return read
+
+
+def number(least: float, most: float) -> Callable[[str], float]:
+    """An argparse type: a number in `least..most`, both of which it may be."""
+
+    def read(word: str) -> float:
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{word}, must be a number {rule(least, None, most, None)}")
+        return value
+
+    return read
