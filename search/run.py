@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 from lightning.pytorch.loggers import Logger
 
 from backbones.genotype import Genotype
@@ -151,6 +152,7 @@ def _check_hardware(ledger: Ledger, path: Path, config: SearchConfig) -> None:
     device = "cpu" if config.evaluator is not None else str(resolve_device(config.child.device))
     now = here(device)
     found = {"device": now.device, "torch": now.torch, "CPU": capability(), "capability": now.capability}
+    found["numpy"] = np.__version__  # in which the controller draws
     before = ledger.fact("hardware")
     if before is None:
         ledger.save(facts={"hardware": found})

@@ -23,9 +23,9 @@ from backbones.ranges import KEY, ConfigError
 from runtime.random import derive, uniforms
 from search.admission import Admission
 from search.budget import Budget
-from search.children.analytic import AnalyticRewards
 from search.children.cost import predicted_cost
 from search.children.evaluators import OpenCallable
+from search.children.recorded import RewardTable
 from search.config import BudgetConfig, LimitsConfig, SimulateConfig
 from search.executors.config import SimulatedConfig
 from search.ledger.reader import LEDGER
@@ -184,7 +184,7 @@ class TimedRewards:
 
 def _rewards(config: SimulateConfig, space: Space) -> Evaluator:
     if config.evaluator is None:
-        return AnalyticRewards(space, config.seed)
+        return RewardTable(space, config.seed)
     arguments = dict(config.evaluator)
     return OpenCallable(str(arguments.pop("_target_", "")), arguments)()
 

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 from backbones.ranges import require
 from runtime.config import Builds
 
+RATIOS = ("decision", "architecture", "drop", "vtrace")
+
 
 @dataclass(kw_only=True)
 class StrategyConfig(Builds):
@@ -73,8 +75,10 @@ class ControllerConfig(StrategyConfig):
     clip: float = 0.2
     """PPO's ratio is clipped to 1 +- clip; not stated in the paper."""
     ratio: str = "decision"
-    """What PPO's ratio is of: each `decision`, or the whole `architecture`, which is the paper's reading. See
-    docs/search.md."""
+    """How results that come late are weighed, by ratios of probabilities, the policy's now to the sampler's:
+    `decision`, one per decision; `architecture`, one for all of them together, the paper's reading; `drop`,
+    as `architecture`, but nothing is learned outside the clip; `vtrace`, truncated importance weights.
+    docs/search.md compares them."""
     entropy_weight: float = 1e-5
     """Weight of the entropy bonus, in reward per nat; 1e-5 in the paper."""
     baseline_decay: float = 0.95
@@ -87,7 +91,7 @@ class ControllerConfig(StrategyConfig):
         require(self, "hidden", least=1, limit=4096)
         require(self, "architectures_per_update", "passes", least=1, limit=100_000)
         require(self, "init", "lr", "clip", above=0)
-        require(self, "ratio", among=("architecture", "decision"))
+        require(self, "ratio", among=RATIOS)
         require(self, "entropy_weight", least=0)
         require(self, "baseline_decay", least=0, below=1)
 

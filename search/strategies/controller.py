@@ -22,77 +22,18 @@ update, joint probability = product over all softmaxes. Choices beyond the paper
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from runtime.device import torch_threads
 from runtime.random import derive, uniforms
 from search.messages import Proposal, Result
 from search.space import Space
 from search.strategies.config import ControllerConfig
+from search.strategies.policy import Policy
 from search.strategies.ppo import Episode, next_baseline, update
 from search.strategies.protocol import State, check_state
-
-IMPOSSIBLE = -1e9
-"""Log-probability of an option that does not exist; finite, so that 0 * IMPOSSIBLE is 0 and not NaN."""
-
-
-class Policy(nn.Module):
-    """Distribution over the decision sequences of `space`: p(d_t | d_0 .. d_{t-1}), t < T."""
-
-    def __init__(self, space: Space, hidden: int, init: float, generator: torch.Generator):
-        super().__init__()
-        steps, options = space.mask().shape
-        kinds = np.array(space.kinds)
-        kind_sizes = [max(np.array(space.sizes)[kinds == kind]) for kind in range(3)]
-        first_row = 1 + np.cumsum([0, *kind_sizes[:2]])  # row 0 is the first input
-        self.embedding = nn.Embedding(1 + int(sum(kind_sizes)), hidden)
-        self.lstm = nn.LSTM(hidden, hidden, batch_first=True)
-        self.weight = nn.Parameter(torch.empty(steps, hidden, options))
-        self.bias = nn.Parameter(torch.empty(steps, options))
-        self.register_buffer("mask", torch.from_numpy(space.mask()), persistent=False)
-        self.register_buffer("rows", torch.from_numpy(first_row[kinds]), persistent=False)
-        self.mask: Tensor
-        self.rows: Tensor
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.uniform_(-init, init, generator=generator)
-
-    def forward(self, decisions: Tensor) -> Tensor:
-        """decisions: `[E, T]` int64. Returns log-probabilities `[E, T, O]` of every option at every step."""
-        inputs = torch.cat([torch.zeros_like(decisions[:, :1]), (decisions + self.rows)[:, :-1]], dim=1)
-        output, _ = self.lstm(self.embedding(inputs))
-        logits = torch.einsum("eth,tho->eto", output, self.weight) + self.bias
-        log_probs = torch.log_softmax(logits.masked_fill(~self.mask, IMPOSSIBLE), dim=-1)
-        return log_probs.masked_fill(~self.mask, IMPOSSIBLE)
-
-    @torch.inference_mode()
-    def sample(self, chance: np.ndarray) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """One draw by inverting the distribution function at `chance`, `[T]` in [0, 1).
-
-        Returns decisions `[T]` and their log-probabilities `[T]`. One at a time: a batch would round
-        differently with its size, and a proposal must not depend on how many were asked for.
-        """
-        lstm = self.lstm
-        hidden = cell = torch.zeros(1, lstm.hidden_size)
-        sizes, rows = self.mask.sum(dim=1).tolist(), self.rows.tolist()
-        decisions: list[int] = []
-        chosen: list[float] = []
-        row = 0
-        for step, u in enumerate(chance):
-            # nn.LSTM takes four times as long for a single step.
-            hidden, cell = torch.lstm_cell(
-                self.embedding.weight[row : row + 1], (hidden, cell), *lstm.all_weights[0]
-            )
-            logits = torch.mm(hidden, self.weight[step])[0] + self.bias[step]
-            log_probs = torch.log_softmax(logits[: sizes[step]], dim=0).tolist()
-            cumulative = np.cumsum(np.exp(log_probs))
-            choice = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
-            decisions.append(choice)
-            chosen.append(log_probs[choice])
-            row = rows[step] + choice
-        return tuple(decisions), tuple(chosen)
+from search.strategies.sampler import Sampler
 
 
 class Controller:
@@ -110,16 +51,15 @@ class Controller:
         self._updates = 0
         self._baseline: float | None = None
         self._batch: list[Episode] = []
-        self._tensors = self._copies()
+        self._keep()
 
     def propose(self, n: int, pending: Sequence[Proposal]) -> list[Proposal]:
         proposals = []
-        with torch_threads(1):
-            for number in range(self._proposed, self._proposed + n):
-                chance = uniforms(len(self._space.sizes), self._seed, "controller", number)
-                decisions, log_probs = self._policy.sample(chance)
-                genotype = self._space.decode(decisions)
-                proposals.append(Proposal(number, genotype, decisions, math.fsum(log_probs), log_probs))
+        for number in range(self._proposed, self._proposed + n):
+            chance = uniforms(len(self._space.sizes), self._seed, "controller", number)
+            decisions, log_probs = self._sampler.draw(chance)
+            genotype = self._space.decode(decisions)
+            proposals.append(Proposal(number, genotype, decisions, math.fsum(log_probs), log_probs))
         self._proposed += n
         return proposals
 
@@ -140,13 +80,13 @@ class Controller:
                         self._optimizer,
                         self._batch,
                         passes=config.passes,
+                        ratio=config.ratio,
                         clip=config.clip,
                         entropy_weight=config.entropy_weight,
-                        per_decision=config.ratio == "decision",
                     )
                 self._batch = []
                 self._updates += 1
-                self._tensors = self._copies()
+                self._keep()
 
     def state_dict(self) -> State:
         values = {
@@ -157,13 +97,14 @@ class Controller:
         }
         return State(self._tensors, values)
 
-    def _copies(self) -> dict[str, Tensor]:
-        """The state's tensors as they are now."""
+    def _keep(self) -> None:
+        """Prepares what depends on the weights alone: the state's tensors, and the sampler."""
         tensors = {f"policy.{name}": tensor for name, tensor in self._policy.state_dict().items()}
         for index, moments in self._optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{name}": tensor for name, tensor in moments.items()}
         with torch_threads(1):  # copies, too, wait for a second thread on a busy machine
-            return {name: tensor.clone() for name, tensor in tensors.items()}
+            self._tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+            self._sampler = Sampler(self._policy)
 
     def load_state_dict(self, state: State) -> None:
         tensors, values = state
@@ -182,7 +123,7 @@ class Controller:
         self._policy.load_state_dict(_with_prefix(tensors, "policy."))
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self._tensors = self._copies()
+        self._keep()
         self._proposed, self._updates = values["proposed"], values["updates"]
         self._baseline = values["baseline"]
         self._batch = [

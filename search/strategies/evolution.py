@@ -22,7 +22,7 @@ from runtime.random import uniforms
 from search.messages import Proposal, Result
 from search.space import Space
 from search.strategies.config import EvolutionConfig
-from search.strategies.protocol import State, check_state
+from search.strategies.protocol import NO_TENSORS, State, check_state
 
 
 class Evolution:
@@ -52,9 +52,8 @@ class Evolution:
                 self._population.append((result.proposal.decisions, result.reward))
 
     def state_dict(self) -> State:
-        return State(
-            {}, {"proposed": self._proposed, "population": [list(each) for each in self._population]}
-        )
+        members = [list(member) for member in self._population]
+        return State(NO_TENSORS, {"proposed": self._proposed, "population": members})
 
     def load_state_dict(self, state: State) -> None:
         check_state(state, {}, ["proposed", "population"])

@@ -6,7 +6,7 @@ from backbones.genotype import Genotype
 from search.messages import Proposal, Result
 from search.space import Space
 from search.strategies.config import ListedConfig
-from search.strategies.protocol import State, check_state
+from search.strategies.protocol import NO_TENSORS, State, check_state
 
 
 class Listed:
@@ -25,7 +25,7 @@ class Listed:
         del results
 
     def state_dict(self) -> State:
-        return State({}, {"proposed": self._proposed})
+        return State(NO_TENSORS, {"proposed": self._proposed})
 
     def load_state_dict(self, state: State) -> None:
         check_state(state, {}, ["proposed"])

@@ -19,6 +19,10 @@ class State(NamedTuple):
     values: dict[str, Any]
 
 
+NO_TENSORS: dict[str, Tensor] = {}
+"""Of strategies that have none; always the same dictionary."""
+
+
 class Strategy(Protocol):
     """Proposes genotypes, learns from results.
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from search.messages import Proposal, Result
 from search.space import Space
 from search.strategies.config import RandomConfig
-from search.strategies.protocol import State, check_state
+from search.strategies.protocol import NO_TENSORS, State, check_state
 
 
 class RandomSearch:
@@ -24,7 +24,7 @@ class RandomSearch:
         del results
 
     def state_dict(self) -> State:
-        return State({}, {"proposed": self._proposed})
+        return State(NO_TENSORS, {"proposed": self._proposed})
 
     def load_state_dict(self, state: State) -> None:
         check_state(state, {}, ["proposed"])

@@ -8,8 +8,10 @@ from torch import nn
 from runtime.device import torch_threads
 from runtime.random import uniforms
 from search.space import Space
-from search.strategies.controller import Policy
-from search.strategies.ppo import Episode, chosen_log_probs, entropy, next_baseline, ppo_loss, update
+from search.strategies.config import RATIOS
+from search.strategies.policy import Policy
+from search.strategies.ppo import SURROGATES, Episode, chosen, entropy, next_baseline, update
+from search.strategies.sampler import Sampler
 
 
 def policy(space, seed=0, init=0.1):
@@ -40,22 +42,35 @@ def test_options_that_do_not_exist_have_no_probability():
 def test_sampler_reports_the_log_probabilities_that_training_computes():
     space = Space()
     # Far from uniform, so that a wrong input or a shifted step would show.
-    controller = policy(space, init=1.0)
-    samples = [controller.sample(uniforms(50, 1, number)) for number in range(6)]
-    draws = torch.tensor([decisions for decisions, _ in samples])
+    controller = policy(space, init=0.3)
+    samples = [Sampler(controller).draw(uniforms(50, 1, number)) for number in range(6)]
+    draws, reported = (torch.tensor(each) for each in zip(*samples, strict=True))
     with torch.no_grad():
-        expected = chosen_log_probs(controller(draws), draws)
-    torch.testing.assert_close(
-        torch.tensor([log_probs for _, log_probs in samples]), expected, atol=1e-3, rtol=0
-    )
+        expected = chosen(controller(draws), draws)
+    assert expected.std() > 0.5
+    torch.testing.assert_close(reported, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(reported.double().sum(dim=1), expected.double().sum(dim=1), atol=1e-5, rtol=0)
+
+
+def test_sampled_log_probabilities_are_float32_numbers():
+    """As the ledger keeps them: a resumed search learns from the same bits."""
+    _, log_probs = Sampler(policy(Space())).draw(uniforms(50, 1))
+    assert list(log_probs) == np.float32(log_probs).tolist()
+
+
+def test_threads_do_not_change_the_draws():
+    sampler = Sampler(policy(Space()))
+    with torch_threads(1):
+        alone = sampler.draw(uniforms(50, 1))
+    with torch_threads(2):
+        assert Sampler(policy(Space())).draw(uniforms(50, 1)) == alone
 
 
 def test_sampling_inverts_the_distribution():
     space = Space(blocks=1)
     controller = policy(space, init=2.0)
-    grid = [np.full(10, (i + 0.5) / 200) for i in range(200)]
-    with torch_threads(1):
-        first = [controller.sample(chance)[0][0] for chance in grid]
+    sampler = Sampler(controller)
+    first = [sampler.draw(np.full(10, (i + 0.5) / 200))[0][0] for i in range(200)]
     with torch.no_grad():
         expected = controller(torch.zeros(1, 10, dtype=torch.int64))[0, 0, :2].exp().numpy()
     np.testing.assert_allclose(np.bincount(first, minlength=2) / 200, expected, atol=1 / 200)
@@ -70,6 +85,17 @@ def test_later_options_depend_on_earlier_ones():
     assert not torch.allclose(log_probs[0, 19], log_probs[1, 19])
 
 
+def surrogate(name, ratios, advantages, clip=0.2):
+    """The loss of `[E, T]` ratios, all old log-probabilities being -2, and its gradient by their logs."""
+    log_ratio = torch.tensor(ratios).log()
+    log_probs = (log_ratio - 2).requires_grad_()
+    loss = SURROGATES[name](log_probs, torch.full_like(log_ratio, -2.0), torch.tensor(advantages), clip)
+    loss.backward()
+    assert log_probs.grad is not None
+    return loss.item(), log_probs.grad
+
+
+@pytest.mark.parametrize("name", ["decision", "architecture"])
 @pytest.mark.parametrize(
     ("ratio", "advantage", "loss"),
     [
@@ -81,45 +107,52 @@ def test_later_options_depend_on_earlier_ones():
         (0.5, -2.0, 1.6),  # 0.8 * 2
     ],
 )
-def test_ppo_loss_is_the_clipped_surrogate(ratio, advantage, loss):
-    log_prob = torch.tensor([[math.log(ratio) - 80.0]])
-    value = ppo_loss(log_prob, torch.tensor([[-80.0]]), torch.tensor([advantage]), clip=0.2)
-    assert value.item() == pytest.approx(loss, rel=1e-4)
+def test_surrogate_of_one_decision_is_ppos(name, ratio, advantage, loss):
+    assert surrogate(name, [[ratio]], [advantage])[0] == pytest.approx(loss, rel=1e-4)
 
 
-def test_ppo_loss_is_the_mean_and_sends_no_gradient_beyond_the_clip():
-    log_prob = torch.tensor([[math.log(1.5)], [0.0]], requires_grad=True)
-    loss = ppo_loss(log_prob, torch.zeros(2, 1), torch.tensor([1.0, 1.0]), clip=0.2)
-    loss.backward()
-    assert loss.item() == pytest.approx(-(1.2 + 1.0) / 2)
-    assert log_prob.grad is not None
-    assert log_prob.grad.tolist() == [[0.0], [-0.5]]
+def test_surrogates_are_means_over_architectures():
+    for name in SURROGATES:
+        both, alone = surrogate(name, [[1.1], [1.0]], [1.0, 3.0]), surrogate(name, [[1.1]], [1.0])
+        assert both[1][0].item() == pytest.approx(alone[1].item() / 2)
 
 
-def test_each_action_of_an_architecture_is_clipped_by_itself():
-    log_prob = torch.tensor([[math.log(1.5), math.log(1.1), math.log(0.5)]], requires_grad=True)
-    loss = ppo_loss(log_prob, torch.zeros(1, 3), torch.tensor([0.1]), clip=0.2)
-    assert loss.item() == pytest.approx(-0.1 * (1.2 + 1.1 + 0.5))
-    loss.backward()
-    assert log_prob.grad is not None
-    assert log_prob.grad[0].tolist() == pytest.approx([0.0, -0.11, -0.05])
+def test_one_ratio_for_the_architecture_is_the_product_and_clips_all_decisions_together():
+    loss, gradient = surrogate("architecture", [[1.15, 1.15], [1.15, 1 / 1.15]], [1.0, 1.0])
+    assert loss == pytest.approx(-(1.2 + 1.0) / 2)  # 1.3225 is clipped, 1 is not
+    assert gradient[0].tolist() == [0.0, 0.0]
+    assert gradient[1].tolist() == pytest.approx([-0.5, -0.5])
 
 
-def test_both_ratios_have_one_gradient_on_policy_and_not_after_it_has_moved():
-    space = Space(blocks=1)
-    sampler = policy(space)
-    samples = [sampler.sample(uniforms(10, 1, number)) for number in range(4)]
-    episodes = [Episode(*sample, advantage=number - 1.0) for number, sample in enumerate(samples)]
+def test_ratios_of_decisions_are_clipped_one_by_one_and_summed():
+    loss, gradient = surrogate("decision", [[1.15, 1.5]], [2.0])
+    assert loss == pytest.approx(-2 * (1.15 + 1.2))
+    assert gradient.tolist() == [pytest.approx([-2 * 1.15, 0.0])]
 
-    def moved(passes, per_decision):
-        learner = policy(space)
-        optimizer = torch.optim.SGD(learner.parameters(), lr=0.1)
-        options = {"clip": 0.2, "entropy_weight": 0.0, "per_decision": per_decision}
-        update(learner, optimizer, episodes, passes=passes, **options)
-        return torch.cat([parameter.detach().flatten() for parameter in learner.parameters()])
 
-    torch.testing.assert_close(moved(1, True), moved(1, False), atol=1e-6, rtol=0)
-    assert not torch.allclose(moved(3, True), moved(3, False), atol=1e-4, rtol=0)
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize(("ratio", "learned"), [(0.5, False), (0.85, True), (1.15, True), (1.5, False)])
+def test_dropping_learns_nothing_outside_the_clip_on_either_side(ratio, learned, advantage):
+    loss, gradient = surrogate("drop", [[ratio, 1.0]], [advantage])
+    assert loss == pytest.approx(-advantage * ratio * learned)
+    assert gradient.tolist() == [pytest.approx([-advantage * ratio * learned] * 2)]
+
+
+def test_vtrace_weighs_a_decision_by_the_truncated_ratios_from_it_on():
+    """1802.01561, with the reward after the last decision: c's below 1 cut what flows back through them."""
+    _, gradient = surrogate("vtrace", [[0.9, 0.5, 2.0, 0.8]], [3.0])
+    weights = [0.9 * 0.5 * 1 * 0.8, 0.5 * 1 * 0.8, 1 * 0.8, 0.8]
+    assert gradient.tolist() == [pytest.approx([-3 * weight for weight in weights])]
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_all_surrogates_are_reinforce_where_the_policy_is_the_samplers(name):
+    _, gradient = surrogate(name, [[1.0, 1.0], [1.0, 1.0]], [3.0, -1.0])
+    torch.testing.assert_close(gradient, torch.tensor([[-1.5, -1.5], [0.5, 0.5]]))
+
+
+def test_every_ratio_of_the_configuration_has_its_surrogate():
+    assert set(SURROGATES) == set(RATIOS)
 
 
 def test_entropy_sums_the_steps_and_ignores_padding():
@@ -127,10 +160,10 @@ def test_entropy_sums_the_steps_and_ignores_padding():
     assert entropy(log_probs).item() == pytest.approx(math.log(2) + 1.5 * math.log(2))
 
 
-def test_log_probs_are_those_of_what_was_chosen():
+def test_log_probabilities_are_those_of_what_was_chosen():
     log_probs = torch.tensor([[[0.5, 0.5], [0.1, 0.9]], [[0.2, 0.8], [0.6, 0.4]]]).log()
-    chosen = chosen_log_probs(log_probs, torch.tensor([[0, 1], [1, 0]]))
-    torch.testing.assert_close(chosen.exp(), torch.tensor([[0.5, 0.9], [0.8, 0.6]]))
+    found = chosen(log_probs, torch.tensor([[0, 1], [1, 0]]))
+    torch.testing.assert_close(found.exp(), torch.tensor([[0.5, 0.9], [0.8, 0.6]]))
 
 
 def test_baseline_is_the_moving_average_of_past_rewards():
@@ -153,7 +186,7 @@ def test_update_takes_its_passes_on_the_surrogate_and_the_entropy_bonus():
         coin = Coin()
         optimizer = torch.optim.SGD(coin.parameters(), lr=1.0)
         episodes = [Episode((0,), log_probs=(math.log(p),), advantage=advantage)]
-        update(coin, optimizer, episodes, passes=passes, clip=0.2, entropy_weight=weight)
+        update(coin, optimizer, episodes, passes=passes, ratio="decision", clip=0.2, entropy_weight=weight)
         return coin.logits.detach()[0].tolist()
 
     p = 1 / (1 + math.exp(-1))

@@ -56,6 +56,17 @@ class StrategyContract:
             assert copy.propose(2, proposals[3:]) == strategy.propose(2, proposals[3:])
             strategy.observe(score(proposals[3:]))
 
+    def test_tensors_are_the_same_dictionary_until_they_change(self, config):
+        """By which the ledger knows that they need not be written again."""
+        strategy = self.build(config)
+        for _ in range(9):
+            before = strategy.state_dict().tensors
+            values = flat(strategy.state_dict())[0]
+            strategy.observe(score(strategy.propose(1, [])))
+            assert flat(State(before, {}))[0] == values
+            after = strategy.state_dict().tensors
+            assert after is before or flat(State(after, {}))[0] != values
+
     def test_state_does_not_change_with_the_strategy(self, config):
         strategy = self.build(config)
         state = strategy.state_dict()
@@ -261,8 +272,10 @@ class TestController(StrategyContract):
             {"lr": 0.02},
             {"architectures_per_update": 5},
             {"passes": 5},
-            {"clip": 1e6},
-            {"ratio": "decision" if ControllerConfig().ratio == "architecture" else "architecture"},
+            {"clip": 1e-6},
+            {"ratio": "architecture"},
+            {"ratio": "drop"},
+            {"ratio": "vtrace"},
             {"entropy_weight": 1.0},
             {"baseline_decay": 0.5},
         ],
@@ -313,7 +326,7 @@ class TestController(StrategyContract):
     [
         ({"hidden": 0}, "hidden = 0"),
         ({"clip": 0.0}, "clip = 0.0"),
-        ({"ratio": "cell"}, "ratio = 'cell', expected one of architecture, decision"),
+        ({"ratio": "cell"}, "ratio = 'cell', expected one of decision, architecture, drop, vtrace"),
         ({"baseline_decay": 1.0}, r"baseline_decay = 1.0, must be in \[0, 1\)"),
         ({"entropy_weight": -1.0}, "entropy_weight"),
     ],
