@@ -10,6 +10,7 @@ import numpy as np
 
 from search.history import Group, History
 from search.ledger.rows import ChildRow
+from search.pareto import pareto_front
 from search.space import COMBINATION, OPERATION, STATE, Space
 
 TOP = (1, 5, 25)
@@ -187,15 +188,14 @@ def costs_of(searches: Sequence[History]) -> list[str]:
     return [*counted, *metrics]
 
 
-def pareto_front(rows: Sequence[ChildRow], cost: str) -> list[ChildRow]:
+def front_of(rows: Sequence[ChildRow], cost: str) -> list[ChildRow]:
     """Those that no other beats in accuracy and cost, cheapest first; of equal ones the lowest number.
 
     Children whose cost or accuracy is unknown are left out."""
-    known = [(value, row) for row in rows if (value := row.costs.get(cost)) is not None]
-    front: list[ChildRow] = []
-    best = -math.inf
-    for _, row in sorted(known, key=lambda each: (each[0], -(each[1].accuracy or -math.inf), each[1].number)):
-        if row.accuracy is not None and row.accuracy > best:
-            front.append(row)
-            best = row.accuracy
-    return front
+    known = [row for row in rows if row.accuracy is not None and cost in row.costs]
+    known.sort(key=lambda row: row.number)
+    points = [(row.accuracy or 0.0, row.costs[cost]) for row in known]
+    unique: dict[tuple[float, float], ChildRow] = {}
+    for i in pareto_front(points):
+        unique.setdefault(points[i], known[i])
+    return list(unique.values())

@@ -1,28 +1,36 @@
 """Which children no other child beats in both accuracy and cost."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+
+Points = Sequence[tuple[float, float]]
+"""Accuracy and cost of each child. A point is beaten by one with at least its accuracy and at most its cost,
+one of the two better."""
 
 
-def pareto_ranks(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Rank of each (accuracy, cost): 0 on the Pareto front, 1 on the front without those, and so on.
+def pareto_front(points: Points, among: Iterable[int] | None = None) -> list[int]:
+    """The places in `points` that no other beats, cheapest first; equal points are all on the front.
 
-    A point is beaten by one with at least its accuracy and at most its cost, one of the two better.
-    Source: non-dominated sorting of NSGA-II (Deb et al. 2002).
-    """
+    among: places to look at; None: all."""
+    places = range(len(points)) if among is None else among
+    front: list[int] = []
+    best = -math.inf, math.inf
+    for i in sorted(places, key=lambda i: (points[i][1], -points[i][0], i)):
+        if points[i][0] > best[0] or points[i] == best:
+            front.append(i)
+            best = points[i]
+    return front
+
+
+def pareto_ranks(points: Points) -> list[int]:
+    """Rank of each point: 0 on the Pareto front, 1 on the front without those, and so on.
+
+    Source: non-dominated sorting of NSGA-II (Deb et al. 2002)."""
     ranks = [0] * len(points)
-    left = sorted(range(len(points)), key=lambda i: (-points[i][0], points[i][1]))
-    rank = 0
+    left, rank = set(range(len(points))), 0
     while left:
-        best: float | None = None
-        front: list[int] = []
-        for i in left:
-            equal = bool(front) and points[i] == points[front[-1]]
-            if best is None or points[i][1] < best or equal:
-                best = points[i][1]
-                front.append(i)
-        for i in front:
+        for i in (front := pareto_front(points, left)):
             ranks[i] = rank
-        members = set(front)
-        left = [i for i in left if i not in members]
+        left -= set(front)
         rank += 1
     return ranks

@@ -12,9 +12,7 @@ from runtime.progress import Track, as_text
 from search.estimate import Pace
 from search.ledger.rows import ChildRow
 from search.messages import Failure
-
-LATE = 100
-"""Newest children of which a mean is shown."""
+from search.snapshot import LATE
 
 
 class Progress:

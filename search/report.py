@@ -35,10 +35,10 @@ from search.curves import (
     costs_of,
     cpu_hours,
     entropies,
+    front_of,
     input_shares,
     one_child,
     operation_shares,
-    pareto_front,
     sliding_mean,
     thinned,
     top_mean,
@@ -289,7 +289,7 @@ def _pareto(
     rows = [row for search in searches for row in search.unique]
     home = {id(row): search for search in searches for row in search.unique}
     for cost in costs_of(searches):
-        front = pareto_front(rows, cost)
+        front = front_of(rows, cost)
         series = []
         for i, group in enumerate(groups):
             dots = [

@@ -7,6 +7,7 @@ it runs on every executor, survives kills and can be watched by `search.status` 
 import dataclasses
 import json
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -29,7 +30,7 @@ from search.pareto import pareto_ranks
 from search.rank_agreement import Agreement, agreement
 from search.space import Space
 from search.stored import stored_search
-from search.strategies.config import ListedConfig
+from search.strategies.config import RandomConfig
 from search.studies_config import ProbeConfig, RerankConfig
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,8 @@ def rerank(config: RerankConfig) -> dict[str, Any]:
             *(each["child"], each["reward"], each["spread"], counted(config.seeds, "seed"), each["searched"]),
         )
     log.info("best: child %d; %s", best["child"], folder.path / "genotype.json")
-    log.info("next: %s", program(f"classification backbone.genotype={folder.path / 'genotype.json'} data=…"))
+    chosen_cell = shlex.quote(f"backbone.name={folder.path / 'genotype.json'}")
+    log.info("next: %s", program(f"classification backbone=genotype {chosen_cell} data=…"))
     return content
 
 
@@ -122,6 +124,10 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     log.info(
         "cells differ by %.2g in short training, one score is uncertain by %.2g", stdev(short), noise.spread
     )
+    if proxy.low > 0:
+        log.info("next: a search with these children: %s", program("search data=…"))
+    else:
+        log.info("next: raise child.epochs or cells; an interval that reaches 0 shows no agreement")
     return content
 
 
@@ -161,7 +167,7 @@ def _train(search: SearchConfig, folder: Path, files: list[str]) -> list[ChildRo
         dataclasses.replace(
             search,
             run_dir=str(folder),
-            strategy=ListedConfig(genotypes=files),
+            strategy=RandomConfig(start=files),  # no others: the budget is their number
             budget=BudgetConfig(children=len(files), failures_in_a_row=len(files) + 1),
             window=len(files),
             logger=LoggerConfig(name="none"),

@@ -107,7 +107,8 @@ LAYERS = {
         {"space", "messages", "config"},
         {"children"},
         {"executors", "strategies", "ledger"},
-        {"clock", "budget", "admission", "objective", "progress", "pareto", "rank_agreement", "estimate"},
+        {"clock", "budget", "admission", "objective", "pareto", "rank_agreement", "estimate", "snapshot"},
+        {"progress"},
         {"loop"},
     ),
 }

@@ -101,3 +101,11 @@ class RayConfig(Builds):
     def extras(self) -> dict[str, str]:
         """See `runtime.config.check_extras`."""
         return {"ray": "ray"}
+
+
+def killed_after(config: ProcessConfig | RayConfig, own: float | None) -> float | None:
+    """Seconds after which the process of a child is killed; None: never.
+
+    own: the evaluator's `timeout_seconds`, at which it should end the child itself."""
+    limits = [config.timeout_seconds, None if own is None else own + config.grace_seconds]
+    return min((limit for limit in limits if limit is not None), default=None)

@@ -27,7 +27,7 @@ import torch
 from backbones.ranges import KEY, ConfigError
 from runtime.device import resolve_device
 from runtime.interrupts import signals_held
-from search.executors.config import ProcessConfig
+from search.executors.config import ProcessConfig, killed_after
 from search.executors.packing import Device, Packed, available_memory, devices, kernel_kills, own_memory
 from search.executors.worker import Ready, Told
 from search.messages import ChildTask, Failure, OnProgress, OpenEvaluator, Result, SearchPaused, Site
@@ -68,7 +68,7 @@ class ProcessExecutor:
 
         search: is not used."""
         self._predict = getattr(open_evaluator, "predicted_memory", None)
-        self._timeout = _timeout(config, getattr(open_evaluator, "timeout_seconds", None))
+        self._timeout = killed_after(config, getattr(open_evaluator, "timeout_seconds", None))
         gpus, memory = _gpus(getattr(open_evaluator, "device", "cpu")), config.memory_gb
         self._memory = int(SHARE_OF_AVAILABLE * available_memory() if memory is None else 1e9 * memory)
         cores, threads = len(os.sched_getaffinity(0)), getattr(open_evaluator, "threads", 1)
@@ -250,12 +250,6 @@ def _pickled(value: Any) -> bytes:
 def _send(pipe: Connection, message: bytes) -> None:
     with contextlib.suppress(OSError):  # the worker is gone, which the next poll finds
         pipe.send_bytes(message)
-
-
-def _timeout(config: ProcessConfig, own: float | None) -> float | None:
-    """Seconds after which a child is killed."""
-    limits = [config.timeout_seconds, None if own is None else own + config.grace_seconds]
-    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _gpus(device: str) -> list[str | None]:

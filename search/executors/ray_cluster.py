@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from backbones.ranges import KEY, ConfigError
 from celltransfer import ROOT
-from search.executors.config import RayConfig
+from search.executors.config import RayConfig, killed_after
 from search.executors.resident import Opened, Report, Resident, last_words
 from search.executors.room import Shape, room, slots
 from search.messages import ChildTask, Failure, OnProgress, OpenEvaluator, Result, SearchPaused
@@ -80,10 +80,8 @@ class RayExecutor:
     def __init__(self, config: RayConfig, open_evaluator: OpenEvaluator, search: str):
         """Raises ConfigError where there is no such cluster, or none with room for a child."""
         cpus = config.num_cpus or float(getattr(open_evaluator, "threads", 1))
-        own = getattr(open_evaluator, "timeout_seconds", None)
-        limits = (config.timeout_seconds, None if own is None else own + config.grace_seconds)
         self._config, self._shape = config, Shape(cpus, config.num_gpus)
-        self._timeout = min((limit for limit in limits if limit is not None), default=None)
+        self._timeout = killed_after(config, getattr(open_evaluator, "timeout_seconds", None))
         self._namespace, self._workers = f"celltransfer-{search}", list[_Worker]()
         self._refused: dict[str, str] = {}
         self._doubted: dict[str, float] = {}

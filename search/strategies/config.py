@@ -94,14 +94,3 @@ class ControllerConfig(StrategyConfig):
         require(self, "ratio", among=RATIOS)
         require(self, "entropy_weight", least=0)
         require(self, "baseline_decay", least=0, below=1)
-
-
-@dataclass(kw_only=True)
-class ListedConfig(Builds):
-    """The genotypes of some files, in their order; for `search.rerank` and `search.probe`."""
-
-    builds: ClassVar[str] = "search.strategies.listed:Listed"
-    learns: ClassVar[bool] = False
-    name: str = "listed"
-    genotypes: list[str]
-    """Files."""

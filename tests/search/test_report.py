@@ -13,10 +13,10 @@ from search.curves import (
     band,
     cpu_hours,
     entropies,
+    front_of,
     input_shares,
     one_child,
     operation_shares,
-    pareto_front,
     sliding_mean,
     top_mean,
 )
@@ -179,7 +179,7 @@ def test_shares_add_up_and_are_those_of_the_proposed_cells(histories):
 
 def test_front_is_what_no_other_beats(histories):
     rows = histories[0].unique
-    front = pareto_front(rows, "parameters")
+    front = front_of(rows, "parameters")
     for row in rows:
         beaten = any(
             (o.reward >= row.reward and o.parameters <= row.parameters)

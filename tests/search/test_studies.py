@@ -1,8 +1,10 @@
 """Cells that are trained again: `search.rerank`, `search.probe`, `search.replay`."""
 
 import json
+import shlex
 
 import pytest
+from commands import run_here
 from hypothesis import given
 from hypothesis import strategies as st
 from toy_search import evaluator, toy_config
@@ -59,6 +61,16 @@ def test_the_best_unique_cells_are_trained_again_with_every_seed(searched):
     assert best.key == rows[ranking[0]["child"]].cell_key
     assert best.origin["reranked"] == ranking[0]["reward"] == content["metrics"]["best_reward"]
     assert "epochs: 7" in (searched / "rerank" / "seed2" / "config.yaml").read_text()
+
+
+def test_the_next_command_is_one_that_can_be_typed(searched, caplog, tmp_path):
+    with caplog.at_level("INFO"):
+        rerank(reranking(searched))
+    (line,) = [record.getMessage() for record in caplog.records if record.message.startswith("next: ")]
+    words = shlex.split(line.removeprefix("next: python -m ").replace("data=…", "data=digits"))
+    done = run_here(*words, "--cfg", "job", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"name: {searched}/rerank/genotype.json" in done.stdout
 
 
 def test_what_was_trained_is_not_trained_again(searched):
