@@ -289,10 +289,6 @@ def test_the_command_writes_beside_the_weights_or_where_it_is_told(tmp_path, bri
         ),
         (["FILE", "--format", "openvino", "--output", "net.onnx"], "of format openvino must end in .xml"),
         (
-            ["FILE", "--format", "torch", "--image-size", "0"],
-            "image_size = 0, must be a whole number from 1 on",
-        ),
-        (
             ["FILE", "--format", "torch", "--image-size", "2"],
             "images of 2x2 px, the network needs at least 3",
         ),
@@ -308,6 +304,15 @@ def test_a_mistake_is_one_message(tmp_path, monkeypatch, arguments, message):
     with pytest.raises(SystemExit, match=message):
         main()
     assert not [path for path in tmp_path.iterdir() if path.is_file() and path.suffix != ".safetensors"]
+
+
+def test_a_size_below_one_pixel_is_no_size(tmp_path, brief, monkeypatch, capsys):
+    with pytest.raises(ValueError, match="image_size = 0, must be a whole number from 1 on"):
+        export(brief, tmp_path / "net.pt2", "torch", image_size=0)
+    monkeypatch.setattr("sys.argv", ["backbones", "export", "x", "--format", "torch", "--image-size", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "argument --image-size: 0, must be" in capsys.readouterr().err
 
 
 def test_an_unknown_format_is_answered_with_the_known(tmp_path, brief, monkeypatch, capsys):
