@@ -79,7 +79,7 @@ def _readable(path: Path) -> sqlite3.Connection:
         database.close()
         if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise
-    if not _log(path).exists():
+    if not log_of(path).exists():
         # Nobody writes. Beside a log it would be wrong: SQLite would not look at that.
         return _open(path, "mode=ro&immutable=1")
     return _copied(path)
@@ -93,7 +93,7 @@ def _copied(path: Path) -> sqlite3.Connection:
     for _ in range(COPIES_TRIED):
         before = _stamps(path)
         with tempfile.TemporaryDirectory() as folder:
-            for file in (path, _log(path)):
+            for file in (path, log_of(path)):
                 shutil.copyfile(file, Path(folder, file.name))
             if _stamps(path) == before:
                 with closing(_open(Path(folder, path.name), "mode=rw")) as copy, damage_named(path):
@@ -102,13 +102,13 @@ def _copied(path: Path) -> sqlite3.Connection:
     raise OSError(f"{path}: cannot be read while it is written to: its folder is read-only here")
 
 
-def _log(path: Path) -> Path:
+def log_of(path: Path) -> Path:
     """The write-ahead log of a ledger."""
     return path.with_name(f"{path.name}-wal")
 
 
 def _stamps(path: Path) -> list[tuple[int, int]]:
-    return [(file.stat().st_mtime_ns, file.stat().st_size) for file in (path, _log(path))]
+    return [(file.stat().st_mtime_ns, file.stat().st_size) for file in (path, log_of(path))]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from search.ledger.reader import connect, damage_named, fact, is_ledger, read_rows
+from search.ledger.reader import connect, damage_named, fact, is_ledger, log_of, read_rows
 from search.ledger.rows import MIGRATIONS, SCHEMA, TABLES, ChildRow, columns_of
 from search.messages import Site
 from search.strategies.protocol import State
@@ -59,7 +59,7 @@ class Ledger:
         self._copied_to, self._uncopied = copied_to, 0
         self._written = _Tensors({}, b"")
         if not is_ledger(self._path):
-            _make(self._path)
+            _make_empty(self._path)
         self._database = connect(self._path)
         with damage_named(self._path):
             self._database.execute("PRAGMA journal_mode = WAL")
@@ -175,21 +175,24 @@ def copy_whole(database: sqlite3.Connection, path: Path) -> None:
     """Replaces the file `path` by a copy of a ledger, which has no write-ahead log: any file system bears it.
 
     Raises ValueError where a log is left of a ledger that is gone."""
-    new = _new(path)
-    with damage_named(path), closing(sqlite3.connect(new, isolation_level=None)) as copy:
+    with _made_whole(path) as copy:
         database.backup(copy)
         copy.execute("PRAGMA journal_mode = DELETE")
-    with new.open("rb") as file:
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
-def _new(path: Path) -> Path:
-    """Where a ledger is made before it is renamed to `path`; without what a killed process left there.
+def _make_empty(path: Path) -> None:
+    with _made_whole(path) as database:
+        database.execute("PRAGMA synchronous = FULL")
+        database.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT")
 
-    Raises ValueError where a write-ahead log is left of a ledger that is gone: SQLite would take the new
-    file for that log's."""
-    log = path.with_name(f"{path.name}-wal")
+
+@contextmanager
+def _made_whole(path: Path) -> Iterator[sqlite3.Connection]:
+    """A new database, made under another name and renamed to `path` when it is whole and on the disk.
+
+    What a killed process left under that name is deleted. Raises ValueError where a write-ahead log is left
+    of a ledger that is gone: SQLite would take the new file for that log's."""
+    log = log_of(path)
     if log.exists() and log.stat().st_size:
         raise ValueError(
             f"{log} is left of a ledger whose {path.name} is gone; restore that, or move this away"
@@ -197,15 +200,8 @@ def _new(path: Path) -> Path:
     new = path.with_name(f".{path.name}.new")
     for leftover in (new, *(new.with_name(new.name + end) for end in ("-journal", "-wal", "-shm"))):
         leftover.unlink(missing_ok=True)
-    return new
-
-
-def _make(path: Path) -> None:
-    """An empty ledger, made under another name and renamed when it is whole."""
-    new = _new(path)
     with damage_named(path), closing(sqlite3.connect(new, isolation_level=None)) as database:
-        database.execute("PRAGMA synchronous = FULL")
-        database.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT")
+        yield database
     with new.open("rb") as file:
         os.fsync(file.fileno())
     new.replace(path)
