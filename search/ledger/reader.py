@@ -30,7 +30,7 @@ def read_children(path: str | Path) -> list[ChildRow]:
 
 def read_fact(path: str | Path, name: str) -> Any:
     """A fact of the search; None where it is not known. Raises as `read_children` does."""
-    with closing(connect(Path(path), read_only=True)) as database:
+    with closing(connect(Path(path), read_only=True)) as database, damage_named(Path(path)):
         return fact(database, name)
 
 

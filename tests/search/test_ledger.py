@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save as save_tensors
 
-from search.ledger.reader import connect, read_children, read_rows
+from search.ledger.reader import connect, read_children, read_fact, read_rows
 from search.ledger.rows import ChildRow, columns_of
 from search.ledger.writer import Ledger
 from search.messages import Failure, Result, Site
@@ -257,6 +257,15 @@ def test_other_files_are_refused(tmp_path):
     for reader in (Ledger, read_children):
         with pytest.raises(ValueError, match=r"fifo.sqlite: expected a ledger file, but this is a FIFO"):
             reader(tmp_path / "fifo.sqlite")
+
+
+def test_a_database_of_another_program_is_refused_by_name(tmp_path):
+    path = tmp_path / "other.sqlite"
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript("CREATE TABLE notes (text TEXT); PRAGMA user_version = 1")
+    for reader in (read_children, lambda path: read_fact(path, "finished")):
+        with pytest.raises(OSError, match=rf"^{path}: "):
+            reader(path)
 
 
 def test_an_empty_file_is_no_ledger_and_a_new_one_takes_its_place(tmp_path):
