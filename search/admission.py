@@ -5,7 +5,7 @@ from collections.abc import Callable
 from backbones.genotype import Genotype
 from search.config import LimitsConfig
 from search.ledger.rows import ChildRow
-from search.messages import Cost, Failure, Proposal, Result
+from search.messages import COUNTS, Cost, Failure, Proposal, Result
 
 
 class Admission:
@@ -64,7 +64,7 @@ class Admission:
 
     def _rejection(self, cost: Cost) -> str:
         """Which limit a cell is over; empty where it is over none."""
-        for name in ("parameters", "multiply_adds", "activation_bytes"):
+        for name in COUNTS:
             limit, value = getattr(self._limits, name), getattr(cost, name)
             if limit is not None and value > limit:
                 return f"{name} {value:,} are over limits.{name} = {limit:,}"

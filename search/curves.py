@@ -10,6 +10,7 @@ import numpy as np
 
 from search.history import Group, History
 from search.ledger.rows import ChildRow
+from search.messages import COUNTS
 from search.pareto import pareto_front
 from search.space import COMBINATION, OPERATION, STATE, Space
 
@@ -18,7 +19,6 @@ TOP = (1, 5, 25)
 PLACES = 120
 """Points of a curve."""
 KIND_NAMES = {STATE: "inputs", OPERATION: "operations", COMBINATION: "combinations"}
-COSTS = ("parameters", "multiply_adds", "activation_bytes")
 NO_COST = ("accuracy", "epochs")
 """Metrics of our own training that cost nothing at run time."""
 
@@ -183,7 +183,7 @@ def _shares(group: Group, window: int, things: Callable[[ChildRow], list[str]]) 
 def costs_of(searches: Sequence[History]) -> list[str]:
     """What accuracy can be traded for: counted costs, and every metric that an evaluator recorded."""
     rows = [row for search in searches for row in search.unique]
-    counted = [name for name in COSTS if any(getattr(row, name) for row in rows)]
+    counted = [name for name in COUNTS if any(getattr(row, name) for row in rows)]
     metrics = sorted({name for row in rows for name in row.metrics} - set(NO_COST))
     return [*counted, *metrics]
 

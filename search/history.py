@@ -14,8 +14,7 @@ from runtime.folder import ALWAYS_FREE, plain
 from runtime.yaml_files import read_mapping
 from search.config import SpaceConfig
 from search.ledger.reader import read_children
-from search.ledger.rows import ChildRow
-from search.messages import Failure
+from search.ledger.rows import ChildRow, best_first, unique
 from search.snapshot import Snapshot
 from search.space import Space
 
@@ -80,21 +79,17 @@ class History:
     @cached_property
     def unique(self) -> list[ChildRow]:
         """Children with a reward, the first of each cell, by number."""
-        return [row for row in self.rows if row.reward is not None and row.original is None]
+        return unique(self.rows)
 
     @cached_property
     def best(self) -> list[ChildRow]:
         """The same, best first; of equal ones the lowest number first."""
-        return sorted(self.unique, key=lambda row: (-(row.reward or 0.0), row.number))
+        return best_first(self.rows)
 
     @property
     def cpu_hours(self) -> float:
         """CPU time of the children; wall time where an evaluator did not say it."""
         return sum(row.cpu_seconds or row.seconds for row in self.rows) / 3600
-
-    @property
-    def failed(self) -> int:
-        return sum(row.failure not in (None, Failure.REJECTED) for row in self.rows)
 
 
 @dataclass(frozen=True)

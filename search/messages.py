@@ -72,6 +72,10 @@ class Cost:
     activation_bytes: int
 
 
+COUNTS = ("parameters", "multiply_adds", "activation_bytes")
+"""Costs that are counted on a network, and not predicted of a machine."""
+
+
 @dataclass(frozen=True)
 class ChildTask:
     """One run of one child.

@@ -26,7 +26,6 @@ from runtime.charts import HALF_SIZES, Series, charts
 from runtime.page import page, percent, short
 from search.checklist import checklist
 from search.curves import (
-    COSTS,
     KIND_NAMES,
     PLACES,
     TOP,
@@ -47,6 +46,7 @@ from search.curves import (
 from search.estimate import duration
 from search.history import Group, History, grouped
 from search.ledger.rows import ChildRow
+from search.messages import COUNTS
 from search.status import ledger_of
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -152,7 +152,7 @@ def _run(search: History, groups: Sequence[Group], write: Any) -> dict[str, Any]
         "late": write(_late_mean(search)),
         "duplicates": f"{snapshot.duplicates:,}",
         "rejected": f"{snapshot.rejected:,}",
-        "failed": f"{search.failed:,}",
+        "failed": f"{snapshot.failures.total():,}",
         "cpu": duration(3600 * search.cpu_hours),
         "wall": duration(float(snapshot.facts.get("seconds") or 0)),
     }
@@ -301,7 +301,7 @@ def _pareto(
             series.append(Series(f"line-{i}", "dots", thinned(sorted(dots), DOTS)))
         line = [(float(row.costs[cost]), row.accuracy or 0.0) for row in front]
         series.append(Series("front", "steps", line))
-        text = short if cost in COSTS else _hours
+        text = short if cost in COUNTS else _hours
         label = cost.replace("_", "-") if cost == "multiply_adds" else cost.replace("_", " ")
         table = [(home[id(row)], row, text(row.costs[cost]), write(row.accuracy)) for row in front[-FRONT:]]
         drawn = charts(series, f"Accuracy against {label}", label, percent=percents, x_text=text)

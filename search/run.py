@@ -33,6 +33,7 @@ from search.config import SearchConfig
 from search.executors.protocol import Executor
 from search.ledger.place import check_place, open_ledger
 from search.ledger.reader import LEDGER, is_ledger, read_fact
+from search.ledger.rows import best_first
 from search.ledger.writer import Ledger
 from search.loop import Search
 from search.messages import OpenEvaluator, SearchPaused
@@ -191,7 +192,7 @@ def _write_outcome(
         failed = f"; child {done[0].number}: {done[0].failure}: {done[0].detail}" if done else ""
         finished = counted(len(done), "child", "children")
         raise SearchPaused(f"{folder.path}: {finished} finished, none with a reward{failed}")
-    best = search.rows[max(scored, key=lambda number: (scored[number], -number))]
+    best = best_first(done)[0]
     origin = {
         "search": search_id(config),
         "child": best.number,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from search.estimate import Pace
 from search.ledger.reader import connect, damage_named
+from search.ledger.rows import best_first
 from search.messages import Failure
 
 LATE = 100
@@ -88,8 +89,7 @@ class Snapshot:
     @cached_property
     def best(self) -> list[Child]:
         """Those with a reward, each cell once, best first; of equal ones the lowest number first."""
-        scored = [row for row in self.children if row.reward is not None and row.original is None]
-        return sorted(scored, key=lambda row: (-(row.reward or 0.0), row.number))
+        return best_first(self.children)
 
     @property
     def late_mean(self) -> float | None:

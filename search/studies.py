@@ -24,7 +24,7 @@ from runtime.owner import owned
 from search import run as search_run
 from search.config import BudgetConfig, SearchConfig
 from search.ledger.reader import LEDGER, read_children
-from search.ledger.rows import ChildRow
+from search.ledger.rows import ChildRow, best_first
 from search.messages import SearchPaused
 from search.pareto import pareto_ranks
 from search.rank_agreement import Agreement, agreement
@@ -135,11 +135,11 @@ def best_cells(ledger: Path, top: int, by: str, cost: str) -> list[ChildRow]:
     """The `top` best unique cells of a search, best first.
 
     by: `reward`, or `pareto`: the front of accuracy against `cost` first, then the next front, and so on."""
-    rows = [row for row in read_children(ledger) if row.reward is not None and row.original is None]
+    rows = best_first(read_children(ledger))
     if not rows:
         raise ConfigError(f"{ledger}: no child has a reward yet")
     if by == "reward":
-        return sorted(rows, key=lambda row: (-(row.reward or 0), row.number))[:top]
+        return rows[:top]
     costs = [row.costs.get(cost) for row in rows]
     if None in costs:
         known = ", ".join(sorted(set.intersection(*(set(row.costs) for row in rows))))

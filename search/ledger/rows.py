@@ -2,12 +2,12 @@
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from backbones.genotype import Genotype
-from search.messages import Failure, Proposal, Result
+from search.messages import COUNTS, Failure, Proposal, Result
 
 SCHEMA = 2
 
@@ -162,7 +162,7 @@ class ChildRow:
     @property
     def costs(self) -> dict[str, float]:
         """What the child costs, by name: the counts of its network, and all its metrics."""
-        counts = {name: getattr(self, name) for name in ("parameters", "multiply_adds", "activation_bytes")}
+        counts = {name: getattr(self, name) for name in COUNTS}
         return {name: value for name, value in counts.items() if value is not None} | dict(self.metrics)
 
     @property
@@ -172,6 +172,30 @@ class ChildRow:
 
 
 _OF_RESULT = tuple(ChildRow.__dataclass_fields__.keys() & Result.__dataclass_fields__.keys())
+
+
+class Scored(Protocol):
+    """What says whether a child is the first of its cell, and how good it is."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def original(self) -> int | None: ...
+    @property
+    def reward(self) -> float | None: ...
+
+
+Row = TypeVar("Row", bound=Scored)
+
+
+def unique(rows: Iterable[Row]) -> list[Row]:
+    """Those with a reward, the first child of each cell, in their order."""
+    return [row for row in rows if row.reward is not None and row.original is None]
+
+
+def best_first(rows: Iterable[Row]) -> list[Row]:
+    """The unique ones, best first; of equal ones the lowest number first."""
+    return sorted(unique(rows), key=lambda row: (-(row.reward or 0.0), row.number))
 
 
 def row_of(columns: dict[str, Any]) -> ChildRow:
