@@ -6,6 +6,7 @@ Source: Best Practices for Scientific Research on Neural Architecture Search, 19
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from celltransfer import program
 from search.estimate import duration
 from search.history import Group, History, experiment
 
@@ -112,7 +113,7 @@ def _details(searches: Sequence[History]) -> list[Answer]:
         Answer(
             "Noise: how much one architecture's score differs from seed to seed",
             "open",
-            "measured by python -m search.probe; the ledger of a search has each cell once",
+            f"measured by {program('search.probe')}; the ledger of a search has each cell once",
         ),
     ]
 
