@@ -1,10 +1,22 @@
-"""Numbers on the command lines that argparse reads, refused by the words of `backbones.ranges`."""
+"""Command lines that argparse reads; their numbers are refused by the words of `backbones.ranges`."""
 
 import argparse
 import math
 from collections.abc import Callable
 
 from backbones.ranges import LARGEST_INT, rule
+from celltransfer import program
+
+
+def documented_parser(command: str, doc: str | None) -> argparse.ArgumentParser:
+    """The parser of a command whose help is `doc`: its first line, the rest below the options."""
+    intro, _, more = (doc or "").partition("\n")
+    return argparse.ArgumentParser(
+        prog=program(command),
+        description=intro,
+        epilog=more.replace(f"python -m {command}", program(command)).strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def whole(least: int | None = None, most: int | None = None) -> Callable[[str], int]:

@@ -10,7 +10,6 @@ To pause a search, press Ctrl-C where it runs, or send it SIGTERM; its command w
 it. To extend one that has finished, start it with a larger budget.children.
 """
 
-import argparse
 import csv
 import io
 import json
@@ -20,13 +19,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from backbones.arguments import documented_parser
 from backbones.files import check_output, read_text, write_atomically
 from backbones.words import counted, printable, printable_lines, told
 from celltransfer import program
@@ -193,8 +193,8 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, tuple | Mapping) else value
 
 
-def watch(path: Path, console: Console, seconds: float = WATCH_SECONDS) -> None:
-    """Shows it again and again until an interrupt, or until the search has finished."""
+def watch(path: Path, console: Console, seconds: float = WATCH_SECONDS) -> NoReturn:
+    """Shows it again and again until an interrupt."""
     with Live(show(path, time.time()), console=console, auto_refresh=False, screen=False) as live:
         while True:
             time.sleep(seconds)
@@ -205,13 +205,7 @@ def watch(path: Path, console: Console, seconds: float = WATCH_SECONDS) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    intro, _, more = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        prog=program("search.status"),
-        description=intro,
-        epilog=more.replace("python -m search.status", program("search.status")).strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = documented_parser("search.status", __doc__)
     parser.add_argument("dir", type=Path, help="folder of a search, or of a chain; or the ledger itself")
     parser.add_argument("--watch", action="store_true", help=f"show it every {WATCH_SECONDS:g} s")
     parser.add_argument(
