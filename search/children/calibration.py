@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional
 
 from backbones.genotype import Genotype
-from backbones.network import NASNet
 from runtime.device import resolve_device, torch_threads
 from search.children.config import ChildConfig
 from search.children.cost import predicted_cost
+from search.children.training import child_network, logits
 
 STEP_SECONDS = 0.25
 """Predicted time of a timed step, from which its number of images follows; at most `batch_size`."""
@@ -30,8 +30,7 @@ def real_per_predicted(genotype: Genotype, config: ChildConfig) -> tuple[float, 
         batch = max(2, min(batch, round(STEP_SECONDS / per_image)))
     devices = [device] if device.type == "cuda" else []
     with torch_threads(config.threads), torch.random.fork_rng(devices):
-        network = NASNet(config.spec(genotype.canonical()), 10, head_init="fan_out")
-        network = network.to(device).to(memory_format=torch.channels_last)
+        network = child_network(genotype, config, 10, device)
         optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=config.momentum)
         pixels = torch.randn(batch, 3, config.image_size, config.image_size, device=device)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -41,7 +40,7 @@ def real_per_predicted(genotype: Genotype, config: ChildConfig) -> tuple[float, 
         while len(times) <= MOST_STEPS and (len(times) < 2 or time.monotonic() - begun < MOST_SECONDS):
             start = time.monotonic()
             optimizer.zero_grad()
-            functional.cross_entropy(network(pixels), labels).backward()
+            functional.cross_entropy(logits(network, pixels, config), labels).backward()
             optimizer.step()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)

@@ -39,11 +39,7 @@ def train_child(genotype: Genotype, task: ChildTask, images: ChildImages, config
     with torch_threads(config.threads), torch.random.fork_rng(devices):
         _reset_peak(device)
         torch.manual_seed(task.seed)
-        # As the paper's children start: TF's rule for the classifier, too.
-        network = NASNet(config.spec(genotype.canonical()), images.num_classes, head_init="fan_out")
-        network = network.to(device)
-        if config.channels_last:
-            network = network.to(memory_format=torch.channels_last)
+        network = child_network(genotype, config, images.num_classes, device)
         optimizer = torch.optim.SGD(
             decay_groups(network, config.weight_decay), lr=config.lr, momentum=config.momentum
         )
@@ -79,6 +75,12 @@ def train_child(genotype: Genotype, task: ChildTask, images: ChildImages, config
     )
 
 
+def child_network(genotype: Genotype, config: ChildConfig, num_classes: int, device: torch.device) -> NASNet:
+    """As the paper's children start: TF's rule for the classifier, too."""
+    network = NASNet(config.spec(genotype.canonical()), num_classes, head_init="fan_out").to(device)
+    return network.to(memory_format=torch.channels_last) if config.channels_last else network
+
+
 def _step(
     network: NASNet,
     optimizer: torch.optim.Optimizer,
@@ -90,7 +92,7 @@ def _step(
     config: ChildConfig,
 ) -> Tensor:
     pixels, labels = images.batch(chosen, epoch=epoch, seed=seed, train=True)
-    loss = functional.cross_entropy(_logits(network, pixels, config), labels)
+    loss = functional.cross_entropy(logits(network, pixels, config), labels)
     optimizer.zero_grad()
     loss.backward()
     if config.clip_norm is not None:
@@ -100,10 +102,10 @@ def _step(
     return loss.detach()
 
 
-def _logits(network: NASNet, pixels: Tensor, config: ChildConfig) -> Tensor:
-    """`[M, classes]` float32."""
+def logits(network: NASNet, pixels: Tensor, config: ChildConfig) -> Tensor:
+    """`[M, classes]` float32, computed as `config` says. pixels: in channels-last order."""
     if not config.channels_last:
-        pixels = pixels.contiguous()  # `DeviceImages` gives channels last
+        pixels = pixels.contiguous()
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=config.precision == "bf16-mixed"):
         return network(pixels).float()
 
@@ -116,7 +118,7 @@ def _accuracy(network: NASNet, images: ChildImages, config: ChildConfig) -> floa
     for start in range(0, len(images.validation), config.batch_size):
         chosen = images.validation[start : start + config.batch_size]
         pixels, labels = images.images.batch(chosen, epoch=0, seed=0, train=False)
-        hits += (_logits(network, pixels, config).argmax(dim=1) == labels).sum()
+        hits += (logits(network, pixels, config).argmax(dim=1) == labels).sum()
     network.train()
     return int(hits) / len(images.validation)
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 from toy_search import evaluator, toy_config
 
+from backbones.network import NASNet
 from runtime.config import LoggerConfig
+from search.children.calibration import real_per_predicted
 from search.children.config import ChildConfig
 from search.children.cost import predicted_cost
 from search.children.evaluators import OpenTraining
@@ -55,6 +57,25 @@ def test_time_before_the_first_child_comes_from_timed_steps(tmp_path, caplog):
     assert re.search(rf"disk: about 7 MB in {tmp_path}$", lines[1])
     keys = "budget.children (1000), child.epochs (3), child.filters (4), child.cells_per_stage (1)"
     assert (keys in lines[-1]) is (pace.seconds_left(2) > 3600)
+
+
+def test_timed_steps_compute_as_those_of_the_children(monkeypatch):
+    forward, seen = NASNet.forward, []
+
+    def watched(network, images):
+        seen.append((torch.is_autocast_enabled("cpu"), images.is_contiguous()))
+        return forward(network, images)
+
+    monkeypatch.setattr(NASNet, "forward", watched)
+    space = Space(blocks=1)
+    for precision, channels_last, found in (
+        ("bf16-mixed", False, (True, True)),
+        ("32-true", True, (False, False)),
+    ):
+        child = dataclasses.replace(CHILD, precision=precision, channels_last=channels_last, batch_size=2)
+        real_per_predicted(space.decode(space.sample(0, 0)), child)
+        assert set(seen) == {found}
+        seen.clear()
 
 
 def test_time_of_a_search_that_goes_on_comes_from_its_children(tmp_path, caplog):
