@@ -8,14 +8,9 @@ its child: killed by Ray for memory, out of memory; ended by native code of its 
 
 import contextlib
 import logging
-import os
-import signal
-import socket
-import sys
-import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,24 +19,19 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, Ra
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from backbones.ranges import KEY, ConfigError
-from celltransfer import ROOT
 from search.executors.config import RayConfig, killed_after
+from search.executors.ray_connection import alive_nodes, connect, stored
 from search.executors.resident import Opened, Report, Resident, last_words
-from search.executors.room import Shape, room, slots
-from search.messages import ChildTask, Failure, OnProgress, OpenEvaluator, Result, SearchPaused
+from search.executors.room import Nodes, Shape
+from search.messages import ChildTask, Failure, OnProgress, OpenEvaluator, Result
 
 WAIT_SECONDS = 0.2
 """Longest wait of one poll."""
 REPORT_SECONDS = 2.0
 MOST_REPORTS = 50
 """Time between two reports of a child, and reports of all children in a second; the rarer counts."""
-NODE_SECONDS = 1.0
-"""Age at which what is known of the nodes is asked for again."""
-DOUBT_SECONDS = 60.0
-"""So long a node gets no child after one was lost there, unless it answers: Ray calls a node dead late."""
 ADOPT_SECONDS = 30.0
 """Within this time an actor of an earlier driver must answer; busy ones do at once, hung ones never."""
-CONNECT_SECONDS = 10.0
 CLOSE_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
@@ -83,27 +73,21 @@ class RayExecutor:
         self._config, self._shape = config, Shape(cpus, config.num_gpus)
         self._timeout = killed_after(config, getattr(open_evaluator, "timeout_seconds", None))
         self._namespace, self._workers = f"celltransfer-{search}", list[_Worker]()
-        self._refused: dict[str, str] = {}
-        self._doubted: dict[str, float] = {}
-        self._nodes: dict[str, Mapping[str, Any]] = {}
-        self._looked = -NODE_SECONDS
-        self._connected = _connect(config.address)
+        self._nodes = Nodes(self._shape, alive_nodes)
+        self._connected = connect(config.address)
         try:
-            self._opener = _stored(open_evaluator)
-            if not any(map(self._free, self._look())):
+            self._opener = stored(open_evaluator)
+            if not any(map(self._free, self._nodes.usable())):
                 raise ConfigError(self._no_room())
         except BaseException:
             self._disconnect()
             raise
 
     def _no_room(self) -> str:
-        found = ", ".join(
-            " and ".join(f"{name} = {node['Resources'].get(name, 0):g}" for name in ("CPU", "GPU"))
-            for node in self._nodes.values()
-        )
         return (
             f"{KEY}executor: no node of the cluster at {self._config.address} has room for a child of "
-            f"num_cpus = {self._shape.cpus:g} and num_gpus = {self._shape.gpus:g}; its nodes have {found}"
+            f"num_cpus = {self._shape.cpus:g} and num_gpus = {self._shape.gpus:g}; its nodes have "
+            f"{self._nodes}"
         )
 
     def adopt(self, tasks: Sequence[ChildTask]) -> set[int]:
@@ -127,7 +111,7 @@ class RayExecutor:
         return adopted
 
     def capacity(self) -> int:
-        free = sum(map(self._free, self._look()))
+        free = sum(map(self._free, self._nodes.usable()))
         busy = sum(worker.task is not None for worker in self._workers)
         return free if self._config.workers is None else max(0, min(free, self._config.workers - busy))
 
@@ -138,7 +122,7 @@ class RayExecutor:
         idle = (each for each in self._workers if each.task is None and each.shape == shape)
         worker = next((each for each in idle if self._free(each.node) > 0), None)
         if worker is None:
-            worker = self._start(max(self._look(), key=self._free), shape)
+            worker = self._start(max(self._nodes.usable(), key=self._free), shape)
         worker.task = task
         if worker.opened is not None:
             self._begin(worker)
@@ -174,24 +158,10 @@ class RayExecutor:
         if self._connected:
             ray.shutdown()
 
-    def _look(self) -> list[str]:
-        """Ids of the nodes that may run children. Raises SearchPaused if none could open the evaluator."""
-        if time.monotonic() - self._looked >= NODE_SECONDS:
-            self._nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-            self._looked = time.monotonic()
-        fit = [name for name, node in self._nodes.items() if slots(self._shape, node["Resources"])]
-        if fit and not set(fit) - set(self._refused):
-            raise SearchPaused(f"no node can open the evaluator; {self._refused[fit[-1]]}")
-        return [node for node in self._nodes if node not in self._refused]
-
     def _free(self, node: str) -> int:
         """Children that a node takes now."""
-        if node not in self._nodes or node in self._refused or self._doubted.get(node, 0) > time.monotonic():
-            return 0
-        busy = [
-            (each.shape, each.begun is not None) for each in self._workers if each.node == node and each.task
-        ]
-        return room(self._shape, self._nodes[node]["Resources"], busy)
+        here = (each for each in self._workers if each.node == node and each.task)
+        return self._nodes.free(node, [(each.shape, each.begun is not None) for each in here])
 
     def _shape_of(self, task: ChildTask) -> Shape:
         """exclusive only where the usual shape shares a device."""
@@ -203,7 +173,7 @@ class RayExecutor:
         if shape.exclusive and gpus:
             gpus = 1.0
         elif shape.exclusive:
-            cpus = self._nodes[node]["Resources"]["CPU"]
+            cpus = self._nodes.resources(node)["CPU"]
         actor = _Actor.options(
             name=uuid.uuid4().hex,
             namespace=self._namespace,
@@ -271,7 +241,7 @@ class RayExecutor:
             return self._end(worker, Failure.OUT_OF_MEMORY, str(error).partition("\nObject store")[0])
         if isinstance(error, RayTaskError) and worker.opened is None:
             return self._refuse(worker, error)
-        self._doubted[worker.node] = time.monotonic() + DOUBT_SECONDS
+        self._nodes.doubt(worker.node)
         worker.lost = str(error).strip().splitlines()[-1]
         on_node = NodeAffinitySchedulingStrategy(worker.node, soft=False)
         errors = worker.opened.errors if worker.opened else ""
@@ -279,17 +249,15 @@ class RayExecutor:
         return None
 
     def _refuse(self, worker: _Worker, error: RayTaskError) -> Result | None:
-        address = self._nodes.get(worker.node, {}).get("NodeManagerAddress", "gone")
         cause = error.cause if isinstance(error.cause, Exception) else error
-        detail = f"node {worker.node[:12]} ({address}): {type(cause).__name__}: {cause}"
-        self._refused[worker.node] = detail
+        detail = self._nodes.refuse(worker.node, f"{type(cause).__name__}: {cause}")
         log.warning("no child is run there until it joins again: %s", detail)
         return self._end(worker, Failure.HOST_LOST, f"its evaluator could not be opened on {detail}")
 
     def _buried(self, worker: _Worker, words: Any) -> Result | None:
         """words: an error where the node is gone, too."""
         if isinstance(words, str):
-            self._doubted.pop(worker.node, None)
+            self._nodes.trust(worker.node)
             if words:
                 return self._end(worker, Failure.CRASH, f"its process ended by itself: {words}")
         return self._end(worker, Failure.HOST_LOST, worker.lost)
@@ -333,46 +301,6 @@ def _value(answer: Any) -> Any:
         return error
 
 
-def _stored(open_evaluator: OpenEvaluator) -> Any:
-    """Pickles once what every actor gets."""
-    try:
-        return ray.put(open_evaluator)
-    except TypeError as error:
-        raise ConfigError(f"{KEY}executor = ray: the evaluator cannot be pickled: {error}") from None
-
-
 def _kill(actor: Any) -> None:
     with contextlib.suppress(RayError):
         ray.kill(actor)
-
-
-def _connect(address: str) -> bool:
-    """Joins the cluster as a driver; False if this process has done so. Raises ConfigError if it cannot."""
-    if ray.is_initialized():
-        return False
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        if address != "auto":  # Ray asks for minutes where nobody answers
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(_own_path())}},
-        )
-    except (OSError, OverflowError, RuntimeError, ValueError) as error:
-        start = "ray start --head" if address == "auto" else f"ray start --address={address}"
-        raise ConfigError(
-            f"{KEY}executor.address = {address}: no Ray cluster ({error}); make this machine a node: {start}"
-        ) from None
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray's would end this process without a word
-    return True
-
-
-def _own_path() -> list[str]:
-    """Where the nodes find the code of this process: what it searches besides the installed packages."""
-    installed = (sys.prefix, sys.base_prefix)
-    own = [path for path in map(os.path.abspath, sys.path) if not path.startswith(installed)]
-    return list(dict.fromkeys([str(ROOT), *own]))

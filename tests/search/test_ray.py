@@ -22,7 +22,7 @@ from backbones.ranges import ConfigError
 from search.executors.config import RayConfig
 from search.executors.protocol import Executor
 from search.executors.resident import Resident, Shape, last_words
-from search.executors.room import room, slots
+from search.executors.room import Node, Nodes, room, slots
 from search.ledger.reader import read_children
 from search.messages import ChildFailed, ChildTask, Failure, Result, SearchPaused
 from search.run import run
@@ -65,6 +65,24 @@ def test_a_child_that_is_alone_has_the_node_or_one_gpu_of_it():
     assert room(half, node, [(alone, False)]) == 0  # before it has its GPU none of them may fill up
     assert room(half, node, [(alone, True)]) == 4
     assert room(half, node, [(alone, True), (half, True)]) == 3
+
+
+def test_nodes_that_lost_a_child_or_cannot_open_the_evaluator_get_none(monkeypatch):
+    machines = {"a": Node("10.0.0.1", {"CPU": 2.0}), "head": Node("10.0.0.2", {})}
+    nodes = Nodes(CPU, lambda: machines)
+    assert (nodes.usable(), str(nodes)) == (["a", "head"], "CPU = 2 and GPU = 0, CPU = 0 and GPU = 0")
+    assert [nodes.free(name, []) for name in ("a", "head", "gone")] == [2, 0, 0]
+    nodes.doubt("a")
+    assert nodes.free("a", []) == 0
+    nodes.trust("a")
+    assert nodes.free("a", [(CPU, True)]) == 1
+    assert nodes.refuse("a", "no data") == "node a (10.0.0.1): no data"
+    assert nodes.free("a", []) == 0
+    with pytest.raises(SearchPaused, match=r"no node can open the evaluator; node a \(10.0.0.1\): no data"):
+        nodes.usable()
+    monkeypatch.setattr("search.executors.room.NODE_SECONDS", 0.0)
+    machines["b"] = Node("10.0.0.3", {"CPU": 1.0})
+    assert nodes.usable() == ["head", "b"]
 
 
 @pytest.fixture
