@@ -174,8 +174,8 @@ def _warn_of_few_children(config: SearchConfig) -> None:
     enough = CHILDREN_PER_WINDOW * config.window
     if config.strategy.learns and config.budget.children < enough:
         log.warning(
-            "budget.children = %d is less than %d x window = %d, so strategy=%s will hardly learn. "
-            "Lower window, or raise budget.children",
+            "budget.children = %d is less than %d x window = %d: strategy=%s learns little in so short "
+            "a search, which is close to a random one",
             config.budget.children,
             CHILDREN_PER_WINDOW,
             enough,

@@ -174,7 +174,7 @@ def test_a_budget_too_small_to_learn_from_is_warned_of(tmp_path, caplog, strateg
     with caplog.at_level(logging.WARNING, "search.run"):
         run(toy_config(tmp_path, children, strategy=strategy, window=2))
     message = (
-        f"budget.children = {children} is less than 20 x window = 40, so strategy=evolution will hardly "
-        "learn. Lower window, or raise budget.children"
+        f"budget.children = {children} is less than 20 x window = 40: strategy=evolution learns little in so "
+        "short a search, which is close to a random one"
     )
     assert [record.message for record in caplog.records if record.name == "search.run"] == [message] * warned
