@@ -24,7 +24,7 @@ test-slow: $(VENV)/.test detectron2  ## what takes minutes: kill loops, chains o
 fuzz: TARGET ?= genotype
 fuzz: SECONDS ?= 60
 fuzz: $(VENV)/.test  ## TARGET=coco SECONDS=600: broken files for one reader, guided by coverage; tests/fuzz/run.py
-	$(PIP) install --quiet "atheris>=3"
+	$(PIP) install --quiet --no-build-isolation --editable ".[fuzz]"
 	$(BIN)/python tests/fuzz/run.py $(TARGET) -max_total_time=$(SECONDS)
 	$(BIN)/python tests/fuzz/run.py $(TARGET) --values -max_total_time=$(SECONDS)
 
@@ -94,7 +94,7 @@ COMPILE = $(VENV)/tools/bin/uv pip compile --quiet --upgrade --universal --pytho
 	--no-header --no-annotate $(addprefix --constraint ,$(CONSTRAINTS))
 
 lock: $(VENV)/.tools  ## newest versions inside the ranges of pyproject.toml to requirements/*.txt, for every platform
-	$(COMPILE) --all-extras pyproject.toml --output-file requirements/test.txt
+	$(COMPILE) --all-extras --no-emit-package atheris pyproject.toml --output-file requirements/test.txt
 	$(COMPILE) --constraint requirements/test.txt --extra demo pyproject.toml --output-file requirements/demo.txt
 	echo "setuptools>=77" | $(COMPILE) --constraint requirements/test.txt - --output-file requirements/build.txt
 

@@ -8,6 +8,7 @@ import pkgutil
 import re
 import shlex
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -90,14 +91,22 @@ def _exit_with_message(command: str, full: bool) -> Iterator[None]:
     except Exception as error:
         failed = failed_jobs()
         words = [word for word in sys.argv[1:] if not word.startswith("-")]
-        if full or not (
-            failed or (message := refusal(error, command, words, sweep=SWEEP & {*sys.argv[1:]} != set()))
-        ):
-            raise
         if failed:
             message = "\n".join([f"{counted(len(failed), 'job')} failed:", *failed])
+        elif not _in_the_task(error):
+            message = refusal(error, command, words, sweep=SWEEP & {*sys.argv[1:]} != set())
+        else:
+            message = None
+        if full or message is None:
+            raise
         print(message, file=sys.stderr)
         sys.exit(1)
+
+
+def _in_the_task(error: Exception) -> bool:
+    """Whether it was raised while a composed configuration ran: a bug, there or in a user's code."""
+    places = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any((code.co_name, code.co_filename) == ("run_it", __file__) for code in places)
 
 
 def _help(start: Callable[[], None]) -> None:

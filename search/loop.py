@@ -16,6 +16,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
+from backbones.ranges import under
 from runtime.interrupts import interrupts_deferred
 from runtime.progress import track
 from runtime.random import derive
@@ -86,7 +87,8 @@ class Search:
             self._admission.add(row)
             self._add(row)
         if (state := self._ledger.state()) is not None:
-            self._strategy.load_state_dict(state)
+            with under("strategy"):
+                self._strategy.load_state_dict(state)
         self._ledger.save(facts={"dies_with_driver": self._executor.dies_with_driver})
 
     def _advance(self) -> None:
@@ -215,6 +217,8 @@ class Search:
             self._budget.count_failure(row)
 
     def _requeue(self, lost: Sequence[tuple[ChildRow, str, Mapping[str, bool]]]) -> None:
+        if not lost:
+            return
         events = [self._send_back(row, why, **how) for row, why, how in lost]
         rows = [row for row, _, _ in lost]
         self._ledger.save(rows, events=events, ended=[(row.number, why, None) for row, why, _ in lost])

@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional
 
 from backbones.genotype import Genotype
-from runtime.device import resolve_device, torch_threads
+from runtime.device import resolve_device
 from search.children.config import ChildConfig
 from search.children.cost import predicted_cost
-from search.children.training import child_network, logits
+from search.children.training import child_network, logits, repeatable
 
 STEP_SECONDS = 0.25
 """Predicted time of a timed step, from which its number of images follows; at most `batch_size`."""
@@ -28,8 +28,7 @@ def real_per_predicted(genotype: Genotype, config: ChildConfig) -> tuple[float, 
     batch = config.batch_size
     if device.type == "cpu":
         batch = max(2, min(batch, round(STEP_SECONDS / per_image)))
-    devices = [device] if device.type == "cuda" else []
-    with torch_threads(config.threads), torch.random.fork_rng(devices):
+    with repeatable(config, device):
         network = child_network(genotype, config, 10, device)
         optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=config.momentum)
         pixels = torch.randn(batch, 3, config.image_size, config.image_size, device=device)

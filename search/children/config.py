@@ -48,6 +48,8 @@ class ChildConfig:
     """Wall time after which a child fails; checked at every step."""
     threads: int = 1
     """CPU threads of one child. Rewards repeat exactly only with the same number."""
+    deterministic: bool = False
+    """Only kernels that give equal bits each time: equal rewards on one model of GPU, slower. For GPUs."""
     precision: str = "32-true"
     """`32-true`, or `bf16-mixed`: on CPUs without bf16 instructions many times slower."""
     channels_last: bool = True

@@ -4,8 +4,10 @@ Source: 1707.07012, appendix A.1 (N = 2, 20 epochs, momentum 0.9, L2, one cosine
 held out). Filters, learning rate, batch size and the size of the L2 term are not stated there.
 """
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from backbones.genotype import Genotype
 from backbones.network import NASNet
 from classification.device_images import DeviceImages
 from classification.optimizers import cosine, decay_groups
-from runtime.device import resolve_device, torch_threads
+from runtime.device import deterministic_kernels, resolve_device, torch_threads
 from search.children.attempt import report_progress
 from search.children.config import ChildConfig
 from search.children.images import ChildImages
@@ -35,8 +37,7 @@ def train_child(genotype: Genotype, task: ChildTask, images: ChildImages, config
     """
     start, cpu_start = time.monotonic(), time.process_time()
     device = resolve_device(config.device)
-    devices = [device] if device.type == "cuda" else []
-    with torch_threads(config.threads), torch.random.fork_rng(devices):
+    with repeatable(config, device):
         _reset_peak(device)
         torch.manual_seed(task.seed)
         network = child_network(genotype, config, images.num_classes, device)
@@ -73,6 +74,17 @@ def train_child(genotype: Genotype, task: ChildTask, images: ChildImages, config
         peak_bytes=_peak_bytes(device),
         metrics={"accuracy": curve[-1], "epochs": len(curve)},
     )
+
+
+@contextlib.contextmanager
+def repeatable(config: ChildConfig, device: torch.device) -> Iterator[None]:
+    """Runs the block with the threads and kernels of a child, and leaves torch's own chance as it was."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch_threads(config.threads))
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        if config.deterministic:
+            stack.enter_context(deterministic_kernels())
+        yield
 
 
 def child_network(genotype: Genotype, config: ChildConfig, num_classes: int, device: torch.device) -> NASNet:

@@ -21,7 +21,8 @@ class KnownFirst:
         """paths: genotype files. Raises FileNotFoundError, GenotypeError, or ConfigError for a genotype that
         lies outside the space."""
         self._strategy, self._proposed = strategy, 0
-        self._known = [_known(space, number, Path(path).expanduser()) for number, path in enumerate(paths)]
+        self._paths = [Path(path).expanduser() for path in paths]
+        self._known = [_known(space, number, path) for number, path in enumerate(self._paths)]
 
     def propose(self, n: int, pending: Sequence[Proposal]) -> list[Proposal]:
         known = self._known[self._proposed : self._proposed + n]
@@ -41,13 +42,24 @@ class KnownFirst:
         first = len(self._known)
         return [replace(each, number=each.number - first) for each in proposals if each.number >= first]
 
+    def _cells(self) -> list[list[int]]:
+        """The decisions of the known cells, by which a resume knows them again."""
+        return [list(each.decisions) for each in self._known]
+
     def state_dict(self) -> State:
         tensors, values = self._strategy.state_dict()
-        return State(tensors, {"known_proposed": self._proposed, "strategy": values})
+        return State(tensors, {"known_proposed": self._proposed, "known": self._cells(), "strategy": values})
 
     def load_state_dict(self, state: State) -> None:
         tensors, values = state
-        check_state(State({}, values), {}, ["known_proposed", "strategy"])
+        check_state(State({}, values), {}, ["known_proposed", "known", "strategy"])
+        changed = [
+            path
+            for path, then, now in zip(self._paths, values["known"], self._cells(), strict=True)
+            if then != now
+        ]
+        if changed:
+            raise ConfigError(f"{KEY}start: {changed[0]} holds another cell than when the search began")
         self._strategy.load_state_dict(State(tensors, values["strategy"]))
         self._proposed = values["known_proposed"]
 

@@ -46,6 +46,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, word, key):
         assert message == f"{key} = {folder}: no folder can be made there ({reason}); choose another\n"
 
 
+def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr("search.run.run", lambda config: 1 + None)
+    with pytest.raises(TypeError, match="unsupported operand"):  # not a message that blames seed=3
+        run_here("search", "data=digits", "seed=3", cwd=tmp_path)
+
+
 SLEEPY = """
 import os, signal, sys
 from classification.module import ClassificationModule

@@ -13,6 +13,7 @@ import toy_search
 from toy_search import Favourite, ScrambledConfig, evaluator, toy_config
 
 from backbones.genotype import Genotype
+from backbones.ranges import ConfigError
 from classification.config import ImageDataConfig
 from runtime.config import LoggerConfig
 from runtime.random import derive
@@ -151,6 +152,10 @@ def test_known_cells_are_the_first_children_of_a_search(tmp_path):
     rows = read_children(tmp_path / "run" / "search.sqlite")
     assert [row.genotype for row in rows[:3]] == known
     assert all(row.reward == toy_search.reward(row.genotype) for row in rows)
+    space.decode(space.sample(98, 0)).save(tmp_path / "1.json")
+    with pytest.raises(ConfigError, match=r"strategy\.start: .*1\.json holds another cell"):
+        run(toy_config(tmp_path / "run", 14, space=SpaceConfig(blocks=2), strategy=strategy))
+    assert len(read_children(tmp_path / "run" / "search.sqlite")) == 12
 
 
 def test_known_cells_outside_the_space_are_refused_before_anything_starts(tmp_path):

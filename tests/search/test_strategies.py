@@ -6,6 +6,7 @@ import pytest
 import torch
 from toy_search import reward
 
+from backbones.ranges import ConfigError
 from search.messages import Failure, Result
 from search.space import Space
 from search.strategies.config import ControllerConfig, EvolutionConfig, RandomConfig
@@ -197,6 +198,14 @@ class TestKnownFirst(StrategyContract):
             assert shifted == [dataclasses.replace(each, number=each.number + 2) for each in own]
             strategy.observe(score(own))
             known.observe(score(shifted))
+
+    def test_a_known_cell_that_has_changed_is_refused(self, config):
+        state = self.build(config).state_dict()
+        SPACE.decode(SPACE.sample(99, 7)).save(config.start[1])
+        with pytest.raises(
+            ConfigError, match=r"start: .*1.json holds another cell than when the search began"
+        ):
+            self.build(config).load_state_dict(state)
 
     def test_the_strategy_hears_only_of_its_own_cells_as_it_numbered_them(self, config):
         heard = []
