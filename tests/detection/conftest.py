@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from label_folders import ROW, picture, put, xml
 from PIL import Image
 
 from backbones import weights
@@ -130,3 +131,24 @@ def trained(tmp_path_factory, small_config, backbone_file, scenes):
     """A finished run: its folder and what it returned."""
     folder = tmp_path_factory.mktemp("run")
     return folder, train(small_config(folder, backbone_file, scenes))
+
+
+@pytest.fixture
+def yolo(tmp_path):
+    """a.png with one cat, b.png without a label file."""
+    root = tmp_path / "set"
+    for name in ("a", "b"):
+        picture(root / "images" / f"{name}.png")
+    put(root / "labels" / "a.txt", ROW)
+    put(root / "data.yaml", "names: [cat, dog]\n")
+    return root
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """The same."""
+    root = tmp_path / "set"
+    for name in ("a", "b"):
+        picture(root / "JPEGImages" / f"{name}.png")
+    put(root / "Annotations" / "a.xml", xml())
+    return root

@@ -1,82 +1,12 @@
-"""Labels as people have them: none vanishes, and what is hostile is refused at once."""
+"""Labels as people have them: none vanishes."""
 
-import os
 import re
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from label_folders import BOX, ROW, picture, put, refused, run, xml
 
 from detection.data.annotations import read_coco
-from detection.import_labels import main
-
-ROW = "0 0.5 0.5 0.5 0.5"
-BOX = [10.0, 5.0, 20.0, 10.0]
-"""Of ROW, in a picture of 40x20."""
-XML = """<annotation>
-<filename>{name}</filename>
-<object><name>{label}</name>
-<difficult>{difficult}</difficult>
-<bndbox><xmin>11</xmin><ymin>6</ymin><xmax>30</xmax><ymax>15</ymax></bndbox></object>
-</annotation>"""
-
-
-def put(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def picture(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (40, 20)).save(path)
-
-
-def xml(label="cat", difficult="0", name="a.png", encoding=None) -> bytes:
-    head = f'<?xml version="1.0" encoding="{encoding}"?>' if encoding else ""
-    return (head + XML.format(label=label, difficult=difficult, name=name)).encode(encoding or "utf-8")
-
-
-@pytest.fixture
-def yolo(tmp_path):
-    """a.png with one cat, b.png without a label file."""
-    root = tmp_path / "set"
-    for name in ("a", "b"):
-        picture(root / "images" / f"{name}.png")
-    put(root / "labels" / "a.txt", ROW)
-    put(root / "data.yaml", "names: [cat, dog]\n")
-    return root
-
-
-@pytest.fixture
-def voc(tmp_path):
-    """The same."""
-    root = tmp_path / "set"
-    for name in ("a", "b"):
-        picture(root / "JPEGImages" / f"{name}.png")
-    put(root / "Annotations" / "a.xml", xml())
-    return root
-
-
-def run(kind: str, root: Path, *more: str) -> dict[str, list]:
-    """What is written: boxes of each image. Raises AssertionError unless the import succeeds."""
-    output = root.parent / "out.json"
-    assert main(["--from", kind, str(root), "--output", str(output), *more]) == 0
-    coco, _ = read_coco(output)
-    return {
-        str(name): coco.bboxes[coco.first[row] : coco.first[row + 1]].tolist()
-        for row, name in enumerate(coco.file_names)
-    }
-
-
-def refused(kind: str, root: Path, capsys, *more: str) -> str:
-    output = root.parent / "out.json"
-    assert main(["--from", kind, str(root), "--output", str(output), *more]) == 1
-    assert not output.exists()
-    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", ["txt", "TXT", "Txt"])
@@ -277,95 +207,6 @@ def test_another_count_of_names_is_told(yolo, capsys):
 def test_class_numbers_of_savetxt_are_read(yolo):
     put(yolo / "labels" / "a.txt", "0.000000000000000000e+00 5e-1 0.5 0.5 0.5\n")
     assert run("yolo", yolo)["a.png"] == [BOX]
-
-
-@pytest.mark.parametrize("name", ["classes.txt", "labels/a.txt", "data.yaml"])
-def test_text_that_is_not_utf8_is_named(yolo, capsys, name):
-    if name == "classes.txt":
-        (yolo / "data.yaml").unlink()
-    put(yolo / name, "0 红\n".encode("gbk"))
-    assert re.search(rf"{re.escape(name)}: line 1: expected text in UTF-8", refused("yolo", yolo, capsys))
-
-
-@pytest.mark.parametrize("encoding", ["gb2312", "utf-16", "cp1252", "shift_jis"])
-def test_xml_is_read_in_the_encoding_that_it_declares(voc, encoding):
-    label = "Übel" if encoding == "cp1252" else "中"
-    put(voc / "Annotations" / "a.xml", xml(label=label, encoding=encoding))
-    run("voc", voc)
-    assert read_coco(voc.parent / "out.json")[0].category_names == [label]
-
-
-BOMB = '<!DOCTYPE a [<!ENTITY a "xxxxxxxxxx"><!ENTITY b "&a;&a;&a;&a;&a;">]><annotation>&b;</annotation>'
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'<?xml version="1.0" encoding="lol"?><annotation/>', "unknown encoding 'lol'"),
-        (b'<?xml version="1.0" encoding="rot13"?><annotation/>', "unknown encoding 'rot13'"),
-        (b'<?xml version="1.0" encoding="gb2312"?><annotation>\xff</annotation>', "encoding 'gb2312', but"),
-        ('<?xml version="1.0" encoding="lol"?><annotation/>'.encode("utf-16"), "encoding"),
-        (b"<annotation>" * 100_000, "a.xml:1: more than 64 elements within one another"),
-        (BOMB.encode(), "declares a document type"),
-        (b"", "not XML: no element found"),
-        (
-            b"<annotations><image/></annotations>",
-            "a.xml:1: the root element is annotations, expected annotation",
-        ),
-        (
-            b"<annotation>\n<Object><name>x</name></Object></annotation>",
-            "a.xml:2: element Object, expected object",
-        ),
-    ],
-)
-def test_xml_that_cannot_be_read_is_refused_with_its_file(voc, capsys, content, message):
-    put(voc / "Annotations" / "a.xml", content)
-    told = refused("voc", voc, capsys)
-    assert "a.xml:" in told
-    assert message in told
-
-
-def test_a_bomb_of_aliases_takes_no_memory(yolo):
-    lines = ["a: &a [x,x,x,x,x,x,x,x,x]"]
-    lines += [
-        f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]"
-        for old, new in zip("abcdefgh", "bcdefghi", strict=True)
-    ]
-    put(yolo / "data.yaml", "\n".join([*lines, "names: *i"]))
-    done = subprocess.run(
-        [sys.executable, "-m", "detection.import_labels", "--from", "yolo", str(yolo), "--output", "o.json"],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30)),
-    )
-    assert done.returncode == 1
-    assert done.stderr == f"{yolo / 'data.yaml'}: names[0] is a list, expected text\n"
-
-
-PLACES = ("labels/a.txt", "data.yaml", "images/a.png", "Annotations/a.xml")
-
-
-@pytest.mark.parametrize(
-    ("place", "kind"), [*((p, kind) for p in PLACES for kind in ("FIFO", "link")), ("data.yaml", "folder")]
-)
-def test_what_is_no_regular_file_is_named_and_not_opened(request, capsys, place, kind):
-    name = "voc" if place.endswith("xml") else "yolo"
-    root = request.getfixturevalue(name)
-    path = root / place
-    path.unlink()
-    make = {"FIFO": os.mkfifo, "folder": os.mkdir, "link": lambda path: path.symlink_to("nowhere")}
-    make[kind](path)
-    told = refused(name, root, capsys)
-    assert str(path) in told
-    found = {"FIFO": "is a FIFO", "folder": "is a folder", "link": "a link to nowhere, which is absent"}
-    assert found[kind] in told
-
-
-def test_a_name_that_is_not_utf8_is_told(yolo, capsys):
-    (yolo / "images" / "b.png").rename(yolo / "images" / os.fsdecode(b"\xff.png"))
-    assert "file name is not UTF-8: 1\n" in refused("yolo", yolo, capsys)
 
 
 def test_every_kind_of_fault_is_told_with_its_own_count(yolo, capsys):
