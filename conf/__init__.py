@@ -78,12 +78,13 @@ def _choices() -> Mapping[str, Mapping[str, Any]]:
     from detection.training.recipe import DetectionRecipe
     from runtime.config import LOGGERS, LoggerConfig, TrainerConfig
     from search.executors.config import InlineConfig, ProcessConfig, RayConfig
-    from search.strategies.config import ControllerConfig, EvolutionConfig, RandomConfig
+    from search.strategies.config import ControllerConfig, EvolutionConfig, PrimSkipConfig, RandomConfig
 
     return {
         "strategy": {
             "controller": ControllerConfig,
             "evolution": EvolutionConfig,
+            "prim_skip": PrimSkipConfig,
             "random": RandomConfig,
         },
         "executor": {"inline": InlineConfig, "process": ProcessConfig, "ray": RayConfig},

@@ -41,6 +41,19 @@ class RandomConfig(StrategyConfig):
 
 
 @dataclass(kw_only=True)
+class PrimSkipConfig(StrategyConfig):
+    """Random search among the cells that Wan et al. (2203.08887) found as good as searched ones."""
+
+    learns: ClassVar[bool] = False
+
+    builds: ClassVar[str] = "search.strategies.prim_skip:PrimSkip"
+    name: str = "prim_skip"
+
+    def __post_init__(self) -> None:
+        require(self, "name", among=("prim_skip",))
+
+
+@dataclass(kw_only=True)
 class EvolutionConfig(StrategyConfig):
     """Regularised evolution; defaults are those of Real et al. (1802.01548, section 3.3)."""
 

@@ -1,15 +1,19 @@
+import collections
 import dataclasses
+import itertools
 import json
+import math
 import statistics
 
 import pytest
 import torch
 from toy_search import reward
 
+from backbones.genotype import Block
 from backbones.ranges import ConfigError
 from search.messages import Failure, Result
 from search.space import Space
-from search.strategies.config import ControllerConfig, EvolutionConfig, RandomConfig
+from search.strategies.config import ControllerConfig, EvolutionConfig, PrimSkipConfig, RandomConfig
 from search.strategies.protocol import State
 from search.strategies.start import KnownFirst
 from search.strategies.uniform import RandomSearch
@@ -119,6 +123,30 @@ class TestRandom(StrategyContract):
         first = strategy.propose(3, [])
         strategy.observe(score(first))
         assert first + strategy.propose(3, []) == self.build(config).propose(6, [])
+
+
+class TestPrimSkip(StrategyContract):
+    @pytest.fixture
+    def config(self):
+        return PrimSkipConfig()
+
+    def test_blocks_have_the_pattern_in_its_place_and_are_equally_likely(self, config):
+        kernels = itertools.product(["sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7"], repeat=2)
+        states = itertools.permutations(range(3), 2)
+        pattern = {Block(*each, *names, "add") for each, names in itertools.product(states, kernels)}
+        proposals = self.build(config).propose(3000, [])
+        for name in ("normal", "reduction"):
+            cells = [getattr(proposal.genotype, name).blocks for proposal in proposals]
+            assert {cell[0] for cell in cells} == {Block(0, 1, "identity", "identity", "add")}
+            counts = collections.Counter(cell[1] for cell in cells)
+            assert counts.keys() == pattern
+            assert max(abs(count - 3000 / 54) for count in counts.values()) < 5 * math.sqrt(3000 / 54)
+        assert all(p.log_prob == pytest.approx(-2 * math.log(54)) for p in proposals)
+
+    @pytest.mark.parametrize("space", [Space(operations=("identity",)), Space(combinations=("concat",))])
+    def test_a_space_without_such_cells_is_refused(self, config, space):
+        with pytest.raises(ConfigError, match="name = prim_skip needs identity and a sep_conv in space"):
+            config.build(space, 0)
 
 
 class TestEvolution(StrategyContract):
