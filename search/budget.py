@@ -48,5 +48,6 @@ class Budget:
         if self._failures_in_a_row >= self.config.failures_in_a_row:
             raise SearchPaused(
                 f"{counted(self._failures_in_a_row, 'child', 'children')} in a row failed, the last one, "
-                f"child {row.number}, with {row.failure}: {row.detail}"
+                f"child {row.number}, with {row.failure}: {row.detail}; when that is cured, start again, "
+                f"if need be with {KEY}budget.failures_in_a_row above {self.config.failures_in_a_row}"
             )

@@ -4,10 +4,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from backbones.genotype import COMBINATIONS, MOST_BLOCKS, OPERATION_NAMES
-from backbones.ranges import KEY, ConfigError, require
+from backbones.ranges import KEY, ConfigError, require, under
 from classification.config import ImageDataConfig
 from runtime.config import LoggerConfig
 from search.children.config import ChildConfig
+from search.messages import COUNTS, TRAINING_METRICS
 
 MOST_WINDOW = 100_000
 """Children that may be proposed before the first result."""
@@ -85,9 +86,10 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         require(self, "target", above=0)
         require(self, "exponent", least=-10, most=10)
-        if self.cost is not None and self.target is None:
+        if (self.cost is None) != (self.target is None):
             raise ConfigError(
-                f"{KEY}target = null, but {KEY}cost = {self.cost!r}; expected the cost to aim at"
+                f"{KEY}cost = {self.cost}, {KEY}target = {self.target}; expected a cost and the value of it "
+                "to aim at, or neither"
             )
 
 
@@ -125,6 +127,9 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         require(self, "window", least=1, limit=MOST_WINDOW)
+        if self.evaluator is None and self.objective.cost is not None:
+            with under("objective"):
+                require(self.objective, "cost", among=(*COUNTS, *TRAINING_METRICS))
 
     def parts(self) -> list[str]:
         """See `runtime.config.check_extras`: an evaluator of the user's own opens no images of ours."""
@@ -157,8 +162,8 @@ class SimulateConfig:
     """How the children whose times are predicted would be trained."""
     evaluator: Any = None
     """What scores children; see `SearchConfig`. None: a table of rewards with interactions."""
-    ledger: str | None = None
-    """File to keep the ledger in. None: it is deleted."""
+    ledger_file: str | None = None
+    """Where to keep the ledger. None: it is deleted."""
 
     def __post_init__(self) -> None:
         require(self, "children", least=1)

@@ -66,10 +66,6 @@ class Search:
         self._pending: dict[int, Proposal] = {}  # proposed and not virtually finished, by number
         self._begun: dict[int, float] = {}  # seconds from any origin, of those that this process began
         self._recover()
-        if executor.capacity() > window / 2:
-            log.warning(
-                "window = %d, below twice the %d workers: some will idle", window, executor.capacity()
-            )
 
     def _recover(self) -> None:
         rows = self._ledger.rows()

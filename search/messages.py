@@ -74,6 +74,8 @@ class Cost:
 
 COUNTS = ("parameters", "multiply_adds", "activation_bytes")
 """Costs that are counted on a network, and not predicted of a machine."""
+TRAINING_METRICS = ("accuracy", "epochs")
+"""What a child's own training reports besides its reward."""
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import numpy as np
 from lightning.pytorch.loggers import Logger
 
 from backbones.genotype import Genotype
-from backbones.ranges import KEY, under
+from backbones.ranges import KEY, ConfigError, under
 from backbones.words import counted
 from celltransfer import program
 from runtime.device import resolve_device
-from runtime.folder import ALWAYS_FREE, RunFolder, plain
+from runtime.folder import ALWAYS_FREE, RunFolder, differences, plain
 from runtime.owner import owned, owns
 from runtime.random import derive
 from runtime.stage import Stage
@@ -44,7 +44,7 @@ from search.strategies.protocol import Strategy
 log = logging.getLogger(__name__)
 
 MAY_CHANGE = ("budget", "executor", "ledger", "strict_hardware", "data.root", "data.workers", "data.download")
-"""Keys that do not make another search of it; the ledger knows the split by its content."""
+"""Keys that do not make another search of it; the ledger knows images and split by their content."""
 CHILDREN_PER_WINDOW = 20
 """Below this many a strategy can hardly learn; docs/search.md, "Which ratio"."""
 STAGE = Stage("search", MAY_CHANGE, products=("genotype.json",), sources=(LEDGER,))
@@ -92,6 +92,7 @@ def _run_on(
         _check_facts(ledger, path, {"search": search_id(config), **facts})
         _check_hardware(ledger, path, config)
         _warn_of_few_children(config)
+        _warn_of_many_workers(config, executor.capacity())
         search = Search(
             ledger,
             strategy,
@@ -143,8 +144,11 @@ def _finished(config: SearchConfig) -> dict[str, Any] | None:
 
 def _check_facts(ledger: Ledger, path: Path, facts: dict[str, Any]) -> None:
     for name, value in facts.items():
-        if (known := ledger.fact(name)) not in (None, value):
-            raise ValueError(f"{path}: this search began with {name} = {known}, now it is {value}")
+        known = ledger.fact(name)
+        changed = differences(known, value, prefix=name) if known is not None else []
+        if changed:
+            what = {"search": "keys", "split": "images"}[name]
+            raise ValueError(f"{path}: this search began with other {what}: {', '.join(changed)}")
     ledger.save(facts=facts)
 
 
@@ -165,7 +169,7 @@ def _check_hardware(ledger: Ledger, path: Path, config: SearchConfig) -> None:
         )
         message = f"{path}: this search began on other hardware or software ({changes})"
         if config.strict_hardware:
-            raise ValueError(f"{message}, and {KEY}strict_hardware is true")
+            raise ConfigError(f"{message}, and {KEY}strict_hardware is true")
         log.warning("%s: from here on its numbers may differ in their last bits", message)
 
 
@@ -181,6 +185,11 @@ def _warn_of_few_children(config: SearchConfig) -> None:
             enough,
             config.strategy.name,
         )
+
+
+def _warn_of_many_workers(config: SearchConfig, workers: int) -> None:
+    if workers > config.window / 2:
+        log.warning("window = %d, below twice the %d workers: some will idle", config.window, workers)
 
 
 def _write_outcome(

@@ -96,12 +96,14 @@ def run(config: SimulateConfig) -> dict[str, Any]:
 
 def simulate(config: SimulateConfig) -> Outcome:
     """Runs the whole search. Raises ConfigError for a wrong evaluator, or a ledger that exists."""
-    if config.ledger is None:
+    if config.ledger_file is None:
         with tempfile.TemporaryDirectory() as folder:
             return _simulate(config, Path(folder) / LEDGER)
-    if Path(config.ledger).exists():
-        raise ConfigError(f"{KEY}ledger = {config.ledger}: exists, and a simulation begins a new one")
-    return _simulate(config, Path(config.ledger))
+    if Path(config.ledger_file).exists():
+        raise ConfigError(
+            f"{KEY}ledger_file = {config.ledger_file}: exists, and a simulation begins a new one"
+        )
+    return _simulate(config, Path(config.ledger_file))
 
 
 def _simulate(config: SimulateConfig, path: Path) -> Outcome:

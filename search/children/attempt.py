@@ -54,6 +54,8 @@ def attempt(evaluator: Evaluator, task: ChildTask, on_progress: OnProgress | Non
 
 def _coerced(returned: Any, task: ChildTask, evaluator: Evaluator) -> Result:
     """Raises TypeError, ValueError or ChildFailed for what is no result of this child."""
+    if returned is None:
+        raise TypeError("the evaluator returned None, expected a number or a Result")
     if not isinstance(returned, Result):
         returned = Result(task.proposal, reward=returned)
     if returned.proposal.number != task.proposal.number:

@@ -72,6 +72,9 @@ class ChildConfig:
 
     def _check_stop_below(self) -> None:
         found = {} if self.stop_below is None else self.stop_below
+        if isinstance(found, Mapping):  # a stored configuration has its keys as text
+            found = {int(key) if str(key).isdecimal() else key: value for key, value in found.items()}
+            self.stop_below = found or None
         for epoch, accuracy in found.items() if isinstance(found, Mapping) else [(found, found)]:
             numbers = isinstance(epoch, int) and isinstance(accuracy, int | float)
             if not numbers or not (1 <= epoch < self.epochs and 0 < accuracy <= 1):

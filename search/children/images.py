@@ -27,7 +27,7 @@ FACTS = "facts.json"
 class ChildImages:
     """Images of the training files on the device, and the indices `[N]` of those that train and that score.
 
-    record: what the ledger keeps of the split; a search continues only on the same one.
+    record: what the ledger keeps of images and split; a search continues only on the same ones.
     """
 
     images: DeviceImages
@@ -50,6 +50,7 @@ class ChildImages:
             "training": len(training),
             "validation": len(validation),
             "sha256": digest.hexdigest(),
+            "pixels": hashlib.sha256(np.ascontiguousarray(resident.pixels.cpu())).hexdigest(),
         }
         # From here on an index counts the images on the device.
         places = np.searchsorted(used, training), np.searchsorted(used, validation)

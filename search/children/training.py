@@ -25,7 +25,7 @@ from runtime.device import deterministic_kernels, resolve_device, torch_threads
 from search.children.attempt import report_progress
 from search.children.config import ChildConfig
 from search.children.images import ChildImages
-from search.messages import ChildFailed, ChildTask, Failure, Result
+from search.messages import TRAINING_METRICS, ChildFailed, ChildTask, Failure, Result
 
 
 def train_child(genotype: Genotype, task: ChildTask, images: ChildImages, config: ChildConfig) -> Result:
@@ -72,7 +72,7 @@ def train_child(genotype: Genotype, task: ChildTask, images: ChildImages, config
         seconds=time.monotonic() - start,
         cpu_seconds=time.process_time() - cpu_start,
         peak_bytes=_peak_bytes(device),
-        metrics={"accuracy": curve[-1], "epochs": len(curve)},
+        metrics=dict(zip(TRAINING_METRICS, (curve[-1], len(curve)), strict=True)),
     )
 
 

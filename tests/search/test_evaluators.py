@@ -139,7 +139,7 @@ BAD = [
     (fails_as_text, Failure.NOT_FINITE, "tensor(3)"),
     (1.5, Failure.CRASH, "reward = 1.5, must be in 0.0..1.0, as the evaluator declares"),
     ("0.5", Failure.CRASH, "reward is '0.5', expected a number"),
-    (None, Failure.CRASH, "ValueError: child"),
+    (None, Failure.CRASH, "TypeError: the evaluator returned None, expected a number or a Result"),
     ([0.5, 0.25], Failure.CRASH, "reward is [0.5, 0.25], expected a number"),
     (np.ones(3), Failure.CRASH, "expected a number"),
     (lambda proposal: Result(proposal, failure="tired"), Failure.CRASH, "'tired' is not a valid Failure"),

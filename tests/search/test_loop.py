@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 from collections import Counter
 from contextlib import closing
 
@@ -154,14 +153,6 @@ def test_child_of_a_process_that_ended_is_queued_again_and_its_attempt_counts(se
     with closing(connect(tmp_path / "search.sqlite", read_only=True)) as database:
         ((detail,),) = database.execute("SELECT detail FROM events WHERE kind = 'requeued'").fetchall()
     assert json.loads(detail) == {"child": 2, "alone": False, "why": "the process that ran it ended"}
-
-
-@pytest.mark.parametrize(("slots", "warned"), [(2, False), (3, True)])
-def test_more_workers_than_half_the_window_are_warned_of(searched, caplog, slots, warned):
-    with caplog.at_level(logging.WARNING):
-        searched(executor=ScrambledConfig(slots=slots))
-    message = "window = 4, below twice the 3 workers: some will idle"
-    assert [record.message for record in caplog.records] == [message] * warned
 
 
 def test_clock_frees_together_what_finishes_together():

@@ -8,8 +8,10 @@ import re
 import statistics
 from contextlib import closing
 
+import numpy as np
 import pytest
 import toy_search
+from PIL import Image
 from toy_search import Favourite, ScrambledConfig, evaluator, toy_config
 
 from backbones.genotype import Genotype
@@ -17,7 +19,8 @@ from backbones.ranges import ConfigError
 from classification.config import ImageDataConfig
 from runtime.config import LoggerConfig
 from runtime.random import derive
-from search.config import BudgetConfig, SpaceConfig
+from search.children.config import ChildConfig
+from search.config import BudgetConfig, ObjectiveConfig, SpaceConfig
 from search.executors.config import InlineConfig
 from search.ledger.reader import read_children
 from search.ledger.writer import Ledger
@@ -80,9 +83,71 @@ def test_ledger_of_another_search_is_refused_with_both_facts(tmp_path):
     run(config)
     with closing(Ledger(tmp_path / "search.sqlite")) as ledger:
         ledger.save(facts={"search": "0123"})
-    message = f"search.sqlite: this search began with search = 0123, now it is {search_id(config)}"
+    message = f"search.sqlite: this search began with other keys: search: 0123 -> {search_id(config)}"
     with pytest.raises(ValueError, match=message):
         run(toy_config(tmp_path, 5))
+
+
+def test_other_pictures_in_the_place_of_those_that_a_search_began_with_are_refused(tmp_path):
+    for place, seed in (("one", 0), ("two", 1)):
+        noise = np.random.default_rng(seed)
+        for label in ("a", "b"):
+            folder = tmp_path / place / "train" / label
+            folder.mkdir(parents=True)
+            for number in range(8):
+                pixels = noise.integers(0, 256, (8, 8, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+
+    def search(place, children):
+        images = ImageDataConfig(name="imagefolder", root=str(tmp_path / place))
+        child = ChildConfig(cells_per_stage=1, filters=2, image_size=8, epochs=1, batch_size=2)
+        return toy_config(tmp_path / "run", children, evaluator=None, data=images, child=child)
+
+    run(search("one", 2))
+    (tmp_path / "one").rename(tmp_path / "elsewhere")
+    run(search("elsewhere", 3))
+    with pytest.raises(
+        ValueError, match=r"search\.sqlite: this search began with other images: split\.pixels"
+    ):
+        run(search("two", 4))
+    assert len(read_children(tmp_path / "run" / "search.sqlite")) == 3
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ({"cost": "latency", "target": 0.1}, r"^objective\.cost = 'latency', expected one of param"),
+        ({"target": 3.0}, r"^cost = None, target = 3\.0; expected a cost and the value of it"),
+        ({"cost": "parameters"}, r"^cost = parameters, target = None; expected a cost and the"),
+    ],
+)
+def test_an_objective_that_cannot_be_reckoned_is_refused_before_anything_starts(tmp_path, objective, message):
+    with pytest.raises(ValueError, match=message):
+        toy_config(tmp_path, 4, evaluator=None, objective=ObjectiveConfig(**objective))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_other_hardware_is_warned_of_or_refused(tmp_path, caplog, strict):
+    run(toy_config(tmp_path, 4))
+    with closing(Ledger(tmp_path / "search.sqlite")) as ledger:
+        before = ledger.fact("hardware")
+        ledger.save(facts={"hardware": {**before, "capability": "AVX2", "torch": "2.0"}})
+    config = toy_config(tmp_path, 6, strict_hardware=strict)
+    changes = f"torch 2.0 -> {before['torch']}, capability AVX2 -> {before['capability']}"
+    if strict:
+        with pytest.raises(ValueError, match=re.escape(f"({changes}), and strict_hardware is true")):
+            run(config)
+    else:
+        run(config)
+        assert f"other hardware or software ({changes}): from here on its numbers" in caplog.text
+    assert len(read_children(tmp_path / "search.sqlite")) == (4 if strict else 6)
+
+
+@pytest.mark.parametrize(("slots", "warned"), [(2, False), (3, True)])
+def test_more_workers_than_half_the_window_are_warned_of(tmp_path, caplog, slots, warned):
+    run(toy_config(tmp_path, 4, window=4, strategy=RandomConfig(), executor=ScrambledConfig(slots=slots)))
+    found = [record.message for record in caplog.records if "window" in record.message]
+    assert found == ["window = 4, below twice the 3 workers: some will idle"] * warned
 
 
 def test_search_is_named_by_what_decides_its_proposals():

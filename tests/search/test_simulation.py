@@ -70,11 +70,11 @@ def test_rewards_are_counted_from_those_of_random_cells():
 
 def test_the_ledger_is_kept_where_asked_for_and_never_overwritten(tmp_path):
     path = tmp_path / "kept.sqlite"
-    outcome = simulated("children=20", f"ledger={path}", "window=4", "workers=2")
+    outcome = simulated("children=20", f"ledger_file={path}", "window=4", "workers=2")
     assert outcome.ledger_bytes == path.stat().st_size
     assert [row.decisions for row in read_children(path)] == [row.decisions for row in outcome.rows]
-    with pytest.raises(ValueError, match=r"ledger = .*kept.sqlite: exists"):
-        simulated(f"ledger={path}")
+    with pytest.raises(ValueError, match=r"ledger_file = .*kept.sqlite: exists"):
+        simulated(f"ledger_file={path}")
 
 
 @pytest.mark.parametrize(
