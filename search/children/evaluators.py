@@ -14,7 +14,7 @@ from backbones.genotype import Genotype
 from backbones.ranges import KEY, ConfigError
 from classification.config import ImageDataConfig
 from runtime.device import resolve_device
-from runtime.folder import plain
+from runtime.folder import differences, plain
 from search.children.config import ChildConfig
 from search.children.cost import predicted_cost, predicted_memory
 from search.children.images import ChildImages
@@ -85,11 +85,19 @@ class OpenTraining:
         return ChildTraining(ChildImages.open(self.data, self.child, self.seed), self.child)
 
     def __call__(self) -> ChildTraining:
+        """Raises ConfigError in a process on a machine whose images are not those of the driver."""
+        expected, record = self.__dict__.get("record"), self._training.images.record
+        if expected not in (None, record):
+            found = ", ".join(differences(expected, record))
+            raise ConfigError(
+                f"{KEY}data.root = {self.data.root}: other images than the driver has ({found})"
+            )
         return self._training
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the images: another process opens its own."""
-        return {name: getattr(self, name) for name in ("data", "child", "seed")}
+        """Without the images: another process opens its own, which have to be the same ones."""
+        opened = {"record": self._training.images.record} if "_training" in self.__dict__ else {}
+        return {name: getattr(self, name) for name in ("data", "child", "seed")} | opened
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from PIL import Image
 from toy_search import DIGITS, TINY
 
 from backbones.genotype import Block, Cell, Genotype
+from backbones.ranges import ConfigError
 from backbones.spec import NetworkSpec
 from classification.config import ImageDataConfig
 from classification.data import open_images
@@ -20,7 +21,7 @@ from runtime.folder import plain
 from search.children.attempt import attempt
 from search.children.config import ChildConfig
 from search.children.cost import predicted_cost
-from search.children.evaluators import evaluation
+from search.children.evaluators import OpenTraining, evaluation
 from search.children.images import ChildImages, split
 from search.children.training import train_child
 from search.messages import ChildTask, Failure, Proposal
@@ -85,6 +86,25 @@ def test_a_search_of_its_own_children_trains_them_and_remembers_the_split(images
     opened = pickle.loads(pickle.dumps(open_evaluator))()
     result = attempt(opened, ChildTask(Proposal(0, one_block(), ()), seed=1))
     assert result.curve == train(one_block(), images, TINY).curve
+
+
+def test_a_process_that_has_other_images_than_the_driver_opens_none(tmp_path):
+    def draw(seed):
+        for label in ("a", "b"):
+            (tmp_path / "train" / label).mkdir(parents=True, exist_ok=True)
+            for number in range(8):
+                pixels = np.random.default_rng([seed, number]).integers(0, 256, (8, 8, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "train" / label / f"{number}.png")
+
+    draw(0)
+    data = ImageDataConfig(name="imagefolder", root=str(tmp_path))
+    driver = OpenTraining(data, dataclasses.replace(TINY, batch_size=2, validation=2, training=None), seed=0)
+    driver()
+    pickled = pickle.dumps(driver)
+    assert pickle.loads(pickled)().images.record == driver().images.record
+    draw(1)
+    with pytest.raises(ConfigError, match=r"data\.root = .*: other images than the driver has \(pixels: "):
+        pickle.loads(pickled)()
 
 
 @pytest.mark.parametrize(
