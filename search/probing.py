@@ -138,7 +138,7 @@ def _next(config: ProbeConfig, measured: Sequence[Sequence[float]], low: float |
             "train longer, on more images or with larger children, or choose a larger space"
         )
     if long == again:
-        advice = "give epochs above child.epochs"
+        advice = "raise epochs, or child.lr"
         if config.evaluator is not None:
             advice = "the evaluator must follow child.epochs, as one that is given ${child} can"
         return f"the longer training changed nothing, all scores are those of the short one: {advice}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from backbones.ranges import require
+from backbones.ranges import KEY, ConfigError, require
 from classification.config import ImageDataConfig
 from search.children.config import ChildConfig
 from search.config import REFERENCES, ObjectiveConfig, SpaceConfig
@@ -85,3 +85,8 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         require(self, "cells", least=3, limit=MOST_CELLS)
         require(self, "epochs", least=1)
+        if self.epochs <= self.child.epochs:
+            raise ConfigError(
+                f"{KEY}epochs = {self.epochs}, must be above {KEY}child.epochs = {self.child.epochs}, the short "
+                "training"
+            )

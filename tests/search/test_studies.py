@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,13 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_search import evaluator, toy_config
 
+import conf
 from backbones.genotype import Genotype
 from backbones.ranges import ConfigError
 from classification.config import ImageDataConfig
-from conf import compose
+from conf.compose import composed as compose
 from runtime.folder import plain
 from search.children.config import ChildConfig
 from search.children.evaluators import evaluation
+from search.command_words import SET_BY_CHOICE
 from search.config import ObjectiveConfig, SpaceConfig
 from search.executors.config import InlineConfig
 from search.ledger.reader import read_children
@@ -77,7 +80,7 @@ def test_the_best_unique_cells_are_trained_again_with_every_seed(searched):
 
 @pytest.mark.parametrize("name", ["rerank", "two, three = {five} 'quo\"ted'"])
 def test_the_command_after_a_rerank_can_be_typed(tmp_path, caplog, name):
-    data = ImageDataConfig(flip=False, crop_padding=1, root="a, b")
+    data = ImageDataConfig(crop_padding=1, root="a, b")  # flip: not as data=digits has it
     run(toy_config(tmp_path / "search", 3, evaluator=evaluator(), data=data))
     with caplog.at_level("INFO"):
         config = RerankConfig(
@@ -87,6 +90,14 @@ def test_the_command_after_a_rerank_can_be_typed(tmp_path, caplog, name):
     done = composed(*typed(caplog.messages), cwd=tmp_path)
     assert done["backbone"]["name"] == str(tmp_path / name / "genotype.json")
     assert done["data"] == plain(data)
+
+
+def test_what_the_choices_of_data_set_is_known():
+    for path in (Path(conf.__file__).parent / "data").glob("*.yaml"):
+        choice = yaml.safe_load(path.read_text())
+        if choice["defaults"] == ["images_schema"]:
+            kept = {"name", "defaults", "root"}
+            assert SET_BY_CHOICE[choice["name"]] == tuple(key for key in choice if key not in kept)
 
 
 def typed(messages):
@@ -212,6 +223,11 @@ def test_a_probe_whose_cells_all_score_alike_tells_so(tmp_path, caplog):
     assert "all cells score alike in the short and the longer training" in caplog.messages[-1]
 
 
+def test_a_longer_training_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"epochs = 9, must be above child\.epochs = 9"):
+        probing(tmp_path, child=ChildConfig(epochs=9), epochs=9)
+
+
 def constant(genotype, task):
     return 0.1
 
@@ -303,11 +319,11 @@ def test_copies_of_the_childs_settings_that_older_searches_stored_follow_it(tmp_
 def test_references_in_a_command_stay_references_and_all_else_is_resolved(tmp_path):
     words = ["_target_=a.B", "child=${child}", "n=[${child.epochs}]", "seed=${..seed}", "text=${seed}s"]
     words += ["data=${data}", "window=${window}"]
-    asked = compose.composed("search", "data=digits", *(f"+evaluator.{word}" for word in words))
+    asked = compose("search", "data=digits", *(f"+evaluator.{word}" for word in words))
     references = {"child": "${child}", "n": ["${child.epochs}"], "seed": "${seed}", "data": "${data}"}
     assert asked.evaluator == {"_target_": "a.B", "text": "0s", "window": 40, **references}
     chain = ["+search.evaluator._target_=a.B", "+search.evaluator.child=${search.child}"]
-    asked = compose.composed("pipeline", "experiment=demo", *chain, "+search.evaluator.seed=${seed}")
+    asked = compose("pipeline", "experiment=demo", *chain, "+search.evaluator.seed=${seed}")
     assert asked.search.evaluator == {"_target_": "a.B", "child": "${child}", "seed": "${seed}"}
     with pytest.raises(ConfigError, match=r"evaluator: \$\{child.size\} names no key of the search"):
         evaluation({"_target_": "a.B", "n": "${child.size}"}, ImageDataConfig(), ChildConfig(), 0)
