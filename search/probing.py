@@ -13,7 +13,7 @@ from celltransfer import program
 from runtime.folder import RunFolder
 from runtime.owner import owned
 from search.command_words import data_words, evaluator_words, group_words, part_words
-from search.config import SearchConfig
+from search.config import BudgetConfig, SearchConfig
 from search.ledger.rows import ChildRow
 from search.messages import SearchPaused
 from search.rank_agreement import Agreement, agreement
@@ -44,7 +44,11 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     longer = dataclasses.replace(config.child, epochs=config.epochs, stop_below=None)
     names = ("data", "space", "evaluator", "executor", "objective")
     search = SearchConfig(
-        **{name: getattr(config, name) for name in names}, run_dir="", strategy=None, child=config.child
+        **{name: getattr(config, name) for name in names},
+        run_dir="",
+        strategy=None,
+        child=config.child,
+        budget=BudgetConfig(max_attempts=config.budget.max_attempts),
     )
     with owned(config.run_dir):
         folder = RunFolder.open(config.run_dir, config, stage="probe", may_change=MAY_CHANGE)

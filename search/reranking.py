@@ -19,6 +19,7 @@ from runtime.folder import RunFolder
 from runtime.overrides import override
 from runtime.owner import owned
 from search.command_words import data_words
+from search.config import BudgetConfig
 from search.ledger.reader import ledger_of, read_children
 from search.ledger.rows import ChildRow, best_first
 from search.messages import SearchPaused
@@ -49,7 +50,9 @@ def rerank(config: RerankConfig) -> dict[str, Any]:
     """
     ledger = ledger_of(Path(config.dir))
     best = best_cells(ledger, config.top, config.by, config.cost)
-    stored = stored_search(ledger.parent, run_dir=config.run_dir, strategy=None, executor=config.executor)
+    budget = BudgetConfig(max_attempts=config.budget.max_attempts)
+    changes = {"run_dir": config.run_dir, "strategy": None, "executor": config.executor, "budget": budget}
+    stored = stored_search(ledger.parent, **changes)
     child = dataclasses.replace(stored.child, stop_below=None, **_longer(config))
     with owned(config.run_dir):
         folder = RunFolder.open(config.run_dir, config, stage="rerank", may_change=MAY_CHANGE)

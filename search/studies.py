@@ -12,14 +12,14 @@ from pathlib import Path
 from backbones.genotype import Genotype
 from runtime.config import LoggerConfig
 from search import run as search_run
-from search.config import MOST_WINDOW, BudgetConfig, SearchConfig
+from search.config import MOST_WINDOW, SearchConfig
 from search.ledger.reader import LEDGER, read_children
 from search.ledger.rows import ChildRow
 from search.strategies.config import RandomConfig
 
 log = logging.getLogger(__name__)
 
-MAY_CHANGE = ("executor", "data.root", "data.workers", "data.download")
+MAY_CHANGE = ("budget", "executor", "data.root", "data.workers", "data.download")
 """Keys that do not make another study of it."""
 
 
@@ -41,7 +41,7 @@ def train(search: SearchConfig, folder: Path, files: Sequence[str]) -> dict[str,
             search,
             run_dir=str(folder),
             strategy=RandomConfig(start=list(files)),  # no others: the budget is their number
-            budget=BudgetConfig(children=len(files), failures_in_a_row=len(files) + 1),
+            budget=dataclasses.replace(search.budget, children=len(files), failures_in_a_row=len(files) + 1),
             window=MOST_WINDOW,  # nothing is learned, so nobody needs to wait
             logger=LoggerConfig(name="none"),
         )

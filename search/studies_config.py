@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from backbones.ranges import KEY, ConfigError, require
 from classification.config import ImageDataConfig
 from search.children.config import ChildConfig
-from search.config import REFERENCES, ObjectiveConfig, SpaceConfig
+from search.config import REFERENCES, BudgetConfig, ObjectiveConfig, SpaceConfig
 
 MOST_CELLS = 100_000
 
@@ -31,6 +31,17 @@ class LongerConfig:
 
 
 @dataclass(kw_only=True)
+class StudyBudgetConfig:
+    """Of a search's budget what a study leaves open; it may change when a study continues."""
+
+    max_attempts: int = BudgetConfig.max_attempts
+    """Runs of one cell, ended by lost hosts and killed processes, before the study pauses."""
+
+    def __post_init__(self) -> None:
+        require(self, "max_attempts", least=2)
+
+
+@dataclass(kw_only=True)
 class RerankConfig:
     """Trains the best cells of a search longer and with several seeds (the paper's best 250)."""
 
@@ -47,6 +58,7 @@ class RerankConfig:
     seeds: int = 2
     """Trainings of each cell, with the seeds after the search's own, which also decide the split."""
     child: LongerConfig = field(default_factory=LongerConfig)
+    budget: StudyBudgetConfig = field(default_factory=StudyBudgetConfig)
     executor: Any
     """Where children run: `search.executors`."""
 
@@ -79,6 +91,7 @@ class ProbeConfig:
     """As that of a search; cells are ranked by the reward."""
     evaluator: Any = None
     """As that of a search."""
+    budget: StudyBudgetConfig = field(default_factory=StudyBudgetConfig)
     executor: Any
     """Where children run: `search.executors`."""
 
@@ -87,6 +100,6 @@ class ProbeConfig:
         require(self, "epochs", least=1)
         if self.epochs <= self.child.epochs:
             raise ConfigError(
-                f"{KEY}epochs = {self.epochs}, must be above {KEY}child.epochs = {self.child.epochs}, the short "
-                "training"
+                f"{KEY}epochs = {self.epochs}, must be above {KEY}child.epochs = {self.child.epochs}, "
+                "the short training"
             )

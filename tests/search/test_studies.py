@@ -1,8 +1,10 @@
 """Cells that are trained again: `search.rerank`, `search.probe`, `search.replay`."""
 
+import contextlib
 import dataclasses
 import json
 import shlex
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,7 @@ from search.reranking import best_cells, rerank
 from search.run import run
 from search.status import main as status
 from search.stored import stored_search
-from search.studies_config import LongerConfig, ProbeConfig, RerankConfig
+from search.studies_config import LongerConfig, ProbeConfig, RerankConfig, StudyBudgetConfig
 
 
 class Noisy:
@@ -132,6 +134,19 @@ def test_the_pareto_front_comes_first(searched):
         ValueError, match=r"cost = 'size', which not every child of .* has; all have activation"
     ):
         rerank(reranking(searched, by="pareto", cost="size"))
+
+
+def test_a_study_that_lost_a_cell_too_often_goes_on_with_more_attempts(searched):
+    config = reranking(searched, seeds=1, top=1)
+    rerank(config)
+    ledger = searched / "rerank" / "seed1" / "search.sqlite"
+    (ledger.parent / "metrics.json").unlink()
+    with contextlib.closing(sqlite3.connect(ledger)) as database, database:
+        database.execute("UPDATE children SET status = 'queued', attempts = 5, reward = NULL")
+        database.execute("DELETE FROM facts WHERE name = 'finished'")
+    with pytest.raises(SearchPaused, match=r"start again with budget\.max_attempts above 5"):
+        rerank(config)
+    rerank(dataclasses.replace(config, budget=StudyBudgetConfig(max_attempts=6)))
 
 
 def test_other_folders_are_refused(searched, tmp_path):
