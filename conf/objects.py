@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -23,7 +24,45 @@ def to_objects(config: DictConfig) -> Any:
     Raises ConfigError for a key that no dataclass has, a number that is not finite or too large, and a value
     that a dataclass refuses; its message names the whole key."""
     _check(config)
-    return OmegaConf.to_object(config)
+    made = OmegaConf.to_object(config)
+    _keep_references(config, made)
+    return made
+
+
+def _keep_references(config: DictConfig, made: Any) -> None:
+    """Writes back references that a dataclass wants as such: its `references` name, for a field, the others.
+
+    made: what `config` has become."""
+    for field, others in getattr(made, "references", {}).items():
+        named = {id(_meant(config, other)): other for other in others if other in config}
+        if isinstance(node := _meant(config, field), DictConfig | ListConfig):
+            _write_back(node, getattr(made, field), named)
+    for field in dataclasses.fields(made) if dataclasses.is_dataclass(made) else ():
+        part = None if OmegaConf.is_missing(config, field.name) else config[field.name]
+        if isinstance(part, DictConfig):
+            _keep_references(part, getattr(made, field.name))
+
+
+def _write_back(node: DictConfig | ListConfig, made: Any, named: Mapping[int, str]) -> None:
+    """named: fields by the identity of the nodes that hold them."""
+    for key in range(len(node)) if isinstance(node, ListConfig) else list(node):
+        inner: Any = node._get_node(key)
+        if inner._is_interpolation():
+            path: list[str] = []
+            target = _meant(node, key)
+            while target is not None and id(target) not in named:
+                path.insert(0, str(target._key()))
+                target = target._get_parent()
+            if target is not None:
+                made[key] = f"${{{'.'.join([named[id(target)], *path])}}}"
+        elif isinstance(inner, DictConfig | ListConfig):
+            _write_back(inner, made[key], named)
+
+
+def _meant(node: DictConfig | ListConfig, key: Any) -> Any:
+    """The node under a key, or the one that it refers to."""
+    inner: Any = node._get_node(key)
+    return inner._dereference_node()
 
 
 def _check(config: DictConfig) -> None:

@@ -1,7 +1,8 @@
 """A search as a value: its space, its budget, and the choices that its folders configure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from backbones.genotype import COMBINATIONS, MOST_BLOCKS, OPERATION_NAMES
 from backbones.ranges import KEY, ConfigError, require, under
@@ -12,6 +13,9 @@ from search.messages import COUNTS, TRAINING_METRICS
 
 MOST_WINDOW = 100_000
 """Children that may be proposed before the first result."""
+REFERENCES = {"evaluator": ("data", "child", "seed")}
+"""A field, and those to which references from it stay references, as text: `${child}`,
+`${child.epochs}`. So a search that is run again with other children gives its evaluator those."""
 
 
 @dataclass(kw_only=True)
@@ -97,6 +101,8 @@ class ObjectiveConfig:
 class SearchConfig:
     """A whole search."""
 
+    references: ClassVar[Mapping[str, tuple[str, ...]]] = REFERENCES
+
     run_dir: str
     """Folder of the search; started again with the same one, a search continues."""
     seed: int = 0
@@ -111,7 +117,8 @@ class SearchConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     evaluator: Any = None
     """None trains children. Else a mapping: `_target_`, the dotted path of a callable (genotype, task) ->
-    Result or number, or of a class of such callables, and its keyword arguments."""
+    Result or number, or of a class of such callables, and its keyword arguments. `${child}`, `${data}` and
+    `${seed}` among them stay references."""
     executor: Any
     """Where children run: `search.executors`."""
     budget: BudgetConfig = field(default_factory=BudgetConfig)

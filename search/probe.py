@@ -6,4 +6,4 @@ python -m search.probe data=cifar10 data.root=… cells=20 child.epochs=5 epochs
 if __name__ == "__main__":
     from conf.app import main
 
-    main("search_probe", "search.studies:probe")
+    main("search_probe", "search.probing:probe")

@@ -14,12 +14,13 @@ RESAMPLES = 2_000
 class Agreement(NamedTuple):
     """Kendall's tau-b of two scorings, in [-1, 1], and the ends of its 95 % interval.
 
-    The interval is a percentile bootstrap over the cells. spread: standard deviation of the differences
-    between the scorings, divided by the root of 2: the noise of one score where both measure the same."""
+    The interval is a percentile bootstrap over the cells. All three are None where a scoring is constant,
+    which leaves them undefined. spread: standard deviation of the differences between the scorings, divided
+    by the root of 2: the noise of one score where both measure the same."""
 
-    tau: float
-    low: float
-    high: float
+    tau: float | None
+    low: float | None
+    high: float | None
     spread: float
 
 
@@ -34,9 +35,12 @@ def kendall_tau(first: ArrayLike, second: ArrayLike) -> float:
 def agreement(first: Sequence[float], second: Sequence[float], seed: int) -> Agreement:
     """first, second: scores `[n]` of the same n cells, n >= 2. seed: of the bootstrap."""
     x, y = np.asarray(first, float), np.asarray(second, float)
+    spread = float(np.std(x - y, ddof=1) / np.sqrt(2))
+    tau = kendall_tau(x, y)
+    if np.isnan(tau):
+        return Agreement(None, None, None, spread)
     generator = np.random.default_rng(derive(seed, "bootstrap"))
     draws = generator.integers(0, len(x), (RESAMPLES, len(x)))
     taus = np.array([kendall_tau(x[draw], y[draw]) for draw in draws])
-    low, high = np.nanpercentile(taus, [2.5, 97.5]) if np.isfinite(taus).any() else (np.nan, np.nan)
-    spread = float(np.std(x - y, ddof=1) / np.sqrt(2))
-    return Agreement(kendall_tau(x, y), float(low), float(high), spread)
+    low, high = np.nanpercentile(taus, [2.5, 97.5])  # a draw of equal scores says nothing
+    return Agreement(tau, float(low), float(high), spread)

@@ -27,6 +27,7 @@ from search.checklist import checklist
 from search.curves import TOP, window_of
 from search.estimate import duration
 from search.history import Group, History, grouped
+from search.ledger.reader import ledger_of
 from search.ledger.rows import ChildRow
 from search.report_charts import (
     Written,
@@ -36,7 +37,6 @@ from search.report_charts import (
     share_charts,
     top_charts,
 )
-from search.status import ledger_of
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 DRAWN = 3

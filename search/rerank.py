@@ -6,4 +6,4 @@ python -m search.rerank dir=runs/search/… top=250 child.epochs=100 seeds=2
 if __name__ == "__main__":
     from conf.app import main
 
-    main("search_rerank", "search.studies:rerank")
+    main("search_rerank", "search.reranking:rerank")

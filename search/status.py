@@ -32,7 +32,7 @@ from backbones.words import counted, printable, printable_lines, told
 from celltransfer import program
 from runtime.owner import owner
 from search.estimate import duration
-from search.ledger.reader import LEDGER, read_children
+from search.ledger.reader import ledger_of, read_children
 from search.snapshot import LATE, Attempt, Snapshot
 
 BEST = 10
@@ -40,17 +40,6 @@ BEST = 10
 RUNNING = 16
 """Running children that are listed."""
 WATCH_SECONDS = 2.0
-
-
-def ledger_of(place: Path) -> Path:
-    """The ledger that a folder, or the file itself, means: a search's own, or that of a chain's search.
-
-    Raises FileNotFoundError where there is none."""
-    candidates = [place] if place.is_file() else [place / LEDGER, place / "search" / LEDGER]
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f"{place}: holds no search, expected {LEDGER} in it")
 
 
 def show(path: Path, now: float) -> RenderableType:

@@ -1,5 +1,6 @@
 """A search that was run before, read from its folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,14 @@ import msgspec
 from classification.config import ImageDataConfig
 from runtime.yaml_files import read_mapping
 from search.children.config import ChildConfig
-from search.config import SearchConfig, SpaceConfig
+from search.config import ObjectiveConfig, SearchConfig, SpaceConfig
 
-PARTS: dict[str, type] = {"data": ImageDataConfig, "space": SpaceConfig, "child": ChildConfig}
+PARTS: dict[str, type] = {
+    "data": ImageDataConfig,
+    "space": SpaceConfig,
+    "child": ChildConfig,
+    "objective": ObjectiveConfig,
+}
 """Of a search's configuration what decides how a child is trained and scored."""
 
 
@@ -23,10 +29,23 @@ def stored_search(folder: str | Path, **changes: Any) -> SearchConfig:
     stored = read_mapping(path, "configuration of a search")
     if not {"strategy", "child", "budget"} <= stored.keys():
         raise ValueError(f"{path}: not the configuration of a search")
-    values: dict[str, Any] = {"evaluator": stored.get("evaluator"), "seed": stored.get("seed", 0)}
+    values: dict[str, Any] = {"seed": stored.get("seed", 0)}
+    values["evaluator"] = _with_references(stored.get("evaluator"), stored)
     for name, kind in PARTS.items():
+        if name not in stored:
+            continue
         try:
-            values[name] = None if stored.get(name) is None else msgspec.convert(stored[name], kind)
+            values[name] = None if stored[name] is None else msgspec.convert(stored[name], kind)
         except (msgspec.ValidationError, ValueError) as error:
             raise ValueError(f"{path}: {name}: {error}") from None
     return SearchConfig(**{**values, **changes})
+
+
+def _with_references(value: Any, stored: Mapping[str, Any]) -> Any:
+    """The evaluator of a search that stored the copies which `${child}` and `${data}` gave it."""
+    for name in ("child", "data"):
+        if isinstance(value, Mapping) and value == stored.get(name):
+            return f"${{{name}}}"
+    if isinstance(value, Mapping):
+        return {key: _with_references(each, stored) for key, each in value.items()}
+    return value

@@ -1,12 +1,13 @@
 """The studies of cells as values: `search.rerank`, `search.probe`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from backbones.ranges import require
+from backbones.ranges import KEY, ConfigError, require
 from classification.config import ImageDataConfig
 from search.children.config import ChildConfig
-from search.config import SpaceConfig
+from search.config import REFERENCES, BudgetConfig, ObjectiveConfig, SpaceConfig
 
 MOST_CELLS = 100_000
 
@@ -30,6 +31,17 @@ class LongerConfig:
 
 
 @dataclass(kw_only=True)
+class StudyBudgetConfig:
+    """Of a search's budget what a study leaves open; it may change when a study continues."""
+
+    max_attempts: int = BudgetConfig.max_attempts
+    """Runs of one cell, ended by lost hosts and killed processes, before the study pauses."""
+
+    def __post_init__(self) -> None:
+        require(self, "max_attempts", least=2)
+
+
+@dataclass(kw_only=True)
 class RerankConfig:
     """Trains the best cells of a search longer and with several seeds (the paper's best 250)."""
 
@@ -44,8 +56,9 @@ class RerankConfig:
     cost: str = "multiply_adds"
     """`parameters`, `multiply_adds`, `activation_bytes` or a metric that every child has."""
     seeds: int = 2
-    """Trainings of each cell, with seeds 0, 1, ..., which also decide the split."""
+    """Trainings of each cell, with the seeds after the search's own, which also decide the split."""
     child: LongerConfig = field(default_factory=LongerConfig)
+    budget: StudyBudgetConfig = field(default_factory=StudyBudgetConfig)
     executor: Any
     """Where children run: `search.executors`."""
 
@@ -59,12 +72,14 @@ class RerankConfig:
 class ProbeConfig:
     """Ranks random cells by short and by longer training, to see what a search would measure."""
 
+    references: ClassVar[Mapping[str, tuple[str, ...]]] = REFERENCES
+
     run_dir: str
     """Folder to write to; started again with the same one, it continues."""
     seed: int = 0
-    """Of the cells, and of their first training; the second has the next one."""
+    """Of the cells and of their short training. The other short one and the longer one have the next."""
     cells: int = 20
-    """Random cells; the interval of tau is some 0.6 wide with 20 cells, 0.3 with 80."""
+    """Random cells, each another network; the interval of tau is some 0.6 wide with 20 cells, 0.3 with 80."""
     epochs: int = 100
     """Of the longer training; the short one has `child.epochs`."""
     data: ImageDataConfig
@@ -72,11 +87,19 @@ class ProbeConfig:
     space: SpaceConfig = field(default_factory=SpaceConfig)
     child: ChildConfig = field(default_factory=ChildConfig)
     """The children of the search that is planned."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """As that of a search; cells are ranked by the reward."""
     evaluator: Any = None
     """As that of a search."""
+    budget: StudyBudgetConfig = field(default_factory=StudyBudgetConfig)
     executor: Any
     """Where children run: `search.executors`."""
 
     def __post_init__(self) -> None:
         require(self, "cells", least=3, limit=MOST_CELLS)
         require(self, "epochs", least=1)
+        if self.epochs <= self.child.epochs:
+            raise ConfigError(
+                f"{KEY}epochs = {self.epochs}, must be above {KEY}child.epochs = {self.child.epochs}, "
+                "the short training"
+            )

@@ -3,10 +3,11 @@
 import dataclasses
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,11 @@ from search.children.cost import predicted_cost, predicted_memory
 from search.children.images import ChildImages
 from search.children.shared_images import kept_on_disk
 from search.children.training import train_child
+from search.config import REFERENCES
 from search.messages import ChildTask, Cost, Evaluator, OpenEvaluator, Result
+
+REFERENCE = re.compile(rf"\$\{{((?:{'|'.join(REFERENCES['evaluator'])})(?:\.\w+)*)\}}")
+"""All of a text that refers to a key."""
 
 
 class Evaluation(NamedTuple):
@@ -159,19 +164,25 @@ def evaluation(
             predicted_cost, config=child, images=len(images.training), num_classes=images.num_classes
         )
         return Evaluation(training, cost, {"split": images.record})
-    arguments = {name: _values(value) for name, value in chosen.items()}
+    known = {"data": data, "child": child, "seed": seed}
+    arguments = {name: _values(value, known) for name, value in chosen.items()}
     own = OpenCallable(str(arguments.pop("_target_", "")), arguments)
     predict = getattr(own(), "predicted_microseconds", None)
     return Evaluation(own, partial(_own_cost, child=child, microseconds=predict), {})
 
 
-def _values(value: Any) -> Any:
-    """A dataclass, which `${child}` gives, as a dictionary; keys of the user's own stay as they are."""
+def _values(value: Any, known: Mapping[str, Any]) -> Any:
+    """References (`search.config.REFERENCES`) as what they name, and dataclasses as dictionaries."""
     if isinstance(value, Mapping):
-        return {key: _values(each) for key, each in value.items()}
+        return {key: _values(each, known) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_values(each) for each in value]
-    return plain(value) if dataclasses.is_dataclass(value) else value
+        return [_values(each, known) for each in value]
+    if isinstance(value, str) and (found := REFERENCE.fullmatch(value)):
+        try:
+            value = reduce(lambda part, key: plain(part)[key], found[1].split("."), known)
+        except (KeyError, TypeError):
+            raise ConfigError(f"{KEY}evaluator: {value} names no key of the search") from None
+    return plain(value)
 
 
 def _own_cost(genotype: Genotype, child: ChildConfig, microseconds: Callable[[Genotype], int] | None) -> Cost:

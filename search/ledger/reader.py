@@ -15,8 +15,27 @@ from search.ledger.rows import SCHEMA, ChildRow, row_of
 
 LEDGER = "search.sqlite"
 """In the folder of a search."""
+NAMED = 8
+"""Searches inside a folder that a message names."""
 COPIES_TRIED = 5
 """Of a ledger that is being written to, on another machine or by another user."""
+
+
+def ledger_of(place: Path) -> Path:
+    """The ledger that a folder, or the file itself, means: a search's own, or that of a chain's search.
+
+    Raises FileNotFoundError where there is none; it names the searches in the folders inside, as those of a
+    rerank or a probe are."""
+    candidates = [place] if place.is_file() else [place / LEDGER, place / "search" / LEDGER]
+    for path in candidates:
+        if path.is_file():
+            return path
+    inside = sorted(str(path.parent) for path in place.glob(f"*/{LEDGER}"))
+    listed = ", ".join(inside[:NAMED]) + (", …" if len(inside) > NAMED else "")
+    raise FileNotFoundError(
+        f"{place}: holds no search, expected {LEDGER} in it"
+        + (f"; there is one in {listed}" if inside else "")
+    )
 
 
 def read_children(path: str | Path) -> list[ChildRow]:
