@@ -188,7 +188,7 @@ def _warn_of_few_children(config: SearchConfig) -> None:
 
 
 def _warn_of_many_workers(config: SearchConfig, workers: int) -> None:
-    if config.strategy.learns and workers > config.window / 2:
+    if workers > config.window / 2:
         log.warning("window = %d, below twice the %d workers: some will idle", config.window, workers)
 
 
