@@ -91,12 +91,9 @@ def _exit_with_message(command: str, full: bool) -> Iterator[None]:
     except Exception as error:
         failed = failed_jobs()
         words = [word for word in sys.argv[1:] if not word.startswith("-")]
-        if failed:
-            message = "\n".join([f"{counted(len(failed), 'job')} failed:", *failed])
-        elif not _in_the_task(error):
+        message = "\n".join([f"{counted(len(failed), 'job')} failed:", *failed]) if failed else None
+        if not failed and not _in_the_task(error):
             message = refusal(error, command, words, sweep=SWEEP & {*sys.argv[1:]} != set())
-        else:
-            message = None
         if full or message is None:
             raise
         print(message, file=sys.stderr)
