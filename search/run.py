@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -21,6 +20,7 @@ from backbones.words import counted
 from celltransfer import program
 from runtime.device import resolve_device
 from runtime.folder import ALWAYS_FREE, RunFolder, plain
+from runtime.overrides import override
 from runtime.owner import owned, owns
 from runtime.random import derive
 from runtime.stage import Stage
@@ -47,7 +47,7 @@ MAY_CHANGE = ("budget", "executor", "ledger", "strict_hardware", "data.root", "d
 """Keys that do not make another search of it; the ledger knows the split by its content."""
 CHILDREN_PER_WINDOW = 20
 """Below this many a strategy can hardly learn; docs/search.md, "Which ratio"."""
-STAGE = Stage("search", MAY_CHANGE, products=("genotype.json",), sources=(LEDGER,))
+STAGE = Stage("search", MAY_CHANGE, products=("genotype.json",), sources=(LEDGER,), report="search.report")
 
 
 def run(config: SearchConfig, *, clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
@@ -211,15 +211,16 @@ def _write_outcome(
     content = folder.finish(STAGE.name, "validation", metrics, best_child=best.number)
     ledger.save(facts={"finished": plain(config.budget)})
     STAGE.show(folder, content)
-    _tell_what_is_next(folder.path)
+    spent = "budget.hours" if len(done) < config.budget.children else "budget.children"
+    _tell_what_is_next(folder.path, spent)
     return content
 
 
-def _tell_what_is_next(folder: Path) -> None:
-    """Logs the commands that a search is for; not where it is a part of something larger."""
+def _tell_what_is_next(folder: Path, longer: str) -> None:
+    """Logs the commands that a search is for; not where it is a part of something larger.
+
+    longer: the key of the budget that was spent."""
     if owns(folder.resolve().parent):
         return
-    place = shlex.quote(str(folder))
-    log.info("charts of the search, and beside others: %s %s", program("search.report"), place)
-    log.info("train the best cells longer: %s dir=%s top=25", program("search.rerank"), place)
-    log.info("to extend it: the same command with run_dir=%s and a larger budget.children", place)
+    log.info("train the best cells longer: %s %s top=25", program("search.rerank"), override("dir", folder))
+    log.info("to extend it: the same command with %s and a larger %s", override("run_dir", folder), longer)
