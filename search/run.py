@@ -17,7 +17,6 @@ from lightning.pytorch.loggers import Logger
 from backbones.genotype import Genotype
 from backbones.ranges import KEY, under
 from backbones.words import counted
-from celltransfer import program
 from runtime.device import resolve_device
 from runtime.folder import ALWAYS_FREE, RunFolder, plain
 from runtime.overrides import override
@@ -29,6 +28,7 @@ from search.admission import Admission
 from search.budget import Budget
 from search.children.evaluators import evaluation
 from search.children.site import capability, here
+from search.commands import cures, rerank
 from search.config import SearchConfig
 from search.executors.protocol import Executor
 from search.ledger.place import check_place, open_ledger
@@ -188,10 +188,15 @@ def _write_outcome(
 ) -> dict[str, Any]:
     done = [row for row in search.rows if row.status == "done"]
     scored = {row.number: row.reward for row in done if row.reward is not None}
+    spent = "budget.hours" if len(done) < config.budget.children else "budget.children"
     if not scored:
+        keys = cures(row.failure for row in done)
         failed = f"; child {done[0].number}: {done[0].failure}: {done[0].detail}" if done else ""
         finished = counted(len(done), "child", "children")
-        raise SearchPaused(f"{folder.path}: {finished} finished, none with a reward{failed}")
+        raise SearchPaused(
+            f"{folder.path}: {finished} finished, none with a reward{failed}; the same command runs nothing "
+            f"more: continue with a larger {spent}" + (f", or in a new run_dir change {keys}" if keys else "")
+        )
     best = best_first(done)[0]
     origin = {
         "search": search_id(config),
@@ -211,7 +216,6 @@ def _write_outcome(
     content = folder.finish(STAGE.name, "validation", metrics, best_child=best.number)
     ledger.save(facts={"finished": plain(config.budget)})
     STAGE.show(folder, content)
-    spent = "budget.hours" if len(done) < config.budget.children else "budget.children"
     _tell_what_is_next(folder.path, spent)
     return content
 
@@ -222,5 +226,5 @@ def _tell_what_is_next(folder: Path, longer: str) -> None:
     longer: the key of the budget that was spent."""
     if owns(folder.resolve().parent):
         return
-    log.info("train the best cells longer: %s %s top=25", program("search.rerank"), override("dir", folder))
+    log.info("train the best cells longer: %s", rerank(folder))
     log.info("to extend it: the same command with %s and a larger %s", override("run_dir", folder), longer)
