@@ -96,11 +96,12 @@ def _context(results: Results) -> dict[str, Any]:
 
 def _chain_nodes(results: Results) -> list[ChainNode]:
     search, classification, detection = results.search, results.classification, results.detection
+    children = search.value("children")
     stages = [
         (
             *("Search", search, "best_reward", "genotype.json"),
             "accuracy of the best child",
-            f"of {short(search.value('children'))} children",
+            f"of {short(children)} {'child' if children == 1 else 'children'}",
             f"on held-out images of {search.data.get('name', 'unknown data')}",
         ),
         (

@@ -231,4 +231,4 @@ def _configuration(path: Path) -> Mapping[str, Any]:
 
 def _children(ledger: Path) -> list[ChildRow]:
     """Of the ledger itself where this is a copy."""
-    return read_children(located(ledger).ledger)
+    return read_children(located(ledger).ledger if ledger.is_file() else ledger)
