@@ -47,14 +47,14 @@ def again(folder: Path, **budget: float) -> str:
     name, rest = _command_of(words)
     if not name.startswith(("search", "pipeline")) or {"-m", "--multirun"} & {*rest}:
         return printable(command)
-    home = folder if name == "search" else folder.parent
+    added: dict[str, object] = {}
     if not any(word.startswith("run_dir=") for word in rest):
-        command += f" {override('run_dir', home)}"
+        added["run_dir"] = folder if name == "search" else folder.parent
     if name in ("search", "pipeline"):
         prefix = "" if name == "search" else "search."
-        for key, value in budget.items():
-            command += f" {override(f'{prefix}budget.{key}', value)}"
-    return printable(command)
+        added |= {f"{prefix}budget.{key}": value for key, value in budget.items()}
+    kept = [word for word in words if word.partition("=")[0] not in added]
+    return printable(" ".join([shlex.join(kept), *(override(*each) for each in added.items())]))
 
 
 def _command_of(words: list[str]) -> tuple[str, list[str]]:

@@ -66,7 +66,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
 def _distinct(folders: Sequence[Path]) -> list[Located]:
     """The searches. Raises ValueError for one that is named twice, by whatever paths."""
     names: dict[Path, Path] = {}
-    searches = []
+    searches: list[Located] = []
     for folder in folders:
         found = located(folder)
         first = names.setdefault(found.ledger.resolve(), folder)

@@ -215,7 +215,7 @@ def test_commands_can_be_pasted_whatever_the_folder_is_called(tmp_path, capsys, 
     folder = tmp_path / name
     with caplog.at_level(logging.INFO):
         run(toy_config(folder, 4))
-    (folder / "command.txt").write_text("python -m search data=digits\n")
+    (folder / "command.txt").write_text("python -m search budget.children=4 data=digits\n")
     assert main([str(folder)]) == 0
     said = capsys.readouterr().out
     assert f"python -m search.report {shlex.quote(str(folder))}\n" in said
