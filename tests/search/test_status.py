@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ from toy_search import Favourite, ScrambledConfig, evaluator, toy_config
 from search import commands
 from search.config import BudgetConfig, LimitsConfig
 from search.estimate import Pace, duration
+from search.history import History
+from search.ledger.located import located
 from search.ledger.reader import LEDGER, read_children
 from search.messages import SearchPaused
 from search.run import run
@@ -208,6 +211,12 @@ def test_a_search_that_writes_elsewhere_is_shown_while_it_runs(tmp_path, capsys,
     for lines in seen[-1]:
         assert line(lines, "search").startswith(f"{tmp_path / 'run'} (running: process")
         assert int(line(lines, "children").split()[0]) > 3
+    (live,) = (tmp_path / "disk").glob("*.sqlite")
+    host = socket.gethostname()
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    assert line(shown(capsys, tmp_path / "run"), "read").endswith(f"the ledger is {host}:{live}")
+    (note,) = History.read(located(tmp_path / "run")).notes
+    assert note.endswith(f"the ledger is {host}:{live}")
 
 
 @pytest.mark.parametrize("name", ["my search", "x=1,y=2"])
