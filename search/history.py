@@ -42,10 +42,9 @@ class History:
     def read(cls, found: Located) -> "History":
         """Raises FileNotFoundError, or ValueError for a file that is no ledger or has a newer schema."""
         folder, ledger, notes = found.folder, found.ledger, list[str]()
-        if found.elsewhere:
-            notes.append(
-                f"{ledger} is a copy, which may be some minutes old; the ledger is {found.elsewhere}"
-            )
+        snapshot = Snapshot.read(ledger)
+        if found.elsewhere and snapshot.left_open:
+            notes.append(f"{ledger} is a copy; the ledger itself is {found.elsewhere}")
 
         def attempt(name: str, read: Any, otherwise: Any) -> Any:
             try:
@@ -57,7 +56,7 @@ class History:
         return cls(
             folder,
             [row for row in read_children(ledger) if row.status == "done"],
-            Snapshot.read(ledger),
+            snapshot,
             attempt("config.yaml", lambda path: read_mapping(path, "configuration"), {}),
             attempt("versions.json", lambda path: decode_json(path, dict[str, str], "versions"), {}),
             notes,

@@ -48,7 +48,9 @@ DETAIL = 300
 def show(found: Located, now: float) -> RenderableType:
     """What the ledger says, as tables. now: Unix time."""
     snapshot, driver = Snapshot.read(found.ledger), owner(found.folder)
-    parts: list[RenderableType] = [_facts(snapshot, found, driver, now)]
+    parts: list[RenderableType] = [_facts(snapshot, found.folder, driver, now)]
+    if found.elsewhere and snapshot.left_open:
+        parts.append(Text(f"read from a copy; the ledger itself is {found.elsewhere}"))
     if snapshot.best:
         parts.append(_best(snapshot))
     if running := [each for each in snapshot.attempts if each.ended is None]:
@@ -59,13 +61,11 @@ def show(found: Located, now: float) -> RenderableType:
     return Group(*parts)
 
 
-def _facts(snapshot: Snapshot, found: Located, driver: str | None, now: float) -> Table:
+def _facts(snapshot: Snapshot, folder: Path, driver: str | None, now: float) -> Table:
     table = Table.grid(padding=(0, 2))
     done, waiting = snapshot.count("done"), snapshot.count("queued")
     proposed = len(snapshot.children)
-    table.add_row("search", f"{found.folder} ({_state(snapshot, driver)})")
-    if found.elsewhere:
-        table.add_row("read from", f"a copy, which may be some minutes old; the ledger is {found.elsewhere}")
+    table.add_row("search", f"{folder} ({_state(snapshot, driver)})")
     counts = [
         f"{done:,} of {snapshot.budget:,} done",
         f"{snapshot.count('running'):,} running",

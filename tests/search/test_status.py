@@ -203,20 +203,20 @@ def test_a_search_that_writes_elsewhere_is_shown_while_it_runs(tmp_path, capsys,
     def looks(self, genotype, task):
         (live,) = (tmp_path / "disk").glob("*.sqlite")
         seen.append([shown(capsys, place) for place in (tmp_path / "run", live)])
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "gethostname", lambda: "another")
+            lines, (note,) = shown(capsys, tmp_path / "run"), History.read(located(tmp_path / "run")).notes
+        assert told(lines, "read from") == f"read from a copy; the ledger itself is {host}:{live}"
+        assert note.endswith(f"is a copy; the ledger itself is {host}:{live}")
         return honest(self, genotype, task)
 
-    honest = Favourite.__call__
+    honest, host = Favourite.__call__, socket.gethostname()
     monkeypatch.setattr(Favourite, "__call__", looks)
     run(toy_config(tmp_path / "run", 7, ledger=str(tmp_path / "disk")))
     for lines in seen[-1]:
         assert line(lines, "search").startswith(f"{tmp_path / 'run'} (running: process")
         assert int(line(lines, "children").split()[0]) > 3
-    (live,) = (tmp_path / "disk").glob("*.sqlite")
-    host = socket.gethostname()
-    monkeypatch.setattr(socket, "gethostname", lambda: "another")
-    assert line(shown(capsys, tmp_path / "run"), "read").endswith(f"the ledger is {host}:{live}")
-    (note,) = History.read(located(tmp_path / "run")).notes
-    assert note.endswith(f"the ledger is {host}:{live}")
+        assert not [words for words in lines if words[:2] == ["read", "from"]]
 
 
 @pytest.mark.parametrize("name", ["my search", "x=1,y=2"])
