@@ -5,8 +5,11 @@ folder: `python -m` searches it first, so that a `search.py` there runs instead 
 here it comes last. Every package asks `refuse_module` whether it was started as a command.
 """
 
+import atexit
+import contextlib
 import difflib
 import importlib.metadata
+import io
 import os
 import re
 import runpy
@@ -14,6 +17,7 @@ import shlex
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 COMMANDS: Mapping[str, str] = {
     "pipeline": "search, classify and detect in one run",
@@ -51,6 +55,7 @@ LISTED = "celltransfer --help lists the commands"
 
 def main() -> None:
     """The console command: lists the commands, or runs one."""
+    end_with_reader()
     name, *words = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         width = max(map(len, COMMANDS))
@@ -111,13 +116,57 @@ def refuse_module(package: str, commands: Collection[str] = tuple(COMMANDS)) -> 
     if sys.argv[:1] != ["-m"]:
         return
     name = _module_asked_for()
-    if name.split(".")[0] != package or name.removesuffix(".__main__") in commands:
+    if name.split(".")[0] != package:
+        return
+    end_with_reader()
+    if name.removesuffix(".__main__") in commands:
         return
     own = [command for command in commands if command.split(".")[0] == package]
     hint = LISTED if not own else f"the commands of {package} are {', '.join(own)}"
     if package in own:
         hint = f"use python -m {package} ({LISTED})"
     sys.exit(f"python -m {name} is not a command; {hint}")
+
+
+class _Output(io.FileIO):
+    """Standard output that ends the process quietly, with exit code 0, when its reader has gone."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())  # for what is still buffered
+            os.close(nowhere)
+            raise SystemExit(0) from None
+
+
+def end_with_reader() -> None:
+    """Lets a command whose output is piped, as into `head`, end when nobody reads on.
+
+    An exception other than BrokenPipeError passes by those who report an OSError to the user. The signal
+    SIGPIPE would end the process for any other pipe and socket, too, such as that of a dead worker."""
+    out = sys.stdout
+    if out is not sys.__stdout__ or not isinstance(out, io.TextIOWrapper):
+        return
+    raw = getattr(out.buffer, "raw", out.buffer)  # without a buffer under -u
+    if type(raw) is not io.FileIO:
+        return
+    out.flush()
+    ours = _Output(raw.fileno(), "w", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        ours if out.buffer is raw else io.BufferedWriter(ours),
+        encoding=out.encoding,
+        errors=out.errors,
+        line_buffering=out.line_buffering,
+        write_through=out.write_through,
+    )
+    atexit.register(_flush)  # the interpreter's own flush would tell of a failure
+
+
+def _flush() -> None:
+    with contextlib.suppress(SystemExit, ValueError):
+        sys.stdout.flush()
 
 
 def _module_asked_for() -> str:

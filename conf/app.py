@@ -5,7 +5,6 @@ import io
 import logging
 import os
 import pkgutil
-import re
 import shlex
 import sys
 import traceback
@@ -34,6 +33,7 @@ from runtime.config import RENAMED, check_extras
 from runtime.folder import log_only
 from runtime.interrupts import sigterm_as_interrupt
 from runtime.launch import end_with_parent, launched_by_lightning, launched_by_torchrun, launched_rank
+from runtime.overrides import override
 from runtime.owner import refuse_if_in_use
 from search.messages import SearchPaused
 
@@ -277,10 +277,7 @@ def _how_to_continue(config: DictConfig, sweep: bool) -> str:
         key, folder = "hydra.sweep.dir", str(HydraConfig.get().sweep.dir)
     command = command_line()
     if not any(word.startswith(f"{key}=") for word in sys.argv[1:]):
-        # As Hydra's grammar and the shell read it, whatever the folder's name.
-        quoted = "'" + folder.replace("\\", "\\\\").replace("'", "\\'") + "'"
-        plain_word = re.fullmatch(r"[\w./~@%+-]+", folder)
-        command += " " + shlex.join([f"{key}={folder if plain_word else quoted}"])
+        command += f" {override(key, folder)}"
     return f"Interrupted. This continues: {command}"
 
 

@@ -19,6 +19,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from runtime.overrides import override
+
 SCHEMAS = ("schema", "images_schema")
 """Choices of the YAML files alone."""
 NEAR = 3
@@ -147,11 +149,10 @@ def _unreadable(word: str, words: Sequence[str]) -> str:
 
 def _quoted(key: str, value: str) -> str | None:
     """`key=value` quoted for Hydra and, around that, for the shell; None where quotes do not help."""
-    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)  # Hydra's rule: backslashes count before a quote only
-    word = f'{key}="{escaped}"'
+    word = override(key, value)
     with contextlib.suppress(HydraException):
-        if OverridesParser.create().parse_override(word).value() == value:
-            return shlex.quote(word)
+        if OverridesParser.create().parse_override(*shlex.split(word)).value() == value:
+            return word
     return None
 
 
@@ -192,11 +193,11 @@ def _refused_group(error: Exception, words: Sequence[str]) -> Override | None:
         group = found[1]
     elif isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group = error.missing_cfg_file.rpartition("/")[0]
-    for override in _overrides(words):
-        if override.key_or_group == group and (override.is_sweep_override() or override.value() is not None):
-            return override
-        if isinstance(error, ValueError | TypeError) and not isinstance(override.value(), str):
-            return override
+    for given in _overrides(words):
+        if given.key_or_group == group and (given.is_sweep_override() or given.value() is not None):
+            return given
+        if isinstance(error, ValueError | TypeError) and not isinstance(given.value(), str):
+            return given
     return None
 
 

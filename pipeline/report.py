@@ -29,6 +29,7 @@ from pipeline.figures import ChainNode, chain, confusion, reward_series
 from pipeline.gallery import Gallery, gallery
 from pipeline.results import Results, Stage
 from runtime.charts import Points, Series, charts
+from runtime.overrides import override
 from runtime.page import page, percent, short
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -95,11 +96,12 @@ def _context(results: Results) -> dict[str, Any]:
 
 def _chain_nodes(results: Results) -> list[ChainNode]:
     search, classification, detection = results.search, results.classification, results.detection
+    children = search.value("children")
     stages = [
         (
             *("Search", search, "best_reward", "genotype.json"),
             "accuracy of the best child",
-            f"of {short(search.value('children'))} children",
+            f"of {short(children)} {'child' if children == 1 else 'children'}",
             f"on held-out images of {search.data.get('name', 'unknown data')}",
         ),
         (
@@ -209,17 +211,17 @@ def _commands(results: Results, data: CocoDataConfig | None) -> list[tuple[str, 
     commands += _classifier_commands(results.classification)
     detector = results.detection.folder / "detector.safetensors"
     predictions = results.detection.folder / "predictions.json"
-    evaluate = program("detection.evaluate").split()
+    evaluate = program("detection.evaluate")
     if data and detector.exists():
-        again = shlex.join([*evaluate, f"weights={detector}", *_choice(data)])
+        again = " ".join([evaluate, override("weights", detector), *_choice(data)])
         commands.append(("Score the detector again", again))
     if data and predictions.exists():
-        again = shlex.join([*evaluate, f"predictions={predictions}", *_choice(data)])
+        again = " ".join([evaluate, override("predictions", predictions), *_choice(data)])
         commands.append(("Score the stored detections, without a model", again))
     if detector.exists():
         look = f"{program('detection.predict')} {shlex.quote(str(detector))} IMAGES… --output DIR"
         commands.append(("Look at pictures of your own", look))
-    write = shlex.join([*program("pipeline.report").split(), str(results.run_dir)])
+    write = f"{program('pipeline.report')} {shlex.quote(str(results.run_dir))}"
     return [*commands, ("Write this page again", write)]
 
 
@@ -228,15 +230,14 @@ def _classifier_commands(stage: Stage) -> list[tuple[str, str]]:
     if not weights.exists():
         return []
     keys = ("root", "test_folder", "test_limit", "resident")
-    values = [f"data.{key}={stage.data[key]}" for key in keys if stage.data.get(key) is not None]
     words = [
-        *program("classification.evaluate").split(),
-        f"weights={weights}",
-        f"data={stage.data.get('name')}",
-        *values,
+        program("classification.evaluate"),
+        override("weights", weights),
+        override("data", stage.data.get("name")),
+        *(override(f"data.{key}", stage.data[key]) for key in keys if stage.data.get(key) is not None),
     ]
     look = f"{program('classification.predict')} {shlex.quote(str(weights))} IMAGES…"
-    score = [("Score the classifier again", shlex.join(words))] if stage.data else []
+    score = [("Score the classifier again", " ".join(words))] if stage.data else []
     return [*score, ("Name what is in pictures of your own", look)]
 
 
@@ -245,10 +246,7 @@ def _choice(data: CocoDataConfig) -> list[str]:
     default = type(data)()
     group = "scenes" if isinstance(data, ScenesDataConfig) else "coco"
     values = {key: value for key, value in vars(data).items() if value != getattr(default, key)}
-    return [
-        f"data={group}",
-        *(f"data.{key}={'null' if value is None else value}" for key, value in values.items()),
-    ]
+    return [f"data={group}", *(override(f"data.{key}", value) for key, value in values.items())]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ from detection.evaluation.curves import FILE as CURVES
 from detection.evaluation.curves import Curves, read_curves
 from runtime.folder import EVALUATION
 from runtime.yaml_files import read_mapping
+from search.ledger.located import located
 from search.ledger.reader import LEDGER, read_children
 from search.ledger.rows import ChildRow
 
@@ -154,7 +155,7 @@ class Results:
             detection,
             command=_command(run_dir, search.notes),
             genotype=search.attempt("genotype.json", Genotype.load),
-            children=search.attempt(LEDGER, read_children) or [],
+            children=search.attempt(LEDGER, _children) or [],
             backbone=classification.attempt("backbone.safetensors", _description("backbone")),
             detector=detection.attempt("detector.safetensors", _description("detector")),
         )
@@ -180,7 +181,7 @@ class Results:
             stage if kind == "detection" else Stage(run_dir / "detection"),
             command=_command(run_dir, stage.notes),
             genotype=genotype,
-            children=(stage.attempt(LEDGER, read_children) or []) if kind == "search" else [],
+            children=(stage.attempt(LEDGER, _children) or []) if kind == "search" else [],
             backbone=backbone,
             detector=detector,
             lone=kind,
@@ -226,3 +227,8 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 
 def _configuration(path: Path) -> Mapping[str, Any]:
     return read_mapping(path, "configuration")
+
+
+def _children(ledger: Path) -> list[ChildRow]:
+    """Of the ledger itself where this is a copy."""
+    return read_children(located(ledger).ledger if ledger.is_file() else ledger)

@@ -15,8 +15,10 @@ HALF_SIZES = ((500, 250), (360, 250))
 """Of charts that stand in pairs on wide pages."""
 MARKED_POINTS = 30
 """Points of a line up to which each is a dot, too: a single one would not be seen."""
-LETTER = 7.5
-"""Pixels of a letter of a chart's text, about."""
+LETTER = 8.0
+"""Pixels of a letter of a chart's text, at most on average."""
+GAP = 8
+"""Pixels between a text at the y axis and the axis."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def chart(
         return ""
     xs = [x for one in series for x, _ in one.points]
     ticks = nice_ticks(0, 1, 5) if whole else nice_ticks(*_range(values, percent), 5)
-    left, right, top, bottom = 52, 14, 12, 44
+    y_texts = [_y_text(tick, ticks, percent) for tick in ticks]
+    left, right, top, bottom = max(52, GAP + LETTER * max(map(len, y_texts))), 14, 12, 44
     single = min(xs) == max(xs)
     x_low, x_high = (min(xs) - 1, max(xs) + 1) if single else (min(xs), max(xs))
 
@@ -84,7 +87,11 @@ def chart(
             top + (ticks[-1] - y) / (ticks[-1] - ticks[0]) * (height - top - bottom),
         )
 
-    parts = [_y_tick(at(x_low, tick)[1], tick, ticks, left, width - right, percent) for tick in ticks]
+    parts = [
+        f'<path class="grid" d="M{left:g} {at(x_low, tick)[1]:.1f}H{width - right:g}"/>'
+        + text_at(left - GAP, at(x_low, tick)[1] + 4, text, "end")
+        for tick, text in zip(ticks, y_texts, strict=True)
+    ]
     for tick in xs[:1] if single else nice_ticks(x_low, x_high, max(5, width // 110), inside=True):
         if x_text or tick == int(tick):
             shown = x_text(tick) if x_text else f"{tick:,.0f}"
@@ -135,11 +142,10 @@ def _band(one: Series, low: Points, high: Points) -> str:
     return f'<path class="band {escape(one.name)}" d="M{edge}Z">{title}</path>'
 
 
-def _y_tick(y: float, tick: float, ticks: Sequence[float], left: float, right: float, percent: bool) -> str:
+def _y_text(tick: float, ticks: Sequence[float], percent: bool) -> str:
     scale = 100 if percent else 1
     digits = max(0, -math.floor(math.log10(scale * (ticks[1] - ticks[0])) + 1e-9))
-    text = f"{scale * tick:.{digits}f}{' %' if percent else ''}"
-    return f'<path class="grid" d="M{left:g} {y:.1f}H{right:g}"/>' + text_at(left - 8, y + 4, text, "end")
+    return f"{scale * tick:.{digits}f}{' %' if percent else ''}"
 
 
 def text_at(x: float, y: float, text: str, anchor: str = "middle") -> str:
@@ -159,7 +165,7 @@ def _series(one: Series, places: Points) -> str:
     else:
         data = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     drawn = f'<path class="{one.style} {escape(one.name)}" d="{data}"/>'
-    if one.style == "line" and len(places) <= MARKED_POINTS:
+    if len(places) <= {"line": MARKED_POINTS, "steps": 1}.get(one.style, 0):
         dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places)
         drawn += f'<path class="point-dots {escape(one.name)}" d="{dots}"/>'
     return drawn

@@ -34,12 +34,14 @@ log = logging.getLogger(__name__)
 class Stage:
     """A stage of the chain. name: in files and figures. may_change: keys that may change when a run is
     resumed. products: files that a finished run leaves, the first one for the next stage. sources: files in
-    the run's folder from each of which they can be made again. config, below: the stage's root dataclass."""
+    the run's folder from each of which they can be made again. report: the command that shows a run.
+    config, below: the stage's root dataclass."""
 
     name: str
     may_change: tuple[str, ...]
     products: tuple[str, ...]
     sources: tuple[str, ...] = (f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{PREVIOUS}")
+    report: str = "pipeline.report"
 
     def run(self, config: Any, train: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """What `train(config)` returns, or what a finished run's `metrics.json` holds.
@@ -147,7 +149,7 @@ class Stage:
         for name in (*self.products, "metrics.json"):
             log.info("%s", folder.path / name)
         if not owns(folder.path.resolve().parent):  # a chain, which writes one report of all its stages
-            log.info("report: %s", program(shlex.join(["pipeline.report", str(folder.path)])))
+            log.info("report: %s", program(shlex.join([self.report, str(folder.path)])))
 
 
 def _filled(path: Path) -> bool:

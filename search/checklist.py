@@ -6,7 +6,9 @@ Source: Best Practices for Scientific Research on Neural Architecture Search, 19
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from backbones.words import counted
 from celltransfer import program
+from runtime.folder import differences
 from search.estimate import duration
 from search.history import Group, History, experiment
 
@@ -36,13 +38,19 @@ def _code(searches: Sequence[History]) -> list[Answer]:
     versions = _each(search.versions.get("celltransfer") for search in searches)
     where = "config.yaml in each folder" if configured else "config.yaml is missing in a folder"
     state = "yes" if configured else "no"
+    evaluators = {str(each["_target_"]) for s in searches if (each := s.config.get("evaluator"))}
     package = f"search/children of celltransfer {versions}"
+    own = f"left open: the evaluator is {', '.join(sorted(evaluators))}"
     return [
         Answer(
             "Code of the pipeline that trains the final architectures", "yes", "the package classification"
         ),
         Answer("Hyperparameters of that training", "open", "in the run folder of the classifier"),
-        Answer("Code that trains and scores the architectures of the search", "yes", package),
+        Answer(
+            "Code that trains and scores the architectures of the search",
+            "open" if evaluators else "yes",
+            own if evaluators else package,
+        ),
         Answer("Search space", state, f"search/space.py; its options: {where}"),
         Answer("Code of the search methods", "yes", "search/strategies"),
         Answer("Hyperparameters of the search methods", state, where),
@@ -51,65 +59,88 @@ def _code(searches: Sequence[History]) -> list[Answer]:
 
 
 def _comparison(groups: Sequence[Group], searches: Sequence[History]) -> list[Answer]:
-    first = experiment(searches[0])
-    other = sorted({key for s in searches for key, value in experiment(s).items() if value != first.get(key)})
-    splits = {str(search.snapshot.facts.get("split")) for search in searches}
-    same = not other and len(splits) == 1
-    data = "equal data, split, space and training" if same else f"differences: {', '.join(other) or 'split'}"
-    hardware = {str(search.snapshot.facts.get("hardware")) for search in searches}
-    packages = {str(sorted(search.versions.items())) for search in searches}
-    confounders = [
-        *(["devices or capabilities differ"] if len(hardware) > 1 else []),
-        *(["versions of packages differ"] if len(packages) > 1 else []),
-    ]
+    same = _same(groups, searches)
     several = all(len(group.searches) > 1 for group in groups)
     runs = ", ".join(f"{group.name}: {len(group.searches)}" for group in groups)
-    random = any(group.name.startswith("random") for group in groups)
-    alone = len(groups) == 1
     return [
+        Answer("Same data, split, space and training for all methods", *same),
         Answer(
-            "Same data, split, space and training for all methods",
-            "open" if alone else "yes" if same else "no",
-            "only one method is on this page" if alone else data,
-        ),
-        Answer(
-            "Confounding factors controlled: hardware, versions, run times",
-            "no" if confounders else "yes",
-            "; ".join(confounders) or f"one kind of hardware, equal versions: {_hardware(searches)}",
+            "Confounding factors controlled: hardware, versions, run times", *_confounders(groups, searches)
         ),
         Answer("Ablation studies", "open", OPEN),
-        Answer(
-            "Same evaluation protocol for all methods",
-            "open" if alone else "yes" if same else "no",
-            "only one method is on this page" if alone else data,
-        ),
+        Answer("Same evaluation protocol for all methods", *same),
         Answer("Performance over time", "yes", "charts above, by children and by CPU-hours"),
-        Answer(
-            "Comparison with random search",
-            "yes" if random else "no",
-            "on this page" if random else "run the same command with strategy=random and name both folders",
-        ),
+        Answer("Comparison with random search", *_with_random(groups, same[0])),
         Answer("Several runs, with their seeds", "yes" if several else "no", f"runs: {runs}"),
         Answer("Tabular or surrogate benchmarks for in-depth evaluation", "open", OPEN),
     ]
 
 
+def _same(groups: Sequence[Group], searches: Sequence[History]) -> tuple[str, str]:
+    """Whether the methods differ in nothing else. A split follows its seed: splits are compared by seed."""
+    if len(groups) == 1:
+        return "open", "only one method is on this page"
+    first = experiment(searches[0])
+    changes = [line for search in searches for line in differences(first, experiment(search))]
+    found = list(dict.fromkeys(line.partition(": ")[0] for line in changes))
+    splits: dict[Any, set[str]] = {}
+    for search in searches:
+        splits.setdefault(search.seed, set()).add(str(search.snapshot.facts.get("split")))
+    unequal = [seed for seed, each in splits.items() if len(each) > 1]
+    if unequal:
+        found.append(f"split of seed {_each(unequal)}")
+    if len({frozenset(group.seeds) for group in groups}) > 1:
+        seeds = "; ".join(f"{group.name} {_each(group.seeds)}" for group in groups)
+        found.append(f"seeds, and with them the splits ({seeds})")
+    if found:
+        return "no", f"differences: {', '.join(found)}"
+    by_seed = f", seed by seed for {counted(len(splits), 'seed')}" if len(splits) > 1 else ""
+    return "yes", f"equal data, split, space and training{by_seed}"
+
+
+def _confounders(groups: Sequence[Group], searches: Sequence[History]) -> tuple[str, str]:
+    kinds = [_kinds(search) for search in searches]
+    packages = {str(sorted(search.versions.items())) for search in searches}
+    known = all(kinds) and all(search.versions for search in searches)
+    found = [
+        *(["devices, capabilities or versions of PyTorch differ"] if len(set().union(*kinds)) > 1 else []),
+        *(["versions of packages differ"] if len(packages) > 1 else []),
+    ]
+    hours = ", ".join(
+        f"{group.name} {sum(search.cpu_hours for search in group.searches):,.3g}" for group in groups
+    )
+    times = f"CPU-hours of the children: {hours}"
+    if found:
+        return "no", f"{'; '.join(found)}; {times}"
+    equal = f"one kind of hardware, equal versions: {_hardware(searches)}"
+    return (
+        "open",
+        f"{equal if known else 'hardware or versions are not known'}; {times}; the rest is left open",
+    )
+
+
+def _with_random(groups: Sequence[Group], same: str) -> tuple[str, str]:
+    """same: whether the methods differ in nothing else."""
+    if not any(group.name.startswith("random") for group in groups):
+        return "no", "run the same command with strategy=random and name both folders"
+    if len(groups) == 1:
+        return "open", "only random search is on this page"
+    return "yes", "on this page" + ("" if same == "yes" else ", but with other differences: see above")
+
+
 def _details(searches: Sequence[History]) -> list[Answer]:
-    wall = sum(float(search.snapshot.facts.get("seconds") or 0) for search in searches)
+    wall = sum(search.snapshot.seconds for search in searches)
     hours = sum(search.cpu_hours for search in searches)
-    children = sum(len(search.rows) for search in searches)
-    spent = f"{children:,} children, {hours:,.2f} CPU-hours, {duration(wall)} of wall time for the searches"
+    children = _children(sum(len(search.rows) for search in searches))
+    spent = f"{children}, {hours:,.2f} CPU-hours, {duration(wall)} of wall time for the searches"
+    hardware = _hardware(searches)
     return [
         Answer("Tuning of hyperparameters: how, with which time and resources", "open", OPEN),
         Answer(
             "Time of the whole method, not of the search alone", "open", f"{spent}; the rest is left open"
         ),
-        Answer("Hardware", "yes", _hardware(searches)),
-        Answer(
-            "Budget",
-            "yes",
-            ", ".join(sorted({f"{search.snapshot.budget:,} children" for search in searches})),
-        ),
+        Answer("Hardware", "yes" if hardware else "open", hardware or "unknown"),
+        Answer("Budget", "yes", ", ".join(dict.fromkeys(map(_budget, searches)))),
         Answer(
             "Noise: how much one architecture's score differs from seed to seed",
             "open",
@@ -118,10 +149,27 @@ def _details(searches: Sequence[History]) -> list[Answer]:
     ]
 
 
+def _children(number: int) -> str:
+    return f"{number:,} {'child' if number == 1 else 'children'}"
+
+
+def _budget(search: History) -> str:
+    hours = search.snapshot.asked.get("hours")
+    return _children(search.snapshot.budget) + ("" if hours is None else f" or {hours:g} h")
+
+
+def _kinds(search: History) -> set[tuple[str, str, str]]:
+    """Device, capability and PyTorch's version where children ran, or where the search began."""
+    ran = [each for each in search.snapshot.attempts if each.device]
+    found = {(str(each.device), str(each.capability), str(each.torch)) for each in ran}
+    if not found and (began := search.snapshot.facts.get("hardware")):
+        found = {(str(began.get("device")), str(began.get("capability")), str(began.get("torch")))}
+    return {(device.partition(":")[0], capability, torch) for device, capability, torch in found}
+
+
 def _hardware(searches: Sequence[History]) -> str:
-    known = [search.snapshot.facts.get("hardware") or {} for search in searches]
-    words = {" ".join(str(each[key]) for key in ("device", "capability") if key in each) for each in known}
-    return ", ".join(sorted(words - {""})) or "unknown"
+    found = set().union(*map(_kinds, searches))
+    return ", ".join(sorted({f"{device} {capability}" for device, capability, _ in found}))
 
 
 def _each(values: Any) -> str:

@@ -67,9 +67,9 @@ class Pace:
 
 
 def duration(seconds: float) -> str:
-    """A time in its two largest units: `3 d 4 h`, `2 h 5 min`, `3 min 20 s`, `12 s`; `under 1 s`."""
+    """A time in its two largest units: `3 d 4 h`, `2 h 5 min`, `3 min 20 s`, `12 s`, `less than a second`."""
     if seconds < 1:
-        return "under 1 s"
+        return "less than a second"
     seconds = round(seconds)
     units = [("d", 86400), ("h", 3600), ("min", 60), ("s", 1)]
     for (name, size), (smaller, part) in itertools.pairwise(units):
@@ -77,3 +77,8 @@ def duration(seconds: float) -> str:
             whole, rest = divmod(round(seconds / part), size // part)
             return f"{whole} {name} {rest} {smaller}" if rest else f"{whole} {name}"
     return f"{seconds} s"
+
+
+def estimated(seconds: float) -> str:
+    """A time that is not known exactly: `about 12 s`, `less than a second`."""
+    return duration(seconds) if seconds < 1 else f"about {duration(seconds)}"

@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 
-from backbones.files import decode_json, read_text
+from backbones.files import decode_json
 from runtime.folder import ALWAYS_FREE, plain
 from runtime.yaml_files import read_mapping
 from search.config import SpaceConfig
+from search.ledger.located import Located
 from search.ledger.reader import read_children
 from search.ledger.rows import ChildRow, best_first, unique
 from search.snapshot import Snapshot
@@ -20,6 +21,8 @@ from search.space import Space
 
 NOT_COMPARED = (*ALWAYS_FREE, "seed", "budget", "executor", "strict_hardware", "strategy", "ledger")
 """Keys in which searches may differ that are one experiment; the strategy names the group."""
+PLACES_OF_DATA = ("root", "workers", "download")
+"""Keys of `data` that say where it lies and how it is read, not what it is."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,15 @@ class History:
     snapshot: Snapshot
     config: Mapping[str, Any]
     versions: Mapping[str, str]
-    command: str
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def read(cls, ledger: Path) -> "History":
+    def read(cls, found: Located) -> "History":
         """Raises FileNotFoundError, or ValueError for a file that is no ledger or has a newer schema."""
-        folder, notes = ledger.parent, []
+        folder, ledger, notes = found.folder, found.ledger, list[str]()
+        snapshot = Snapshot.read(ledger)
+        if found.elsewhere and snapshot.left_open:
+            notes.append(f"{ledger} is a copy; the ledger itself is {found.elsewhere}")
 
         def attempt(name: str, read: Any, otherwise: Any) -> Any:
             try:
@@ -51,10 +56,9 @@ class History:
         return cls(
             folder,
             [row for row in read_children(ledger) if row.status == "done"],
-            Snapshot.read(ledger),
+            snapshot,
             attempt("config.yaml", lambda path: read_mapping(path, "configuration"), {}),
             attempt("versions.json", lambda path: decode_json(path, dict[str, str], "versions"), {}),
-            attempt("command.txt", lambda path: read_text(path, "command").strip(), ""),
             notes,
         )
 
@@ -85,6 +89,11 @@ class History:
     def best(self) -> list[ChildRow]:
         """The same, best first; of equal ones the lowest number first."""
         return best_first(self.rows)
+
+    @cached_property
+    def rewards(self) -> list[float]:
+        """Of the children that have one, by number."""
+        return [row.reward for row in self.rows if row.reward is not None]
 
     @property
     def cpu_hours(self) -> float:
@@ -122,4 +131,7 @@ def grouped(searches: Sequence[History]) -> list[Group]:
 
 def experiment(search: History) -> dict[str, Any]:
     """What must be equal for searches to be compared."""
-    return {key: value for key, value in search.config.items() if key not in NOT_COMPARED}
+    found = {key: value for key, value in search.config.items() if key not in NOT_COMPARED}
+    if isinstance(data := found.get("data"), Mapping):
+        found["data"] = {key: value for key, value in data.items() if key not in PLACES_OF_DATA}
+    return found

@@ -6,7 +6,7 @@ from typing import Any
 
 from backbones.words import counted
 from search.config import SearchConfig
-from search.estimate import Pace, duration
+from search.estimate import Pace, estimated
 from search.ledger.rows import ChildRow
 from search.messages import OpenEvaluator
 
@@ -54,7 +54,7 @@ def _time(config: SearchConfig, pace: Pace, workers: int, how: str) -> str:
     limit = ""
     if config.budget.hours is not None and left > 3600 * config.budget.hours:
         limit = f"; budget.hours = {config.budget.hours:g} ends it before"
-    estimate = f"about {duration(left)} {on}, about {duration(each)} per child"
+    estimate = f"{estimated(left)} {on}, {estimated(each)} per child"
     return f"{children}: {estimate}. An estimate {how}{limit}"
 
 

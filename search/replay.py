@@ -25,21 +25,20 @@ def main(words: list[str] | None = None) -> int:
 
 def replay(folder: Path, number: int) -> int:
     """Prints both trainings; returns the exit code."""
-    from search.ledger.reader import (
-        ledger_of,
-        read_children,
-        read_fact,
-    )  # after --help, which needs no tensors
+    # after --help, which needs no tensors
+    from search.ledger.located import located
+    from search.ledger.reader import read_children, read_fact
     from search.stored import stored_search
 
-    ledger = ledger_of(folder)
+    found = located(folder)
+    ledger = found.ledger
     rows = {row.number: row for row in read_children(ledger)}
     row = rows.get(number)
     if row is not None and row.original is not None:
         row = rows[row.original]
     if row is None or row.status != "done" or row.attempts == 0:
         raise ValueError(f"{ledger}: child {number} has not been trained; it has 0..{len(rows) - 1}")
-    config = stored_search(ledger.parent, run_dir=str(ledger.parent), strategy=None, executor=None)
+    config = stored_search(found.folder, run_dir=str(found.folder), strategy=None, executor=None)
 
     from runtime.random import derive
     from search.children.attempt import attempt

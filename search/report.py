@@ -6,7 +6,6 @@ Searches that differ only in their seeds are one strategy's line, with a band fr
 of them. Works while a search runs, and on folders that are only read if --output names another place.
 """
 
-import shlex
 import statistics
 import sys
 from collections import Counter
@@ -21,13 +20,13 @@ from backbones.arguments import documented_parser
 from backbones.draw import draw
 from backbones.files import check_output, write_atomically
 from backbones.words import counted, printable_lines, told
-from celltransfer import program
 from runtime.page import page, percent, short
+from search import commands
 from search.checklist import checklist
 from search.curves import TOP, window_of
 from search.estimate import duration
 from search.history import Group, History, grouped
-from search.ledger.reader import ledger_of
+from search.ledger.located import Located, located
 from search.ledger.rows import ChildRow
 from search.report_charts import (
     Written,
@@ -43,16 +42,18 @@ DRAWN = 3
 """Best cells that are drawn."""
 LISTED = 10
 """Cells in a table."""
+STARTED = 4
+"""Searches whose own commands are listed."""
 
 
 def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     """Writes the page, by default as `search_report.html` into the first folder, and returns where it is.
 
-    Raises FileNotFoundError where a folder holds no search, ValueError for a broken ledger where no child is
-    done, or where the page cannot be written."""
+    Raises FileNotFoundError where a folder holds no search, and ValueError for a broken ledger, for a search
+    that is named twice, where no child is done, or where the page cannot be written."""
     if output is not None:
         check_output(output)
-    searches = [History.read(ledger_of(folder)) for folder in folders]
+    searches = [History.read(found) for found in _distinct(folders)]
     if not any(search.rows for search in searches):
         raise ValueError(f"{folders[0]}: no child of the search is done yet")
     searches = [search for search in searches if search.rows]
@@ -62,12 +63,26 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     return path
 
 
+def _distinct(folders: Sequence[Path]) -> list[Located]:
+    """The searches. Raises ValueError for one that is named twice, by whatever paths."""
+    names: dict[Path, Path] = {}
+    searches: list[Located] = []
+    for folder in folders:
+        found = located(folder)
+        first = names.setdefault(found.ledger.resolve(), folder)
+        if len(names) == len(searches):
+            raise ValueError(f"{folder}: the same search as {first}; name each one once")
+        searches.append(found)
+    return searches
+
+
 def _context(searches: Sequence[History]) -> dict[str, Any]:
     groups = grouped(searches)
     rewards = [row.reward for search in searches for row in search.rows if row.reward is not None]
     percents = all(0 <= reward <= 1 for reward in rewards)
     write = partial(_written, percents)
     window = window_of(min(len(search.rows) for search in searches))
+    late = min([window, *(len(each.rewards) for each in searches if each.rewards)])
     best = sorted(
         ((search, row) for search in searches for row in search.best[:LISTED]),
         key=lambda each: -(each[1].reward or 0.0),
@@ -79,8 +94,10 @@ def _context(searches: Sequence[History]) -> dict[str, Any]:
         "write": write,
         "notes": [note for search in searches for note in search.notes],
         "figures": _figures(searches, groups, write),
-        "comparison": _comparison(groups, write),
-        "runs": [_run(search, groups, write) for search in searches],
+        "late": late,
+        "top_names": [*(f"top {count}" for count in TOP), f"last {late}"],
+        "comparison": _comparison(groups, late, write),
+        "runs": [_run(search, groups, late, write) for search in searches],
         "children_chart": children_chart(searches[0], percents) if len(searches) == 1 else None,
         "top": [
             (f"Mean of the best {counted(count, 'unique cell')}" if count > 1 else "Best cell", charts_of)
@@ -113,7 +130,7 @@ def _figures(searches: Sequence[History], groups: Sequence[Group], write: Writte
     children = sum(len(search.rows) for search in searches)
     best = max((row.reward or 0.0 for search in searches for row in search.best[:1]), default=None)
     hours = sum(search.cpu_hours for search in searches)
-    wall = sum(float(search.snapshot.facts.get("seconds") or 0) for search in searches)
+    wall = sum(search.snapshot.seconds for search in searches)
     return [
         ("children done", f"{children:,}"),
         ("best reward", write(best)),
@@ -123,8 +140,8 @@ def _figures(searches: Sequence[History], groups: Sequence[Group], write: Writte
     ]
 
 
-def _run(search: History, groups: Sequence[Group], write: Written) -> dict[str, Any]:
-    """A row of the table of searches."""
+def _run(search: History, groups: Sequence[Group], late: int, write: Written) -> dict[str, Any]:
+    """A row of the table of searches. late: as for `_late_mean`."""
     snapshot = search.snapshot
     return {
         "folder": str(search.folder),
@@ -133,22 +150,21 @@ def _run(search: History, groups: Sequence[Group], write: Written) -> dict[str, 
         "seed": search.seed,
         "done": f"{len(search.rows):,} of {snapshot.budget:,}",
         "best": write(search.best[0].reward if search.best else None),
-        "late": write(_late_mean(search)),
+        "late": write(_late_mean(search, late)),
         "duplicates": f"{snapshot.duplicates:,}",
         "rejected": f"{snapshot.rejected:,}",
         "failed": f"{snapshot.failures.total():,}",
         "cpu": duration(3600 * search.cpu_hours),
-        "wall": duration(float(snapshot.facts.get("seconds") or 0)),
+        "wall": duration(snapshot.seconds),
     }
 
 
-def _late_mean(search: History) -> float | None:
-    """Of the newest tenth of the children; see `window_of`."""
-    late = [row.reward for row in search.rows if row.reward is not None][-window_of(len(search.rows)) :]
-    return statistics.fmean(late) if late else None
+def _late_mean(search: History, late: int) -> float | None:
+    """Mean reward of the `late` newest children that have one."""
+    return statistics.fmean(search.rewards[-late:]) if search.rewards else None
 
 
-def _comparison(groups: Sequence[Group], write: Written) -> list[dict[str, Any]]:
+def _comparison(groups: Sequence[Group], late: int, write: Written) -> list[dict[str, Any]]:
     """Per strategy the best cells and the last children: mean over the seeds, lowest and highest."""
     rows = []
     for group in groups:
@@ -158,8 +174,8 @@ def _comparison(groups: Sequence[Group], write: Written) -> list[dict[str, Any]]
             for count in TOP:
                 if len(rewards) >= count:
                     values.setdefault(f"top {count}", []).append(sum(rewards[:count]) / count)
-            if (late := _late_mean(search)) is not None:
-                values.setdefault("last", []).append(late)
+            if (mean := _late_mean(search, late)) is not None:
+                values.setdefault(f"last {late}", []).append(mean)
         cells = {
             name: [write(f(each)) for f in (statistics.fmean, min, max)] for name, each in values.items()
         }
@@ -187,24 +203,23 @@ def _caption(search: History, row: ChildRow, searches: Sequence[History], write:
 
 
 def _commands(searches: Sequence[History]) -> list[tuple[str, str]]:
-    first = shlex.quote(str(searches[0].folder))
-    folders = " ".join(shlex.quote(str(search.folder)) for search in searches)
-    best = max(searches, key=lambda search: (search.best[0].reward or 0.0) if search.best else float("-inf"))
-    child = best.best[0].number if best.best else 0
-    commands = [
-        (
-            "Train the best cells longer, and choose among them",
-            f"{program('search.rerank')} dir={first} top=25",
-        ),
-        (
-            "Is the best one luck? Run it again",
-            f"{program('search.replay')} {shlex.quote(str(best.folder))} {child}",
-        ),
-        ("All children as a table", f"{program('search.status')} {first} --csv children.csv"),
-        ("Write this page again", f"{program('search.report')} {folders}"),
+    started = [commands.again(search.folder) for search in searches]
+    found = [("The search again, or on with it", command) for command in started if command][:STARTED]
+    scored = [search for search in searches if search.best]
+    if scored:
+        best = max(scored, key=lambda search: search.best[0].reward or 0.0)
+        child = best.best[0].number
+        found += [
+            ("Train the best cells longer, and choose among them", commands.rerank(best.folder)),
+            ("Is the best one luck? Run it again", f"{commands.about('search.replay', best.folder)} {child}"),
+        ]
+    table = commands.about("search.status", searches[0].folder)
+    whole = commands.about("search.report", *(search.folder for search in searches))
+    return [
+        *found,
+        ("All children as a table", f"{table} --csv children.csv"),
+        ("Write this page again", whole),
     ]
-    started = [("The search again, or on with it", search.command) for search in searches if search.command]
-    return [*started[:4], *commands]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -39,11 +39,11 @@ Written = Callable[[float | None], str]
 
 def children_chart(search: History, percents: bool) -> dict[str, Any]:
     """Every child of one search, the best so far and the mean of a window."""
-    window = window_of(len(search.rows))
     scored = [(float(row.number), row.reward) for row in search.rows if row.reward is not None]
     records = itertools.accumulate((reward for _, reward in scored), max)
     best = [(number, record) for (number, _), record in zip(scored, records, strict=True)]
     failed = [(float(row.number), 0.0) for row in search.rows if row.reward is None]
+    window = min(window_of(len(search.rows)), max(1, len(scored)))
     series = [
         Series("child", "dots", thinned(scored, DOTS)),
         Series("mean", "line", sliding_mean(search.rows, window)),
@@ -60,23 +60,29 @@ def top_charts(groups: Sequence[Group], count: int, percents: bool) -> list[list
     for by, x_label, x_text in ((one_child, "children", None), (cpu_hours, "CPU-hours", _hours)):
         series: list[Series] = []
         for i, group in enumerate(groups):
-            series += _mean_line(i, [top_mean(search, count, by) for search in group.searches])
+            series += _mean_line(i, [top_mean(search, count, by) for search in group.searches], steps=True)
         label = f"Mean reward of the best {count} against {x_label}"
         if drawn := charts(series, label, x_label, percent=percents, x_text=x_text, sizes=HALF_SIZES):
             found.append(drawn)
     return found
 
 
-def _mean_line(place: int, curves: Sequence[Curve]) -> list[Series]:
+def _mean_line(place: int, curves: Sequence[Curve], *, steps: bool = False) -> list[Series]:
     """The mean of a group's searches, over the band between them; empty where they have no x in common.
 
-    place: of the group on the page, which gives the colour."""
+    place: of the group on the page, which gives the colour. steps: values are constant up to the next one."""
     found = band(curves)
     if found is None:
         return []
-    name = f"line-{place}"
-    spread = [Series(name, "band", found.low, upper=found.high)] if len(curves) > 1 else []
-    return [*spread, Series(name, "line", found.mean)]
+    name, shape = f"line-{place}", _stepped if steps else list
+    spread = [Series(name, "band", shape(found.low), upper=shape(found.high))] if len(curves) > 1 else []
+    return [*spread, Series(name, "steps" if steps else "line", found.mean)]
+
+
+def _stepped(curve: Curve) -> Curve:
+    """With the corners between a value and the next one."""
+    corners = ((x, y) for (_, y), (x, _) in itertools.pairwise(curve))
+    return [curve[0], *(each for pair in zip(corners, curve[1:], strict=True) for each in pair)]
 
 
 def _hours(value: float) -> str:

@@ -20,7 +20,8 @@ from runtime.overrides import override
 from runtime.owner import owned
 from search.command_words import data_words
 from search.config import BudgetConfig
-from search.ledger.reader import ledger_of, read_children
+from search.ledger.located import located
+from search.ledger.reader import read_children
 from search.ledger.rows import ChildRow, best_first
 from search.messages import SearchPaused
 from search.pareto import pareto_ranks
@@ -48,11 +49,12 @@ def rerank(config: RerankConfig) -> dict[str, Any]:
     `genotype.json` and `metrics.json`. Raises as `search.run.run` does, and ConfigError where the search has
     no scored child.
     """
-    ledger = ledger_of(Path(config.dir))
+    found = located(Path(config.dir))
+    ledger = found.ledger
     best = best_cells(ledger, config.top, config.by, config.cost)
     budget = BudgetConfig(max_attempts=config.budget.max_attempts)
     changes = {"run_dir": config.run_dir, "strategy": None, "executor": config.executor, "budget": budget}
-    stored = stored_search(ledger.parent, **changes)
+    stored = stored_search(found.folder, **changes)
     child = dataclasses.replace(stored.child, stop_below=None, **_longer(config))
     with owned(config.run_dir):
         folder = RunFolder.open(config.run_dir, config, stage="rerank", may_change=MAY_CHANGE)

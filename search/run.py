@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -18,9 +17,9 @@ from lightning.pytorch.loggers import Logger
 from backbones.genotype import Genotype
 from backbones.ranges import KEY, ConfigError, under
 from backbones.words import counted
-from celltransfer import program
 from runtime.device import resolve_device
 from runtime.folder import ALWAYS_FREE, RunFolder, differences, plain
+from runtime.overrides import override
 from runtime.owner import owned, owns
 from runtime.random import derive
 from runtime.stage import Stage
@@ -29,6 +28,7 @@ from search.admission import Admission
 from search.budget import Budget
 from search.children.evaluators import evaluation
 from search.children.site import capability, here
+from search.commands import cures, rerank
 from search.config import SearchConfig
 from search.executors.protocol import Executor
 from search.ledger.place import check_place, open_ledger
@@ -47,7 +47,7 @@ MAY_CHANGE = ("budget", "executor", "ledger", "strict_hardware", "data.root", "d
 """Keys that do not make another search of it; the ledger knows images and split by their content."""
 CHILDREN_PER_WINDOW = 20
 """Below this many a strategy can hardly learn; docs/search.md, "Which ratio"."""
-STAGE = Stage("search", MAY_CHANGE, products=("genotype.json",), sources=(LEDGER,))
+STAGE = Stage("search", MAY_CHANGE, products=("genotype.json",), sources=(LEDGER,), report="search.report")
 
 
 def run(config: SearchConfig, *, clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
@@ -197,10 +197,15 @@ def _write_outcome(
 ) -> dict[str, Any]:
     done = [row for row in search.rows if row.status == "done"]
     scored = {row.number: row.reward for row in done if row.reward is not None}
+    spent = "budget.hours" if len(done) < config.budget.children else "budget.children"
     if not scored:
+        keys = cures(row.failure for row in done)
         failed = f"; child {done[0].number}: {done[0].failure}: {done[0].detail}" if done else ""
         finished = counted(len(done), "child", "children")
-        raise SearchPaused(f"{folder.path}: {finished} finished, none with a reward{failed}")
+        raise SearchPaused(
+            f"{folder.path}: {finished} finished, none with a reward{failed}; the same command runs nothing "
+            f"more: continue with a larger {spent}" + (f", or in a new run_dir change {keys}" if keys else "")
+        )
     best = best_first(done)[0]
     origin = {
         "search": search_id(config),
@@ -220,15 +225,15 @@ def _write_outcome(
     content = folder.finish(STAGE.name, "validation", metrics, best_child=best.number)
     ledger.save(facts={"finished": plain(config.budget)})
     STAGE.show(folder, content)
-    _tell_what_is_next(folder.path)
+    _tell_what_is_next(folder.path, spent)
     return content
 
 
-def _tell_what_is_next(folder: Path) -> None:
-    """Logs the commands that a search is for; not where it is a part of something larger."""
+def _tell_what_is_next(folder: Path, longer: str) -> None:
+    """Logs the commands that a search is for; not where it is a part of something larger.
+
+    longer: the key of the budget that was spent."""
     if owns(folder.resolve().parent):
         return
-    place = shlex.quote(str(folder))
-    log.info("charts of the search, and beside others: %s %s", program("search.report"), place)
-    log.info("train the best cells longer: %s dir=%s top=25", program("search.rerank"), place)
-    log.info("to extend it: the same command with run_dir=%s and a larger budget.children", place)
+    log.info("train the best cells longer: %s", rerank(folder))
+    log.info("to extend it: the same command with %s and a larger %s", override("run_dir", folder), longer)

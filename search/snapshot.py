@@ -31,6 +31,7 @@ class Child(NamedTuple):
     log_prob: float | None
     reward: float | None
     failure: str | None
+    detail: str
     seconds: float
 
 
@@ -71,16 +72,36 @@ class Snapshot:
             )
 
     @cached_property
+    def asked(self) -> dict[str, Any]:
+        """Budget of the newest start; empty where it is unknown."""
+        started = [detail for _, kind, detail in self.events if kind == "started"]
+        return started[-1].get("budget", {}) if started else {}
+
+    @property
     def budget(self) -> int:
         """Children that the newest start was to bring the search to; those there are where it is unknown."""
-        started = [detail for _, kind, detail in self.events if kind == "started"]
-        known = started[-1].get("budget", {}).get("children") if started else None
-        return max(len(self.children), known or 0) if self.left_open else len(self.children)
+        return max(len(self.children), self.asked.get("children") or 0)
 
     @property
     def left_open(self) -> bool:
         """Whether the search has not finished its budget, as far as the ledger knows."""
-        return self.facts.get("finished") is None or any(row.status != "done" for row in self.children)
+        finished = self.facts.get("finished")
+        if finished is None or not self.asked:
+            return finished is None or any(row.status != "done" for row in self.children)
+        return finished != self.asked
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the search so far."""
+        return float(self.facts.get("seconds") or 0)
+
+    @property
+    def spent(self) -> str | None:
+        """The key of the budget that is used up, as far as the ledger knows; None while it is not."""
+        if len(self.children) >= self.budget and self.count("done") == len(self.children):
+            return "children"
+        hours = self.asked.get("hours")
+        return "hours" if hours is not None and self.seconds >= 3600 * hours else None
 
     def count(self, status: str) -> int:
         """Children that are `queued`, `running` or `done`."""
@@ -91,11 +112,10 @@ class Snapshot:
         """Those with a reward, each cell once, best first; of equal ones the lowest number first."""
         return best_first(self.children)
 
-    @property
-    def late_mean(self) -> float | None:
-        """Mean reward of the LATE newest children that have one."""
-        rewards = [row.reward for row in self.children if row.reward is not None][-LATE:]
-        return statistics.fmean(rewards) if rewards else None
+    @cached_property
+    def late(self) -> list[float]:
+        """Rewards of the LATE newest children that have one."""
+        return [row.reward for row in self.children if row.reward is not None][-LATE:]
 
     @property
     def entropy(self) -> float | None:
@@ -132,11 +152,13 @@ class Snapshot:
                 pace.finish(row.cost, row.seconds or took.get(row.number, 0.0))
         running = [each for each in self.attempts if each.ended is None]
         elapsed = sum(max(0.0, now - each.begun) for each in running)
-        return pace.seconds_left(len(running) or self._mean_workers(), elapsed)
+        left = pace.seconds_left(len(running) or self._mean_workers(), elapsed)
+        hours = self.asked.get("hours")
+        return left if left is None or hours is None else min(left, max(0.0, 3600 * hours - self.seconds))
 
     def _mean_workers(self) -> int:
         busy = sum(each.ended - each.begun for each in self.attempts if each.ended is not None)
-        return max(1, round(busy / max(1.0, float(self.facts.get("seconds") or 0))))
+        return max(1, round(busy / max(1.0, self.seconds)))
 
 
 def _select(database: sqlite3.Connection, kind: type[tuple], table: str, order: str) -> sqlite3.Cursor:

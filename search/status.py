@@ -13,7 +13,7 @@ it. To extend one that has finished, start it with a larger budget.children.
 import csv
 import io
 import json
-import os
+import statistics
 import sys
 import time
 from collections import Counter
@@ -27,41 +27,45 @@ from rich.table import Table
 from rich.text import Text
 
 from backbones.arguments import documented_parser
-from backbones.files import check_output, read_text, write_atomically
+from backbones.files import check_output, write_atomically
 from backbones.words import counted, printable, printable_lines, told
-from celltransfer import program
 from runtime.owner import owner
-from search.estimate import duration
-from search.ledger.reader import ledger_of, read_children
-from search.snapshot import LATE, Attempt, Snapshot
+from search import commands
+from search.estimate import duration, estimated
+from search.ledger.located import Located, located
+from search.ledger.reader import read_children
+from search.snapshot import Attempt, Snapshot
 
 BEST = 10
 """Best children that are listed."""
 RUNNING = 16
 """Running children that are listed."""
 WATCH_SECONDS = 2.0
+DETAIL = 300
+"""Characters of a failure's message."""
 
 
-def show(path: Path, now: float) -> RenderableType:
+def show(found: Located, now: float) -> RenderableType:
     """What the ledger says, as tables. now: Unix time."""
-    snapshot, driver = Snapshot.read(path), owner(path.parent)
-    parts: list[RenderableType] = [_facts(snapshot, path, driver, now)]
+    snapshot, driver = Snapshot.read(found.ledger), owner(found.folder)
+    parts: list[RenderableType] = [_facts(snapshot, found.folder, driver, now)]
+    if found.elsewhere and snapshot.left_open:
+        parts.append(Text(f"read from a copy; the ledger itself is {found.elsewhere}"))
     if snapshot.best:
         parts.append(_best(snapshot))
     if running := [each for each in snapshot.attempts if each.ended is None]:
         parts.append(_running(running, now, alive=driver is not None))
     if snapshot.attempts:
         parts.append(_hosts(snapshot.attempts))
-    parts += [Text(line) for line in _what_next(snapshot, path, driver)]
+    parts += [Text(line) for line in ("", *_what_next(snapshot, found.folder, driver))]
     return Group(*parts)
 
 
-def _facts(snapshot: Snapshot, path: Path, driver: str | None, now: float) -> Table:
+def _facts(snapshot: Snapshot, folder: Path, driver: str | None, now: float) -> Table:
     table = Table.grid(padding=(0, 2))
     done, waiting = snapshot.count("done"), snapshot.count("queued")
     proposed = len(snapshot.children)
-    state = f"running: {driver}" if driver else ("paused" if snapshot.left_open else "finished")
-    table.add_row("search", f"{path.parent} ({state})")
+    table.add_row("search", f"{folder} ({_state(snapshot, driver)})")
     counts = [
         f"{done:,} of {snapshot.budget:,} done",
         f"{snapshot.count('running'):,} running",
@@ -70,32 +74,50 @@ def _facts(snapshot: Snapshot, path: Path, driver: str | None, now: float) -> Ta
     ]
     table.add_row("children", ", ".join(counts))
     if snapshot.best:
-        best = snapshot.best[0]
-        late = f", mean of the last {LATE}: {snapshot.late_mean:.4g}"
+        best, late = snapshot.best[0], snapshot.late
+        mean = f", mean of the last {len(late)}: {statistics.fmean(late):.4g}"
         entropy = "" if snapshot.entropy is None else f", entropy of the policy {snapshot.entropy:.4g} nats"
-        table.add_row("reward", f"best {best.reward:.4g} (child {best.number}){late}{entropy}")
-    failures = ", ".join(f"{kind} {count:,}" for kind, count in snapshot.failures.most_common())
+        table.add_row("reward", f"best {best.reward:.4g} (child {best.number}){mean}{entropy}")
     total = snapshot.failures.total()
     others = f"{counted(snapshot.duplicates, 'duplicate')}, {snapshot.rejected:,} rejected, {total:,} failed"
-    table.add_row("of them", others + (f": {failures}" if failures else ""))
+    kinds = _counts(snapshot.failures)
+    table.add_row("of them", others + (f": {kinds}" if kinds else ""))
     outcomes = Counter(_outcome(each) for each in snapshot.attempts)
     if outcomes:
         listed = ", ".join(f"{count:,} {printable(kind)}" for kind, count in outcomes.most_common(6))
         table.add_row("attempts", f"{len(snapshot.attempts):,}: {listed}")
-    table.add_row("time", _time(snapshot, now))
+    table.add_row("time", _time(snapshot, driver, now))
     return table
+
+
+def _state(snapshot: Snapshot, driver: str | None) -> str:
+    if driver:
+        return f"running: {driver}"
+    if not snapshot.left_open:
+        hours = snapshot.asked.get("hours")
+        return f"finished: budget.hours = {hours:g} is spent" if snapshot.spent == "hours" else "finished"
+    return "ended without a reward" if _fruitless(snapshot) else "paused"
+
+
+def _fruitless(snapshot: Snapshot) -> bool:
+    """Whether the budget is spent and no child has a reward."""
+    return snapshot.spent is not None and snapshot.best == []
+
+
+def _counts(kinds: Counter[str]) -> str:
+    return ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common())
 
 
 def _outcome(attempt: Attempt) -> str:
     return "running" if attempt.ended is None else attempt.outcome or "ended"
 
 
-def _time(snapshot: Snapshot, now: float) -> str:
-    spent = duration(float(snapshot.facts.get("seconds") or 0))
-    left = snapshot.seconds_left(now)
-    if not snapshot.left_open:
+def _time(snapshot: Snapshot, driver: str | None, now: float) -> str:
+    spent = duration(snapshot.seconds)
+    if not snapshot.left_open or (driver is None and _fruitless(snapshot)):
         return spent
-    return f"{spent} so far, " + ("ETA not known yet" if left is None else f"ETA about {duration(left)}")
+    left = snapshot.seconds_left(now)
+    return f"{spent} so far, " + ("ETA not known yet" if left is None else f"ETA {estimated(left)}")
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -139,26 +161,33 @@ def _hosts(attempts: Sequence[Attempt]) -> Table:
     return table
 
 
-def _what_next(snapshot: Snapshot, path: Path, driver: str | None) -> list[str]:
-    folder = str(path.parent)
-    report = f"report: {program('search.report')} {folder}"
+def _what_next(snapshot: Snapshot, folder: Path, driver: str | None) -> list[str]:
+    report = f"report: {commands.about('search.report', folder)}"
     if driver is not None:
-        return ["", "To pause, press Ctrl-C where it runs, or send it SIGTERM.", report]
-    command = _command(path.parent)
-    if snapshot.left_open:
-        return ["", f"This continues it: {command}" if command else "", report]
-    larger = f"budget.children={2 * snapshot.budget}"
-    rerank = f"train the best cells longer: {program('search.rerank')} dir={folder} top=25"
-    extend = f"To extend it, add {larger} to its command{f': {command}' if command else ''}"
-    return ["", extend, rerank, report]
+        return ["To pause, press Ctrl-C where it runs, or send it SIGTERM.", report]
+    if snapshot.left_open and not _fruitless(snapshot):
+        command = commands.again(folder)
+        return [f"This continues it: {command}" if command else "", report]
+    asked, key = snapshot.asked, snapshot.spent or "children"
+    larger = 2 * (asked["hours"] if key == "hours" else snapshot.budget)
+    command = commands.again(folder, **{key: larger})
+    typed = f": {command}" if command else ""
+    if _fruitless(snapshot):
+        return [*_why_fruitless(snapshot), f"To go on with other cells, add budget.{key}={larger:g}{typed}"]
+    extend = f"To extend it, add budget.{key}={larger:g} to its command{typed}"
+    return [extend, f"train the best cells longer: {commands.rerank(folder)}", report]
 
 
-def _command(folder: Path) -> str:
-    """The command that started the search; empty where it is unknown."""
-    try:
-        return printable(read_text(folder / "command.txt", "command").strip())
-    except (OSError, ValueError):
-        return ""
+def _why_fruitless(snapshot: Snapshot) -> list[str]:
+    failed = [row for row in snapshot.children if row.failure]
+    if not failed:
+        return ["Nothing is left to run: its time was over before a child was done."]
+    kinds = Counter(str(row.failure) for row in failed)
+    first = printable(f"child {failed[0].number}: {failed[0].detail[:DETAIL]}")
+    return [
+        f"Nothing is left to run, and no child has a reward: {_counts(kinds)}; {first}",
+        f"The same command runs nothing more. Other values to try in a new run_dir: {commands.cures(kinds)}",
+    ]
 
 
 def table_of_children(path: Path) -> str:
@@ -182,15 +211,15 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, tuple | Mapping) else value
 
 
-def watch(path: Path, console: Console, seconds: float = WATCH_SECONDS) -> NoReturn:
+def watch(place: Path, console: Console, seconds: float = WATCH_SECONDS) -> NoReturn:
     """Shows it again and again until an interrupt."""
-    with Live(show(path, time.time()), console=console, auto_refresh=False, screen=False) as live:
+    with Live(show(located(place), time.time()), console=console, auto_refresh=False, screen=False) as live:
         while True:
             time.sleep(seconds)
             try:
-                live.update(show(path, time.time()), refresh=True)
+                live.update(show(located(place), time.time()), refresh=True)
             except OSError as error:  # a share that is away for a moment
-                live.update(Text(printable_lines(f"{path}: {error}")), refresh=True)
+                live.update(Text(printable_lines(f"{place}: {error}")), refresh=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -205,24 +234,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if asked.csv is not None:
             check_output(asked.csv)
-        path = ledger_of(asked.dir)
+        found = located(asked.dir)
         if asked.digest:
             from search.ledger.digest import digest
 
-            print(digest(path))
+            print(digest(found.ledger))
             return 0
         console = Console(width=None if sys.stdout.isatty() else 120)
         if asked.csv is not None:
-            write_atomically(asked.csv, table_of_children(path))
+            write_atomically(asked.csv, table_of_children(found.ledger))
             print(asked.csv)
             return 0
         if asked.watch:
-            watch(path, console)
-        console.print(show(path, time.time()), soft_wrap=True)
+            watch(asked.dir, console)
+        console.print(show(found, time.time()), soft_wrap=True)
     except KeyboardInterrupt:
         return 0
-    except BrokenPipeError:
-        os._exit(0)  # nobody reads the rest
     except (OSError, ValueError) as error:
         print(printable_lines(told(error)), file=sys.stderr)
         return 1

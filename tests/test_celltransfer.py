@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
@@ -221,3 +222,53 @@ def test_with_it_the_users_folder_comes_last_behind_the_clone(monkeypatch, tmp_p
     monkeypatch.chdir(tmp_path)
     celltransfer.user_folder_last()
     assert sys.path == ["/elsewhere", str(celltransfer.ROOT), str(tmp_path)]
+
+
+CLOSED = [
+    "-m search.status --help",
+    "-m search --help",
+    "-m pipeline.report --help",
+    "-u -m detection.predict --help",
+    "-m classification --cfg job data=digits",
+    "-m backbones list",
+    "celltransfer.py --help",
+    "celltransfer.py search.status --help",
+]
+
+
+@pytest.mark.parametrize("command", CLOSED)
+def test_a_command_ends_quietly_when_nobody_reads_its_output(command, tmp_path):
+    """As of `… | head -0`: the pipe has no reader from the start."""
+    read, write = os.pipe()
+    os.close(read)
+    words = [f"{REPOSITORY}/{word}" if word == "celltransfer.py" else word for word in command.split()]
+    variables = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, *words], stdout=write, stderr=subprocess.PIPE, cwd=tmp_path, env=variables, text=True
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_output_that_is_cut_off_ends_the_command(tmp_path):
+    """More than a pipe holds, and an error that the command would report."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(REPOSITORY)!r})
+import celltransfer
+celltransfer.end_with_reader()
+try:
+    while True:
+        print("line")
+except OSError:
+    sys.exit("told")
+finally:
+    print("cleaned up", file=sys.stderr)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as started:
+        assert started.stdout.readline() == "line\n"
+        started.stdout.close()
+        assert started.stderr.read() == "cleaned up\n"
+        assert started.wait(timeout=20) == 0

@@ -6,10 +6,10 @@ import re
 import socket
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from backbones.ranges import KEY, ConfigError
-from search.ledger.reader import LEDGER, connect, damage_named, fact, is_ledger
+from search.ledger.located import life_and_place
+from search.ledger.reader import LEDGER, connect, damage_named, is_ledger
 from search.ledger.writer import Ledger, copy_whole
 
 MOUNTS = Path("/proc/mounts")
@@ -39,12 +39,12 @@ def open_ledger(run_dir: Path, ledger: str | None) -> Ledger:
     path = home if ledger is None else _local(run_dir, Path(ledger))
     if path != home:
         path.parent.mkdir(parents=True, exist_ok=True)
-    known = {each: _facts(each) for each in dict.fromkeys((path, home)) if is_ledger(each)}
+    known = {each: life_and_place(each) for each in dict.fromkeys((path, home)) if is_ledger(each)}
     # Where the copy says that its original lies, if that is on this machine.
     place = known.get(home, {}).get("place") or {}
     elsewhere = Path(place.get("path", path))
     if place.get("host") == socket.gethostname() and elsewhere not in known and is_ledger(elsewhere):
-        known[elsewhere] = _facts(elsewhere)
+        known[elsewhere] = life_and_place(elsewhere)
     if known:
         # A life begins wherever a search is continued. Of one life the copy is the older one.
         newest = max(known, key=lambda each: (known[each]["life"] or 0, each != home, each == path))
@@ -55,10 +55,14 @@ def open_ledger(run_dir: Path, ledger: str | None) -> Ledger:
     if path != home:
         _leave_log(home)
     opened = Ledger(path, None if path == home else home)
-    place = {} if path == home else {"host": socket.gethostname(), "path": str(path)}
+    place = {} if path == home else _place(path, run_dir)
     opened.save(facts={"life": (opened.fact("life") or 0) + 1, "place": place})
     opened.copy()  # from now on a ledger of an earlier life is known to be old
     return opened
+
+
+def _place(path: Path, run_dir: Path) -> dict[str, str]:
+    return {"host": socket.gethostname(), "path": str(path), "run_dir": str(run_dir.resolve())}
 
 
 def file_system(folder: Path) -> str:
@@ -81,11 +85,6 @@ def _local(run_dir: Path, folder: Path) -> Path:
     """Several searches may share a folder."""
     name = hashlib.sha256(os.fsencode(run_dir.resolve())).hexdigest()[:12]
     return folder.resolve() / f"search-{name}.sqlite"
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    with closing(connect(path, read_only=True)) as database, damage_named(path):
-        return {name: fact(database, name) for name in ("life", "place")}
 
 
 def _leave_log(path: Path) -> None:

@@ -87,38 +87,44 @@ def _open(path: Path, how: str) -> sqlite3.Connection:
 
 
 def _readable(path: Path) -> sqlite3.Connection:
-    """A connection for reading, also where nothing may be written beside the ledger.
+    """A connection for reading that leaves the folder as it is, also where nothing may be written there.
 
-    SQLite reads through a file of shared memory, which it would have to make there."""
-    database = _open(path, "mode=ro")
-    try:
-        database.execute("SELECT count(*) FROM sqlite_schema")
-        return database
-    except sqlite3.Error as error:
-        database.close()
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-            raise
-    if not log_of(path).exists():
-        # Nobody writes. Beside a log it would be wrong: SQLite would not look at that.
-        return _open(path, "mode=ro&immutable=1")
+    SQLite reads through a log and a file of shared memory, which it makes where they are missing. Where both
+    are there, a search runs, or was killed; else the ledger is read as a copy."""
+    if log_of(path).exists() and path.with_name(f"{path.name}-shm").exists():
+        database = _open(path, "mode=ro")
+        try:
+            database.execute("SELECT count(*) FROM sqlite_schema")
+            return database
+        except sqlite3.Error as error:
+            database.close()
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+                raise
     return _copied(path)
 
 
 def _copied(path: Path) -> sqlite3.Connection:
-    """A ledger and its write-ahead log, read somewhere else, in memory.
+    """A ledger, with what its write-ahead log holds, in memory.
 
     Raises OSError where they change all the time, or the folder for temporary files is full."""
     database = sqlite3.connect(":memory:", isolation_level=None)
     for _ in range(COPIES_TRIED):
         before = _stamps(path)
-        with tempfile.TemporaryDirectory() as folder:
-            for file in (path, log_of(path)):
-                shutil.copyfile(file, Path(folder, file.name))
-            if _stamps(path) == before:
-                with closing(_open(Path(folder, path.name), "mode=rw")) as copy, damage_named(path):
-                    copy.backup(database)
-                return database
-    raise OSError(f"{path}: cannot be read while it is written to: its folder is read-only here")
+        if _stamp(log_of(path))[1]:
+            with tempfile.TemporaryDirectory() as folder:
+                for file in (path, log_of(path)):
+                    shutil.copyfile(file, Path(folder, file.name))
+                if _stamps(path) == before:
+                    with closing(_open(Path(folder, path.name), "mode=rw")) as copy, damage_named(path):
+                        copy.backup(database)
+                    return database
+            continue
+        # Nobody has written. Beside a log it would be wrong: SQLite would not look at that.
+        with closing(_open(path, "mode=ro&immutable=1")) as source:
+            source.backup(database)
+        if _stamps(path) == before:
+            return database
+    raise OSError(f"{path}: cannot be read while it is written to; try again")
 
 
 def log_of(path: Path) -> Path:
@@ -127,7 +133,16 @@ def log_of(path: Path) -> Path:
 
 
 def _stamps(path: Path) -> list[tuple[int, int]]:
-    return [(file.stat().st_mtime_ns, file.stat().st_size) for file in (path, log_of(path))]
+    """Time and size of a ledger and of its log; zeros for what is not there."""
+    return [_stamp(path), _stamp(log_of(path))]
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
 
 
 @contextmanager

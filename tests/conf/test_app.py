@@ -94,8 +94,8 @@ def test_an_interrupted_run_says_the_command_that_continues_it(tmp_path):
     ("folder", "word"),
     [
         ("runs/a-1", "run_dir=runs/a-1"),
-        ("my runs (1)", "'run_dir='\"'\"'my runs (1)'\"'\"''"),
-        ("a=b,c", "'run_dir='\"'\"'a=b,c'\"'\"''"),
+        ("my runs (1)", "'run_dir=\"my runs (1)\"'"),
+        ("a=b,c", "'run_dir=\"a=b,c\"'"),
     ],
 )
 def test_the_command_that_continues_names_the_folder_as_hydra_and_a_shell_read_it(monkeypatch, folder, word):

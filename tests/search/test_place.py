@@ -1,18 +1,21 @@
 """A ledger on a local disk, with a copy in the folder of its search."""
 
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
 from fault_points import in_fork, in_memory, kill_at_point
-from toy_search import FAVOURITE, evaluator, toy_config
+from toy_search import FAVOURITE, Favourite, evaluator, toy_config
 
 from backbones.ranges import ConfigError
 from search.config import SpaceConfig
 from search.ledger import place, writer
 from search.ledger.digest import digest
+from search.ledger.located import located
 from search.ledger.reader import LEDGER, read_children, read_fact
 from search.run import run
+from search.snapshot import Snapshot
 from search.strategies.config import ControllerConfig
 
 CHILDREN = 8
@@ -163,3 +166,29 @@ def test_a_log_without_its_ledger_is_not_given_to_a_copy(folder):
         ValueError, match=r"search.sqlite-wal is left of a ledger whose search.sqlite is gone"
     ):
         short_search(run_dir, folder / "orphan" / "disk")
+
+
+def test_a_search_that_runs_is_read_where_it_writes(folder, monkeypatch):
+    """By its folder and by its ledger; on another host there is only the copy."""
+    run_dir, disk = folder / "seen" / "run", folder / "seen" / "disk"
+    found = {}
+
+    def look(self, genotype, task):
+        (live,) = disk.glob("search-*.sqlite")
+        found.update(by_folder=located(run_dir), by_file=located(live), live=live)
+        found["done"] = Snapshot.read(located(run_dir).ledger).count("done")
+        with monkeypatch.context() as patch:
+            patch.setattr("socket.gethostname", lambda: "elsewhere")
+            found["away"] = located(run_dir)
+        return honest(self, genotype, task)
+
+    honest = Favourite.__call__
+    monkeypatch.setattr(Favourite, "__call__", look)
+    short_search(run_dir, disk)
+    live = found["live"]
+    assert found["by_folder"] == (run_dir, live, "")
+    assert found["by_file"] == (run_dir.resolve(), live, "")
+    assert found["away"] == (run_dir, run_dir / LEDGER, f"{socket.gethostname()}:{live}")
+    assert found["done"] > CHILDREN / 2
+    shutil.rmtree(disk)
+    assert located(run_dir) == (run_dir, run_dir / LEDGER, "")

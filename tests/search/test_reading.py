@@ -62,9 +62,19 @@ def as_found(folder):
 def check_reading(path, folder):
     with pytest.raises(OSError):
         (path.parent / "new").touch()
+    check_readable(path, folder)
+
+
+def check_readable(path, folder):
     assert reader.read_fact(path, "late") == 7
     assert digest(path) == digest(folder / "run" / LEDGER)
     assert read_children(path) == read_children(folder / "run" / LEDGER)
+
+
+def test_reading_leaves_the_files_of_a_folder_as_they_are(ledger, folder):
+    before = sorted(as_found(ledger.parent))
+    check_readable(ledger, folder)
+    assert sorted(as_found(ledger.parent)) == before
 
 
 def test_a_folder_of_another_user_is_read(ledger, folder):

@@ -1,13 +1,18 @@
 """The page about searches: what it says, and the numbers of its charts against direct computations."""
 
+import html
+import itertools
 import math
 import re
+import shutil
+from contextlib import closing
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from toy_search import evaluator, toy_config
 
+from runtime.charts import Series, chart
 from runtime.config import LoggerConfig
 from search.curves import (
     band,
@@ -21,8 +26,10 @@ from search.curves import (
     top_mean,
 )
 from search.history import History, grouped
+from search.ledger.located import located
 from search.ledger.reader import LEDGER
-from search.report import main
+from search.ledger.writer import Ledger
+from search.report import main, write_report
 from search.run import run
 from search.strategies.config import RandomConfig
 
@@ -31,22 +38,25 @@ CHILDREN = 60
 
 @pytest.fixture(scope="module")
 def searches(tmp_path_factory):
-    """Random search with two seeds, and the controller; some children fail."""
+    """Random search and the controller with two seeds each; some children fail."""
     root = tmp_path_factory.mktemp("searches")
     failures = evaluator(failures={3: ["not finite"], 7: ["crash", "crash"]})
     for name, changes in {
         "random0": {"strategy": RandomConfig()},
         "random1": {"strategy": RandomConfig(), "seed": 1},
         "controller": {},
+        "controller1": {"seed": 1},
     }.items():
         logger = LoggerConfig(name="none")
         run(toy_config(root / name, CHILDREN, evaluator=failures, logger=logger, **changes))
-    return [root / name for name in ("random0", "random1", "controller")]
+        with closing(Ledger(root / name / LEDGER)) as ledger:
+            ledger.save(facts={"split": {"validation": 40, "sha256": f"of seed {changes.get('seed', 0)}"}})
+    return [root / name for name in ("random0", "random1", "controller", "controller1")]
 
 
 @pytest.fixture(scope="module")
 def histories(searches):
-    return [History.read(folder / LEDGER) for folder in searches]
+    return [History.read(located(folder)) for folder in searches]
 
 
 class Text(HTMLParser):
@@ -76,12 +86,12 @@ class Text(HTMLParser):
 
 def test_page_of_several_searches(searches, histories, capsys, tmp_path):
     page = tmp_path / "page.html"
-    assert main([*map(str, searches), "--output", str(page)]) == 0
+    assert main([*map(str, searches[:3]), "--output", str(page)]) == 0
     assert capsys.readouterr().out == f"{page}\n"
     seen = Text(page.read_text())
     assert seen.loads == ["data:,"]
     assert "url(" not in page.read_text()
-    best = max(row.reward for history in histories for row in history.unique)
+    best = max(row.reward for history in histories[:3] for row in history.unique)
     assert f"best reward {100 * best:.2f} %" in seen.text
     assert "children done 180" in seen.text
     tops = [max(row.reward for row in history.unique) for history in histories[:2]]
@@ -108,9 +118,116 @@ def test_folder_without_a_search_is_refused(tmp_path, capsys):
     assert capsys.readouterr().err == f"{tmp_path}: holds no search, expected {LEDGER} in it\n"
 
 
+def answers(folders, page):
+    """State and text of each answer of the check list."""
+    write_report(folders, page)
+    rows = re.findall(
+        r'class="state (\w+)">.*?<th scope="row">(.*?)</th><td class="name">(.*?)</td>', page.read_text()
+    )
+    return {question: (state, text) for state, question, text in rows}
+
+
+SAME = "Same data, split, space and training for all methods"
+
+
+def test_methods_are_compared_seed_by_seed(searches, tmp_path):
+    """The split follows the seed."""
+    found = answers(searches, tmp_path / "page.html")
+    equal = ("yes", "equal data, split, space and training, seed by seed for 2 seeds")
+    assert found[SAME] == found["Same evaluation protocol for all methods"] == equal
+    assert found["Several runs, with their seeds"] == ("yes", "runs: random: 2, controller: 2")
+    assert found["Comparison with random search"] == ("yes", "on this page")
+    state, text = found["Confounding factors controlled: hardware, versions, run times"]
+    assert state == "open"
+    assert re.search("equal versions: cpu .*; CPU-hours of the children: random .*, controller", text)
+    assert found["Code that trains and scores the architectures of the search"][0] == "open"  # a user's own
+    state, text = answers(searches[:3], tmp_path / "page.html")[SAME]
+    assert (state, text) == (
+        "no",
+        "differences: seeds, and with them the splits (random 0, 1; controller 0)",
+    )
+
+
+def test_methods_with_another_split_of_one_seed_differ(searches, tmp_path):
+    copies = [tmp_path / folder.name for folder in searches]
+    for folder, copy in zip(searches, copies, strict=True):
+        shutil.copytree(folder, copy)
+    with closing(Ledger(copies[3] / LEDGER)) as ledger:
+        ledger.save(facts={"split": {"validation": 40, "sha256": "another"}})
+    assert answers(copies, tmp_path / "page.html")[SAME] == ("no", "differences: split of seed 1")
+    config = (copies[0] / "config.yaml").read_text()
+    (copies[0] / "config.yaml").write_text(config.replace("epochs: 20", "epochs: 10"))
+    state, text = answers(copies, tmp_path / "page.html")[SAME]
+    assert (state, "child.epochs" in text) == ("no", True)
+
+
+def test_random_search_alone_is_no_comparison(searches, tmp_path):
+    found = answers(searches[:2], tmp_path / "page.html")
+    assert found["Comparison with random search"] == ("open", "only random search is on this page")
+
+
+def test_last_says_of_how_many_children(searches, histories, tmp_path):
+    page = tmp_path / "page.html"
+    write_report(searches[:3], page)
+    seen = Text(page.read_text()).text
+    assert "“Last 20” is the mean of the newest children that have a reward, 20 of each search" in seen
+    late = [sum(history.rewards[-20:]) / 20 for history in histories[:2]]
+    assert re.search(rf"random 0, 1 .* {100 * sum(late) / 2:.2f} % {100 * min(late):.2f} % to", seen)
+
+
+def test_commands_name_the_search_with_the_best_cell(searches, histories, tmp_path):
+    best = max(histories, key=lambda history: history.best[0].reward)
+    order = [folder for folder in searches if folder != best.folder] + [best.folder]
+    page = tmp_path / "page.html"
+    write_report(order, page)
+    seen = Text(page.read_text()).text
+    assert f"search.rerank dir={best.folder} top=25" in seen
+    assert f"search.replay {best.folder} {best.best[0].number}" in seen
+
+
+@pytest.mark.parametrize("way", ["itself", "a link", "its ledger", "by its parent"])
+def test_a_search_is_named_once(searches, capsys, tmp_path, way):
+    (tmp_path / "link").symlink_to(searches[0])
+    again = {
+        "itself": searches[0],
+        "a link": tmp_path / "link",
+        "its ledger": searches[0] / LEDGER,
+        "by its parent": searches[0] / ".." / searches[0].name,
+    }[way]
+    assert main([str(searches[0]), str(again)]) == 1
+    assert capsys.readouterr().err == f"{again}: the same search as {searches[0]}; name each one once\n"
+    assert not (searches[0] / "search_report.html").exists()
+
+
+def test_the_best_so_far_is_drawn_as_steps(searches, tmp_path):
+    """No line of these charts, nor an edge of a band, is a slope."""
+    page = tmp_path / "page.html"
+    write_report(searches, page)
+    drawn = re.findall(
+        r'<svg class="chart"[^>]*aria-label="Mean reward of the best.*?</svg>', page.read_text()
+    )
+    assert len(drawn) == 12
+    for svg in drawn:
+        assert not re.search('class="line', svg)
+        for edge in re.findall('class="band line-.*? d="M(.*?)Z"', svg):
+            points = [tuple(map(float, point.split())) for point in edge.split("L")]
+            turns = itertools.pairwise(points)
+            assert all(a == b or a[0] == b[0] or a[1] == b[1] for a, b in turns)
+
+
+@pytest.mark.parametrize("values", [(0.105, 0.125), (0.9991, 0.9995), (0, 1), (-120.5, -120.1), (0, 123456)])
+def test_no_text_of_a_chart_is_clipped(values):
+    """A letter is at most 8 pixels wide."""
+    whole = {"label": "reward", "x_label": "children", "percent": max(values) <= 1}
+    drawn = chart([Series("a", "steps", list(enumerate(values)))], 500, 250, **whole)
+    texts = re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="end">(.*?)</text>', drawn)
+    assert len(texts) > 3
+    assert all(float(x) >= 8 * len(html.unescape(text)) for x, text in texts)
+
+
 def test_searches_that_differ_in_their_seeds_are_one_group(histories):
     groups = grouped(histories)
-    assert [(group.name, group.seeds) for group in groups] == [("random", [0, 1]), ("controller", [0])]
+    assert [(group.name, group.seeds) for group in groups] == [("random", [0, 1]), ("controller", [0, 1])]
 
 
 def test_mean_of_the_best_unique_cells(histories):

@@ -1,18 +1,27 @@
 """What a status shows of a ledger, while a search runs and afterwards; the estimates of its time."""
 
 import csv
+import itertools
 import json
+import logging
+import shlex
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from toy_search import Favourite, ScrambledConfig, evaluator, toy_config
 
+from search import commands
 from search.config import BudgetConfig, LimitsConfig
 from search.estimate import Pace, duration
+from search.history import History
+from search.ledger.located import located
 from search.ledger.reader import LEDGER, read_children
+from search.messages import SearchPaused
 from search.run import run
 from search.snapshot import Snapshot
 from search.status import main
@@ -75,8 +84,9 @@ def test_status_of_a_search_that_runs_and_of_one_that_is_paused(tmp_path, capsys
     assert (
         line(running, "children") == f"{done} of 9 done, 1 running, 3 queued, {9 - done - 4} to be proposed"
     )
-    assert "ETA about" in line(running, "time")
-    assert ["4", "under", "1", "s"] in [words[:4] for words in running]
+    assert line(running, "time") == "less than a second so far, ETA less than a second"
+    assert f"mean of the last {done}: " in line(running, "reward")
+    assert ["4", "less", "than", "a", "second"] in [words[:5] for words in running]
     assert line(paused, "search") == f"{tmp_path} (paused)"
     assert line(paused, "children") == f"{done} of 9 done, 0 running, 4 queued, {9 - done - 4} to be proposed"
     assert "1 interrupted" in line(paused, "attempts")
@@ -121,7 +131,7 @@ def test_what_holds_no_search_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        *((0.4, "under 1 s"), (12.3, "12 s"), (59.6, "1 min"), (200, "3 min 20 s"), (3600, "1 h")),
+        *((0.4, "less than a second"), (12.3, "12 s"), (59.6, "1 min"), (200, "3 min 20 s"), (3600, "1 h")),
         *((7500, "2 h 5 min"), (86400 * 3 + 3600 * 4 + 1700, "3 d 4 h"), (86399, "24 h")),
     ],
 )
@@ -148,3 +158,103 @@ def test_budget_is_that_of_the_newest_start(tmp_path):
     run(toy_config(tmp_path, 6, budget=BudgetConfig(children=6)))
     snapshot = Snapshot.read(Path(tmp_path) / LEDGER)
     assert (snapshot.budget, snapshot.left_open) == (6, False)
+
+
+def told(lines, start):
+    """The line that starts so."""
+    return next(" ".join(words) for words in lines if " ".join(words).startswith(start))
+
+
+def test_a_search_whose_time_is_over_is_finished(tmp_path, capsys, caplog):
+    """It needs more hours, not more children."""
+    ticks = itertools.count()
+    budget = BudgetConfig(children=50, hours=0.01)
+    with caplog.at_level(logging.INFO):
+        run(toy_config(tmp_path, 50, budget=budget), clock=lambda: float(next(ticks)))
+    assert "a larger budget.hours" in caplog.messages[-1]
+    lines = shown(capsys, tmp_path)
+    done = Snapshot.read(tmp_path / LEDGER).count("done")
+    assert 0 < done < 50
+    assert line(lines, "search") == f"{tmp_path} (finished: budget.hours = 0.01 is spent)"
+    assert line(lines, "children").startswith(f"{done} of 50 done")
+    assert "ETA" not in line(lines, "time")
+    assert told(lines, "To extend it").startswith("To extend it, add budget.hours=0.02 to its command")
+
+
+def test_a_search_in_which_all_children_failed_says_what_to_change(tmp_path, capsys):
+    failures = {number: ["not finite"] for number in range(6)}
+    with pytest.raises(SearchPaused) as caught:
+        run(toy_config(tmp_path, 6, evaluator=evaluator(failures=failures)))
+    said = str(caught.value)
+    assert "larger budget.children, or in a new run_dir change child.lr, child.clip_norm" in said
+    lines = shown(capsys, tmp_path)
+    assert line(lines, "search") == f"{tmp_path} (ended without a reward)"
+    assert "ETA" not in line(lines, "time")
+    assert not [words for words in lines if words[:2] == ["This", "continues"]]
+    why = told(lines, "Nothing is left to run")
+    assert why.endswith("no child has a reward: not finite 6; child 0: as ordered")
+    assert told(lines, "The same command").endswith("in a new run_dir: child.lr, child.clip_norm")
+    assert told(lines, "To go on").startswith("To go on with other cells, add budget.children=12")
+
+
+def test_a_search_that_writes_elsewhere_is_shown_while_it_runs(tmp_path, capsys, monkeypatch):
+    seen = []
+
+    def looks(self, genotype, task):
+        (live,) = (tmp_path / "disk").glob("*.sqlite")
+        seen.append([shown(capsys, place) for place in (tmp_path / "run", live)])
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "gethostname", lambda: "another")
+            lines, (note,) = shown(capsys, tmp_path / "run"), History.read(located(tmp_path / "run")).notes
+        assert told(lines, "read from") == f"read from a copy; the ledger itself is {host}:{live}"
+        assert note.endswith(f"is a copy; the ledger itself is {host}:{live}")
+        return honest(self, genotype, task)
+
+    honest, host = Favourite.__call__, socket.gethostname()
+    monkeypatch.setattr(Favourite, "__call__", looks)
+    run(toy_config(tmp_path / "run", 7, ledger=str(tmp_path / "disk")))
+    for lines in seen[-1]:
+        assert line(lines, "search").startswith(f"{tmp_path / 'run'} (running: process")
+        assert int(line(lines, "children").split()[0]) > 3
+        assert not [words for words in lines if words[:2] == ["read", "from"]]
+
+
+@pytest.mark.parametrize("name", ["my search", "x=1,y=2"])
+def test_commands_can_be_pasted_whatever_the_folder_is_called(tmp_path, capsys, caplog, name):
+    folder = tmp_path / name
+    with caplog.at_level(logging.INFO):
+        run(toy_config(folder, 4))
+    (folder / "command.txt").write_text("python -m search budget.children=4 data=digits\n")
+    assert main([str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert f"python -m search.report {shlex.quote(str(folder))}\n" in said
+    begins = ("train the best cells longer: ", "To extend it, add budget.children=8 to its command: ")
+    rerank, extend = (
+        shlex.split(next(x for x in said.splitlines() if x.startswith(b))[len(b) :]) for b in begins
+    )
+    parsed = OverridesParser.create().parse_overrides([*rerank[3:], *extend[3:]])
+    given = {each.key_or_group: each.value() for each in parsed}
+    folders = {"dir": str(folder), "run_dir": str(folder)}
+    assert given == {**folders, "top": 25, "data": "digits", "budget.children": 8}
+    logged = next(x for x in caplog.messages if x.startswith(begins[0]))
+    assert shlex.split(logged[len(begins[0]) :]) == rerank
+    assert [x for x in caplog.messages if x.startswith("report: ")] == [
+        f"report: python -m search.report {shlex.quote(str(folder))}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "continued"),
+    [
+        ("python -m pipeline seed=1", "run_dir={}/a search.budget.children=8"),
+        ("celltransfer search run_dir=b", "budget.children=8"),
+        ("python -m search.rerank dir=c top=3", "run_dir={}/a"),
+        ("python -m search -m seed=1,2", ""),
+        ("my-own-script", ""),
+    ],
+)
+def test_what_continues_a_search_follows_the_command_that_began_it(tmp_path, command, continued):
+    folder = tmp_path / "a" / "search"
+    folder.mkdir(parents=True)
+    (folder / "command.txt").write_text(f"{command}\n")
+    assert commands.again(folder, children=8) == f"{command} {continued.format(tmp_path)}".strip()
