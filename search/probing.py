@@ -1,9 +1,10 @@
 """Says before a search how far its short training ranks random cells as a longer one does."""
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
-from statistics import stdev
+from statistics import mean, stdev
 from typing import Any
 
 from backbones.genotype import Genotype
@@ -30,14 +31,14 @@ MOST_REPEATS = 1_000
 
 
 def probe(config: ProbeConfig) -> dict[str, Any]:
-    """Trains random cells briefly with two seeds, and for `epochs` with the second of them; compares.
+    """Trains random cells briefly with several seeds, and for `epochs` with the last of them; compares.
 
-    The short training with the first seed is the search's measurement. It is compared with the longer
-    training and, for the noise floor, with the short one again. Both have the second seed, so in both
-    comparisons split and initial weights are others: what the two differ by is due to the epochs. With
-    one seed for short and long, both would err alike on the same held-out images, and seem to agree.
-    Prints Kendall's tau of both, with its 95 % interval, and writes `metrics.json`; a tau is None where a
-    training scores all cells alike. With an objective the same for the accuracies, too.
+    A short training is the search's measurement. Those with other seeds than the longer training are compared
+    with it and, for the noise floor, all short ones with each other. So in both comparisons split and initial
+    weights are others: what the two differ by is due to the epochs. With one seed for short and long, both
+    would err alike on the same held-out images, and seem to agree.
+    Prints Kendall's tau of both, the mean over the pairs, with its 95 % interval, and writes `metrics.json`; a
+    tau is None where a training scores all cells alike. With an objective the same for the accuracies, too.
     Raises as `search.run.run` does, and SearchPaused where too few cells were scored.
     """
     cells = _cells(config)
@@ -54,14 +55,13 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
         folder = RunFolder.open(config.run_dir, config, stage="probe", may_change=MAY_CHANGE)
         files = write_cells(folder.path, cells)
         runs: list[Mapping[str, ChildRow]] = []
-        for name, child, seed in (
-            ("short", config.child, config.seed),
-            ("short_again", config.child, config.seed + 1),
-            ("long", longer, config.seed + 1),
-        ):
+        seeds = [config.seed + number for number in range(config.seeds)]
+        plans = [(f"short_seed{seed}", config.child, seed) for seed in seeds]
+        plans.append((f"long_seed{seeds[-1]}", longer, seeds[-1]))
+        for name, child, seed in plans:
             log.info(
-                "training %d of 3 (%s): %s for %s with seed %d",
-                *(len(runs) + 1, name.replace("_", " "), counted(len(cells), "cell")),
+                "training %d of %d: %s for %s with seed %d",
+                *(len(runs) + 1, len(plans), counted(len(cells), "cell")),
                 *(counted(child.epochs, "epoch"), seed),
             )
             changed = dataclasses.replace(search, child=child, seed=seed)
@@ -103,13 +103,14 @@ def _scored(keys: Sequence[str], runs: Sequence[Mapping[str, ChildRow]]) -> list
 
 
 def _metrics(scores: Sequence[Sequence[float]], seed: int) -> dict[str, Any]:
-    """scores: of the short training, of the short one again, and of the longer one, `[cells]` each."""
-    short, again, long = scores
-    proxy, noise = agreement(short, long, seed), agreement(short, again, seed)
+    """scores: of the short trainings, and of the longer one, `[cells]` each."""
+    *short, long = scores
+    proxy = agreement([(each, long) for each in short[:-1]], seed)
+    noise = agreement(list(itertools.combinations(short, 2)), seed)
     return {
         **{f"proxy_{name}": value for name, value in proxy._asdict().items()},
         **{f"noise_{name}": value for name, value in noise._asdict().items()},
-        "short_spread_of_cells": stdev(short),
+        "short_spread_of_cells": mean(map(stdev, short)),
         "long_spread_of_cells": stdev(long),
     }
 
@@ -120,28 +121,28 @@ def _report(
     """measured: as `_metrics` takes it; accuracies where there is an objective.
 
     The cost is known without training and equal in all of them, so rewards agree by it alone."""
-    short = measured[0]
-    lines = [f"{counted(len(short), 'cell')}, {config.child.epochs} and {config.epochs} epochs"]
+    lines = [f"{counted(len(measured[0]), 'cell')}, {config.child.epochs} and {config.epochs} epochs"]
     parts = {"": ""} if config.objective.cost is None else {"": ", rewards", "accuracy_": ", accuracies"}
     for prefix, of in parts.items():
         proxy, noise = (_agreement(metrics, f"{prefix}{name}_") for name in ("proxy", "noise"))
         lines.append(f"short against long training{of}: {_told(proxy)}")
         lines.append(f"noise floor, short against short with another seed{of}: {_told(noise)}")
-    cells, uncertain = stdev(short), noise.spread
+    cells, uncertain = metrics["short_spread_of_cells"], noise.spread
     lines.append(f"cells differ by {cells:.2g} in short training, one score is uncertain by {uncertain:.2g}")
     return [*lines, _next(config, measured, proxy.low)]
 
 
 def _next(config: ProbeConfig, measured: Sequence[Sequence[float]], low: float | None) -> str:
     """What the user is advised to do; low: end of the interval of tau, short against long."""
-    short, again, long = measured
-    alike = [name for name, scores in (("short", short), ("longer", long)) if len(set(scores)) == 1]
+    *short, long = measured
+    constant = [len(set(scores)) == 1 for scores in measured]
+    alike = ["short"] * any(constant[:-1]) + ["longer"] * constant[-1]
     if alike:
         return (
             f"all cells score alike in the {' and the '.join(alike)} training, which ranks nothing: "
             "train longer, on more images or with larger children, or choose a larger space"
         )
-    if long == again:
+    if long == short[-1]:
         advice = "raise epochs, or child.lr"
         if config.evaluator is not None:
             advice = "the evaluator must follow child.epochs, as one that is given ${child} can"

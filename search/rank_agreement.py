@@ -8,15 +8,15 @@ from numpy.typing import ArrayLike
 
 from runtime.random import derive
 
-RESAMPLES = 2_000
+RESAMPLES = 10_000
 
 
 class Agreement(NamedTuple):
-    """Kendall's tau-b of two scorings, in [-1, 1], and the ends of its 95 % interval.
+    """Kendall's tau-b of two scorings, in [-1, 1], and its 95 % interval; the mean over pairs of scorings.
 
     The interval is a percentile bootstrap over the cells. All three are None where a scoring is constant,
     which leaves them undefined. spread: standard deviation of the differences between the scorings, divided
-    by the root of 2: the noise of one score where both measure the same."""
+    by the root of 2: the noise of one score where both measure the same; root mean square over the pairs."""
 
     tau: float | None
     low: float | None
@@ -32,15 +32,20 @@ def kendall_tau(first: ArrayLike, second: ArrayLike) -> float:
     return float((a * b).sum()) / scale if scale else float("nan")
 
 
-def agreement(first: Sequence[float], second: Sequence[float], seed: int) -> Agreement:
-    """first, second: scores `[n]` of the same n cells, n >= 2. seed: of the bootstrap."""
-    x, y = np.asarray(first, float), np.asarray(second, float)
-    spread = float(np.std(x - y, ddof=1) / np.sqrt(2))
-    tau = kendall_tau(x, y)
+def agreement(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int) -> Agreement:
+    """pairs: two scorings `[n]` each, of the same n cells in all, n >= 2. seed: of the bootstrap."""
+    scores = np.asarray(pairs, float)  # [pairs, 2, n]
+    cells = scores.shape[2]
+    spread = float(np.sqrt((np.diff(scores, axis=1).var(axis=2, ddof=1) / 2).mean()))
+
+    def tau_of(chosen: np.ndarray) -> float:
+        return float(np.mean([kendall_tau(x[chosen], y[chosen]) for x, y in scores]))
+
+    tau = tau_of(np.arange(cells))
     if np.isnan(tau):
         return Agreement(None, None, None, spread)
     generator = np.random.default_rng(derive(seed, "bootstrap"))
-    draws = generator.integers(0, len(x), (RESAMPLES, len(x)))
-    taus = np.array([kendall_tau(x[draw], y[draw]) for draw in draws])
+    draws = generator.integers(0, cells, (RESAMPLES, cells))
+    taus = np.array([tau_of(draw) for draw in draws])
     low, high = np.nanpercentile(taus, [2.5, 97.5])  # a draw of equal scores says nothing
     return Agreement(tau, float(low), float(high), spread)

@@ -77,7 +77,9 @@ class ProbeConfig:
     run_dir: str
     """Folder to write to; started again with the same one, it continues."""
     seed: int = 0
-    """Of the cells and of their short training. The other short one and the longer one have the next."""
+    """Of the cells, and the first one of their short trainings."""
+    seeds: int = 2
+    """Short trainings of each cell, with the seeds from `seed` on; the longer training has the last one."""
     cells: int = 20
     """Random cells, each another network; the interval of tau is some 0.6 wide with 20 cells, 0.3 with 80."""
     epochs: int = 100
@@ -97,6 +99,7 @@ class ProbeConfig:
 
     def __post_init__(self) -> None:
         require(self, "cells", least=3, limit=MOST_CELLS)
+        require(self, "seeds", least=2, limit=1000)
         require(self, "epochs", least=1)
         if self.epochs <= self.child.epochs:
             raise ConfigError(

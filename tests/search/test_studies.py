@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import shlex
 import sqlite3
+import statistics
 from pathlib import Path
 
 import pytest
@@ -176,9 +178,12 @@ def test_kendalls_tau_of_orders_that_can_be_counted_by_hand():
     assert kendall_tau([1, 2, 3], [3, 2, 1]) == -1
     assert kendall_tau([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(4 / 6)
     assert kendall_tau([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / (2 * 3) ** 0.5)  # one tie
-    found = agreement([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 6, 5], seed=0)
+    found = agreement([([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 6, 5])], seed=0)
     assert found.low < found.tau < found.high == 1
-    assert agreement([1.0, 2.0, 3.0], [1.0, 3.0, 2.0], seed=0).spread == pytest.approx((1 / 2) ** 0.5)
+    assert agreement([([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])], seed=0).spread == pytest.approx((1 / 2) ** 0.5)
+    same = ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+    both = agreement([same, ([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])], seed=0)
+    assert (both.tau, both.spread) == (pytest.approx((1 + 1 / 3) / 2), pytest.approx((1 / 4) ** 0.5))
 
 
 def probing(run_dir, **settings):
@@ -202,17 +207,33 @@ class Learner:
 LEARNER = {"_target_": f"{__name__}.Learner", "child": "${child}", "seed": "${seed}"}
 
 
+def _by_hand(folder):
+    """tau, short against long and among the short ones, of the trainings in a probe with three seeds."""
+    scores = []
+    for name in RUNS:
+        rows = {row.cell_key: row.reward for row in read_children(folder / name / "search.sqlite")}
+        scores.append([reward for _, reward in sorted(rows.items())])
+    *short, long = scores
+    return {
+        "proxy_tau": statistics.mean(kendall_tau(each, long) for each in short[:2]),
+        "noise_tau": statistics.mean(kendall_tau(*pair) for pair in itertools.combinations(short, 2)),
+    }
+
+
 def test_a_probe_compares_short_and_long_training_with_the_noise(tmp_path, caplog):
-    config = probing(tmp_path, evaluator=LEARNER, child=ChildConfig(epochs=4, lr=0.01), epochs=40)
+    config = probing(tmp_path, evaluator=LEARNER, child=ChildConfig(epochs=4, lr=0.01), epochs=40, seeds=3)
     with caplog.at_level("INFO"):
         metrics = probe(config)["metrics"]
     assert 0.8 < metrics["noise_tau"] <= metrics["proxy_tau"] <= 1
     assert 0 < metrics["noise_spread"] < 0.1 < metrics["short_spread_of_cells"]
     stored = {name: yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in RUNS}
-    assert [(each["child"]["epochs"], each["seed"]) for each in stored.values()] == [(4, 0), (4, 1), (40, 1)]
+    trained = [(each["child"]["epochs"], each["seed"]) for each in stored.values()]
+    assert trained == [(4, 0), (4, 1), (4, 2), (40, 2)]
+    expected = _by_hand(tmp_path)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
     begun = [line for line in caplog.messages if line.startswith("training ")]
-    assert begun[0] == "training 1 of 3 (short): 8 cells for 4 epochs with seed 0"
-    assert begun[2] == "training 3 of 3 (long): 8 cells for 40 epochs with seed 1"
+    assert begun[0] == "training 1 of 4: 8 cells for 4 epochs with seed 0"
+    assert begun[3] == "training 4 of 4: 8 cells for 40 epochs with seed 2"
     assert not [line for line in caplog.messages if "workers" in line]
     asked = composed(*typed(caplog.messages), cwd=tmp_path)
     for part in ("data", "space", "child", "executor", "objective"):
@@ -220,7 +241,7 @@ def test_a_probe_compares_short_and_long_training_with_the_noise(tmp_path, caplo
     assert asked["evaluator"] == {**LEARNER, "child": asked["child"], "seed": 0}
 
 
-RUNS = ("short", "short_again", "long")
+RUNS = ("short_seed0", "short_seed1", "short_seed2", "long_seed2")
 
 
 def test_a_probe_tells_that_longer_training_changed_nothing(tmp_path, caplog):
@@ -259,7 +280,7 @@ def test_the_cost_in_an_objective_does_not_hide_that_cells_score_alike(tmp_path,
 def test_a_probe_has_no_cell_twice(tmp_path):
     tiny = SpaceConfig(blocks=1, operations=["identity", "conv_1x1"], combinations=["add"])
     probe(probing(tmp_path, space=tiny, cells=40))
-    rows = read_children(tmp_path / "long" / "search.sqlite")
+    rows = read_children(tmp_path / "long_seed1" / "search.sqlite")
     assert len({row.cell_key for row in rows}) == len(rows) == 40
     with pytest.raises(ValueError, match=r"cells = 500, but the space has hardly more than \d+"):
         probe(probing(tmp_path / "more", space=tiny, cells=500))
