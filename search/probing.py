@@ -37,7 +37,7 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     with it and, for the noise floor, all short ones with each other. So in both comparisons split and initial
     weights are others: what the two differ by is due to the epochs. With one seed for short and long, both
     would err alike on the same held-out images, and seem to agree.
-    Prints Kendall's tau of both, the mean over the pairs, with its 95 % interval, and writes `metrics.json`; a
+    Prints Kendall's tau of both, the mean over the pairs, and its 95 % interval; writes `metrics.json`. A
     tau is None where a training scores all cells alike. With an objective the same for the accuracies, too.
     Raises as `search.run.run` does, and SearchPaused where too few cells were scored.
     """
