@@ -50,7 +50,7 @@ class ChildImages:
             "training": len(training),
             "validation": len(validation),
             "sha256": digest.hexdigest(),
-            "pixels": hashlib.sha256(np.ascontiguousarray(resident.pixels.cpu())).hexdigest(),
+            "pixels": hashlib.sha256(resident.pixels.cpu().numpy().data).hexdigest(),
         }
         # From here on an index counts the images on the device.
         places = np.searchsorted(used, training), np.searchsorted(used, validation)
