@@ -82,6 +82,16 @@ def test_every_command_of_the_readme_composes_and_its_values_arrive():
                 assert attrgetter(key)(config) == yaml.safe_load(value), words
 
 
+def test_the_probe_of_the_protocol_trains_the_children_of_its_table():
+    text = (CONF.parent / "docs" / "protocol.md").read_text().replace("\\\n", " ")
+    (words,) = re.findall(r"python -m search\.probe (.*)", text)
+    probe = composed("search_probe", *[word for word in words.split() if not word.startswith("run_dir=")])
+    search = composed("search", "experiment=table", "data.root=CIFAR10")
+    assert (probe.child, probe.data, probe.space) == (search.child, search.data, search.space)
+    for row in re.findall(r"`(strategy=[^`]*)` \|", text):
+        assert composed("search", "experiment=table", "data.root=CIFAR10", *row.split()).child == probe.child
+
+
 def test_a_stage_of_the_pipeline_is_configured_as_the_stage_alone():
     chain = composed("pipeline", "data=digits")
     alone = composed("search", "data=digits", "logger=csv")
