@@ -128,11 +128,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
-        _print(report)
+        _print(report, options.decode)
     return 1 if any(problem.level != "warning" for problem in report.problems) else 0
 
 
-def _print(report: AnnotationReport) -> None:
+def _print(report: AnnotationReport, decode: bool) -> None:
     for name, count in report.counts.items():
         print(f"{name}: {count}")
     if report.per_category:
@@ -142,6 +142,8 @@ def _print(report: AnnotationReport) -> None:
         for name, count in sorted(by_name.items(), key=lambda item: -item[1]):
             print(f"  {name:{width}}  {count}")
     print("\n".join(map(str, report.problems)) or "no problems found")
+    if not decode:
+        print("of the images only the headers were read; --decode finds files that are cut off or damaged")
 
 
 if __name__ == "__main__":

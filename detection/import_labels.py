@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"({crowds} of them crowd regions), {counted(len(labelled.categories), 'category', 'categories')}"
     )
     paths = shlex.join([str(options.output), str(labelled.folder)])
-    print(f"check it: {program('detection.check_data')} {paths}")
+    print(f"check it: {program('detection.check_data')} {paths} --decode")
     return 0
 
 

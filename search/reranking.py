@@ -15,6 +15,7 @@ from backbones.genotype import Genotype
 from backbones.ranges import KEY, ConfigError
 from backbones.words import counted
 from celltransfer import program
+from classification.config import RecipeConfig
 from runtime.folder import RunFolder
 from runtime.overrides import override
 from runtime.owner import owned
@@ -90,6 +91,7 @@ def rerank(config: RerankConfig) -> dict[str, Any]:
         log.info("%s", _told(each, weighed=stored.objective.cost is not None))
     log.info("best: child %d; %s", first["child"], folder.path / "genotype.json")
     words = ["backbone=genotype", override("backbone.name", folder.path / "genotype.json")]
+    log.info("a classifier of it trains for %d epochs unless recipe.epochs=… is added", RecipeConfig().epochs)
     log.info("next: %s", program(" ".join(["classification", *words, *data_words(stored.data)])))
     return content
 
