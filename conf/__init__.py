@@ -6,10 +6,12 @@ of their own are YAML files that start from the group's `schema`. A choice is re
 machine can do it; `conf.app` checks that when a run takes it.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import hydra.errors
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
@@ -38,6 +40,10 @@ def register(command: str) -> None:
     """Makes every root configuration, every choice and the command's experiments known to Hydra.
 
     To be called before Hydra is initialised; harmless when called twice."""
+    for name in ("Hydra14MigrationWarning", "Hydra15MigrationWarning"):  # Hydra 1.4 has both; for developers
+        if (category := getattr(hydra.errors, name, None)) is not None:
+            warnings.simplefilter("ignore", category)
+    warnings.filterwarnings("ignore", "(?s).*execution.whitelist")  # which it warns of, too
     Experiments.command = command
     Plugins.instance().register(Experiments)
     store = ConfigStore.instance().store

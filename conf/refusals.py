@@ -82,7 +82,10 @@ def _wrong_value(key: str, error: OmegaConfBaseException, words: Sequence[str]) 
 def _expected(key: str, error: OmegaConfBaseException) -> str | None:
     """What a key takes, by OmegaConf's words for a value that it does not take; None for other words."""
     text = str(error)
-    if re.search("Cannot merge DictConfig with ListConfig|is not a ListConfig, list or tuple", text):
+    if re.search(
+        "Cannot merge DictConfig with ListConfig|is not a ListConfig|incompatible container",
+        text,
+    ):
         return f"a list, such as {key}=[0.5,0.5]"
     if "is not a valid bool" in text:
         return TYPES["Boolean"]
