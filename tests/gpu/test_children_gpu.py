@@ -1,10 +1,11 @@
 """Children of a search on a CUDA GPU: `make gpu-check`."""
 
+import dataclasses
+
 import pytest
 import torch
+from toy_search import DIGITS, TINY
 
-from classification.config import ImageDataConfig
-from search.children.config import ChildConfig
 from search.children.images import ChildImages
 from search.children.training import train_child
 from search.messages import ChildTask, Proposal
@@ -14,19 +15,8 @@ from search.space import Space
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_deterministic_children_give_equal_bits(device, precision, monkeypatch):
-    config = ChildConfig(
-        cells_per_stage=1,
-        filters=4,
-        image_size=16,
-        epochs=2,
-        batch_size=32,
-        training=320,
-        validation=200,
-        deterministic=True,
-        precision=precision,
-        device=device,
-    )
-    images = ChildImages.open(ImageDataConfig(name="digits"), config, seed=0)
+    config = dataclasses.replace(TINY, deterministic=True, precision=precision, device=device)
+    images = ChildImages.open(DIGITS, config, seed=0)
     space, losses = Space(blocks=2), []
     cross_entropy = torch.nn.functional.cross_entropy
 
