@@ -79,7 +79,8 @@ class TimedCheckpoint(Checkpoint):
     moment leaves a whole one. It is written after all other callbacks of a batch that ended an optimiser
     step, but not after an epoch's last batch, unless nothing follows: Lightning takes an epoch restored from
     there as done and would leave out its validation. Of several processes the first one writes, and all do so
-    and stop together.
+    and stop together. An error between two steps, such as a damaged image in the next batch, loses no step
+    of a single process.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class TimedCheckpoint(Checkpoint):
         self.every_seconds, self.every_steps = every_seconds, every_steps
         self._last_time = time.monotonic()
         self._last_step = self._step = 0
+        self._between_steps = False
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._last_time, self._last_step = time.monotonic(), trainer.global_step
@@ -99,6 +101,9 @@ class TimedCheckpoint(Checkpoint):
         if self._step:
             log.info("continuing after step %d of %d", self._step, trainer.estimated_stepping_batches)
 
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        self._between_steps = False
+
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         step = trainer.global_step
         inside_accumulation, self._step = step == self._step, step
@@ -107,6 +112,7 @@ class TimedCheckpoint(Checkpoint):
         last = step >= trainer.estimated_stepping_batches or trainer.should_stop
         if trainer.is_last_batch and trainer.num_training_batches > 1 and not last:
             return
+        self._between_steps = not last
         by_step = self.every_steps is not None and step - self._last_step >= self.every_steps
         late = self.every_seconds is not None and time.monotonic() - self._last_time >= self.every_seconds
         late, asked = any_rank(late, self.interrupts.asked)
@@ -118,6 +124,18 @@ class TimedCheckpoint(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if any_rank(self.interrupts.asked)[0]:  # in the validation after the last step
             raise Interrupted
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        step = trainer.global_step
+        if not isinstance(exception, Exception) or not self._between_steps or trainer.world_size > 1:
+            return  # other processes would wait for this one, or it for them
+        try:
+            if step > self._last_step:
+                self._save(trainer)
+        except OSError as error:  # which must not hide the exception
+            log.warning("step %d is not saved: %s", step, error)
+        else:
+            log.info("stopped after step %d, which is saved: once mended, the same command goes on", step)
 
     def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path)

@@ -93,6 +93,26 @@ def test_an_interrupted_and_continued_run_equals_an_unbroken_one(
     assert_equal_runs(tmp_path, straight(workers))
 
 
+def test_a_damaged_image_costs_no_step_and_once_replaced_the_run_goes_on(
+    tmp_path, digit_folders, straight, caplog
+):
+    root, folder = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(digit_folders, root)
+    never = dataclasses.replace(config("", "").trainer, checkpoint_steps=None)
+    asked = dataclasses.replace(config(folder, root, workers=2), trainer=never)
+    image = sorted((root / "train/two").iterdir())[7]
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    with caplog.at_level("INFO"), pytest.raises(ValueError, match=f"{image}: "):
+        run(asked)
+    assert "stopped after step 2, which is saved: once mended, the same command goes on" in caplog.messages
+    image.write_bytes(whole)
+    with caplog.at_level("INFO"):
+        run(asked)
+    assert "continuing after step 2 of 12" in caplog.messages
+    assert_equal_runs(folder, straight(2))
+
+
 @pytest.mark.parametrize(
     ("number", "step"),
     [
