@@ -28,6 +28,8 @@ COMMANDS: Mapping[str, str] = {
     "search.rerank": "train the best cells of a search longer",
     "search.probe": "how far short training ranks cells as longer training does",
     "search.replay": "train one child of a search again",
+    "search.share": "copy what others need of a search: children and configuration, without places",
+    "search.surrogate": "how well a surrogate of trained cells predicts others",
     "search.simulate": "simulate a search on many workers: utilisation, duration, driver",
     "classification": "train a classifier",
     "classification.evaluate": "evaluate a classifier on labelled images",

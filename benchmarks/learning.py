@@ -3,10 +3,10 @@
     python -m benchmarks.learning runs/learning.jsonl --windows 20 40 200
 
 Each search proposes one child for each result, `window` children behind. Its rewards are those of
-`search.children.recorded.RewardTable`, another one for each seed, the same for all ways. The figure is the
-mean z of the last quarter, at most 500, of the children: the true reward, in standard deviations of random
-cells above their mean. The file holds one line for each finished search; started again, only those that are
-missing run. Seconds of CPU: about 9 for each 2,000 children of a controller.
+`search.children.reward_table.RewardTable`, another one for each seed, the same for all ways. The figure is
+the mean z of the last quarter, at most 500, of the children: the true reward, in standard deviations of
+random cells above their mean. The file holds one line for each finished search; started again, only those
+that are missing run. Seconds of CPU: about 9 for each 2,000 children of a controller.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from runtime.random import derive
-from search.children.recorded import RewardTable
+from search.children.reward_table import RewardTable
 from search.messages import Result
 from search.space import Space
 from search.strategies.config import RATIOS, ControllerConfig, EvolutionConfig, RandomConfig

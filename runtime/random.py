@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,12 @@ def uniforms(count: int, seed: int, *parts: str | int) -> np.ndarray:
     keeps stable, as it does not promise for `Generator`'s methods."""
     words = np.random.Philox(key=int.from_bytes(_digest(seed, parts)[:16], "big")).random_raw(count)
     return unit(words)
+
+
+def normals(count: int, seed: int, *parts: str | int) -> np.ndarray:
+    """`[count]` float64 of the standard normal distribution, as `uniforms` those of the uniform one."""
+    inverse = NormalDist().inv_cdf
+    return np.array([inverse(min(max(u, 1e-16), 1 - 1e-16)) for u in uniforms(count, seed, *parts).tolist()])
 
 
 def _digest(seed: int, parts: tuple[str | int, ...]) -> bytes:

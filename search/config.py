@@ -17,6 +17,9 @@ REFERENCES = {"evaluator": ("data", "child", "seed")}
 """A field, and those to which references from it stay references, as text: `${child}`,
 `${child.epochs}`. So a search that is run again with other children gives its evaluator those."""
 
+EVALUATORS = {"recorded": {"_target_": "search.table.recorded.Recorded"}}
+"""Evaluators by name."""
+
 
 @dataclass(kw_only=True)
 class SpaceConfig:
@@ -118,7 +121,8 @@ class SearchConfig:
     evaluator: Any = None
     """None trains children. Else a mapping: `_target_`, the dotted path of a callable (genotype, task) ->
     Result or number, or of a class of such callables, and its keyword arguments. `${child}`, `${data}` and
-    `${seed}` among them stay references."""
+    `${seed}` among them stay references. `recorded` answers from trained cells that ship:
+    `search.table.recorded`."""
     executor: Any
     """Where children run: `search.executors`."""
     budget: BudgetConfig = field(default_factory=BudgetConfig)
@@ -134,6 +138,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         require(self, "window", least=1, limit=MOST_WINDOW)
+        self.evaluator = named_evaluator(self.evaluator)
         if self.evaluator is None and self.objective.cost is not None:
             with under("objective"):
                 require(self.objective, "cost", among=(*COUNTS, *TRAINING_METRICS))
@@ -173,7 +178,20 @@ class SimulateConfig:
     """Where to keep the ledger. None: it is deleted."""
 
     def __post_init__(self) -> None:
+        self.evaluator = named_evaluator(self.evaluator)
         require(self, "children", least=1)
         require(self, "workers", "window", least=1, limit=MOST_WINDOW)
         require(self, "order", among=("virtual", "arrival"))
         require(self, "spread", least=1, most=1000)
+
+
+def named_evaluator(value: Any) -> Any:
+    """The mapping that a name means; else the value. Raises ConfigError for an unknown name."""
+    if not isinstance(value, str):
+        return value
+    if value not in EVALUATORS:
+        known = ", ".join(EVALUATORS)
+        raise ConfigError(
+            f"{KEY}evaluator = {value!r}, expected {known}, or _target_ and arguments: docs/search.md"
+        )
+    return dict(EVALUATORS[value])

@@ -85,6 +85,11 @@ class Search:
         if (state := self._ledger.state()) is not None:
             with under("strategy"):
                 self._strategy.load_state_dict(state)
+        elif rows:  # each was written with a state
+            raise ValueError(
+                "the ledger holds children but no state of the strategy, as one that search.share wrote: "
+                "it can be read, not continued"
+            )
         self._ledger.save(facts={"dies_with_driver": self._executor.dies_with_driver})
 
     def _advance(self) -> None:

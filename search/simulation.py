@@ -25,7 +25,7 @@ from search.admission import Admission
 from search.budget import Budget
 from search.children.cost import predicted_cost
 from search.children.evaluators import OpenCallable
-from search.children.recorded import RewardTable
+from search.children.reward_table import RewardTable
 from search.config import BudgetConfig, LimitsConfig, SimulateConfig
 from search.executors.config import SimulatedConfig
 from search.ledger.reader import LEDGER

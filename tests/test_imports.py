@@ -21,7 +21,7 @@ MAY_IMPORT = {
 }
 # Optional dependencies, and the files that import each.
 OPTIONAL = {
-    "sklearn": ("classification/data.py",),
+    "sklearn": ("classification/data.py", "search/table/surrogate.py"),
     "timm": ("backbones/timm_models.py", "backbones/timm_backbone.py", "backbones/timm_resnet_cifar.py"),
     "ray": ("search/executors/ray_cluster.py", "search/executors/ray_connection.py"),
     "onnx": ("backbones/onnx_graph.py",),

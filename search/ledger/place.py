@@ -8,9 +8,10 @@ from contextlib import closing
 from pathlib import Path
 
 from backbones.ranges import KEY, ConfigError
+from search.ledger.copying import copy_whole
 from search.ledger.located import life_and_place
 from search.ledger.reader import LEDGER, connect, damage_named, is_ledger
-from search.ledger.writer import Ledger, copy_whole
+from search.ledger.writer import Ledger
 
 MOUNTS = Path("/proc/mounts")
 SHARED = re.compile(r"nfs\d*|cifs|smb\d|lustre|gpfs|9p|fuse\..*")

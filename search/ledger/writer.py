@@ -7,11 +7,10 @@ the search writes; synchronous FULL makes a commit survive a power cut.
 
 import hashlib
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from search.ledger.reader import connect, damage_named, fact, is_ledger, log_of, read_rows
+from search.ledger.copying import copy_whole, made_whole
+from search.ledger.reader import connect, damage_named, fact, is_ledger, read_rows
 from search.ledger.rows import MIGRATIONS, SCHEMA, TABLES, ChildRow, columns_of
 from search.messages import Site
 from search.strategies.protocol import State
@@ -171,37 +171,7 @@ class Ledger:
             self.copy()
 
 
-def copy_whole(database: sqlite3.Connection, path: Path) -> None:
-    """Replaces the file `path` by a copy of a ledger, which has no write-ahead log: any file system bears it.
-
-    Raises ValueError where a log is left of a ledger that is gone."""
-    with _made_whole(path) as copy:
-        database.backup(copy)
-        copy.execute("PRAGMA journal_mode = DELETE")
-
-
 def _make_empty(path: Path) -> None:
-    with _made_whole(path) as database:
+    with made_whole(path) as database:
         database.execute("PRAGMA synchronous = FULL")
         database.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT")
-
-
-@contextmanager
-def _made_whole(path: Path) -> Iterator[sqlite3.Connection]:
-    """A new database, made under another name and renamed to `path` when it is whole and on the disk.
-
-    What a killed process left under that name is deleted. Raises ValueError where a write-ahead log is left
-    of a ledger that is gone: SQLite would take the new file for that log's."""
-    log = log_of(path)
-    if log.exists() and log.stat().st_size:
-        raise ValueError(
-            f"{log} is left of a ledger whose {path.name} is gone; restore that, or move this away"
-        )
-    new = path.with_name(f".{path.name}.new")
-    for leftover in (new, *(new.with_name(new.name + end) for end in ("-journal", "-wal", "-shm"))):
-        leftover.unlink(missing_ok=True)
-    with damage_named(path), closing(sqlite3.connect(new, isolation_level=None)) as database:
-        yield database
-    with new.open("rb") as file:
-        os.fsync(file.fileno())
-    new.replace(path)

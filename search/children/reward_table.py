@@ -1,12 +1,11 @@
 """Rewards without training: a table over pairs of decisions whose best cell is known exactly."""
 
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 
 from backbones.genotype import Genotype
-from runtime.random import uniforms
+from runtime.random import normals, uniforms
 from search.messages import ChildTask
 from search.space import Space
 
@@ -33,7 +32,7 @@ class RewardTable:
         self._edges = list(zip(self._children.tolist(), self._parents.tolist(), strict=True))
         self._tables = np.zeros((len(self._children), max(sizes), max(sizes)))  # padded with zeros
         for child, parent in self._edges:
-            table = _normal(uniforms(sizes[parent] * sizes[child], seed, "table", child))
+            table = normals(sizes[parent] * sizes[child], seed, "table", child)
             self._tables[child - 1, : sizes[parent], : sizes[child]] = table.reshape(sizes[parent], -1)
         self._mean, self._sd, self.best = self._solve(sizes)
         self.best_z = self.z(self.best)
@@ -66,12 +65,7 @@ class RewardTable:
     def reward(self, decisions: Sequence[int], seed: int) -> float:
         """What a training with `seed` would report."""
         mean, sd, noise = self._scale
-        return mean + sd * self.z(decisions) + noise * float(_normal(uniforms(1, seed, "noise"))[0])
+        return mean + sd * self.z(decisions) + noise * float(normals(1, seed, "noise")[0])
 
     def __call__(self, genotype: Genotype, task: ChildTask) -> float:
         return self.reward(task.proposal.decisions, task.seed)
-
-
-def _normal(chance: np.ndarray) -> np.ndarray:
-    inverse = NormalDist().inv_cdf
-    return np.array([inverse(min(max(u, 1e-16), 1 - 1e-16)) for u in chance.tolist()])
