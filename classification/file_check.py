@@ -70,7 +70,7 @@ class check_files:
                     chunk, future = pending.popleft()
                     yield from zip(chunk, future.result(), strict=True)
             finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
 
     def duplicates(self, files: Iterable[FilePlace]) -> list[list[FilePlace]]:
         """Groups of files with the same bytes. files: the same ones once more, for their names."""

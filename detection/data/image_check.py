@@ -53,7 +53,7 @@ def check_images(
             for faults in pool.map(check, tasks):
                 yield from faults
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 def _check_some(

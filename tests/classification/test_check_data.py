@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from annotated_folder import pool_threads
 from PIL import Image
 
 from classification.check_data import check, main
@@ -42,6 +43,7 @@ def test_clean_folders_pass_and_are_counted(clean, workers):
     photograph(clean / "train" / "a" / "grey.png", 99)
     (clean / "train" / "a" / ".DS_Store").write_bytes(b"hidden files are nobody's mistake")
     report = check(clean, workers=workers)
+    assert pool_threads() == []
     assert report.problems == []
     assert report.counts == {
         "train: classes": 2,

@@ -6,7 +6,7 @@ import struct
 import zlib
 
 import pytest
-from annotated_folder import annotated_folder, found, of
+from annotated_folder import annotated_folder, found, of, pool_threads
 from PIL import Image
 
 from detection.check_data import check
@@ -91,6 +91,7 @@ def test_what_is_cut_off_is_found_by_decoding(data, workers):
     image.write_bytes(image.read_bytes()[:-200])
     assert found(path) == []
     assert found(path, decode=True, workers=workers) == [("error", 1, "truncated or damaged image", "a.png")]
+    assert pool_threads() == []
 
 
 def test_a_picture_with_damaged_exif_is_turned_upright_and_read(data):
