@@ -53,7 +53,7 @@ def run(config: DetectionConfig) -> dict[str, Any]:
     content = STAGE.run(config, _train)
     best = Path(config.run_dir) / BEST
     validated = config.validate_every_steps or config.validate_every_epochs
-    if content and validated and not best.exists():
+    if content.get("best") and validated and not best.exists():
         log.warning("%s is gone; its step lies before the last checkpoint, so it cannot be made again", best)
     return content
 
@@ -131,7 +131,8 @@ def _finish(
     detector.save(weights, metrics)
     more: dict[str, Any] = {"undefined": evaluation.undefined, "costs": costs, **scored_on(val.coco)}
     more["steps"] = trainer.global_step
-    more["best"] = {"AP": metrics["AP"], "step": trainer.global_step}
+    if "AP" in metrics:  # no box annotated: none
+        more["best"] = {"AP": metrics["AP"], "step": trainer.global_step}
     for callback in validation:
         callback.offer(trainer.global_step, metrics)
         if callback.best is not None:

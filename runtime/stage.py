@@ -137,7 +137,7 @@ class Stage:
         known = {
             key: value for key, value in content["metrics"].items() if key not in content.get("undefined", [])
         }
-        figures = "  ".join(f"{key} {value:.4g}" for key, value in known.items())
+        figures = "  ".join(f"{key} {value:.4g}" for key, value in known.items()) or "no figure is defined"
         step = f" after step {content['steps']}" if "steps" in content else ""
         log.info("%s: finished%s: %s", self.name, step, figures)
         best = {key: value for key, value in (content.get("best") or {}).items() if value is not None}

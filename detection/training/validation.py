@@ -17,7 +17,8 @@ class Validation(L.Callback):
 
     evaluate: gives COCO's numbers in the first process, whatever in the others; called in all of them.
     keep: called in the first process with numbers better than all before, while their weights are in place.
-    patience: evaluations without a better AP after which the training ends; None: never.
+    patience: evaluations without a better AP after which the training ends; None: never. One without any AP,
+    because no box is annotated, does not count.
     averaging: whose average is evaluated and kept, where there is one.
 
     It is part of the step: its checkpoint comes after it. So a run that is killed in an evaluation does the
@@ -63,7 +64,7 @@ class Validation(L.Callback):
             self.averaging.on_validation_epoch_end(trainer, module)
         for logger in trainer.loggers:
             logger.log_metrics({f"val/{name}": value for name, value in metrics.items()}, step)
-        self._worse = 0 if better else self._worse + 1
+        self._worse = 0 if better else self._worse + ("AP" in metrics)
         self._end(trainer)
 
     def offer(self, step: int, metrics: Mapping[str, float], *, first: bool = True) -> bool:
@@ -80,6 +81,5 @@ class Validation(L.Callback):
 
     def _end(self, trainer: L.Trainer) -> None:
         if self.patience is not None and self._worse >= self.patience:
-            best = "no AP" if self.best is None else f"no AP above {self.best:.4g}"
-            log.info("The training ends: %s since step %d", best, self.best_step)
+            log.info("The training ends: no AP above %.4g since step %d", self.best, self.best_step)
             trainer.should_stop = True

@@ -125,6 +125,26 @@ def test_a_training_that_gets_no_better_ends_early_and_its_best_weights_are_kept
     assert train(patient_config) == result
 
 
+def test_a_training_scored_on_images_without_boxes_has_no_figures_and_goes_on_to_its_end(
+    small_config, backbone_file, coco_folder, tmp_path, caplog
+):
+    caplog.set_level("INFO")
+    file = coco_folder / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"annotations": []}))
+    data = CocoDataConfig(root=str(coco_folder), min_sizes=[96], test_min_size=96, workers=0)
+    asked = small_config(tmp_path / "run", backbone_file, data, steps=3)
+    recipe = dataclasses.replace(asked.recipe, patience=1)
+    config = dataclasses.replace(asked, validate_every_steps=1, recipe=recipe)
+    result = train(config)
+    assert (result["steps"], result["metrics"], "best" in result) == (3, {}, False)
+    assert {"AP", "AR100"} <= set(result["undefined"])
+    assert "detection: finished after step 3: no figure is defined" in caplog.messages
+    assert (tmp_path / "run" / "detector.safetensors").exists()
+    assert train(config) == result  # as it is told of a finished run
+    assert "best.safetensors" not in caplog.text
+
+
 def test_patience_without_evaluations_is_refused(small_config, backbone_file, scenes, tmp_path):
     asked = small_config(tmp_path, backbone_file, scenes)
     with pytest.raises(ValueError, match=r"recipe\.patience = 3 counts evaluations: set validate"):
