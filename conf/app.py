@@ -23,10 +23,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from backbones.ranges import ConfigError
 from backbones.words import counted, printable, printable_lines, told
 from celltransfer import command_line, program, user_folder_last
 from conf import EXPERIMENTS, register
-from conf.objects import to_objects
+from conf.objects import check_set, to_objects, value_of
 from conf.refusals import refusal
 from conf.sweep import failed_jobs
 from runtime.config import RENAMED, check_extras
@@ -184,9 +185,15 @@ def experiments(command: str) -> list[str]:
 class MakeFolder(Callback):
     """Makes the folder of a run or a sweep where Hydra would, which answers what fails with a traceback.
 
-    Ends the process where there can be none."""
+    Ends the process where there can be none, and where a key that has no default is not set."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        try:
+            check_set(config)  # before the folder, whose name may be of such a key
+            if "run_dir" in config:
+                value_of(config, "run_dir")
+        except ConfigError as error:
+            sys.exit(str(error))
         self._make(config.hydra.run.dir, "run_dir" if "run_dir" in config else "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from backbones.ranges import KEY, LARGEST_INT, ConfigError, under
 from conf.refusals import unknown_key
@@ -21,12 +22,29 @@ class _TooLargeError(ConfigError):
 def to_objects(config: DictConfig) -> Any:
     """The root dataclass of a composed configuration, with all below it.
 
-    Raises ConfigError for a key that no dataclass has, a number that is not finite or too large, and a value
-    that a dataclass refuses; its message names the whole key."""
+    Raises ConfigError for a key that no dataclass has or that is not set, a reference to nothing, a number
+    that is not finite or too large, and a value that a dataclass refuses; its message names the whole key."""
     _check(config)
     made = OmegaConf.to_object(config)
     _keep_references(config, made)
     return made
+
+
+def check_set(config: DictConfig) -> None:
+    """Raises ConfigError for the first key that has no default and was not given."""
+    with under(config._get_full_key(None)):
+        for key in config:
+            if key != "hydra" and OmegaConf.is_missing(config, key):
+                raise ConfigError(f"{KEY}{key!s} is not set and has no default")
+
+
+def value_of(config: DictConfig, key: Any) -> Any:
+    """What stands under a key. Raises ConfigError where it refers, as `${a}/x` does, to what is not there."""
+    try:
+        return config[key]
+    except InterpolationResolutionError as error:
+        written: Any = config._get_node(key)
+        raise ConfigError(f"{KEY}{key!s} = {written._value()}: {str(error).splitlines()[0]}") from None
 
 
 def _keep_references(config: DictConfig, made: Any) -> None:
@@ -75,7 +93,9 @@ def _check(config: DictConfig) -> None:
         for name in map(str, config):
             if name not in names and isinstance(root, DictConfig):
                 raise ConfigError(unknown_key(f"{here}.{name}" if here else name, root))
-    known = {key: config[key] for key in config if not OmegaConf.is_missing(config, key)}
+    check_set(config)
+    with under(here):
+        known = {key: value_of(config, key) for key in config}
     parts = {key: value for key, value in known.items() if isinstance(value, DictConfig)}
     # Before the parts, whose values may be references to these.
     for key in (key for key in known if key not in parts):

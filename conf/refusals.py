@@ -199,7 +199,8 @@ def _refused_group(error: Exception, words: Sequence[str]) -> Override | None:
     for given in _overrides(words):
         if given.key_or_group == group and (given.is_sweep_override() or given.value() is not None):
             return given
-        if isinstance(error, ValueError | TypeError) and not isinstance(given.value(), str):
+        composed = isinstance(error, OmegaConfBaseException)  # it may be of any value, not of this choice
+        if isinstance(error, ValueError | TypeError) and not composed and not isinstance(given.value(), str):
             return given
     return None
 

@@ -24,7 +24,8 @@ for words in json.loads(sys.argv[1]):
         try:
             main(name, "builtins:repr")
         except SystemExit as error:
-            code = error.code
+            code = 1 if isinstance(error.code, str) else error.code
+            text.write(error.code if isinstance(error.code, str) else "")  # as Python itself ends with a text
     print(json.dumps([code, text.getvalue().strip()]))
 """
 
@@ -82,6 +83,13 @@ REFUSED = {
     "search data=digits 'strategy={name:ppo}'": "strategy.name = 'ppo', expected one of controller",
     "classification logger@logger2=csv": "Could not override 'logger@logger2'.\nDid you mean to override "
     "logger?",
+    "classification data=digits 'data.root=${HOME}/x'": "data.root = ${HOME}/x: Interpolation key 'HOME' not "
+    "found",
+    "classification 'run_dir=${HOME}/x'": "run_dir = ${HOME}/x: Interpolation key 'HOME' not found",
+    "classification_evaluate data=digits": "weights is not set and has no default",
+    "search_rerank top=3": "dir is not set and has no default",
+    "search_rerank dir=. +recipe.lr=3": "recipe: no such key; the configuration has dir, run_dir, top, by, "
+    "cost, seeds, child, budget, executor",
     "classification recipe": "recipe: expected key=value, such as run_dir=DIR",
 }
 
