@@ -125,7 +125,7 @@ class Detector:
 
         Raises FileNotFoundError, ValueError or TypeError for the first that is no picture."""
         if threshold is not None:
-            if isinstance(threshold, str):
+            if isinstance(threshold, str | list | complex):
                 raise TypeError(f"threshold = {threshold!r}, expected a number in 0..1")
             if not 0 <= threshold <= 1:
                 raise ValueError(f"threshold = {threshold}, must be in 0..1")

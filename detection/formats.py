@@ -16,7 +16,7 @@ Losses    `loss_rpn_cls`, `loss_rpn_loc`, `loss_cls`, `loss_box_reg`, scalars; t
           The names and the divisors are Detectron2's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict
 
 import torch
@@ -49,6 +49,8 @@ class Prediction(TypedDict):
 
 def check_images(images: Sequence[Tensor]) -> None:
     """Raises ValueError for the first that is not of this form; looks at no pixel, so no GPU waits."""
+    if isinstance(images, Tensor):
+        raise ValueError(f"images are one tensor {tuple(images.shape)}, expected a list of [3, H, W]")
     for place, image in enumerate(images):
         if not isinstance(image, Tensor) or not image.is_floating_point():
             kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
@@ -73,6 +75,11 @@ def check_target(target: Target, size: tuple[int, int], num_classes: int, where:
 
     size: (H, W) of the image. where: names the target for the message. Shapes and types are always checked,
     values only on the CPU, where targets are made: elsewhere it would wait for the GPU."""
+    if not isinstance(target, Mapping):
+        raise ValueError(f"{where}: {type(target).__name__}, expected a dictionary of boxes and labels")
+    for key in ("boxes", "labels"):
+        if not isinstance(value := target.get(key), Tensor):
+            raise ValueError(f"{where}: {key} are no tensor, but {type(value).__name__}")
     boxes, labels = target["boxes"], target["labels"]
     if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype != torch.float32:
         raise ValueError(f"{where}: boxes are {_told(boxes)}, expected [R, 4] of torch.float32")

@@ -42,7 +42,7 @@ def read_names(root: Path, faults: Faults) -> YoloNames:
         return YoloNames(categories, _keypoints(path, content.get("kpt_shape")))
     for name in TEXTS:
         if (path := root / name).exists() or path.is_symlink():
-            return YoloNames(_checked(path, read_text(path, "class names").split("\n")))
+            return YoloNames(_checked(path, read_text(path, "class names").rstrip().split("\n")))
     raise FileNotFoundError(
         f"{root}: no class names, expected data.yaml with the key names, or one of {', '.join(TEXTS)}"
     )
@@ -100,8 +100,8 @@ def _in_order(path: Path, names: yaml.Node) -> list[str]:
 
 def _checked(path: Path, names: Sequence[str]) -> list[str]:
     words = [name.strip() for name in names]
-    while words and not words[-1]:
-        words.pop()
+    if not any(words):
+        raise ValueError(f"{path}: no class names")
     seen: set[str] = set()
     for name in words:
         if not name or name in seen:
@@ -111,8 +111,6 @@ def _checked(path: Path, names: Sequence[str]) -> list[str]:
         except UnicodeEncodeError:
             raise ValueError(f"{path}: class name {clipped(name)} is no text in Unicode") from None
         seen.add(name)
-    if not words:
-        raise ValueError(f"{path}: no class names")
     return words
 
 

@@ -48,9 +48,9 @@ class Engine(nn.Module, ABC):
 
         Raises FloatingPointError when proposals are not finite, ValueError for images or targets of another
         form than `detection.formats` says; values of targets on a GPU are not looked at."""
+        self._check(images)
         if not images:
             raise ValueError("no images to compute losses of")
-        self._check(images)
         check_targets(targets, images, self.num_classes)
         return self.compute_losses(images, targets)
 

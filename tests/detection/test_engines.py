@@ -223,6 +223,9 @@ class EngineContract:
                 {"boxes": torch.zeros(1, 4).double(), "labels": torch.zeros(1).long()},
                 r"boxes are \[1, 4\] of torch\.float64, expected \[R, 4\] of torch\.float32",
             ),
+            ({"boxes": torch.ones(1, 4)}, "labels are no tensor, but NoneType"),
+            ({"boxes": [[5, 6, 40, 60]], "labels": [0]}, "boxes are no tensor, but list"),
+            (None, "NoneType, expected a dictionary of boxes and labels"),
             (
                 {"boxes": torch.ones(1, 4), "labels": torch.zeros(1)},
                 r"labels are \[1\] of torch\.float32, expected",
@@ -232,6 +235,12 @@ class EngineContract:
     def test_targets_of_another_form_are_refused(self, engine, wrong, message):
         with pytest.raises(ValueError, match=rf"^targets\[1\]: {message}"):
             engine.train().losses([images()[1], images()[0]], [target(), wrong])
+
+    def test_a_batch_in_one_tensor_is_refused(self, engine):
+        with pytest.raises(ValueError, match=r"images are one tensor \(2, 3, 40, 50\), expected a list of"):
+            engine.eval().predict(torch.zeros(2, 3, 40, 50))
+        with pytest.raises(ValueError, match=r"images are one tensor \(2, 3, 40, 50\), expected a list of"):
+            engine.train().losses(torch.zeros(2, 3, 40, 50), targets()[:2])
 
     def test_there_is_a_target_for_each_image(self, engine):
         with pytest.raises(ValueError, match="2 targets for 3 images"):

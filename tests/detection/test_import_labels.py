@@ -269,6 +269,8 @@ def test_every_fault_of_a_set_is_told_at_once(yolo, capsys):
         ("names: {0: cat, 2: dog}", r"data\.yaml: names has the key '2', expected 0, 1"),
         ("names: 3", r"data\.yaml: names = '3', expected a list"),
         ("names: [cat, cat]", r"data\.yaml: class name 'cat' is empty or given more than once"),
+        ("names: [cat, '']", r"data\.yaml: class name '' is empty or given more than once"),
+        ("names: ['', '']", r"data\.yaml: no class names"),
         ("names: [", r"data\.yaml: line 1: not YAML"),
         ("names:\n  0: cat\n  1:dog\n", r"data\.yaml: line 4: not YAML: could not find expected ':'"),
         ("names: [[cat], dog]", r"data\.yaml: names\[0\] is a list, expected text"),
