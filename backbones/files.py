@@ -68,7 +68,7 @@ def check_output(path: str | os.PathLike[str], *, folder: bool = False) -> None:
         tempfile.TemporaryFile(dir=place).close()  # what a file system grants is known to itself alone
     except OSError as error:
         raise ValueError(
-            f"{path} cannot be written: {place.resolve()}: {str(error.strerror).lower()}"
+            f"{path} cannot be written: {real_path(place)}: {str(error.strerror).lower()}"
         ) from None
 
 
@@ -125,6 +125,17 @@ def decode_json(path: str | os.PathLike[str], form: type[T], what: str) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: {unreadable(error)}") from None
     raise ValueError(f"{path}: {mismatch}")
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with `~` as the home folder. That of an unknown user stays, of which `Path.expanduser` makes a
+    RuntimeError."""
+    return Path(os.path.expanduser(path))
+
+
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """The absolute path without links. A link to itself stays; `Path.resolve` makes a RuntimeError of it."""
+    return Path(os.path.realpath(path))
 
 
 def existing(path: str | os.PathLike[str], what: str) -> Path:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
+from backbones.files import check_output, expanded
+
 LARGEST_INT = 2**63 - 1
 """Of 64 bits, which generators, files and tensors take."""
 KEY = "\ue000"
@@ -53,9 +55,21 @@ def existing_folder(value: str | None, key: str, content: str) -> Path:
     content: what it holds, for the message."""
     if value is None:
         raise ConfigError(f"{KEY}{key} is not set: the folder of {content}")
-    folder = Path(value).expanduser()
+    folder = expanded(value)
     if not folder.is_dir():
         raise NoSuchPathError(f"{KEY}{key} = {folder}: no such folder")
+    return folder
+
+
+def writable_folder(value: str, key: str) -> Path:
+    """The folder that the value of `key` names, which need not exist. Makes nothing.
+
+    Raises ConfigError where nothing can be written into it."""
+    folder = Path(value)
+    try:
+        check_output(folder, folder=True)
+    except ValueError as error:
+        raise ConfigError(f"{KEY}{key} = {error}") from None
     return folder
 
 

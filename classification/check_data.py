@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from backbones.files import expanded
 from celltransfer import program
 from classification.class_folders import FilePlace, Layout, read_layout, split_folder, taken_folders
 from classification.file_check import check_files
@@ -99,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--test-folder", help="as data.test_folder; default: test, else val, else valid")
     options = parse_check(parser, arguments)
     report = check(
-        options.folder.expanduser(),
+        expanded(options.folder),
         options.train_folder,
         options.test_folder,
         names=options.names,

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from backbones.files import expanded
 from backbones.pictures import as_picture
 from backbones.ranges import KEY, NoSuchPathError, existing_folder, under
 from celltransfer import not_installed
@@ -94,8 +95,8 @@ def stratified(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.i
 
 def _root(config: ImageDataConfig) -> Path:
     if config.download and config.root is not None:  # where it may not lie yet
-        return Path(config.root).expanduser()
-    if config.root is not None and zipped.is_folder(path := Path(config.root).expanduser()):
+        return expanded(config.root)
+    if config.root is not None and zipped.is_folder(path := expanded(config.root)):
         return path  # a zip archive, or a folder in one, too
     return existing_folder(config.root, "root", f"{KEY}name = {config.name}")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from backbones.files import expanded
 from backbones.words import printable
 from celltransfer import program
 from detection.data.coco_file import CocoFile, parse, places
@@ -119,8 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--decode", action="store_true", help="read all of every image, not its header only")
     options = parse_check(parser, arguments)
     report = check(
-        options.annotations.expanduser(),
-        options.images.expanduser(),
+        expanded(options.annotations),
+        expanded(options.images),
         decode=options.decode,
         names=options.names,
         workers=options.workers,

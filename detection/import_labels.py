@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from backbones.files import check_output, write_atomically
+from backbones.files import check_output, expanded, write_atomically
 from backbones.words import counted, printable, printable_lines, told
 from celltransfer import program
 from detection.data.coco_file import columns
@@ -81,10 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         labelled, problems = import_labels(
             options.kind,
-            options.folder.expanduser(),
-            options.output.expanduser(),
+            expanded(options.folder),
+            expanded(options.output),
             options.split,
-            *(path and path.expanduser() for path in (options.images, options.annotations)),
+            *(path and expanded(path) for path in (options.images, options.annotations)),
         )
     except (ValueError, OSError) as error:
         print(printable_lines(told(error)), file=sys.stderr)

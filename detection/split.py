@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbones.arguments import whole
-from backbones.files import check_output, read_text, write_atomically
+from backbones.files import check_output, read_text, real_path, write_atomically
 from backbones.words import counted, printable_lines, told
 from celltransfer import program
 from detection.data.coco_file import CocoFile, columns
@@ -175,9 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chosen, how = draw(merged, options.minival, options.seed)
         else:
             chosen, how = chosen_by_list(merged, options.minival_ids)
-        sources = {path.resolve() for path in options.annotations}
+        sources = {real_path(path) for path in options.annotations}
         for name in ("train", "minival"):
-            if (path := options.output / f"{name}.json").resolve() in sources:
+            if real_path(path := options.output / f"{name}.json") in sources:
                 raise ValueError(f"{path} is read and would be overwritten: choose another --output")
         text = f"{' + '.join(merged.sources)}: mini-val = {how}"
         for name, part in (("train", ~chosen), ("minival", chosen)):

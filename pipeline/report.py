@@ -16,7 +16,7 @@ import msgspec
 from markupsafe import Markup
 
 from backbones.draw import draw_cell
-from backbones.files import check_output, write_atomically
+from backbones.files import check_output, real_path, write_atomically
 from backbones.words import printable_lines, told
 from celltransfer import program
 from classification.mistakes import MATRIX_CLASSES, Mistakes
@@ -71,7 +71,7 @@ def _context(results: Results) -> dict[str, Any]:
     data = _data(results.detection)
     shown = results.detection.attempt("predictions.json", partial(_gallery, data)) if data else None
     return {
-        "name": results.run_dir.resolve().name,
+        "name": real_path(results.run_dir).name,
         "results": results,
         "chains": [Markup(chain(nodes, direction)) for direction in ("across", "down")],
         "cells": cells,

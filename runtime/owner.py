@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backbones.files import existing, write_atomically
+from backbones.files import existing, real_path, write_atomically
 from backbones.words import clipped
 from runtime.launch import launched_rank
 
@@ -109,17 +109,17 @@ def _alive(pid: int) -> bool:
 
 def owns(folder: Path) -> bool:
     """Whether this process owns the folder."""
-    return folder.resolve() in _claims
+    return real_path(folder) in _claims
 
 
 def _claim(folder: Path) -> _Claim:
-    known = _claims.get(folder.resolve())
+    known = _claims.get(real_path(folder))
     if known is not None:
         known.uses += 1
         return known
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    claim = _Claim(folder.resolve() / FILE, made)
+    claim = _Claim(real_path(folder) / FILE, made)
     try:
         if os.path.lexists(claim.path):
             existing(claim.path, "lock")
@@ -144,7 +144,7 @@ def _claim(folder: Path) -> _Claim:
         if isinstance(error, OSError) and error.filename is None:  # such as a full disk
             raise OSError(error.errno, error.strerror, str(claim.path)) from None
         raise
-    _claims[folder.resolve()] = claim
+    _claims[real_path(folder)] = claim
     return claim
 
 

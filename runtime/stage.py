@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 
-from backbones.files import check_output, existing, read_json
-from backbones.ranges import KEY, ConfigError
+from backbones.files import existing, read_json, real_path
+from backbones.ranges import KEY, ConfigError, writable_folder
 from celltransfer import program
 from runtime.checkpoints import remove_previous
 from runtime.config import EvaluationConfig
@@ -148,7 +148,7 @@ class Stage:
             log.info("best reward %.4g: child %d", content["metrics"]["best_reward"], content["best_child"])
         for name in (*self.products, "metrics.json"):
             log.info("%s", folder.path / name)
-        if not owns(folder.path.resolve().parent):  # a chain, which writes one report of all its stages
+        if not owns(real_path(folder.path).parent):  # a chain, which writes one report of all its stages
             log.info("report: %s", program(shlex.join([self.report, str(folder.path)])))
 
 
@@ -178,11 +178,7 @@ def evaluation_folder(config: EvaluationConfig, stage: str) -> Iterator[Path | N
     if config.output is None:
         yield None
         return
-    folder = Path(config.output)
-    try:
-        check_output(folder, folder=True)
-    except ValueError as error:
-        raise ConfigError(f"{KEY}output = {error}") from None
+    folder = writable_folder(config.output, "output")
     if os.path.lexists(folder / "config.yaml"):
         raise ConfigError(
             f"{KEY}output = {folder} holds a run with figures of its own; choose another folder"

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from backbones.arguments import documented_parser
 from backbones.draw import draw
-from backbones.files import check_output, write_atomically
+from backbones.files import check_output, real_path, write_atomically
 from backbones.words import counted, printable_lines, told
 from runtime.page import page, percent, short
 from search import commands
@@ -69,7 +69,7 @@ def _distinct(folders: Sequence[Path]) -> list[Located]:
     searches: list[Located] = []
     for folder in folders:
         found = located(folder)
-        first = names.setdefault(found.ledger.resolve(), folder)
+        first = names.setdefault(real_path(found.ledger), folder)
         if len(names) == len(searches):
             raise ValueError(f"{folder}: the same search as {first}; name each one once")
         searches.append(found)
@@ -88,7 +88,7 @@ def _context(searches: Sequence[History]) -> dict[str, Any]:
         key=lambda each: -(each[1].reward or 0.0),
     )[:LISTED]
     return {
-        "title": searches[0].folder.resolve().name if len(searches) == 1 else f"{len(searches)} searches",
+        "title": real_path(searches[0].folder).name if len(searches) == 1 else f"{len(searches)} searches",
         "searches": searches,
         "groups": groups,
         "write": write,

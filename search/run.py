@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.loggers import Logger
 
+from backbones.files import real_path
 from backbones.genotype import Genotype
-from backbones.ranges import KEY, ConfigError, under
+from backbones.ranges import KEY, ConfigError, under, writable_folder
 from backbones.words import counted
 from runtime.device import resolve_device
 from runtime.folder import ALWAYS_FREE, RunFolder, differences, plain
@@ -65,6 +66,8 @@ def run(config: SearchConfig, *, clock: Callable[[], float] = time.monotonic) ->
 
 def _search(config: SearchConfig, clock: Callable[[], float]) -> dict[str, Any]:
     check_place(Path(config.run_dir), config.ledger)
+    if config.ledger is not None:
+        writable_folder(config.ledger, "ledger")
     with under("strategy"):
         strategy = config.strategy.build(Space.of(config.space), config.seed)
     open_evaluator, cost, facts = evaluation(config.evaluator, config.data, config.child, config.seed)
@@ -122,7 +125,7 @@ def search_id(config: SearchConfig) -> str:
 
 def _name(config: SearchConfig) -> str:
     """Of the search as other drivers may see it: the same search in two folders is two."""
-    folder = hashlib.sha256(str(Path(config.run_dir).resolve()).encode()).hexdigest()[:8]
+    folder = hashlib.sha256(str(real_path(config.run_dir)).encode()).hexdigest()[:8]
     return f"{search_id(config)}-{folder}"
 
 
@@ -233,7 +236,7 @@ def _tell_what_is_next(folder: Path, longer: str) -> None:
     """Logs the commands that a search is for; not where it is a part of something larger.
 
     longer: the key of the budget that was spent."""
-    if owns(folder.resolve().parent):
+    if owns(real_path(folder).parent):
         return
     log.info("train the best cells longer: %s", rerank(folder))
     log.info("to extend it: the same command with %s and a larger %s", override("run_dir", folder), longer)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from backbones.files import read_json, write_json
+from backbones.files import expanded, read_json, write_json
 from backbones.ranges import KEY, ConfigError
 from classification.config import ImageDataConfig
 from classification.data import ImageSet, open_images
@@ -49,7 +49,7 @@ def place(root: str | None, train: int, val: int, seed: int) -> tuple[Path, dict
     root: None: a folder in the user's cache. seed: of the drawing."""
     settings = {"writer": WRITER, "seed": seed, "train": train, "val": val}
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
-    return cache_folder() / f"scenes-{digest}" if root is None else Path(root).expanduser(), settings
+    return cache_folder() / f"scenes-{digest}" if root is None else expanded(root), settings
 
 
 def prepare(folder: Path, settings: dict[str, int]) -> Path:

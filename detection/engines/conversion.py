@@ -2,9 +2,8 @@
 
 import dataclasses
 import os
-from pathlib import Path
 
-from backbones.files import check_output
+from backbones.files import check_output, real_path
 from backbones.weights import check_claims, read_safetensors, write_safetensors
 from detection.engines.config import ENGINES, FAMILIES
 from detection.engines.description import Description
@@ -19,7 +18,7 @@ def convert(source: str | os.PathLike[str], family: str, output: str | os.PathLi
     what was expected, before anything is written."""
     if family not in FAMILIES:
         raise ValueError(f"engine = {family!r}, expected one of {', '.join(FAMILIES)}")
-    if Path(output).resolve() == Path(source).resolve():
+    if real_path(output) == real_path(source):
         raise ValueError(f"{source}: would be overwritten, give another --output")
     check_output(output)
     tensors, metadata = read_safetensors(source, "detector")

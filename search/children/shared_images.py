@@ -12,12 +12,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from backbones.files import expanded
 from search.children.images import ChildImages
 
 
 def cache_folder() -> Path:
     """`celltransfer/images` in XDG_CACHE_HOME, or else in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "celltransfer" / "images"
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "celltransfer" / "images"
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from backbones.files import real_path
 from search.ledger.reader import connect, damage_named, fact, is_ledger, ledger_of
 
 
@@ -29,7 +30,7 @@ def located(place: Path) -> Located:
     where = known["place"] or {}
     here = where.get("host") == socket.gethostname()
     original = Path(where.get("path", path))
-    if not where or (here and original.resolve() == path.resolve()):
+    if not where or (here and real_path(original) == real_path(path)):
         folder = Path(where.get("run_dir", path.parent))
         return Located(folder if folder.is_dir() else path.parent, path)
     if not here:

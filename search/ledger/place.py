@@ -7,6 +7,7 @@ import socket
 from contextlib import closing
 from pathlib import Path
 
+from backbones.files import real_path
 from backbones.ranges import KEY, ConfigError
 from search.ledger.copying import copy_whole
 from search.ledger.located import life_and_place
@@ -63,7 +64,7 @@ def open_ledger(run_dir: Path, ledger: str | None) -> Ledger:
 
 
 def _place(path: Path, run_dir: Path) -> dict[str, str]:
-    return {"host": socket.gethostname(), "path": str(path), "run_dir": str(run_dir.resolve())}
+    return {"host": socket.gethostname(), "path": str(path), "run_dir": str(real_path(run_dir))}
 
 
 def file_system(folder: Path) -> str:
@@ -72,7 +73,7 @@ def file_system(folder: Path) -> str:
         lines = MOUNTS.read_text().splitlines()
     except OSError:
         return ""
-    resolved, found = folder.resolve(), ("", "")
+    resolved, found = real_path(folder), ("", "")
     for line in lines:
         _, point, kind, *_ = line.split(" ")
         point = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), point)
@@ -84,8 +85,8 @@ def file_system(folder: Path) -> str:
 
 def _local(run_dir: Path, folder: Path) -> Path:
     """Several searches may share a folder."""
-    name = hashlib.sha256(os.fsencode(run_dir.resolve())).hexdigest()[:12]
-    return folder.resolve() / f"search-{name}.sqlite"
+    name = hashlib.sha256(os.fsencode(real_path(run_dir))).hexdigest()[:12]
+    return real_path(folder) / f"search-{name}.sqlite"
 
 
 def _leave_log(path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from backbones.files import expanded
 from backbones.genotype import Genotype
 from backbones.ranges import KEY, ConfigError
 from search.messages import Proposal, Result
@@ -21,7 +22,7 @@ class KnownFirst:
         """paths: genotype files. Raises FileNotFoundError, GenotypeError, or ConfigError for a genotype that
         lies outside the space."""
         self._strategy, self._proposed = strategy, 0
-        self._paths = [Path(path).expanduser() for path in paths]
+        self._paths = [expanded(path) for path in paths]
         self._known = [_known(space, number, path) for number, path in enumerate(self._paths)]
 
     def propose(self, n: int, pending: Sequence[Proposal]) -> list[Proposal]:

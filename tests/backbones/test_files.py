@@ -1,13 +1,25 @@
 """Files are whole or absent, and JSON is what a dataclass says or is refused with file, key and value."""
 
 import os
+import re
 import socket
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backbones.files import check_output, convert_json, existing, read_json, read_text, write_atomically
+import backbones
+from backbones.files import (
+    check_output,
+    convert_json,
+    existing,
+    expanded,
+    read_json,
+    read_text,
+    real_path,
+    write_atomically,
+)
 from backbones.words import printable
 
 
@@ -147,3 +159,20 @@ def test_text_is_utf_8_with_or_without_a_mark(tmp_path):
 
 def test_a_name_cannot_steer_the_terminal():
     assert printable("grün 日本 \x1b[31m\n\u202e\ud800") == "grün 日本 \\x1b[31m\\n\\u202e\\ud800"
+
+
+def test_a_link_to_itself_and_the_home_of_an_unknown_user_stay_as_they_are(tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert real_path(loop / "a.json") == Path(os.path.realpath(tmp_path)) / "loop" / "a.json"
+    assert expanded("~no-such-user/a.json") == Path("~no-such-user/a.json")
+    assert expanded("~/a.json") == Path.home() / "a.json"
+
+
+def test_no_module_uses_what_raises_a_runtime_error_for_these():
+    root = Path(backbones.__file__).parents[1]
+    folders = ("backbones", "runtime", "classification", "detection", "search", "pipeline", "conf")
+    files = [path for folder in folders for path in (root / folder).rglob("*.py")]
+    assert len(files) > 100
+    using = [path for path in files if re.search(r"\.(resolve|expanduser)\(\)", path.read_text())]
+    assert using == []

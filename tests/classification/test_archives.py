@@ -57,6 +57,12 @@ def forged() -> bytes:
     return data.replace(b"U\x02u1", b"U\x02O8")
 
 
+def many_sizes(count: int) -> bytes:
+    """An array of so many sizes: their product is a number whose digits take the square of that time."""
+    sizes = b"(" + b"J\xff\xff\xff\x7f" * count + b"t"
+    return batch(np.zeros((1, 3072), np.uint8), [0]).replace(b"K\x01M\0\x0c\x86", sizes)
+
+
 def protocol_2(value) -> bytes:
     return b"\x80\x02" + value + b"."
 
@@ -74,6 +80,7 @@ HOSTILE = {
         batch(np.zeros((1, 3072), np.uint8), [0]).replace(b"M\0\x0c", b"J\xff\xff\xff\x7f"),
         "an array of 3072 bytes that claims the shape (1, 2147483647)",
     ),
+    "an array of many sizes": (many_sizes(10_000), "an array that is none of bytes"),
     "a string longer than the file": (
         protocol_2(b"T\xff\xff\xff\x7fabc"),
         "expected 2147483647 bytes",

@@ -209,6 +209,11 @@ def test_what_cannot_be_converted_is_refused_by_name_and_nothing_is_written(untr
     assert convert.main(["none.safetensors", "--engine", "torchvision", "--output", str(output)]) == 1
     assert capsys.readouterr().err == "none.safetensors: no such detector file\n"
     assert not output.exists()
+    loop = tmp_path / "loop.safetensors"
+    loop.symlink_to(loop)
+    assert convert.main([str(loop), "--engine", "torchvision", "--output", str(output)]) == 1
+    expected = "expected a detector file, but too many levels of symbolic links"
+    assert capsys.readouterr().err == f"{loop}: {expected}\n"
 
 
 def test_without_detectron2_all_but_its_engines_works_and_they_say_what_to_run(

@@ -1,7 +1,9 @@
 """A ledger on a local disk, with a copy in the folder of its search."""
 
+import os
 import shutil
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,21 @@ def test_a_search_in_a_shared_folder_is_refused_before_it_writes(tmp_path, monke
     assert names(tmp_path) == ["mounts"]
 
 
+@pytest.mark.parametrize("kind", ["file", "FIFO", "looping link", "dangling link"])
+def test_a_ledger_that_is_no_folder_is_refused_by_its_key_before_the_search_writes(tmp_path, kind):
+    path = tmp_path / "ledgers"
+    {
+        "file": path.touch,
+        "FIFO": partial(os.mkfifo, path),
+        "looping link": partial(path.symlink_to, path),
+        "dangling link": partial(path.symlink_to, "absent"),
+    }[kind]()
+    with pytest.raises(ConfigError) as caught:
+        short_search(tmp_path / "run", path)
+    assert str(caught.value) == f"ledger = {path} is not a folder"
+    assert names(tmp_path) == ["ledgers"]
+
+
 def test_the_folder_of_a_search_receives_a_copy(folder, whole):
     content = short_search(folder / "one" / "run", folder / "one" / "disk")
     (live,) = (folder / "one" / "disk").glob("search-*.sqlite")
@@ -137,7 +154,9 @@ def test_a_killed_search_continues_from_the_newest_ledger_that_there_is(folder, 
         again = (here / "diary").read_text().split()[len(ran) :]
         if "gone" not in how:
             assert not {str(row.number) for row in before if row.status == "done"} & set(again)
-        assert not list(here.rglob("*.new*"))
+        # A ledger that was being made on a disk that nobody names any more stays there.
+        for place_of_it in (run_dir, elsewhere.get(how, disk) or run_dir):
+            assert not list(place_of_it.rglob("*.new*"))
 
 
 def test_the_ledger_of_an_earlier_life_is_not_taken_for_the_newest(folder, whole):
