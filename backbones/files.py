@@ -168,7 +168,7 @@ def existing(path: str | os.PathLike[str], what: str) -> Path:
 
 
 def _a(what: str) -> str:
-    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
+    return f"{'an' if what[0].lower() in 'aeiou' else 'a'} {what}"
 
 
 def read_bytes(path: str | os.PathLike[str], what: str) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from backbones.files import check_output, expanded
+from backbones.words import clipped
 
 LARGEST_INT = 2**63 - 1
 """Of 64 bits, which generators, files and tensors take."""
@@ -93,7 +94,7 @@ def require(
             continue
         if among is not None:
             if value not in among:
-                raise ConfigError(f"{KEY}{key} = {value!r}, expected one of {', '.join(among)}")
+                raise ConfigError(f"{KEY}{key} = {clipped(value)}, expected one of {', '.join(among)}")
         elif not (
             (least is None or value >= least)
             and (above is None or value > above)
@@ -101,9 +102,11 @@ def require(
             and (below is None or value < below)
         ):
             told = rule(least, above, most, below)
-            raise ConfigError(f"{KEY}{key} = {value}, must be {told}{_or_null(config, key)}")
+            raise ConfigError(f"{KEY}{key} = {clipped(value)}, must be {told}{_or_null(config, key)}")
         elif limit is not None and value > limit:
-            raise ConfigError(f"{KEY}{key} = {value}, must be at most {limit}{_or_null(config, key)}")
+            raise ConfigError(
+                f"{KEY}{key} = {clipped(value)}, must be at most {limit}{_or_null(config, key)}"
+            )
 
 
 def _or_null(config: Any, key: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from backbones.files import convert_json
 from backbones.genotype import Genotype
 from backbones.ranges import KEY, ConfigError, require
+from backbones.words import clipped
 
 STEMS = ("imagenet", "cifar")
 PADDINGS = ("same", "symmetric")
@@ -70,7 +71,7 @@ class NetworkSpec:
         for field in ("cells_per_stage", "filters", "stem_filters", "in_channels", "image_size"):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{KEY}{field} = {value!r}, must be a whole number from 1 on")
+                raise ConfigError(f"{KEY}{field} = {clipped(value)}, must be a whole number from 1 on")
         require(self, "cells_per_stage", least=1, most=MOST_CELLS)
         require(self, "filters", "stem_filters", "in_channels", least=1, most=MOST_CHANNELS)
         require(self, "image_size", least=1, most=LARGEST_IMAGE)
@@ -141,6 +142,8 @@ class Preprocessing:
         require(self, "crop", above=0, most=1)
         require(self, "interpolation", among=INTERPOLATIONS)
         if not all(map(math.isfinite, self.mean)):
-            raise ConfigError(f"{KEY}mean = {self.mean}, expected finite numbers")
+            raise ConfigError(f"{KEY}mean = {clipped(self.mean)}, expected finite numbers")
         if len(self.mean) != len(self.std) or not all(0 < value < math.inf for value in self.std):
-            raise ConfigError(f"{KEY}std = {self.std}, expected {len(self.mean)} finite values above 0")
+            raise ConfigError(
+                f"{KEY}std = {clipped(self.std)}, expected {len(self.mean)} finite values above 0"
+            )

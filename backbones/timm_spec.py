@@ -8,6 +8,7 @@ from typing import Any
 
 from backbones.files import convert_json
 from backbones.ranges import KEY, ConfigError, require
+from backbones.words import clipped
 from celltransfer import not_installed
 
 TIMM = "timm/"
@@ -47,20 +48,22 @@ class TimmSpec:
 
     def __post_init__(self) -> None:
         if not self.timm:
-            raise ConfigError(f"{KEY}timm = {self.timm!r}, expected a name of timm")
+            raise ConfigError(f"{KEY}timm = {clipped(self.timm)}, expected a name of timm")
         for key in ("image_size", "in_channels"):
             value = getattr(self, key)
             if not (value is None and key == "image_size") and (not isinstance(value, int) or value < 1):
-                raise ConfigError(f"{KEY}{key} = {value!r}, must be a whole number from 1 on")
+                raise ConfigError(f"{KEY}{key} = {clipped(value)}, must be a whole number from 1 on")
         require(self, "batch_norm_momentum", above=0, most=1)
         for key, value in self.arguments.items():
             if key in _INSTEAD:
-                raise ValueError(f"{key} = {value!r} is not taken as an argument of timm: {_INSTEAD[key]}")
+                raise ValueError(
+                    f"{key} = {clipped(value)} is not taken as an argument of timm: {_INSTEAD[key]}"
+                )
             try:
                 json.dumps(value, allow_nan=False)
             except (TypeError, ValueError):
                 raise ValueError(
-                    f"{key} = {value!r} cannot be written into a weights file, expected a JSON value"
+                    f"{key} = {clipped(value)} cannot be written into a weights file, expected a JSON value"
                 ) from None
 
     @property

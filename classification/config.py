@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from backbones.config import BackboneConfig
 from backbones.ranges import KEY, ConfigError, require
 from backbones.spec import HEAD_INITS
+from backbones.words import clipped
 from runtime.config import MOST_PROCESSES, EvaluationConfig, LoggerConfig, TrainerConfig
 from runtime.steps import StepPlan, scaled_rate
 
@@ -81,10 +82,12 @@ class ImageDataConfig:
                 f"{KEY}color_jitter = true changes decoded images only; set {KEY}resident=false"
             )
         if len(self.mean) != 3 or not all(0 <= value <= 1 for value in self.mean):
-            raise ConfigError(f"{KEY}mean = {self.mean}, must be 3 numbers in 0..1, on the scale of 0..1")
+            raise ConfigError(
+                f"{KEY}mean = {clipped(self.mean)}, must be 3 numbers in 0..1, on the scale of 0..1"
+            )
         if len(self.std) != 3 or not all(LEAST_STD <= value <= 1 for value in self.std):
             raise ConfigError(
-                f"{KEY}std = {self.std}, must be 3 numbers in {LEAST_STD}..1, on the scale of 0..1"
+                f"{KEY}std = {clipped(self.std)}, must be 3 numbers in {LEAST_STD}..1, on the scale of 0..1"
             )
 
     @property

@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from backbones.ranges import KEY, ConfigError, require, under
+from backbones.words import clipped
 from detection.model.config import MOST_BOXES, MOST_CHANNELS, BoxHeadConfig, C4HeadConfig, RpnConfig
 from runtime.config import Builds
 
@@ -34,7 +35,7 @@ class EngineConfig(Builds):
 
     def __post_init__(self) -> None:
         if self.name != self.engine:
-            raise ConfigError(f"{KEY}name = {self.name!r}, but these are the keys of {self.engine!r}")
+            raise ConfigError(f"{KEY}name = {clipped(self.name)}, but these are the keys of {self.engine!r}")
 
     def build(self, backbone: "Backbone", num_classes: int) -> "Engine":  # type: ignore[override]
         """A fresh detector over `backbone`.

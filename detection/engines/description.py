@@ -9,6 +9,7 @@ from backbones.build import build
 from backbones.files import convert_json
 from backbones.spec import NetworkSpec, Preprocessing
 from backbones.timm_spec import TimmSpec
+from backbones.words import clipped
 from backbones.zoo import read_spec
 from detection.data.coco_file import CategoryEntry
 from detection.data.sizing import EvaluationSize, SizeRecord
@@ -36,7 +37,7 @@ class Description:
         """From the metadata of `path`. Raises ValueError that names the file, the key and the rule."""
         name = str(metadata.get("engine"))
         if name not in ENGINES:
-            raise ValueError(f"{path}: engine = {name}, expected one of {', '.join(ENGINES)}")
+            raise ValueError(f"{path}: engine = {clipped(name)}, expected one of {', '.join(ENGINES)}")
         return cls(
             spec=read_spec(metadata.get("network"), f"{path}: network"),
             config=_read(metadata, "detector", ENGINES[name], path),

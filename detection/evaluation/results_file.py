@@ -117,7 +117,8 @@ def _entries(path: str | os.PathLike[str]) -> list[msgspec.Raw]:
         if str(error).startswith("Extra data"):
             text = "expected one list of detections, found several values one after the other (JSON Lines?)"
             raise ValueError(f"{path}: {text}") from None
-        raise ValueError(f"{path}: {unreadable(refusal)}") from None
+        fault = error if isinstance(refusal, msgspec.ValidationError) else refusal
+        raise ValueError(f"{path}: {unreadable(fault)}") from None
     if not isinstance(content, list):
         keys = f" with the keys {clipped(list(content))}" if isinstance(content, dict) else ""
         raise ValueError(

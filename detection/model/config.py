@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from backbones.ranges import KEY, ConfigError, require
+from backbones.words import clipped
 
 MOST_CHANNELS = 65_536
 """Channels, or units, of a layer."""
@@ -45,7 +46,9 @@ class RpnConfig:
     def __post_init__(self) -> None:
         for key, least, most in (("anchor_sizes", 1, 100_000), ("aspect_ratios", 0.01, 100)):
             if not (values := getattr(self, key)) or not all(least <= value <= most for value in values):
-                raise ConfigError(f"{KEY}{key} = {values}, must be one or more numbers in {least}..{most}")
+                raise ConfigError(
+                    f"{KEY}{key} = {clipped(values)}, must be one or more numbers in {least}..{most}"
+                )
         require(self, "positive_fraction", "iou_low", "iou_high", "nms_threshold", least=0, most=1)
         if self.iou_low > self.iou_high:
             raise ConfigError(f"{KEY}iou_low = {self.iou_low} exceeds {KEY}iou_high = {self.iou_high}")
@@ -57,7 +60,7 @@ class RpnConfig:
         """Anchor sizes on each level of a pyramid. Raises ValueError unless there is one for each."""
         if len(self.anchor_sizes) != len(strides):
             raise ConfigError(
-                f"{KEY}anchor_sizes = {self.anchor_sizes}, expected {len(strides)} sizes, "
+                f"{KEY}anchor_sizes = {clipped(self.anchor_sizes)}, expected {len(strides)} sizes, "
                 f"one per level of the pyramid (strides {', '.join(map(str, strides))})"
             )
         return [[size] for size in self.anchor_sizes]

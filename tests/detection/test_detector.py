@@ -217,7 +217,7 @@ def test_files_that_are_no_detector_are_refused_with_the_key(trained, backbone_f
         return metadata["preprocessing"] | values
 
     for changes, message in (
-        ({"engine": "yolo"}, "engine = yolo, expected one of torchvision_fpn"),
+        ({"engine": "yolo"}, "engine = 'yolo', expected one of torchvision_fpn"),
         ({"categories": [{"id": "one", "name": "1"}]}, r"categories\[0\].id = 'one', expected int"),
         (
             {"categories": metadata["categories"][:3]},
@@ -247,3 +247,16 @@ def test_files_that_are_no_detector_are_refused_with_the_key(trained, backbone_f
         with pytest.raises(ValueError, match=message) as refusal:
             Detector.load(path)
         assert str(refusal.value).startswith(f"{path}: ")
+    rpn = metadata["detector"]["rpn"]
+    for changes in (  # a megabyte in the file is none on the terminal
+        {"engine": [0] * 100_000},
+        {"detector": {**metadata["detector"], "rpn": {**rpn, "anchor_sizes": [0] * 100_000}}},
+        {"detector": {**metadata["detector"], "rpn": {**rpn, "aspect_ratios": [1] * 100_000 + [0]}}},
+        {"preprocessing": changed(std=[0] * 100_000)},
+        {"preprocessing": changed(interpolation="x" * 100_000)},
+    ):
+        weights.write_safetensors(path, "detector", tensors, metadata | changes)
+        with pytest.raises(ValueError) as refusal:
+            Detector.load(path)
+        assert str(refusal.value).startswith(f"{path}: ")
+        assert len(str(refusal.value)) < len(str(path)) + 400

@@ -52,6 +52,7 @@ RESULT = '{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}'
     [
         ("{", "not JSON"),
         ("[" * 100_000, "nested too deeply to be read"),
+        ('{"images": ' * 100_000, "nested too deeply to be read"),
         ('{"a": 1}', r"expected a list of detections with .* found an object with the keys \['a'\]"),
         (f"{RESULT}\n{RESULT}", r"found several values one after the other \(JSON Lines\?\)"),
         ('[{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}]', r"score is missing.*detections\[0\]"),
