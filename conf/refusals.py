@@ -69,13 +69,22 @@ def _wrong_value(key: str, error: OmegaConfBaseException, words: Sequence[str]) 
     expected = _expected(key, error)
     if expected is None:
         return f"{key}: {text.splitlines()[0]}"
+    found = re.search("Value '(.*?)' (?:of type|is)", text)
+    given = []
     for word in words:
-        name, _, value = word.lstrip("+").partition("=")
+        name = word.lstrip("+").partition("=")[0]
         if name.startswith(f"{key}."):
             return f"{name}: no such key; {key} is {expected.partition(',')[0]}"
         if name == key:
-            return f"{key} = {value}: expected {expected}"
-    found = re.search("Value '(.*?)' (?:of type|is)", text)  # one of a list, or of a file
+            given.append(word)
+    if given:  # of a key that is given twice, the value that was refused
+        refused = [
+            word
+            for word in given
+            if found and [str(each.value()) for each in _overrides([word])] == [found[1]]
+        ]
+        return f"{key} = {[*given, *refused][-1].partition('=')[2]}: expected {expected}"
+    # one of a list, or of a file
     return f"{key}{f' = {found[1]}' if found else ''}: expected {expected}"
 
 

@@ -96,7 +96,13 @@ class RunFolder:
         asked = plain(config)
         inputs = input_digests(asked, free=may_change)
         free = (*ALWAYS_FREE, *may_change, *inputs)
-        changes = differences(_with_new_keys(_stored_config(stored), asked), asked, free)
+        known = _with_new_keys(_stored_config(stored), asked)
+        if (theirs := [key for key in known if key not in asked]) and asked.keys() - known:
+            raise ValueError(
+                f"{stored} is of another command: a {stage} run does not have the keys "
+                f"{clipped(sorted(theirs))}; choose another run_dir"
+            )
+        changes = differences(known, asked, free)
         changes += [f"{line} (content)" for line in differences(self._stored_inputs(inputs), inputs)]
         if changes:
             raise ValueError(

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 
 from backbones.files import existing, read_json, real_path
 from backbones.ranges import KEY, ConfigError, writable_folder
+from backbones.words import clipped
 from celltransfer import program
 from runtime.checkpoints import remove_previous
 from runtime.config import EvaluationConfig
@@ -75,9 +76,15 @@ class Stage:
     def is_finished(self, folder: Path) -> bool:
         """Whether the folder holds figures and products.
 
-        Raises ValueError where products are gone with what they were made from."""
+        Raises ValueError where products are gone with what they were made from, or the figures are of
+        another stage."""
         if not os.path.lexists(folder / "metrics.json"):
             return False
+        if (found := _stage_of(folder / "metrics.json")) not in (None, self.name):
+            raise ValueError(
+                f"{folder} holds a finished {clipped(found)[1:-1]} run, expected a {self.name} run; "
+                "choose another run_dir"
+            )
         gone = self._gone(folder)
         if not gone or not (folder / "config.yaml").exists():
             return True
@@ -192,13 +199,14 @@ def evaluation_folder(config: EvaluationConfig, stage: str) -> Iterator[Path | N
         yield folder
 
 
-def _stage_of(metrics: Path) -> Any:
+def _stage_of(metrics: Path) -> str | None:
     """The stage that a `metrics.json` names; None where it names none."""
     try:
         content = read_json(metrics, "metrics")
     except ValueError:
         return None
-    return content.get("stage") if isinstance(content, dict) else None
+    stage = content.get("stage") if isinstance(content, dict) else None
+    return stage if isinstance(stage, str) else None
 
 
 @contextmanager

@@ -216,6 +216,18 @@ def test_a_finished_run_whose_product_is_gone_makes_it_again(tmp_path, digit_fol
     assert not product.exists()
 
 
+@pytest.mark.parametrize("stage", ["search", "detection"])
+def test_a_finished_run_of_another_stage_is_named_and_kept(tmp_path, digit_folders, stage):
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    (tmp_path / "metrics.json").write_text(json.dumps({"stage": stage, "metrics": {}}))
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(ValueError) as error:
+        run(config(tmp_path, digit_folders))
+    expected = f"holds a finished {stage} run, expected a classification run; choose another run_dir"
+    assert str(error.value) == f"{tmp_path} {expected}"
+    assert sorted(os.listdir(tmp_path)) == before
+
+
 def test_a_run_says_where_it_lies_what_it_left_and_where_it_goes_on(tmp_path, digit_folders, caplog):
     asked = config(tmp_path, digit_folders)
     with caplog.at_level("INFO"):

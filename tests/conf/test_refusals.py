@@ -64,6 +64,8 @@ REFUSED = {
     "classification recipe.lr=abc": "recipe.lr = abc: expected a number",
     "classification recipe.lr=null": "recipe.lr = null: expected a number",
     "classification recipe.epochs=1.5": "recipe.epochs = 1.5: expected a whole number",
+    "classification recipe.epochs=1 recipe.epochs=1e8": "recipe.epochs = 1e8: expected a whole number",
+    "classification recipe.epochs=x recipe.epochs=1": "recipe.epochs = x: expected a whole number",
     "classification data=digits data.flip=maybe": "data.flip = maybe: expected true or false",
     "classification data=digits data.mean=0.5": "data.mean = 0.5: expected a list, such as "
     "data.mean=[0.5,0.5]",

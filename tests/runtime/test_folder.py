@@ -51,6 +51,19 @@ def test_the_same_configuration_continues_and_another_is_refused_with_the_differ
     assert "rate" not in str(error.value)
 
 
+def test_the_folder_of_another_command_is_said_to_be_one(tmp_path):
+    opened(tmp_path)
+    stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    other = {"detector": {"name": "c4"}} | {key: value for key, value in stored.items() if key != "part"}
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(other))
+    with pytest.raises(ValueError) as error:
+        opened(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path / 'run' / 'config.yaml'} is of another command: a search run does not have the keys "
+        "['detector']; choose another run_dir"
+    )
+
+
 def test_keys_that_may_change_do_not_make_another_run(tmp_path):
     opened(tmp_path)
     changed = {"budget": Part(rate=9.0), "part": Part(rate=0.5), "logger": LoggerConfig(name="none")}
