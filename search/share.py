@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from backbones.arguments import documented_parser
-from backbones.files import check_output, write_atomically
+from backbones.files import check_output, real_path, write_atomically
 from backbones.words import printable_lines, told
 from runtime.yaml_files import read_mapping
 from search.ledger.copying import copy_whole
@@ -41,7 +41,7 @@ def share(folder: Path, output: Path) -> Path:
 
     Raises FileNotFoundError or ValueError where there is no search, or `output` holds something else."""
     found = located(folder)
-    if output.resolve() == found.folder.resolve():
+    if real_path(output) == real_path(found.folder):
         raise ValueError(f"{output}: is the search itself; name another folder")
     config = dict(read_mapping(found.folder / "config.yaml", "configuration of a search"))
     check_output(output, folder=True)
