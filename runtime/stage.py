@@ -56,8 +56,10 @@ class Stage:
                 done = self.finished(config) or train(config)
         return {} if launched_rank() else done
 
-    def finished(self, config: Any) -> dict[str, Any] | None:
+    def finished(self, config: Any, *, quiet: bool = False) -> dict[str, Any] | None:
         """What a finished run's `metrics.json` holds, once its figures and files were shown; None before.
+
+        quiet: nothing is shown.
 
         A run is finished when its products are there, too: without them it has to go on.
         Raises ValueError for the folder of another run, or where products can only be made by a new run."""
@@ -67,7 +69,7 @@ class Stage:
         if not launched_rank():
             folder.check(config, stage=self.name, may_change=self.may_change)
         content = folder.finished()
-        if content is not None and not launched_rank():
+        if content is not None and not quiet and not launched_rank():
             folder.log_if_possible(self.name)
             log.info("%s: was finished before", self.name)
             self.show(folder, content)

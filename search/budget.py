@@ -7,14 +7,17 @@ from backbones.words import counted
 from search.config import BudgetConfig
 from search.ledger.rows import ChildRow
 from search.messages import SearchPaused
+from search.naming import CHILDREN, Naming
 
 
 class Budget:
     """How much of a budget is used up. The failures in a row are those since the last start."""
 
-    def __init__(self, config: BudgetConfig, spent: float, clock: Callable[[], float]):
-        """spent: seconds of earlier runs. clock: seconds from any origin."""
-        self.config = config
+    def __init__(
+        self, config: BudgetConfig, spent: float, clock: Callable[[], float], naming: Naming = CHILDREN
+    ):
+        """spent: seconds of earlier runs. clock: seconds from any origin. naming: of the children."""
+        self.config, self._naming = config, naming
         self._spent, self._clock, self._begun = spent, clock, clock()
         self._failures_in_a_row = 0
 
@@ -29,8 +32,8 @@ class Budget:
         """Raises SearchPaused for a child that has had all its attempts."""
         if row.attempts >= self.config.max_attempts:
             raise SearchPaused(
-                f"child {row.number} was lost {row.attempts} times with its host or process; when that is "
-                f"cured, start again with {KEY}budget.max_attempts above {self.config.max_attempts}"
+                f"{self._naming.of(row.number)} was lost {row.attempts} times with its host or process; when "
+                f"that is cured, start again with {KEY}budget.max_attempts above {self.config.max_attempts}"
             )
 
     def check_rejections(self, in_a_row: int) -> None:
@@ -47,7 +50,7 @@ class Budget:
         self._failures_in_a_row = self._failures_in_a_row + 1 if row.failure else 0
         if self._failures_in_a_row >= self.config.failures_in_a_row:
             raise SearchPaused(
-                f"{counted(self._failures_in_a_row, 'child', 'children')} in a row failed, the last one, "
-                f"child {row.number}, with {row.failure}: {row.detail}; when that is cured, start again, "
-                f"if need be with {KEY}budget.failures_in_a_row above {self.config.failures_in_a_row}"
+                f"{self._naming.counted(self._failures_in_a_row)} in a row failed, the last one, "
+                f"{self._naming.of(row.number)}, with {row.failure}: {row.detail}; when that is cured, start "
+                f"again, if need be with {KEY}budget.failures_in_a_row above {self.config.failures_in_a_row}"
             )

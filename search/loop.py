@@ -29,6 +29,7 @@ from search.executors.protocol import Executor
 from search.ledger.rows import ChildRow
 from search.ledger.writer import Ledger
 from search.messages import FINAL_AT_ONCE, ChildTask, Failure, Proposal, Result
+from search.naming import CHILDREN, Naming
 from search.objective import weighed
 from search.progress import Progress
 from search.strategies.protocol import Strategy
@@ -54,11 +55,13 @@ class Search:
         budget: Budget,
         objective: ObjectiveConfig = NO_OBJECTIVE,
         loggers: Sequence[Logger] = (),
+        naming: Naming = CHILDREN,
     ):
         """Continues from whatever the ledger holds."""
         self._ledger, self._strategy, self._executor = ledger, strategy, executor
         self._seed, self._budget, self._objective = seed, budget, objective
-        self._admission, self._progress = admission, Progress(loggers, budget.config.children)
+        self._admission, self._naming = admission, naming
+        self._progress = Progress(loggers, budget.config.children, naming)
         self._clock, self._group = VirtualClock(window), 0
         self.rows: list[ChildRow] = []
         self._queue: deque[ChildRow] = deque()
@@ -122,7 +125,7 @@ class Search:
             self._propose()
             if announce is not None and self._queue:
                 announce(self._queue, self._progress.pace, self._workers())
-            with track(budget.children, "search", done, seconds_left=self._seconds_left) as line:
+            with track(budget.children, self._naming.title, done, seconds_left=self._seconds_left) as line:
                 while True:
                     self._propose()
                     self._progress.show(line)
@@ -229,5 +232,5 @@ class Search:
     ) -> tuple[str, dict[str, Any]]:
         """running -> queued; returns the event that says so."""
         row.requeue(alone=alone, uncount=uncount)
-        log.info("child %d goes back into the queue: %s", row.number, why)
+        log.info("%s goes back into the queue: %s", self._naming.of(row.number), why)
         return "requeued", {"child": row.number, "alone": row.alone, "why": why}

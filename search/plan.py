@@ -9,6 +9,7 @@ from search.config import SearchConfig
 from search.estimate import Pace, estimated
 from search.ledger.rows import ChildRow
 from search.messages import OpenEvaluator
+from search.naming import CHILDREN, Naming
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ def announce(
     waiting: Sequence[ChildRow],
     pace: Pace,
     workers: int,
+    naming: Naming = CHILDREN,
 ) -> None:
     """Logs the estimated time, memory and disk of what is left of a search.
 
@@ -37,16 +39,16 @@ def announce(
         typical = sorted(waiting, key=lambda row: row.cost)[len(waiting) // 2]
         factor, steps = real_per_predicted(typical.genotype, config.child)
         pace.guess(factor)
-        how = f"from {counted(steps, 'timed step')} of child {typical.number} on this machine"
-    log.info("%s", _time(config, pace, workers, how))
-    log.info("%s", _needs(config, open_evaluator, waiting, workers))
+        how = f"from {counted(steps, 'timed step')} of {naming.of(typical.number)} on this machine"
+    log.info("%s", _time(config, pace, workers, how, naming))
+    log.info("%s", _needs(config, open_evaluator, waiting, workers, naming))
     left = pace.seconds_left(workers)
     if left is not None and left > LONG_SECONDS:
         log.info("%s", _shorter(config))
 
 
-def _time(config: SearchConfig, pace: Pace, workers: int, how: str) -> str:
-    children = f"{counted(pace.left, 'child', 'children')} to run"
+def _time(config: SearchConfig, pace: Pace, workers: int, how: str, naming: Naming) -> str:
+    children = f"{naming.counted(pace.left)} to run"
     on = f"on {counted(workers, 'worker')}"
     left, each = pace.seconds_left(workers), pace.seconds_per_child
     if left is None or each is None:
@@ -54,12 +56,16 @@ def _time(config: SearchConfig, pace: Pace, workers: int, how: str) -> str:
     limit = ""
     if config.budget.hours is not None and left > 3600 * config.budget.hours:
         limit = f"; budget.hours = {config.budget.hours:g} ends it before"
-    estimate = f"{estimated(left)} {on}, {estimated(each)} per child"
+    estimate = f"{estimated(left)} {on}, {estimated(each)} per {naming.one}"
     return f"{children}: {estimate}. An estimate {how}{limit}"
 
 
 def _needs(
-    config: SearchConfig, open_evaluator: OpenEvaluator, waiting: Sequence[ChildRow], workers: int
+    config: SearchConfig,
+    open_evaluator: OpenEvaluator,
+    waiting: Sequence[ChildRow],
+    workers: int,
+    naming: Naming,
 ) -> str:
     megabytes = (LEDGER_BYTES + LEDGER_BYTES_PER_CHILD * config.budget.children) / 1e6
     disk = f"disk: about {megabytes:,.0f} MB in {config.run_dir}"
@@ -67,7 +73,7 @@ def _needs(
     if predict is None or not str(getattr(open_evaluator, "device", "cpu")).startswith(("cpu", "auto")):
         return disk
     largest = max(predict(row.genotype) for row in waiting)
-    return f"memory: up to {largest / 1e9:.1f} GB per child, {workers} at a time; {disk}"
+    return f"memory: up to {largest / 1e9:.1f} GB per {naming.one}, {workers} at a time; {disk}"
 
 
 def _shorter(config: SearchConfig) -> str:

@@ -12,15 +12,16 @@ from runtime.progress import Track, as_text
 from search.estimate import Pace
 from search.ledger.rows import ChildRow
 from search.messages import Failure
+from search.naming import CHILDREN, Naming
 from search.snapshot import LATE
 
 
 class Progress:
     """Figures of the children so far, which do not depend on the order in which those finished."""
 
-    def __init__(self, loggers: Sequence[Logger], children: int):
-        """children: of the whole search."""
-        self.done = 0
+    def __init__(self, loggers: Sequence[Logger], children: int, naming: Naming = CHILDREN):
+        """children: of the whole search. naming: of the children."""
+        self.done, self._naming = 0, naming
         self.pace = Pace(children)
         self._loggers, self._scored, self._best = loggers, 0, -math.inf
         self._total = Fraction()
@@ -87,4 +88,4 @@ class Progress:
 
     def show_running(self, line: Track, number: int, epochs_done: float, epochs: int) -> None:
         """How far the child of that number is, beside the figures so far."""
-        line.note(f"child {number}, epoch {epochs_done:.1f}/{epochs}")
+        line.note(f"{self._naming.of(number)}, epoch {epochs_done:.1f}/{epochs}")

@@ -61,13 +61,14 @@ def rerank(config: RerankConfig) -> dict[str, Any]:
         folder = RunFolder.open(config.run_dir, config, stage="rerank", may_change=MAY_CHANGE)
         chosen = _chosen(folder.path, ledger, best)
         files = write_cells(folder.path, [row.genotype for row in chosen])
+        names = [f"child {row.number} of the search" for row in chosen]
         runs = []
         for number in range(config.seeds):
             seed = stored.seed + 1 + number
             cells = counted(len(chosen), "cell")
             log.info("training %d of %d: %s with seed %d", number + 1, config.seeds, cells, seed)
             search = dataclasses.replace(stored, child=child, seed=seed)
-            runs.append(train(search, folder.path / f"seed{seed}", files))
+            runs.append(train(search, folder.path / f"seed{seed}", files, names))
             folder.log("rerank")
         ranking = ranked(chosen, runs)
         write_json(folder.path / "rerank.json", ranking)

@@ -17,7 +17,6 @@ from lightning.pytorch.loggers import Logger
 from backbones.files import real_path
 from backbones.genotype import Genotype
 from backbones.ranges import KEY, ConfigError, under, writable_folder
-from backbones.words import counted
 from runtime.device import resolve_device
 from runtime.folder import ALWAYS_FREE, RunFolder, differences, plain
 from runtime.overrides import override
@@ -27,18 +26,21 @@ from runtime.stage import Stage
 from runtime.tracking import build_loggers, finish, log_artifact
 from search.admission import Admission
 from search.budget import Budget
-from search.children.evaluators import evaluation
+from search.chance import FACT, at_chance
+from search.children.evaluators import Evaluation, evaluation
 from search.children.site import capability, here
 from search.commands import cures, rerank
 from search.config import SearchConfig
 from search.executors.protocol import Executor
 from search.ledger.place import check_place, open_ledger
 from search.ledger.reader import LEDGER, is_ledger, read_fact
-from search.ledger.rows import best_first
+from search.ledger.rows import ChildRow, best_first
 from search.ledger.writer import Ledger
 from search.loop import Search
-from search.messages import OpenEvaluator, SearchPaused
+from search.messages import SearchPaused
+from search.naming import CHILDREN, Naming
 from search.plan import announce
+from search.snapshot import LATE
 from search.space import Space
 from search.strategies.protocol import Strategy
 
@@ -51,39 +53,39 @@ CHILDREN_PER_WINDOW = 20
 STAGE = Stage("search", MAY_CHANGE, products=("genotype.json",), sources=(LEDGER,), report="search.report")
 
 
-def run(config: SearchConfig, *, clock: Callable[[], float] = time.monotonic) -> dict[str, Any]:
+def run(
+    config: SearchConfig, *, clock: Callable[[], float] = time.monotonic, naming: Naming = CHILDREN
+) -> dict[str, Any]:
     """Runs or continues a search until its budget is spent; returns what `metrics.json` holds.
 
     Writes `search.sqlite` all along, `genotype.json` (the best child) and `metrics.json` at the end.
-    clock: seconds from any origin, for `budget.hours`.
+    clock: seconds from any origin, for `budget.hours`. naming: of the children, where a study runs it.
     Raises ValueError or FileNotFoundError before anything long starts, SearchPaused when it cannot go on.
     """
-    if (done := _finished(config)) is not None:  # which needs no owner: nothing is written
+    if (done := _finished(config, naming)) is not None:  # which needs no owner: nothing is written
         return done
     with owned(config.run_dir):
-        return _finished(config) or _search(config, clock)
+        return _finished(config, naming) or _search(config, clock, naming)
 
 
-def _search(config: SearchConfig, clock: Callable[[], float]) -> dict[str, Any]:
+def _search(config: SearchConfig, clock: Callable[[], float], naming: Naming) -> dict[str, Any]:
     check_place(Path(config.run_dir), config.ledger)
     if config.ledger is not None:
         writable_folder(config.ledger, "ledger")
     with under("strategy"):
         strategy = config.strategy.build(Space.of(config.space), config.seed)
-    open_evaluator, cost, facts = evaluation(config.evaluator, config.data, config.child, config.seed)
-    with closing(config.executor.build(open_evaluator, _name(config))) as executor:
-        admission = Admission(cost, config.limits)
-        return _run_on(executor, config, strategy, admission, open_evaluator, facts, clock)
+    scoring = evaluation(config.evaluator, config.data, config.child, config.seed)
+    with closing(config.executor.build(scoring.open, _name(config))) as executor:
+        return _run_on(executor, config, strategy, scoring, clock, naming)
 
 
 def _run_on(
     executor: Executor,
     config: SearchConfig,
     strategy: Strategy,
-    admission: Admission,
-    open_evaluator: OpenEvaluator,
-    facts: dict[str, Any],
+    scoring: Evaluation,
     clock: Callable[[], float],
+    naming: Naming,
 ) -> dict[str, Any]:
     folder = RunFolder.open(config.run_dir, config, stage=STAGE.name, may_change=MAY_CHANGE)
     STAGE.tell_what_is_lost(folder.path)
@@ -92,7 +94,9 @@ def _run_on(
     (folder.path / "metrics.json").unlink(missing_ok=True)  # of a smaller budget
     loggers = build_loggers(config.logger, folder.path, "search", plain(config))
     try:
-        _check_facts(ledger, path, {"search": search_id(config), **facts})
+        _check_facts(ledger, path, {"search": search_id(config), **scoring.facts})
+        if config.objective.cost is None:  # else a reward is no accuracy
+            ledger.save(facts={FACT: scoring.chance})
         _check_hardware(ledger, path, config)
         _warn_of_few_children(config)
         _warn_of_many_workers(config, executor.capacity())
@@ -100,15 +104,16 @@ def _run_on(
             ledger,
             strategy,
             executor,
-            admission,
+            Admission(scoring.cost, config.limits),
             seed=config.seed,
             window=config.window,
-            budget=Budget(config.budget, float(ledger.fact("seconds") or 0), clock),
+            budget=Budget(config.budget, float(ledger.fact("seconds") or 0), clock, naming),
             objective=config.objective,
             loggers=loggers,
+            naming=naming,
         )
-        search.run(partial(announce, config, open_evaluator))
-        return _write_outcome(config, folder, ledger, search, loggers)
+        search.run(partial(announce, config, scoring.open, naming=naming))
+        return _write_outcome(config, folder, ledger, search, loggers, naming)
     finally:
         finish(loggers)
         ledger.close()
@@ -129,7 +134,7 @@ def _name(config: SearchConfig) -> str:
     return f"{search_id(config)}-{folder}"
 
 
-def _finished(config: SearchConfig) -> dict[str, Any] | None:
+def _finished(config: SearchConfig, naming: Naming) -> dict[str, Any] | None:
     """As `Stage.finished`: a search is finished for a budget."""
     folder = Path(config.run_dir)
     if not STAGE.is_finished(folder):
@@ -142,7 +147,11 @@ def _finished(config: SearchConfig) -> dict[str, Any] | None:
             )
         if read_fact(folder / LEDGER, "finished") != plain(config.budget):
             return None
-    return STAGE.finished(config)
+    content = STAGE.finished(config, quiet=bool(naming.cells))
+    if content is not None and naming.cells:
+        log.info("this training was finished before")
+        _tell_best(content, naming)
+    return content
 
 
 def _check_facts(ledger: Ledger, path: Path, facts: dict[str, Any]) -> None:
@@ -196,19 +205,18 @@ def _warn_of_many_workers(config: SearchConfig, workers: int) -> None:
 
 
 def _write_outcome(
-    config: SearchConfig, folder: RunFolder, ledger: Ledger, search: Search, loggers: Sequence[Logger]
+    config: SearchConfig,
+    folder: RunFolder,
+    ledger: Ledger,
+    search: Search,
+    loggers: Sequence[Logger],
+    naming: Naming,
 ) -> dict[str, Any]:
     done = [row for row in search.rows if row.status == "done"]
     scored = {row.number: row.reward for row in done if row.reward is not None}
     spent = "budget.hours" if len(done) < config.budget.children else "budget.children"
     if not scored:
-        keys = cures(row.failure for row in done)
-        failed = f"; child {done[0].number}: {done[0].failure}: {done[0].detail}" if done else ""
-        finished = counted(len(done), "child", "children")
-        raise SearchPaused(
-            f"{folder.path}: {finished} finished, none with a reward{failed}; the same command runs nothing "
-            f"more: continue with a larger {spent}" + (f", or in a new run_dir change {keys}" if keys else "")
-        )
+        raise SearchPaused(f"{folder.path}: {_why_none(done, spent, naming)}")
     best = best_first(done)[0]
     origin = {
         "search": search_id(config),
@@ -227,9 +235,32 @@ def _write_outcome(
     }
     content = folder.finish(STAGE.name, "validation", metrics, best_child=best.number)
     ledger.save(facts={"finished": plain(config.budget)})
+    if naming.cells:
+        _tell_best(content, naming)
+        return content
     STAGE.show(folder, content)
+    if (warning := at_chance(list(scored.values())[-LATE:], {FACT: ledger.fact(FACT)})) is not None:
+        log.warning("%s", warning)
     _tell_what_is_next(folder.path, spent)
     return content
+
+
+def _why_none(done: Sequence[ChildRow], spent: str, naming: Naming) -> str:
+    """What became of a search without a reward. spent: as for `_tell_what_is_next`."""
+    parts = [f"{naming.counted(len(done))} finished, none with a reward"]
+    if done:
+        parts.append(f"{naming.of(done[0].number)}: {done[0].failure}: {done[0].detail}")
+    keys = cures(row.failure for row in done)
+    further = [] if naming.cells else [f"continue with a larger {spent}"]
+    further += [f"in a new run_dir change {keys}"] if keys else []
+    if further:
+        parts.append(f"the same command runs nothing more: {', or '.join(further)}")
+    return "; ".join(parts)
+
+
+def _tell_best(content: dict[str, Any], naming: Naming) -> None:
+    best = content["metrics"]["best_reward"]
+    log.info("best reward %.4g: %s", best, naming.of(content["best_child"]))
 
 
 def _tell_what_is_next(folder: Path, longer: str) -> None:

@@ -31,6 +31,7 @@ from backbones.files import check_output, write_atomically
 from backbones.words import counted, printable, printable_lines, told
 from runtime.owner import owner
 from search import commands
+from search.chance import at_chance
 from search.estimate import duration, estimated
 from search.ledger.located import Located, located
 from search.ledger.reader import read_children
@@ -78,6 +79,8 @@ def _facts(snapshot: Snapshot, folder: Path, driver: str | None, now: float) -> 
         mean = f", mean of the last {len(late)}: {statistics.fmean(late):.4g}"
         entropy = "" if snapshot.entropy is None else f", entropy of the policy {snapshot.entropy:.4g} nats"
         table.add_row("reward", f"best {best.reward:.4g} (child {best.number}){mean}{entropy}")
+        if (warning := at_chance(late, snapshot.facts)) is not None:
+            table.add_row("", warning)
     total = snapshot.failures.total()
     others = f"{counted(snapshot.duplicates, 'duplicate')}, {snapshot.rejected:,} rejected, {total:,} failed"
     kinds = _counts(snapshot.failures)

@@ -15,6 +15,7 @@ from search import run as search_run
 from search.config import MOST_WINDOW, SearchConfig
 from search.ledger.reader import LEDGER, read_children
 from search.ledger.rows import ChildRow
+from search.naming import Naming
 from search.strategies.config import RandomConfig
 
 log = logging.getLogger(__name__)
@@ -32,10 +33,17 @@ def write_cells(folder: Path, cells: Sequence[Genotype]) -> list[str]:
     return [str(file) for file in files]
 
 
-def train(search: SearchConfig, folder: Path, files: Sequence[str]) -> dict[str, ChildRow]:
+def train(
+    search: SearchConfig, folder: Path, files: Sequence[str], also: Sequence[str] = ()
+) -> dict[str, ChildRow]:
     """Runs, or continues, the search that trains the cells in `files`; returns its children by cell.
 
+    also: what each cell is called elsewhere, such as `child 7 of the search`.
+
     Raises as `search.run.run` does, and ValueError where the folder holds trainings of other cells."""
+    names = [f"cell {number} of {len(files)}" for number in range(1, len(files) + 1)]
+    if also:
+        names = [f"{name} ({other})" for name, other in zip(names, also, strict=True)]
     search_run.run(
         dataclasses.replace(
             search,
@@ -44,7 +52,8 @@ def train(search: SearchConfig, folder: Path, files: Sequence[str]) -> dict[str,
             budget=dataclasses.replace(search.budget, children=len(files), failures_in_a_row=len(files) + 1),
             window=MOST_WINDOW,  # nothing is learned, so nobody needs to wait
             logger=LoggerConfig(name="none"),
-        )
+        ),
+        naming=Naming(tuple(names)),
     )
     rows = {row.cell_key: row for row in read_children(folder / LEDGER)}
     if others := rows.keys() - {Genotype.load(file).key for file in files}:

@@ -16,6 +16,7 @@ from backbones.ranges import KEY, ConfigError
 from classification.config import ImageDataConfig
 from runtime.device import resolve_device
 from runtime.folder import differences, plain
+from search.chance import guess
 from search.children.config import ChildConfig
 from search.children.cost import predicted_cost, predicted_memory
 from search.children.images import ChildImages
@@ -33,11 +34,13 @@ class Evaluation(NamedTuple):
 
     open: opens the evaluator in any process. cost: what a child is predicted to cost.
     facts: what the ledger keeps, by name; a search continues only with the same.
+    chance: what guessing scores (`search.chance`); None where that is not known.
     """
 
     open: OpenEvaluator
     cost: Callable[[Genotype], Cost]
     facts: dict[str, Any]
+    chance: dict[str, float] | None = None
 
 
 class ChildTraining:
@@ -163,7 +166,8 @@ def evaluation(
         cost = partial(
             predicted_cost, config=child, images=len(images.training), num_classes=images.num_classes
         )
-        return Evaluation(training, cost, {"split": images.record})
+        labels = images.images.labels.cpu().numpy()[images.validation]
+        return Evaluation(training, cost, {"split": images.record}, guess(labels.tolist()))
     known = {"data": data, "child": child, "seed": seed}
     arguments = {name: _values(value, known) for name, value in chosen.items()}
     own = OpenCallable(str(arguments.pop("_target_", "")), arguments)

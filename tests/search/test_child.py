@@ -80,8 +80,9 @@ def test_record_tells_one_split_from_another():
 
 
 def test_a_search_of_its_own_children_trains_them_and_remembers_the_split(images):
-    open_evaluator, cost, facts = evaluation(None, DIGITS, TINY, seed=0)
+    open_evaluator, cost, facts, chance = evaluation(None, DIGITS, TINY, seed=0)
     assert facts == {"split": images.record}
+    assert chance == {"accuracy": pytest.approx(0.1, abs=0.03), "images": 40}
     assert cost(one_block()) == predicted_cost(one_block(), TINY, images=160, num_classes=10)
     opened = pickle.loads(pickle.dumps(open_evaluator))()
     result = attempt(opened, ChildTask(Proposal(0, one_block(), ()), seed=1))

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
+import re
 import shlex
 import sqlite3
 import statistics
@@ -80,6 +82,26 @@ def test_the_best_unique_cells_are_trained_again_with_every_seed(searched):
     assert best.origin["reranked"] == ranking[0]["reward"] == content["metrics"]["best_reward"]
     assert "epochs: 7" in (searched / "rerank" / "seed3" / "config.yaml").read_text()
     assert not (searched / "rerank" / "seed0").exists()  # the search's own, which chose these cells
+
+
+def test_a_rerank_has_one_name_for_a_cell(searched, caplog):
+    config = reranking(searched, top=3, seeds=1)
+    with caplog.at_level("INFO"):
+        rerank(config)
+        lines = len(caplog.messages)
+        (searched / "rerank" / "metrics.json").unlink()
+        rerank(config)
+    best = read_children(searched / "rerank" / "seed1" / "search.sqlite")
+    chosen = [entry["child"] for entry in json.loads((searched / "rerank" / "cells.json").read_text())]
+    place = max(range(3), key=lambda i: best[i].reward)
+    said = f"cell {place + 1} of 3 (child {chosen[place]} of the search)"
+    line = f"best reward {best[place].reward:.4g}: {said}"
+    first, again = caplog.messages[:lines], caplog.messages[lines:]
+    assert [line in first, line in again] == [True, True]
+    # The first training's other children have numbers of their own, which nobody sees.
+    named = {int(number) for text in first for number in re.findall(r"child (\d+)", text)}
+    assert named <= set(chosen)
+    assert not any("search: finished" in text or "seed1/genotype.json" in text for text in first + again)
 
 
 @pytest.mark.parametrize("name", ["rerank", "two, three = {five} 'quo\"ted'"])
@@ -191,6 +213,21 @@ def probing(run_dir, **settings):
     common = {"cells": 8, "data": ImageDataConfig(), "space": toy.space, "executor": InlineConfig()}
     chosen = {"child": ChildConfig(epochs=2), "evaluator": {"_target_": f"{__name__}.Noisy"}}
     return ProbeConfig(run_dir=str(run_dir), **{**common, **chosen, **settings})
+
+
+class Broken:
+    """Fails with every cell."""
+
+    def __call__(self, genotype, task):
+        return math.nan
+
+
+def test_a_study_that_pauses_names_the_cell_and_no_budget(tmp_path):
+    config = probing(tmp_path / "probe", cells=3, evaluator={"_target_": f"{__name__}.Broken"})
+    first = r"short_seed0: 3 cells finished, none with a reward; cell 1 of 3: "
+    with pytest.raises(SearchPaused, match=first) as error:
+        probe(config)
+    assert "budget" not in str(error.value)
 
 
 class Learner:
