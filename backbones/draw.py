@@ -62,6 +62,12 @@ def draw(genotype: Genotype) -> str:
     return _svg([_Picture(title, cell) for title, cell in cells])
 
 
+def has_pale_blocks(*genotypes: Genotype) -> bool:
+    """Whether a drawing of one of them has a block that does not reach the output."""
+    cells = [cell for each in genotypes for cell in (each.normal, each.reduction)]
+    return any(len(cell.live_blocks()) < len(cell.blocks) for cell in cells)
+
+
 def draw_cell(cell: Cell, title: str) -> str:
     """One self-contained SVG of one cell. title: printed above it."""
     return _svg([_Picture(title, cell)])

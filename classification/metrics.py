@@ -6,6 +6,9 @@ Letters: N images, K classes.
 import torch
 from torch import Tensor
 
+TOP = 5
+"""Guesses of which one has to be right, where there are more classes."""
+
 
 class ClassificationSums:
     """Right answers and loss so far. Adding waits for no device, reading does."""
@@ -24,7 +27,7 @@ class ClassificationSums:
 
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """logits: `[N, K]`. labels: `[N]`. loss: mean over these N images, a scalar."""
-        hits = logits.topk(min(5, self.num_classes)).indices == labels[:, None]
+        hits = logits.topk(min(TOP, self.num_classes)).indices == labels[:, None]
         news = {
             "seen": labels.bincount(minlength=self.num_classes),
             "right": labels[hits[:, 0]].bincount(minlength=self.num_classes),
@@ -34,12 +37,12 @@ class ClassificationSums:
         self._sums = {key: old.to(news[key].device) + news[key] for key, old in self._sums.items()}
 
     def metrics(self) -> dict[str, float]:
-        """`{top1, top5, loss}`: shares of the images in 0..1 and the mean loss; top5 is top-K where K < 5."""
+        """`{top1, top5, loss}`: shares of the images in 0..1 and the mean loss; top5 above 5 classes."""
         images = max(1, int(self._sums["seen"].sum()))
-        right = {"top1": int(self._sums["right"].sum()), "top5": int(self._sums["right_of_5"])}
-        return {key: value / images for key, value in right.items()} | {
-            "loss": float(self._sums["loss"]) / images
-        }
+        shares = {"top1": int(self._sums["right"].sum()) / images}
+        if self.num_classes > TOP:  # else it is always 1
+            shares["top5"] = int(self._sums["right_of_5"]) / images
+        return {**shares, "loss": float(self._sums["loss"]) / images}
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self._sums)

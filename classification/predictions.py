@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from classification.metrics import TOP
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -39,7 +41,7 @@ class Predictions:
     @staticmethod
     def of_batch(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Of `[N, K]` and `[N]`, still on their device; nothing waits for it."""
-        best = logits.topk(min(5, logits.shape[1])).indices
+        best = logits.topk(min(TOP, logits.shape[1])).indices
         log_probabilities = functional.log_softmax(logits.double(), dim=1)
         predicted = best[:, 0]
         return {
@@ -54,15 +56,14 @@ class Predictions:
         return len(self.labels)
 
     def metrics(self) -> dict[str, float]:
-        """`{top1, top5, loss}`: shares of the images in 0..1 and the mean loss; top5 is top-K where K < 5.
+        """`{top1, top5, loss}`: shares of the images in 0..1 and the mean loss; top5 above 5 classes.
 
         The sums are exact, so that the order of the images changes no digit.
         """
-        return {
-            "top1": int((self.predicted == self.labels).sum()) / len(self),
-            "top5": int(self.in_top5.sum()) / len(self),
-            "loss": math.fsum(self.loss) / len(self),
-        }
+        shares = {"top1": int((self.predicted == self.labels).sum()) / len(self)}
+        if self.num_classes > TOP:  # else it is always 1
+            shares["top5"] = int(self.in_top5.sum()) / len(self)
+        return {**shares, "loss": math.fsum(self.loss) / len(self)}
 
     def per_class(self) -> list[float | None]:
         """Accuracy of each class in 0..1, None where there is no image of it."""

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from markupsafe import Markup
 
-from backbones.draw import draw_cell
+from backbones.draw import draw_cell, has_pale_blocks
 from backbones.files import check_output, real_path, write_atomically
 from backbones.words import printable_lines, told
 from celltransfer import program
@@ -75,6 +75,7 @@ def _context(results: Results) -> dict[str, Any]:
         "results": results,
         "chains": [Markup(chain(nodes, direction)) for direction in ("across", "down")],
         "cells": cells,
+        "pale": results.genotype is not None and has_pale_blocks(results.genotype),
         "rewards": charts(series, "Reward of each child of the search", "child", percent=True),
         "window": window,
         "accuracy": charts(accuracy, "Accuracy over the training steps", "step", percent=True),

@@ -28,10 +28,11 @@ def summary(run_dir: str | os.PathLike[str]) -> RenderableType:
         f"children {short(search.value('children'))}, {short(search.value('failed'))} failed\n"
         f"reward   best {percent(search.value('best_reward'))}   mean {percent(search.value('mean_reward'))}",
     )
+    top5 = classification.value("top5")  # of more than 5 classes only
     table.add_row(
         "classification",
-        f"accuracy   top-1 {percent(classification.value('top1'))}   "
-        f"top-5 {percent(classification.value('top5'))}\n"
+        f"accuracy   top-1 {percent(classification.value('top1'))}"
+        f"{'' if top5 is None else f'   top-5 {percent(top5)}'}\n"
         f"parameters {short(classification.value('parameters'))}   "
         f"multiply-adds {short(classification.value('multiply_adds'))}",
     )

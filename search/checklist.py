@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from backbones.words import counted
 from celltransfer import program
 from runtime.folder import differences
+from search.comparison import unequal_splits
 from search.estimate import duration
 from search.history import Group, History, experiment
 
@@ -83,18 +84,15 @@ def _same(groups: Sequence[Group], searches: Sequence[History]) -> tuple[str, st
     first = experiment(searches[0])
     changes = [line for search in searches for line in differences(first, experiment(search))]
     found = list(dict.fromkeys(line.partition(": ")[0] for line in changes))
-    splits: dict[Any, set[str]] = {}
-    for search in searches:
-        splits.setdefault(search.seed, set()).add(str(search.snapshot.facts.get("split")))
-    unequal = [seed for seed, each in splits.items() if len(each) > 1]
-    if unequal:
+    if unequal := unequal_splits(searches):
         found.append(f"split of seed {_each(unequal)}")
     if len({frozenset(group.seeds) for group in groups}) > 1:
         seeds = "; ".join(f"{group.name} {_each(group.seeds)}" for group in groups)
         found.append(f"seeds, and with them the splits ({seeds})")
     if found:
         return "no", f"differences: {', '.join(found)}"
-    by_seed = f", seed by seed for {counted(len(splits), 'seed')}" if len(splits) > 1 else ""
+    seeds = len({search.seed for search in searches})
+    by_seed = f", seed by seed for {counted(seeds, 'seed')}" if seeds > 1 else ""
     return "yes", f"equal data, split, space and training{by_seed}"
 
 

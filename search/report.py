@@ -9,7 +9,7 @@ of them. Works while a search runs, and on folders that are only read if --outpu
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from typing import Any
 from markupsafe import Markup
 
 from backbones.arguments import documented_parser
-from backbones.draw import draw
+from backbones.draw import draw, has_pale_blocks
 from backbones.files import check_output, real_path, write_atomically
 from backbones.words import counted, printable_lines, told
 from runtime.page import page, percent, short
 from search import commands
 from search.checklist import checklist
+from search.comparison import settings, short_names, unlike
 from search.curves import TOP, window_of
 from search.estimate import duration
 from search.history import Group, History, grouped
@@ -42,6 +43,8 @@ DRAWN = 3
 """Best cells that are drawn."""
 LISTED = 10
 """Cells in a table."""
+Names = Mapping[Path, str]
+"""What each search is called on the page, by folder."""
 STARTED = 4
 """Searches whose own commands are listed."""
 
@@ -77,7 +80,8 @@ def _distinct(folders: Sequence[Path]) -> list[Located]:
 
 
 def _context(searches: Sequence[History]) -> dict[str, Any]:
-    groups = grouped(searches)
+    groups, names = grouped(searches), short_names(searches)
+    differing = settings(groups) if len(groups) > 1 else []
     rewards = [row.reward for search in searches for row in search.rows if row.reward is not None]
     percents = all(0 <= reward <= 1 for reward in rewards)
     write = partial(_written, percents)
@@ -91,13 +95,16 @@ def _context(searches: Sequence[History]) -> dict[str, Any]:
         "title": real_path(searches[0].folder).name if len(searches) == 1 else f"{len(searches)} searches",
         "searches": searches,
         "groups": groups,
+        "names": names,
+        "settings": differing,
+        "unlike": unlike(groups, differing),
         "write": write,
         "notes": [note for search in searches for note in search.notes],
         "figures": _figures(searches, groups, write),
         "late": late,
         "top_names": [*(f"top {count}" for count in TOP), f"last {late}"],
         "comparison": _comparison(groups, late, write),
-        "runs": [_run(search, groups, late, write) for search in searches],
+        "runs": [_run(search, names, groups, late, write) for search in searches],
         "children_chart": children_chart(searches[0], percents) if len(searches) == 1 else None,
         "top": [
             (f"Mean of the best {counted(count, 'unique cell')}" if count > 1 else "Best cell", charts_of)
@@ -107,12 +114,12 @@ def _context(searches: Sequence[History]) -> dict[str, Any]:
         "window": window,
         "entropy": entropy_charts(groups, window),
         "shares": [share for group in groups for share in share_charts(group, window)],
-        "failures": _failures(searches),
+        "failures": _failures(searches, names),
         "pareto": pareto_charts(searches, groups, percents, write),
         "cells": [
-            (_caption(search, row, searches, write), Markup(draw(row.genotype)))
-            for search, row in best[:DRAWN]
+            (_caption(search, row, names, write), Markup(draw(row.genotype))) for search, row in best[:DRAWN]
         ],
+        "pale": has_pale_blocks(*(row.genotype for _, row in best[:DRAWN])),
         "best": best,
         "checklist": checklist(groups),
         "commands": _commands(searches),
@@ -140,12 +147,12 @@ def _figures(searches: Sequence[History], groups: Sequence[Group], write: Writte
     ]
 
 
-def _run(search: History, groups: Sequence[Group], late: int, write: Written) -> dict[str, Any]:
+def _run(search: History, names: Names, groups: Sequence[Group], late: int, write: Written) -> dict[str, Any]:
     """A row of the table of searches. late: as for `_late_mean`."""
     snapshot = search.snapshot
     return {
         "folder": str(search.folder),
-        "name": search.folder.name,
+        "name": names[search.folder],
         "group": next(group.name for group in groups if search in group.searches),
         "seed": search.seed,
         "done": f"{len(search.rows):,} of {snapshot.budget:,}",
@@ -179,11 +186,11 @@ def _comparison(groups: Sequence[Group], late: int, write: Written) -> list[dict
         cells = {
             name: [write(f(each)) for f in (statistics.fmean, min, max)] for name, each in values.items()
         }
-        rows.append({"name": group.name, "seeds": group.seeds, "cells": cells})
+        rows.append({"group": group, "name": group.name, "seeds": group.seeds, "cells": cells})
     return rows
 
 
-def _failures(searches: Sequence[History]) -> list[tuple[str, str, int, str]]:
+def _failures(searches: Sequence[History], names: Names) -> list[tuple[str, str, int, str]]:
     """Search, kind, how many, and the first one in words."""
     found = []
     for search in searches:
@@ -191,13 +198,13 @@ def _failures(searches: Sequence[History]) -> list[tuple[str, str, int, str]]:
         for kind, count in kinds.most_common():
             first = next(row for row in search.rows if row.failure == kind)
             found.append(
-                (search.folder.name, str(kind), count, f"child {first.number}: {first.detail[:300]}")
+                (names[search.folder], str(kind), count, f"child {first.number}: {first.detail[:300]}")
             )
     return found
 
 
-def _caption(search: History, row: ChildRow, searches: Sequence[History], write: Written) -> str:
-    where = f" of {search.folder.name}" if len(searches) > 1 else ""
+def _caption(search: History, row: ChildRow, names: Names, write: Written) -> str:
+    where = f" of {names[search.folder]}" if len(names) > 1 else ""
     size = f", {short(row.parameters)} parameters" if row.parameters else ""
     return f"Child {row.number}{where}: {write(row.reward)}{size}"
 

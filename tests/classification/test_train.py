@@ -36,7 +36,7 @@ def test_the_backbone_file_describes_itself(straight):
     assert net.classes == ["nought", "one", "two"]
     assert (net.preprocessing.size, net.preprocessing.crop) == (16, 1.0)
     content = json.loads((straight(0) / "metrics.json").read_text())
-    assert list(content["metrics"]) == ["top1", "top5", "loss"]
+    assert list(content["metrics"]) == ["top1", "loss"]  # of three classes, where the five best are all
     assert list(content["costs"]) == ["parameters", "multiply_adds"]
     assert content["costs"]["parameters"] == sum(p.numel() for p in net.parameters())
 
@@ -47,7 +47,6 @@ def test_the_network_learns_the_digits(tmp_path, digit_folders):
     calm["auxiliary_weight"] = 0.0
     metrics = run(config(tmp_path, digit_folders, recipe=calm, validate_every_epochs=None))["metrics"]
     assert metrics["top1"] >= 0.75  # at seeds 0 to 3 it is 1, so that no rounding decides
-    assert metrics["top5"] == 1.0
 
 
 def test_a_network_of_timm_trains_and_is_evaluated_like_ours(tmp_path, digit_folders):

@@ -1,6 +1,7 @@
 """What the page and the table of a run say, and what they say of a broken one."""
 
 import io
+import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -39,6 +40,33 @@ def test_drawings_are_well_formed(run_dir):
         ET.fromstring(drawing)
     # chain across and down, two cells, rewards and accuracy each wide and narrow, confusion
     assert len(drawings) == 2 + 2 + 2 + 2 + 1
+
+
+def test_pale_blocks_are_explained_where_there_are_any(run_dir):
+    """Without state 3 in the output nothing uses block 1."""
+    path = run_dir / "search" / "genotype.json"
+    shown = []
+    for concat in ([2, 3], [2]):
+        genotype = json.loads(path.read_text())
+        for kind in ("normal", "reduction"):
+            genotype[kind]["concat"] = concat
+        path.write_text(json.dumps(genotype))
+        page = write_report(run_dir).read_text()
+        shown.append(("pale blocks" in page, 'class="block dead"' in page))
+    assert shown == [(False, False), (True, True)]
+
+
+def test_the_share_of_the_five_best_is_shown_where_there_are_more_classes(run_dir):
+    path = run_dir / "classification" / "metrics.json"
+    content = json.loads(path.read_text())
+    shown = []
+    for metrics in ({"top1": 0.96, "top5": 0.987, "loss": 0.1}, {"top1": 0.96, "loss": 0.1}):
+        path.write_text(json.dumps(content | {"metrics": metrics}))
+        output = io.StringIO()
+        Console(width=400, file=output).print(summary(run_dir))
+        texts = [output.getvalue(), read(run_dir).sections["classifier"]]
+        shown.append([("top-5" in text, "98.7 %" in text) for text in texts])
+    assert shown == [[(True, True)] * 2, [(False, False)] * 2]
 
 
 def test_every_figure_is_shown_with_its_unit(run_dir):

@@ -96,7 +96,7 @@ def test_page_of_several_searches(searches, histories, capsys, tmp_path):
     assert "children done 180" in seen.text
     tops = [max(row.reward for row in history.unique) for history in histories[:2]]
     low, high = (f"{100 * value:.2f} %" for value in (min(tops), max(tops)))
-    assert re.search(rf"random 0, 1 {100 * sum(tops) / 2:.2f} % {low} to {high}", seen.text)
+    assert re.search(rf"random random0 , random1 0, 1 {100 * sum(tops) / 2:.2f} % {low} to {high}", seen.text)
     assert "not finite 1 child 3: as ordered" in seen.text
     assert "✓ yes Comparison with random search on this page" in seen.text
     assert "✗ no Several runs, with their seeds runs: random: 2, controller: 1" in seen.text
@@ -110,6 +110,7 @@ def test_page_of_one_search_lies_in_its_folder(searches, capsys):
     seen = Text(page.read_text())
     assert "Comparison with random search run the same command with strategy=random" in seen.text
     assert page.read_text().count('<svg xmlns="http://www.w3.org/2000/svg" class="cells"') == 3
+    assert "pale blocks" not in seen.text  # a searched cell concatenates all blocks that nobody uses
     page.unlink()
 
 
@@ -161,6 +162,49 @@ def test_methods_with_another_split_of_one_seed_differ(searches, tmp_path):
     assert (state, "child.epochs" in text) == ("no", True)
 
 
+def unlike(folders, page):
+    """The notes of the page, and its table of keys that differ."""
+    write_report(folders, page)
+    text = page.read_text()
+    keys = re.findall(r'<tr><th scope="row"><code>(.*?)</code></th>(.*?)</tr>', text)
+    table = {key: re.findall(r"<td class=\"name\">(.*?)</td>", cells) for key, cells in keys}
+    return re.findall(r'<p class="note">(Not comparable.*?)</p>', text), table
+
+
+def copied(folder, to, *changes):
+    shutil.copytree(folder, to)
+    text = (to / "config.yaml").read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (to / "config.yaml").write_text(text)
+    return to
+
+
+def test_rewards_that_measure_another_thing_are_said_to(searches, tmp_path):
+    page = tmp_path / "page.html"
+    assert unlike(searches, page) == ([], {})
+    random, controller = searches[0], searches[2]
+    other = copied(controller, tmp_path / "a" / "controller", ("epochs: 20", "epochs: 10"))
+    notes, table = unlike([controller, other], page)
+    assert len(notes) == 3  # at the table, at the curves, at the Pareto front
+    assert "differ in child.epochs. Their rewards" in notes[0]
+    assert table == {"child.epochs": ["20", "10"]}
+    parts = f"{controller.parent.name}/controller", "a/controller"
+    seen = page.read_text()
+    legend = html.unescape(re.search(r'<ul class="legend">.*?</ul>', seen, re.DOTALL)[0])
+    assert re.findall(r"controller \d \((.*?)\)", legend) == list(parts)
+    # How a child runs is no other measure, and a strategy's own keys are what is compared.
+    same = copied(controller, tmp_path / "b", ("threads: 1", "threads: 2"), ("clip: 0.2", "clip: 0.1"))
+    assert unlike([controller, same], page) == (
+        [],
+        {"child.threads": ["1", "2"], "strategy.clip": ["0.2", "0.1"]},
+    )
+    with closing(Ledger(same / LEDGER)) as ledger:
+        ledger.save(facts={"split": {"validation": 40, "sha256": "another"}})
+    assert "images or split of seed 0" in unlike([random, same], page)[0][0]
+
+
 def test_random_search_alone_is_no_comparison(searches, tmp_path):
     found = answers(searches[:2], tmp_path / "page.html")
     assert found["Comparison with random search"] == ("open", "only random search is on this page")
@@ -172,7 +216,9 @@ def test_last_says_of_how_many_children(searches, histories, tmp_path):
     seen = Text(page.read_text()).text
     assert "“Last 20” is the mean of the newest children that have a reward, 20 of each search" in seen
     late = [sum(history.rewards[-20:]) / 20 for history in histories[:2]]
-    assert re.search(rf"random 0, 1 .* {100 * sum(late) / 2:.2f} % {100 * min(late):.2f} % to", seen)
+    assert re.search(
+        rf"random random0 , random1 0, 1 .* {100 * sum(late) / 2:.2f} % {100 * min(late):.2f} % to", seen
+    )
 
 
 def test_commands_name_the_search_with_the_best_cell(searches, histories, tmp_path):
