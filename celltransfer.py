@@ -40,7 +40,7 @@ COMMANDS: Mapping[str, str] = {
     "detection.predict": "detect objects in images",
     "detection.check_data": "check COCO-format data before training",
     "detection.import_labels": "convert YOLO or VOC labels to COCO format",
-    "detection.split": "split COCO into training and mini-val as the paper does",
+    "detection.split": "hold images of COCO-format data back for evaluation",
     "detection.profile": "parameters, multiply-adds and memory of a detector",
     "detection.convert": "convert a detector to another engine",
     "detection.export": "export a detector to ONNX or torch.export",

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -20,6 +19,7 @@ from backbones.words import printable, printable_lines, told
 from celltransfer import program
 from runtime.named_images import Unread, find_images, tell_unread
 from runtime.progress import track
+from runtime.tables import print_table, whole_table
 
 if TYPE_CHECKING:
     from classification.file_predictions import Guess
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     from classification.file_predictions import load, predict  # imports torch, for which --help need not wait
 
-    table = Table("image", "class", "probability")
+    table = whole_table("image", "class", "probability")
     table.columns[2].justify = "right"
     read = 0
     try:
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(printable_lines(told(error)), file=sys.stderr)
         return 1
     if table.rows:
-        Console().print(table)
+        print_table(table)
     tell_unread(unread, read)
     return 1 if unread else 0
 

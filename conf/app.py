@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from backbones.ranges import ConfigError
-from backbones.words import counted, printable, printable_lines, told
+from backbones.words import printable, printable_lines, told
 from celltransfer import command_line, program, user_folder_last
 from conf import EXPERIMENTS, register
 from conf.objects import check_set, to_objects, value_of
@@ -84,7 +84,7 @@ def _environment(full_error: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _exit_with_message(command: str, full: bool) -> Iterator[None]:
-    """Ends the process with one message for what Hydra refused, and with the list of a sweep's failed jobs.
+    """Ends the process with one message for what Hydra refused, and with what became of a sweep's jobs.
 
     full: show tracebacks instead."""
     try:
@@ -92,7 +92,7 @@ def _exit_with_message(command: str, full: bool) -> Iterator[None]:
     except Exception as error:
         failed = failed_jobs()
         words = [word for word in sys.argv[1:] if not word.startswith("-")]
-        message = "\n".join([f"{counted(len(failed), 'job')} failed:", *failed]) if failed else None
+        message = "\n".join(failed) if failed else None
         if not failed and not _in_the_task(error):
             message = refusal(error, command, words, sweep=SWEEP & {*sys.argv[1:]} != set())
         if full or message is None:

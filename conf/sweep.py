@@ -1,4 +1,4 @@
-"""What becomes of a sweep's jobs that fail: each is reported when it happens, all of them at the end."""
+"""What becomes of a sweep's jobs that fail: each is reported when it happens, and counted at the end."""
 
 import sys
 import traceback
@@ -10,6 +10,8 @@ from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
+
+from backbones.words import counted
 
 LIST = "failed.txt"
 
@@ -29,10 +31,13 @@ class FailedJobs(Callback):
 
     path: ClassVar[Path | None] = None
     """Of this process's sweep, once it has begun."""
+    printed: ClassVar[dict[str, int]] = {}
+    """Lines that this process has printed, with the number of the job."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         FailedJobs.path = Path(config.hydra.sweep.dir) / LIST
         FailedJobs.path.unlink(missing_ok=True)
+        FailedJobs.printed = {}
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         hydra = config.hydra
@@ -44,14 +49,27 @@ class FailedJobs(Callback):
             traceback.print_exception(error)
             reason = f"{type(error).__name__}: {error}"
         overrides = " ".join(job_return.overrides or ())
-        line = f"job {hydra.job.num} ({overrides}) failed, {hydra.runtime.output_dir}: {reason}"
+        folder = hydra.runtime.output_dir
+        where = f", {folder}" if Path(folder).is_dir() else ""  # not where it was refused before it began
+        line = f"job {hydra.job.num} ({overrides}) failed{where}: {reason}"
         print(line, file=sys.stderr, flush=True)
+        entry = " ".join(line.split())
+        FailedJobs.printed[entry] = hydra.job.num
         with (Path(hydra.sweep.dir) / LIST).open("a") as file:
-            file.write(" ".join(line.split()) + "\n")
+            file.write(f"{entry}\n")
         job_return.__class__ = ReportedJob
 
 
 def failed_jobs() -> list[str]:
-    """A line for each failed job of this process's sweep, in the order in which they ended."""
+    """What is said at the end of this process's sweep of the jobs that failed; nothing where none did.
+
+    Of those that ran in this process the reason has been printed."""
     path = FailedJobs.path
-    return path.read_text().splitlines() if path is not None and path.is_file() else []
+    lines = path.read_text().splitlines() if path is not None and path.is_file() else []
+    if not lines:
+        return []
+    here = [str(FailedJobs.printed[line]) for line in lines if line in FailedJobs.printed]
+    above = f"; see above for {', '.join(here)}" if here else ""
+    head = f"{counted(len(lines), 'job')} failed, as {path} says{above}"
+    others = [line for line in lines if line not in FailedJobs.printed]
+    return [f"{head}:" if others else head, *others]

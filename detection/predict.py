@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from backbones.arguments import number
 from backbones.files import check_output, write_atomically
@@ -23,6 +21,7 @@ from backbones.words import printable, printable_lines, told
 from celltransfer import program
 from runtime.named_images import Unread, find_images, tell_unread
 from runtime.progress import track
+from runtime.tables import print_table, whole_table
 
 if TYPE_CHECKING:
     from detection.evaluation.file_detections import Found, NamedResult
@@ -67,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.output is None and not options.json:
         parser.error("give --output DIR, or --json, or both")
-    table = Table("image", "objects", "best", "found")
+    table = whole_table("image", "objects", "best", "found")
     results: list[NamedResult] = []
     read = 0
     try:
@@ -104,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         print(content, end="")
     else:
-        Console().print(table)
+        print_table(table)
         print(printable(str(options.output / "detections.json")))
     tell_unread(unread, read)
     return 1 if unread else 0

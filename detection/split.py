@@ -1,9 +1,12 @@
-"""Makes the paper's split: COCO's train and val images together, less a mini-val set to evaluate on.
+"""Divides COCO-format annotations into images to train on and a mini-val set to evaluate on.
 
+    python -m detection.split annotations.json --minival 200 --output DIR
     python -m detection.split annotations/instances_train2014.json annotations/instances_val2014.json
         --minival 8000 --output DIR
 
-DIR then holds `train.json` and `minival.json`. The paper names 8,000 images and no list. TensorFlow's
+DIR then holds `train.json` and `minival.json`; image files stay where they are. The first form draws 200 images
+of one's own data at random. The second one is the paper's split: COCO's train and val images together, less the
+mini-val set. The paper names 8,000 images and no list. TensorFlow's
 detection model zoo, where its NASNet detector is published, evaluates on 8,059 images of val2014, listed in
 `object_detection/data/mscoco_minival_ids.txt` of tensorflow/models: `--minival-ids FILE` takes such a list. A
 number draws from the images of val2014, which their names tell; files of COCO 2017 hold the same images but
@@ -161,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("annotations", type=Path, nargs="+", help="annotation files in COCO format")
     size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--minival", type=whole(1), help="images to draw; the paper has 8000")
+    size.add_argument("--minival", type=whole(1), help="images to draw at random; the paper has 8000")
     size.add_argument(
         "--minival-ids", type=Path, metavar="FILE", help="list of image ids, one a line, instead"
     )

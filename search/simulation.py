@@ -20,6 +20,7 @@ from typing import Any
 
 from backbones.genotype import Genotype
 from backbones.ranges import KEY, ConfigError
+from backbones.words import counted
 from runtime.random import derive, uniforms
 from search.admission import Admission
 from search.budget import Budget
@@ -76,12 +77,13 @@ def run(config: SimulateConfig) -> dict[str, Any]:
     window = config.workers if arrival else config.window
     parts = ", ".join(f"{part} {milliseconds:.2f}" for part, milliseconds in outcome.cpu.items())
     lines = {
-        "search": f"{config.children:,} children by {config.strategy.name}, {config.workers:,} workers, "
-        f"window {window:,}, true times spread by {config.spread:g}",
+        "search": f"{counted(config.children, 'child', 'children')} by {config.strategy.name}, "
+        f"{counted(config.workers, 'worker')}, window {window}, true times spread by {config.spread:g}",
         "utilisation": f"{outcome.utilisation_proposing:.1%} to the last proposal, "
         f"{outcome.utilisation:.1%} over all",
         "makespan": f"{outcome.hours:,.2f} simulated hours",
-        "reward": f"z = {outcome.late_z:.2f} in the last {outcome.late} children; 0 is random search",
+        "reward": f"z = {outcome.late_z:.2f}, last {counted(outcome.late, 'child', 'children')}; "
+        "0 is random search",
         "driver": f"{sum(outcome.cpu.values()):.2f} ms of CPU per child: {parts}",
         "memory": f"ledger {outcome.ledger_bytes / 1e6:.1f} MB; driver {outcome.resident_bytes / 1e6:.0f} MB "
         f"resident, {outcome.grown_bytes / 1e6:.0f} MB of it since its modules were loaded",
