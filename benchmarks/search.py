@@ -106,11 +106,13 @@ def main() -> None:
     arguments.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="on one device, for `keys`")
     arguments.add_argument("--filters", type=int, help="default 24; for `children` 8")
     arguments.add_argument("--epochs", type=int, help="default 1; for `children` 2")
-    arguments.add_argument("--training", type=int, help="images that train a child, default 1024, or 2000")
+    arguments.add_argument(
+        "--training", type=int, help="images that train a child, default 1024; for `children` 2000"
+    )
     args = arguments.parse_args()
     small = args.what == "children"
     cells = args.cells or (2 if small else 50)
-    training = args.training or (2000 if small else 1024)
+    training = args.training or (2000 if small and args.data != "digits" else 1024)
     child = ChildConfig(
         filters=args.filters or (8 if small else ChildConfig.filters),
         epochs=args.epochs or (2 if small else 1),

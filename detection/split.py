@@ -4,14 +4,15 @@
     python -m detection.split annotations/instances_train2014.json annotations/instances_val2014.json
         --minival 8000 --output DIR
 
-DIR then holds `train.json` and `minival.json`; image files stay where they are. The first form draws 200 images
-of one's own data at random. The second one is the paper's split: COCO's train and val images together, less the
-mini-val set. The paper names 8,000 images and no list. TensorFlow's
-detection model zoo, where its NASNet detector is published, evaluates on 8,059 images of val2014, listed in
-`object_detection/data/mscoco_minival_ids.txt` of tensorflow/models: `--minival-ids FILE` takes such a list. A
-number draws from the images of val2014, which their names tell; files of COCO 2017 hold the same images but
-do not say which are val2014's, so there it draws from all, and says so. Several files get their folder into
-`file_name` (`instances_val2014.json`: `val2014/…`), so that `data.train_images=.` finds the images of all.
+DIR then holds `train.json` and `minival.json`; image files stay where they are. The first form draws 200
+images of one's own data at random. The second is the paper's split: COCO's train and val images together,
+less the mini-val set. The paper names 8,000 images and no list. TensorFlow's detection model zoo, where its
+NASNet detector is published, evaluates on 8,059 images of val2014, listed in
+`object_detection/data/mscoco_minival_ids.txt` of tensorflow/models: `--minival-ids FILE` takes such a list.
+Of COCO 2014, a number draws from the images of val2014, which their names tell; files of COCO 2017 hold the
+same images but do not say which are val2014's, so there, as with other data, it draws from all, and says so.
+Several files get their folder into `file_name` (`instances_val2014.json`: `val2014/…`), so that
+`data.train_images=.` finds the images of all.
 """
 
 import argparse
