@@ -47,14 +47,15 @@ def register(command: str) -> None:
     Experiments.command = command
     Plugins.instance().register(Experiments)
     store = ConfigStore.instance().store
-    for name, node in _roots().items():
+    for name, node in roots().items():
         store(name=f"{name}_schema", node=node)
-    for group, choices in _choices().items():
-        for name, node in choices.items():
+    for group, nodes in choices().items():
+        for name, node in nodes.items():
             store(group=group, name=name, node=node)
 
 
-def _roots() -> Mapping[str, Any]:
+def roots() -> Mapping[str, Any]:
+    """Dataclasses of the commands, by the name of the configuration."""
     import classification.config
     import detection.evaluation.config
     import detection.training.config
@@ -75,7 +76,8 @@ def _roots() -> Mapping[str, Any]:
     }
 
 
-def _choices() -> Mapping[str, Mapping[str, Any]]:
+def choices() -> Mapping[str, Mapping[str, Any]]:
+    """Dataclasses, or objects of them, by group and name."""
     from backbones.config import BackboneConfig
     from backbones.zoo import ZOO
     from classification.config import ImageDataConfig, RecipeConfig

@@ -1,7 +1,6 @@
 """How every Hydra command starts: compose, check, run, and say in one message what was wrong."""
 
 import contextlib
-import io
 import logging
 import os
 import pkgutil
@@ -27,6 +26,7 @@ from backbones.ranges import ConfigError
 from backbones.words import printable, printable_lines, told
 from celltransfer import command_line, program, user_folder_last
 from conf import EXPERIMENTS, register
+from conf.help import register_help
 from conf.objects import check_set, to_objects, value_of
 from conf.refusals import refusal
 from conf.sweep import failed_jobs
@@ -63,7 +63,7 @@ def main(config_name: str, run: str) -> None:
     )
     with _exit_with_message(config_name, wish == "1"), _environment("1"):
         if {"--help", "-h"} & {*sys.argv[1:]}:
-            _help(start)
+            _help(start, config_name)
         else:
             start()
 
@@ -107,19 +107,15 @@ def _in_the_task(error: Exception) -> bool:
     return any((code.co_name, code.co_filename) == ("run_it", __file__) for code in places)
 
 
-def _help(start: Callable[[], None]) -> None:
-    """Hydra's help, without the folders of all commands' experiments, which are groups to it."""
+def _help(start: Callable[[], None], command: str) -> None:
+    """Hydra's help by our template, unless `hydra/help` chooses another one."""
+    if not any(word.startswith("hydra/help=") for word in sys.argv):
+        sys.argv.append(register_help(command, experiments(command)))
     # Hydra copies its whole store for each group that it lists, which takes seconds; what it takes out of the
     # store it copies anyway.
     store = ConfigStore.instance()
     vars(store)["__deepcopy__"] = lambda memo: store
-    text = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(text):
-            start()
-    finally:
-        lines = text.getvalue().splitlines(keepends=True)
-        sys.stdout.writelines(line for line in lines if not line.startswith(f"{EXPERIMENTS.name}/"))
+    start()
 
 
 def refuse_dashes(words: Sequence[str]) -> None:

@@ -70,7 +70,7 @@ class LimitsConfig:
     parameters: int | None = None
     """Trainable parameters."""
     multiply_adds: int | None = None
-    """Of one image."""
+    """Multiply-adds of one image."""
     activation_bytes: int | None = None
     """Of one image in training, in float32."""
 

@@ -104,7 +104,7 @@ LAYERS = {
         {"train"},
     ),
     "search": (
-        {"space", "messages", "config"},
+        {"space", "messages", "config", "naming", "chance"},
         {"children"},
         {"executors", "strategies", "ledger"},
         {"clock", "budget", "admission", "objective", "pareto", "rank_agreement", "estimate", "snapshot"},

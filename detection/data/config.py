@@ -15,15 +15,15 @@ class CocoDataConfig:
     name: str = "coco"
     """Recorded with the results."""
     root: str | None = None
-    """Folder that the four paths below start from."""
+    """Folder of the data set, from which the paths of images and annotations start."""
     train_images: str = "train2017"
     """Folder of the training images."""
     train_annotations: str = "annotations/instances_train2017.json"
-    """Their annotation file."""
+    """Annotation file of the training images."""
     val_images: str = "val2017"
     """Folder of the images for evaluation."""
     val_annotations: str = "annotations/instances_val2017.json"
-    """Their annotation file."""
+    """Annotation file of the images for evaluation."""
     train_limit: int | None = None
     """Use only the first so many training images; None: all."""
     val_limit: int | None = None

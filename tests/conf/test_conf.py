@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from commands import run_here
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
@@ -16,6 +17,7 @@ import conf.compose
 from backbones.ranges import ConfigError
 from backbones.zoo import ZOO
 from classification.config import RecipeConfig
+from conf.help import HELPS
 from conf.objects import to_objects
 from runtime.config import LOGGERS, LoggerConfig
 from runtime.folder import plain
@@ -51,9 +53,37 @@ def test_help_lists_the_experiments_of_the_command_alone(command):
     shown = subprocess.check_output(
         [sys.executable, "-m", command, "--help"], cwd=conf.EXPERIMENTS.parents[1], text=True
     )
-    listed = [line for line in shown.splitlines() if line.startswith("experiment")]
-    own = ", ".join(name for home, name in EXPERIMENTS if home == command)
-    assert listed == ([f"experiment: {own}"] if own else [])
+    (listed,) = re.findall(r"^  experiment: (.*(?:\n    .*)*)", shown, re.MULTILINE)
+    assert listed.replace(",", "").split() == [name for home, name in EXPERIMENTS if home == command]
+
+
+def test_help_names_every_choice_there_is():
+    files = {
+        group: {path.stem for path in (CONF / group).glob("*.yaml")}
+        for group in ("backbone", "data", "recipe")
+    }
+    listed: dict[str, set[str]] = {}
+    for each in HELPS.values():
+        for group, names in each.choices.items():
+            listed.setdefault(group, set()).update(names)
+    for group, names in listed.items():
+        known = files.get(group, set()) | {each for each in conf.choices()[group] if "schema" not in each}
+        assert names == known, group
+
+
+@pytest.mark.parametrize("command", HELPS)
+def test_help_has_forms_that_compose_and_a_sentence_for_each_key(command, tmp_path):
+    given = ["seed=7"] if "seed" in HELPS[command].keys else []
+    shown = run_here(command.replace("_", "."), *given, "--help", cwd=tmp_path)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert max(map(len, shown.stdout.splitlines())) <= 120
+    keys = re.findall(r"^  ([a-z_.]+)=\S+\n      \S", shown.stdout, re.MULTILINE)
+    assert keys == list(HELPS[command].keys)
+    assert all(f"\n  {word}\n" in shown.stdout for word in given)
+    assert list(tmp_path.iterdir()) == []
+    for form in HELPS[command].forms:
+        if not form.startswith("-m"):
+            conf.compose.composed(command, *form.split())
 
 
 @pytest.mark.parametrize("command", ["classification", "detection", "pipeline"])
