@@ -29,6 +29,7 @@ from search.estimate import duration
 from search.history import Group, History, grouped
 from search.ledger.located import Located, located
 from search.ledger.rows import ChildRow
+from search.paired import Difference, differences, figures
 from search.report_charts import (
     Written,
     children_chart,
@@ -103,7 +104,7 @@ def _context(searches: Sequence[History]) -> dict[str, Any]:
         "figures": _figures(searches, groups, write),
         "late": late,
         "top_names": [*(f"top {count}" for count in TOP), f"last {late}"],
-        "comparison": _comparison(groups, late, write),
+        "comparison": _comparison(groups, late, write, percents),
         "runs": [_run(search, names, groups, late, write) for search in searches],
         "children_chart": children_chart(searches[0], percents) if len(searches) == 1 else None,
         "top": [
@@ -111,6 +112,7 @@ def _context(searches: Sequence[History]) -> dict[str, Any]:
             for count in TOP
             if (charts_of := top_charts(groups, count, percents))
         ],
+        "percents": percents,
         "window": window,
         "entropy": entropy_charts(groups, window),
         "shares": [share for group in groups for share in share_charts(group, window)],
@@ -171,23 +173,31 @@ def _late_mean(search: History, late: int) -> float | None:
     return statistics.fmean(search.rewards[-late:]) if search.rewards else None
 
 
-def _comparison(groups: Sequence[Group], late: int, write: Written) -> list[dict[str, Any]]:
+def _comparison(groups: Sequence[Group], late: int, write: Written, percents: bool) -> list[dict[str, Any]]:
     """Per strategy the best cells and the last children: mean over the seeds, lowest and highest."""
     rows = []
     for group in groups:
         values: dict[str, list[float]] = {}
         for search in group.searches:
-            rewards = [row.reward or 0.0 for row in search.best]
-            for count in TOP:
-                if len(rewards) >= count:
-                    values.setdefault(f"top {count}", []).append(sum(rewards[:count]) / count)
-            if (mean := _late_mean(search, late)) is not None:
-                values.setdefault(f"last {late}", []).append(mean)
+            for name, value in figures(search, len(search.rows), late).items():
+                values.setdefault(name, []).append(value)
         cells = {
             name: [write(f(each)) for f in (statistics.fmean, min, max)] for name, each in values.items()
         }
-        rows.append({"group": group, "name": group.name, "seeds": group.seeds, "cells": cells})
+        paired = differences(group, groups, late)
+        against = {name: _told_difference(each, percents) for name, each in paired.items()}
+        seeds = max((each.seeds for each in paired.values()), default=0)
+        rows.append(
+            {"group": group, "seeds": group.seeds, "cells": cells, "paired": against, "common": seeds}
+        )
     return rows
+
+
+def _told_difference(found: Difference, percents: bool) -> tuple[str, str]:
+    """Mean and interval, in points where rewards are shares."""
+    told = [f"{100 * value:+.2f}" if percents else f"{value:+.3g}" for value in found[:3]]
+    mean, low, high = (text.replace("-", "−") for text in told)
+    return mean, f"{low} to {high}"
 
 
 def _failures(searches: Sequence[History], names: Names) -> list[tuple[str, str, int, str]]:
