@@ -91,8 +91,8 @@ def _same(groups: Sequence[Group], searches: Sequence[History]) -> tuple[str, st
         found.append(f"seeds, and with them the splits ({seeds})")
     if found:
         return "no", f"differences: {', '.join(found)}"
-    seeds = len({search.seed for search in searches})
-    by_seed = f", seed by seed for {counted(seeds, 'seed')}" if seeds > 1 else ""
+    common = len({search.seed for search in searches})
+    by_seed = f", seed by seed for {counted(common, 'seed')}" if common > 1 else ""
     return "yes", f"equal data, split, space and training{by_seed}"
 
 
