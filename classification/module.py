@@ -14,6 +14,7 @@ from backbones.image_transforms import normalise
 from classification.metrics import ClassificationSums
 from classification.mixing import Mixing
 from runtime.distributed import broadcast_buffers, gather, world
+from runtime.steps import at_step
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor | None, Tensor], dict[str, Tensor]]
@@ -91,7 +92,8 @@ class ClassificationModule(L.LightningModule):
         self.loss_parts = {name: loss.detach() for name, loss in losses.items()}
         total = torch.stack(list(losses.values())).sum()
         self.train_sums.add(logits.detach(), labels, total)
-        self.log_dict({"loss": total, **self.loss_parts} if len(losses) > 1 else {"loss": total})
+        parts = self.loss_parts if len(losses) > 1 else {}
+        self.log_dict({"loss": total, **parts, **at_step(self.trainer, self.trainer.global_step + 1)})
         return total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -104,7 +106,7 @@ class ClassificationModule(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         figures = {f"train/{key}": value for key, value in _over_ranks(self.train_sums).metrics().items()}
-        self.log_dict({**figures, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
+        self._log({**figures, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
 
     def on_validation_epoch_start(self) -> None:
         self.test_sums.reset()
@@ -112,7 +114,10 @@ class ClassificationModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         figures = _over_ranks(self.test_sums).metrics()
-        self.log_dict({f"test/{key}": value for key, value in figures.items()})
+        self._log({f"test/{key}": value for key, value in figures.items()})
+
+    def _log(self, figures: dict[str, float]) -> None:
+        self.log_dict(figures | at_step(self.trainer, self.trainer.global_step))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         states = gather(_on_cpu(self.train_sums))

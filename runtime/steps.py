@@ -3,6 +3,7 @@
 import logging
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from backbones.ranges import KEY, ConfigError
 from backbones.words import counted
@@ -89,3 +90,11 @@ def log_rate(lr: float, used: float, batch_size: int, reference_batch_size: int 
         "rule may fail; to train at %.3g set recipe.reference_batch_size=null",
         *(used, times, direction, lr, reference_batch_size, batch_size, lr),
     )
+
+
+def at_step(trainer: Any, step: int) -> dict[str, float]:
+    """For `LightningModule.log_dict`: the figures belong to `step`, counted from 1.
+
+    Without it Lightning counts training steps from 0, and puts an evaluation at the step before the last. A
+    figure of the step that a checkpoint has would then seem to lie after it, and be dropped at a resume."""
+    return {"epoch": float(trainer.current_epoch), "step": float(step)}

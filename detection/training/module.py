@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from detection.data.images import Sample
 from detection.engines.base import Engine
 from detection.training.recipe import DetectionRecipe
+from runtime.steps import at_step
 
 
 class DetectionModule(L.LightningModule):
@@ -36,7 +37,8 @@ class DetectionModule(L.LightningModule):
             return torch.full((), torch.nan, device=self.device, requires_grad=True)
         self.loss_parts = {name: loss.detach() for name, loss in losses.items()}
         total = torch.stack(list(losses.values())).sum()
-        self.log_dict({"loss": total, **losses}, batch_size=len(images))
+        where = at_step(self.trainer, self.trainer.global_step + 1)
+        self.log_dict({"loss": total, **losses, **where}, batch_size=len(images))
         return total
 
     def configure_optimizers(self) -> Any:

@@ -1,5 +1,6 @@
 """Killed, interrupted and finished runs of a small network: continued, they are the unbroken run."""
 
+import csv
 import dataclasses
 import json
 import math
@@ -19,6 +20,7 @@ from small_training import EPOCHS, STEPS_PER_EPOCH, config
 
 from classification.module import ClassificationModule
 from classification.train import run
+from runtime.config import LoggerConfig
 from runtime.resume import LAST
 
 
@@ -111,6 +113,19 @@ def test_a_damaged_image_costs_no_step_and_once_replaced_the_run_goes_on(
         run(asked)
     assert "continuing after step 2 of 12" in caplog.messages
     assert_equal_runs(folder, straight(2))
+
+
+def test_a_resumed_run_keeps_the_figures_of_every_step_once(tmp_path, digit_folders):
+    every_step = dataclasses.replace(config("", "").trainer, log_every_steps=1)
+    asked = dataclasses.replace(
+        config(tmp_path, digit_folders), trainer=every_step, logger=LoggerConfig(name="csv")
+    )
+    run_killed(asked, STEPS_PER_EPOCH + 2)  # its last checkpoint is that of the step after an evaluation
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    steps = {key: [int(row["step"]) for row in rows if row[key]] for key in ("loss", "test/top1")}
+    epochs = [STEPS_PER_EPOCH * epoch for epoch in range(1, EPOCHS + 1)]
+    assert steps == {"loss": [*range(1, STEPS_PER_EPOCH * EPOCHS + 1)], "test/top1": [*epochs, epochs[-1]]}
 
 
 @pytest.mark.parametrize(
