@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import socket
 from contextlib import closing
 from pathlib import Path
@@ -10,13 +9,10 @@ from pathlib import Path
 from backbones.files import real_path
 from backbones.ranges import KEY, ConfigError
 from search.ledger.copying import copy_whole
+from search.ledger.file_system import SHARED, file_system
 from search.ledger.located import life_and_place
 from search.ledger.reader import LEDGER, connect, damage_named, is_ledger
 from search.ledger.writer import Ledger
-
-MOUNTS = Path("/proc/mounts")
-SHARED = re.compile(r"nfs\d*|cifs|smb\d|lustre|gpfs|9p|fuse\..*")
-"""File systems without the shared memory, or the locks, that SQLite's write-ahead log needs."""
 
 
 def check_place(run_dir: Path, ledger: str | None) -> None:
@@ -65,22 +61,6 @@ def open_ledger(run_dir: Path, ledger: str | None) -> Ledger:
 
 def _place(path: Path, run_dir: Path) -> dict[str, str]:
     return {"host": socket.gethostname(), "path": str(path), "run_dir": str(real_path(run_dir))}
-
-
-def file_system(folder: Path) -> str:
-    """Type of the file system that holds a folder, which need not exist; empty where it is unknown."""
-    try:
-        lines = MOUNTS.read_text().splitlines()
-    except OSError:
-        return ""
-    resolved, found = real_path(folder), ("", "")
-    for line in lines:
-        _, point, kind, *_ = line.split(" ")
-        point = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), point)
-        # Of several mounts at one point the last one is seen.
-        if resolved.is_relative_to(point) and len(point) >= len(found[0]):
-            found = point, kind
-    return found[1]
 
 
 def _local(run_dir: Path, folder: Path) -> Path:

@@ -12,7 +12,7 @@ from toy_search import FAVOURITE, Favourite, evaluator, toy_config
 
 from backbones.ranges import ConfigError
 from search.config import SpaceConfig
-from search.ledger import place, writer
+from search.ledger import file_system, place, writer
 from search.ledger.digest import digest
 from search.ledger.located import located
 from search.ledger.reader import LEDGER, read_children, read_fact
@@ -67,7 +67,7 @@ server:/home /over {kind} rw 0 0
 )
 def test_file_systems_that_machines_share_are_refused(tmp_path, monkeypatch, kind):
     (tmp_path / "mounts").write_text(MOUNTS.format(kind=kind))
-    monkeypatch.setattr(place, "MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr(file_system, "MOUNTS", tmp_path / "mounts")
     advice = "set ledger to a folder on a local disk; run_dir receives copies"
     for ledger, refused in (
         (None, "run_dir = /home/me/run"),
@@ -83,15 +83,15 @@ def test_file_systems_that_machines_share_are_refused(tmp_path, monkeypatch, kin
 
 def test_local_file_systems_are_not_refused(tmp_path, monkeypatch):
     (tmp_path / "mounts").write_text(MOUNTS.format(kind="fuseblk"))
-    monkeypatch.setattr(place, "MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr(file_system, "MOUNTS", tmp_path / "mounts")
     place.check_place(Path("/home/me/run"), None)
-    monkeypatch.setattr(place, "MOUNTS", tmp_path / "absent")
+    monkeypatch.setattr(file_system, "MOUNTS", tmp_path / "absent")
     place.check_place(Path("/home/me/run"), None)
 
 
 def test_a_search_in_a_shared_folder_is_refused_before_it_writes(tmp_path, monkeypatch):
     (tmp_path / "mounts").write_text(f"server:/ {tmp_path} nfs4 rw 0 0\n")
-    monkeypatch.setattr(place, "MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr(file_system, "MOUNTS", tmp_path / "mounts")
     with pytest.raises(ConfigError, match="is on nfs4"):
         short_search(tmp_path / "run", None)
     assert names(tmp_path) == ["mounts"]
