@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = {
     "pipeline": "search, classify and detect in one run",
     "pipeline.report": "write report.html from the files of a run",
     "pipeline.doctor": "whether runs can start on this machine: packages, device, folders, wandb",
+    "pipeline.verify": "whether the files of a run are what they were when it ended, and fit together",
     "search": "search a cell on a small data set",
     "search.status": "show how a search stands, while it runs or afterwards",
     "search.report": "write a page about one search or several",

@@ -74,7 +74,12 @@ def check_output(path: str | os.PathLike[str], *, folder: bool = False) -> None:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes `value` as indented JSON. NaN and infinities are refused: they are not JSON."""
-    write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_atomically(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """What `write_json` writes. Raises ValueError for NaN and infinities."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: str | os.PathLike[str], what: str) -> Any:

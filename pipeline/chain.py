@@ -23,6 +23,7 @@ from pipeline.config import PipelineConfig
 from pipeline.report import write_report
 from pipeline.summary import summary
 from runtime.device import resolve_device
+from runtime.digests import record
 from runtime.folder import RunFolder, log_only
 from runtime.owner import owned
 from runtime.stage import Stage
@@ -59,6 +60,7 @@ def run(config: PipelineConfig) -> dict[str, Any]:
         folder.log("pipeline")
         write_report(config.run_dir)
         table = summary(config.run_dir)
+        record(folder.path)
         Console().print(table)
         log_only(_as_text(table))
     return result

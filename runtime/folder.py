@@ -15,9 +15,10 @@ from typing import Any
 import msgspec
 import yaml
 
-from backbones.files import convert_json, existing, read_json, write_atomically, write_json
+from backbones.files import convert_json, existing, json_text, read_json, write_atomically, write_json
 from backbones.words import clipped, printable
 from celltransfer import command_line
+from runtime import digests
 from runtime.config import ADDED, RENAMED
 from runtime.owner import FILE as OWNER_FILE
 from runtime.owner import owns
@@ -43,6 +44,7 @@ FILES = {
     "log.txt": "log",
     "metrics.json": "metrics",
     "metrics.csv": "metrics",
+    digests.FILE: "digests",
 }
 """What every run may write into its folder, and what each file is called in a message."""
 
@@ -76,6 +78,7 @@ class RunFolder:
         folder.check(config, stage=stage, may_change=may_change)
         folder.path.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder.path)
+        digests.forget(folder.path)
         asked = plain(config)
         write_json(folder.path / "inputs.json", input_digests(asked, free=may_change))
         write_atomically(folder.path / "config.yaml", yaml.safe_dump(asked, sort_keys=False))
@@ -161,7 +164,9 @@ class RunFolder:
         per_class: Mapping | None = None,
         **more: Any,
     ) -> dict[str, Any]:
-        """Writes `metrics.json` and returns its content. Rates are in 0..1. more: further keys."""
+        """Writes `metrics.json` and returns its content. Rates are in 0..1. more: further keys.
+
+        To be called when the run writes nothing more: before it, the digests of all files are written."""
         content = {
             "stage": stage,
             "split": split,
@@ -169,7 +174,7 @@ class RunFolder:
             "per_class": dict(per_class or {}),
             **more,
         }
-        write_json(self.path / "metrics.json", content)
+        digests.write_last(self.path, "metrics.json", json_text(content))
         return content
 
     def log_if_possible(self, stage: str) -> None:

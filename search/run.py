@@ -113,10 +113,24 @@ def _run_on(
             naming=naming,
         )
         search.run(partial(announce, config, scoring.open, naming=naming))
-        return _write_outcome(config, folder, ledger, search, loggers, naming)
+        done = [row for row in search.rows if row.status == "done"]
+        spent = "budget.hours" if len(done) < config.budget.children else "budget.children"
+        best = _write_best(config, folder, done, loggers, spent, naming)
+        metrics, chance = _metrics(done), ledger.fact(FACT)
+        ledger.save(facts={"finished": plain(config.budget)})
     finally:
         finish(loggers)
         ledger.close()
+    content = folder.finish(STAGE.name, "validation", metrics, best_child=best.number)
+    if naming.cells:
+        _tell_best(content, naming)
+        return content
+    STAGE.show(folder, content)
+    late = [row.reward for row in done if row.reward is not None][-LATE:]
+    if (warning := at_chance(late, {FACT: chance})) is not None:
+        log.warning("%s", warning)
+    _tell_what_is_next(folder.path, spent)
+    return content
 
 
 def search_id(config: SearchConfig) -> str:
@@ -204,45 +218,40 @@ def _warn_of_many_workers(config: SearchConfig, workers: int) -> None:
         log.warning("window = %d, below twice the %d workers: some will idle", config.window, workers)
 
 
-def _write_outcome(
+def _write_best(
     config: SearchConfig,
     folder: RunFolder,
-    ledger: Ledger,
-    search: Search,
+    done: Sequence[ChildRow],
     loggers: Sequence[Logger],
+    spent: str,
     naming: Naming,
-) -> dict[str, Any]:
-    done = [row for row in search.rows if row.status == "done"]
-    scored = {row.number: row.reward for row in done if row.reward is not None}
-    spent = "budget.hours" if len(done) < config.budget.children else "budget.children"
-    if not scored:
+) -> ChildRow:
+    """Writes `genotype.json` and returns its child. done: the finished children. spent: as for
+    `_tell_what_is_next`. Raises SearchPaused where none has a reward."""
+    if not (ranked := best_first(done)):
         raise SearchPaused(f"{folder.path}: {_why_none(done, spent, naming)}")
-    best = best_first(done)[0]
+    best = ranked[0]
     origin = {
         "search": search_id(config),
         "child": best.number,
-        "reward": scored[best.number],
+        "reward": best.reward,
         "seed": config.seed,
         "child_seed": derive(config.seed, "child", best.cell_key),
     }
     Genotype(best.genotype.normal, best.genotype.reduction, origin).save(folder.path / "genotype.json")
     log_artifact(loggers, folder.path / "genotype.json", "genotype")
-    metrics = {
-        "best_reward": scored[best.number],
-        "mean_reward": mean(scored.values()),  # exact, as the figures that are logged
+    return best
+
+
+def _metrics(done: Sequence[ChildRow]) -> dict[str, float]:
+    """Of finished children, at least one of which has a reward."""
+    rewards = [row.reward for row in done if row.reward is not None]
+    return {
+        "best_reward": max(rewards),
+        "mean_reward": mean(rewards),  # exact, as the figures that are logged
         "children": len(done),
-        "failed": len(done) - len(scored),
+        "failed": len(done) - len(rewards),
     }
-    content = folder.finish(STAGE.name, "validation", metrics, best_child=best.number)
-    ledger.save(facts={"finished": plain(config.budget)})
-    if naming.cells:
-        _tell_best(content, naming)
-        return content
-    STAGE.show(folder, content)
-    if (warning := at_chance(list(scored.values())[-LATE:], {FACT: ledger.fact(FACT)})) is not None:
-        log.warning("%s", warning)
-    _tell_what_is_next(folder.path, spent)
-    return content
 
 
 def _why_none(done: Sequence[ChildRow], spent: str, naming: Naming) -> str:

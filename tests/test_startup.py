@@ -10,6 +10,7 @@ from PIL import Image
 from written_run import write_run
 
 from celltransfer import COMMANDS
+from runtime.digests import record
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HYDRA = (
@@ -87,6 +88,14 @@ def test_writing_a_report_imports_no_tensors(tmp_path):
     run_dir = write_run(tmp_path)
     assert imported("pipeline.report", run_dir) == []
     assert (run_dir / "report.html").is_file()
+
+
+def test_verifying_and_examining_import_no_tensors(tmp_path):
+    run_dir = write_run(tmp_path)
+    for stage in ("search", "classification", "detection"):
+        record(run_dir / stage)
+    assert imported("pipeline.verify", run_dir, "--no-data", code=1) == []  # the chain's own are unknown
+    assert imported("pipeline.doctor", tmp_path / "runs") == []
 
 
 def test_looking_at_a_search_imports_no_tensors(tmp_path):
