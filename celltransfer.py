@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = {
     "pipeline": "search, classify and detect in one run",
     "pipeline.report": "write report.html from the files of a run",
     "pipeline.doctor": "whether runs can start on this machine: packages, device, folders, wandb",
+    "pipeline.wandb_sync": "send runs that were tracked offline to wandb, from wherever they lie now",
     "pipeline.verify": "whether the files of a run are what they were when it ended, and fit together",
     "search": "search a cell on a small data set",
     "search.status": "show how a search stands, while it runs or afterwards",
@@ -50,6 +51,9 @@ COMMANDS: Mapping[str, str] = {
 }
 """What can be typed after `celltransfer`, or after `python -m`."""
 
+ALIASES = {"wandb-sync": "pipeline.wandb_sync"}
+"""Further names of commands after `celltransfer`."""
+
 ROOT = Path(__file__).resolve().parent
 """Where the packages lie: the clone, or `site-packages`."""
 CONSOLE = "CELLTRANSFER_CONSOLE"
@@ -61,10 +65,12 @@ def main() -> None:
     """The console command: lists the commands, or runs one."""
     end_with_reader()
     name, *words = sys.argv[1:] or ["--help"]
+    name = ALIASES.get(name, name)
     if name in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         print("usage: celltransfer COMMAND …\n\ncommands (each has its own --help):")
         print("\n".join(f"  {command:{width}}  {line}" for command, line in COMMANDS.items()))
+        print("\n".join(f"  {alias:{width}}  the same as {command}" for alias, command in ALIASES.items()))
         print("\ncelltransfer --version prints the version.")
     elif name == "--version":
         print(f"celltransfer {version()}")

@@ -3,6 +3,7 @@
 Everything that can be wrong with a data set's layout is found by `open_images`, before any training.
 """
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -55,6 +56,13 @@ class ImageSet:
         """What `take` makes of the opened, not yet decoded file. Raises as `image` does."""
         image = self.images[index]
         return read(os.fsdecode(image), take) if isinstance(image, bytes) else take(Image.fromarray(image))
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """What tells this set from another: of files the classes and labels, else the pixels, too."""
+        found = hashlib.sha256("\0".join(self.classes).encode() + self.labels.tobytes())
+        if self.images.ndim > 1:
+            found.update(np.ascontiguousarray(self.images).data)
+        return {"images": len(self), "sha256": found.hexdigest()}
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> "ImageSet":
         return ImageSet(self.source, self.classes, self.labels[indices], self.images[indices])

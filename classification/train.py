@@ -87,7 +87,9 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
     own_test_loader = test_loader.share(rank, config.trainer.processes)
     module = _build_module(config, network, config.plan().steps_per_epoch(len(train_images)))
     weights.check_storable(network, str(Path(config.run_dir) / WEIGHTS))
-    folder = STAGE.open(config, trainer)
+    folder = STAGE.open(
+        config, trainer, {"train": train_images.fingerprint(), "test": test_images.fingerprint()}
+    )
     if not rank:
         warn_of_slow_statistics(network, len(train_loader) * recipe.epochs)
         side = network.preprocessing.size

@@ -16,7 +16,7 @@ from detection.detector import Detector
 from detection.engines.config import C4_STRIDE, C4Config
 from detection.engines.costs import profile
 from detection.evaluation.results_file import write_results
-from detection.evaluation.run import predict_all, record, scored_on
+from detection.evaluation.run import fingerprint, predict_all, record, scored_on
 from detection.evaluation.scoring import evaluate
 from detection.training.batch_size import keep_batch_size, kept_batch_size
 from detection.training.build import build_detector, find_batch_size, open_images
@@ -89,7 +89,8 @@ def _train(asked: DetectionConfig) -> dict[str, Any]:
         seed_process(config.seed, own_rank)
     detector.check_storable(str(Path(config.run_dir) / WEIGHTS))
     costs = _costs(config, detector)
-    folder = STAGE.open(asked, trainer)
+    annotations = {split: fingerprint(images.coco) for split, images in {"train": train, "val": val}.items()}
+    folder = STAGE.open(asked, trainer, annotations)
     if not own_rank:
         if asked.recipe.batch_size == AUTO:
             keep_batch_size(folder.path, config.plan().batch_size, trainer.strategy.root_device)

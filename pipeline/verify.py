@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backbones.arguments import documented_parser
-from backbones.files import read_json
+from backbones.files import read_json, real_path
 from backbones.genotype import Genotype
 from backbones.metadata import read_metadata
 from backbones.words import counted, printable, told
@@ -87,7 +87,7 @@ class Verification:
         for name, expected in recorded.items():
             path = run / name
             finding = self._compared(path, expected)
-            self._whole[path.resolve()] = finding is None
+            self._whole[real_path(path)] = finding is None
             equal += finding is None
             if finding is not None:
                 yield finding
@@ -126,7 +126,7 @@ class Verification:
 
     def _is_whole(self, *paths: Path) -> bool:
         """Whether no difference of these files was found: of others there is nothing to follow."""
-        return all(self._whole.get(path.resolve(), True) for path in paths)
+        return all(self._whole.get(real_path(path), True) for path in paths)
 
     def _input(self, run: Path, config: Mapping[str, Any], key: str, expected: str) -> Iterator[Finding]:
         """A stage's product against the file of the stage before."""
@@ -147,7 +147,7 @@ class Verification:
             return
         cells = self._same_cells(product, source)
         yield Finding("ok", self._name(product), f"{link} (SHA-256 {expected[:12]}…){cells}")
-        if source.parent.resolve() not in {each.resolve() for each in self.runs} and source.parent != run:
+        if real_path(source.parent) not in {real_path(each) for each in self.runs} and source.parent != run:
             self.runs.append(source.parent)
             if (source.parent / "config.yaml").exists():
                 yield from self._digests(source.parent)
@@ -171,6 +171,9 @@ class Verification:
             return
         genotype = Genotype.load(path)
         origin, place = genotype.origin, run
+        if "child" not in origin:
+            yield Finding("unknown", self._name(path), "names no child of a search")
+            return
         if "reranked" in origin:  # chosen among the best cells of a search by longer training
             place = Path(str(origin["search"]))
         try:

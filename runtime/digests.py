@@ -62,7 +62,7 @@ def read_digests(folder: Path) -> dict[str, str]:
     """The digests by the files' names. Raises FileNotFoundError, or ValueError where they are damaged."""
     path = folder / FILE
     text = read_text(path, "digests")
-    found = dict(reversed(match.groups()) for line in text.splitlines() if (match := _LINE.fullmatch(line)))
+    found = {match[2]: match[1] for line in text.splitlines() if (match := _LINE.fullmatch(line))}
     if _text(found) != text:
         raise ValueError(f"{path}: damaged: its last line is not the SHA-256 of the lines above")
     return found

@@ -26,7 +26,7 @@ from runtime.launch import launched_rank
 from runtime.owner import owned, owns
 from runtime.random import counter_hash
 from runtime.resume import CHECKPOINTS, LAST, PREVIOUS
-from runtime.tracking import build_loggers, finish, log_artifact
+from runtime.tracking import build_loggers, finish, log_artifact, log_summary
 
 log = logging.getLogger(__name__)
 
@@ -110,15 +110,16 @@ class Stage:
             left = next((name for name in self.sources if (folder / name).exists()), self.sources[0])
             log.warning("%s is gone and is made again from %s", folder / gone[0], left)
 
-    def open(self, config: Any, trainer: L.Trainer) -> RunFolder:
+    def open(self, config: Any, trainer: L.Trainer, data: Mapping[str, Any] | None = None) -> RunFolder:
         """The run's folder; the first process makes it and gives the trainer its loggers.
 
+        data: digests of the images and labels.
         To be called when all that could be refused has been built: it is the first that writes."""
         if trainer.global_rank:
             return RunFolder(Path(config.run_dir))
         folder = RunFolder.open(config.run_dir, config, stage=self.name, may_change=self.may_change)
         self.tell_what_is_lost(folder.path)
-        trainer.loggers = build_loggers(config.logger, folder.path, self.name, plain(config))
+        trainer.loggers = build_loggers(config.logger, folder.path, self.name, plain(config), data)
         return folder
 
     def finish(
@@ -135,6 +136,7 @@ class Stage:
         more: further keys of `metrics.json`."""
         product = folder.path / self.products[0]
         log_artifact(loggers, product, product.stem)
+        log_summary(loggers, {**metrics, "steps": more.get("steps")})
         finish(loggers)
         content = folder.finish(self.name, split, metrics, per_class, **more)
         remove_previous(folder.path / CHECKPOINTS)
@@ -218,6 +220,7 @@ def evaluation_loggers(
     """Loggers of an evaluation, which have been given its metrics and are closed afterwards."""
     loggers = build_loggers(config.logger, folder, "evaluation", plain(config))
     log_metrics(loggers, split, metrics)
+    log_summary(loggers, metrics)
     yield loggers
     finish(loggers)
 

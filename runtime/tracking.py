@@ -2,8 +2,7 @@
 
 import logging
 import os
-import re
-import secrets
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,19 +10,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import PIL.Image
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL.Image import Image
 
-from backbones.files import read_text, write_atomically
+from celltransfer import program
+from runtime.code_version import code_version
 from runtime.config import LoggerConfig, check_extras
 from runtime.csv_logger import CsvLogger
+from runtime.digests import digest
+from runtime.forgiving import ForgivingTensorBoardLogger, ForgivingWandbLogger
 from runtime.patience import NoAnswerError, patiently
+from runtime.wandb_runs import Input, WandbRun, alias, artifact_metadata, describe, finite
 
 log = logging.getLogger(__name__)
 
 
-def build_loggers(config: LoggerConfig, folder: Path, stage: str, values: dict[str, Any]) -> list[Logger]:
-    """Loggers for one stage's run. values: its configuration, shown in wandb.
+def build_loggers(
+    config: LoggerConfig,
+    folder: Path,
+    stage: str,
+    values: dict[str, Any],
+    data: Mapping[str, Any] | None = None,
+) -> list[Logger]:
+    """Loggers for one stage's run. values: its configuration; data: digests of what it learns from. wandb
+    shows both.
 
     wandb is offline where nobody is logged in."""
     if config.name == "none":
@@ -33,75 +43,36 @@ def build_loggers(config: LoggerConfig, folder: Path, stage: str, values: dict[s
         check_extras(config, "logger")
         loggers.append(ForgivingTensorBoardLogger(folder, name="", version="tensorboard"))
     if config.name == "wandb":
-        loggers += _wandb_logger(folder, stage, values, config.project, config.group)
+        loggers += _wandb_logger(config, folder, stage, values, data)
     return loggers
 
 
-class _Forgiving(Logger):
-    """Makes a logger that warns once and goes quiet when its tracker fails."""
-
-    tracker: str
-    failed = False
-
-    def _call(self, method: Callable[[], None]) -> None:
-        method()
-
-    def _attempt(self, method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        if self.failed:
-            return
-        try:
-            self._call(partial(method, *args, **kwargs))
-        except Exception as error:  # any failure of a tracker is one: the run matters more
-            self.failed = True
-            action = method.__name__
-            log.warning("%s failed in %s and is left out from here on: %s", self.tracker, action, error)
-
-    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
-        self._attempt(super().log_metrics, *args, **kwargs)  # type: ignore[safe-super]
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        self._attempt(super().log_hyperparams, *args, **kwargs)  # type: ignore[safe-super]
-
-    def save(self) -> None:
-        self._attempt(super().save)
-
-    def finalize(self, *args: Any, **kwargs: Any) -> None:
-        self._attempt(super().finalize, *args, **kwargs)
-
-
-class ForgivingWandbLogger(_Forgiving, WandbLogger):
-    """wandb's, which may also stand still."""
-
-    tracker = "wandb"
-
-    def _call(self, method: Callable[[], None]) -> None:
-        patiently(method)
-
-
-class ForgivingTensorBoardLogger(_Forgiving, TensorBoardLogger):
-    """TensorBoard's."""
-
-    tracker = "TensorBoard"
-
-
 def _wandb_logger(
-    folder: Path, stage: str, config: dict[str, Any], project: str, group: str | None
+    config: LoggerConfig,
+    folder: Path,
+    stage: str,
+    values: Mapping[str, Any],
+    data: Mapping[str, Any] | None,
 ) -> list[Logger]:
     import wandb  # half a second that a run without wandb need not wait
 
     try:
-        run_id = _wandb_id(folder)
+        described = describe(folder, stage, values, config.project, config.group)
+        described.save(folder)
+        inputs = {key: each.sha256 for key, each in described.inputs.items()}
+        own = {"version": code_version(), "inputs": inputs, "data": dict(data or {})}
         logged_in = patiently(lambda: wandb.login(prompt=False)) if "WANDB_MODE" not in os.environ else None
         run = patiently(
             lambda: wandb.init(
-                project=project,
-                group=group,
-                name=f"{stage} {folder.name}",
-                job_type=stage,
-                id=run_id,
+                project=described.project,
+                group=described.group,
+                name=described.name,
+                job_type=described.job_type,
+                tags=described.tags,
+                id=described.id,
                 resume="allow",  # continued where wandb knows the id, else begun
                 dir=str(folder),
-                config=config,
+                config={**values, "celltransfer": own},
                 mode="offline" if logged_in is False else None,  # None: as WANDB_MODE says
                 settings=wandb.Settings(silent=True, console="off"),
                 reinit="finish_previous",
@@ -110,35 +81,53 @@ def _wandb_logger(
     except Exception as error:  # as above
         log.warning("wandb could not start, the run goes on without it: %s", error)
         return []
-    return [ForgivingWandbLogger(experiment=run)]
+    logger = ForgivingWandbLogger(run, described)
+    if run.settings.mode == "online":
+        log.info("wandb: %s", run.url)
+        _use_inputs(logger)
+    elif run.settings.mode == "offline":
+        sync = program(f"pipeline.wandb_sync {shlex.quote(str(folder))}")
+        log.info("wandb: offline, in %s; %s sends it", folder / "wandb", sync)
+    return [logger]
 
 
-def _wandb_id(folder: Path) -> str:
-    """The id of the folder's run in wandb, drawn once: a continued stage stays one run there."""
-    path = folder / "wandb_id.txt"
-    if os.path.lexists(path) and re.fullmatch("[0-9a-z]{4,64}", found := read_text(path, "wandb id").strip()):
-        return found
-    run_id = secrets.token_hex(8)
-    write_atomically(path, run_id + "\n")
-    return run_id
+def _use_inputs(logger: ForgivingWandbLogger) -> None:
+    """Links the files that the run began with; of the others their digests are in its configuration."""
+    for each in logger.described.inputs.values():
+        if each.artifact:
+            _in_wandb([logger], each.reference, partial(_use, each))
+
+
+def _use(each: Input, run: Any, wandb: Any) -> None:
+    run.use_artifact(each.reference, type=each.kind)
 
 
 def log_artifact(loggers: Sequence[Logger], path: Path, kind: str) -> None:
     """Hands a file to wandb where it is used. kind: `genotype`, `backbone` or `detector`."""
+    for logger in loggers:
+        if isinstance(logger, ForgivingWandbLogger):
+            log_it = partial(add_artifact, path=path, kind=kind, described=logger.described)
+            _in_wandb([logger], str(path), log_it)
 
-    def log_file(run: Any, wandb: Any) -> None:
-        artifact = wandb.Artifact(f"{kind}-{run.id}", type=kind)
-        artifact.add_file(str(path))
-        run.log_artifact(artifact)
 
-    _in_wandb(loggers, str(path), log_file)
+def add_artifact(run: Any, wandb: Any, *, path: Path, kind: str, described: WandbRun) -> Any:
+    """Logs a file to a run, named for its pipeline and with its digest as alias; returns the artifact."""
+    metadata = artifact_metadata(path, described)
+    artifact = wandb.Artifact(described.artifact(kind), type=kind, metadata=metadata)
+    artifact.add_file(str(path))
+    return run.log_artifact(artifact, aliases=["latest", alias(digest(path))])
+
+
+def log_summary(loggers: Sequence[Logger], figures: Mapping[str, Any]) -> None:
+    """Hands final figures to wandb's summary, by their names in `metrics.json`; undefined ones stay out."""
+    _in_wandb(loggers, "the summary", lambda run, wandb: run.summary.update(finite(figures)))
 
 
 def log_costs(loggers: Sequence[Logger], costs: Mapping[str, int], step: int) -> None:
-    """Hands parameters and multiply-adds to wandb's summary, and to TensorBoard as scalars."""
-    _in_wandb(loggers, "the costs", lambda run, wandb: run.summary.update(dict(costs)))
+    """Hands parameters and multiply-adds to wandb's summary, and to the others as metrics of a step."""
+    log_summary(loggers, costs)
     for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
+        if isinstance(logger, TensorBoardLogger | CsvLogger):
             logger.log_metrics(dict(costs), step)
 
 

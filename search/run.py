@@ -23,7 +23,7 @@ from runtime.overrides import override
 from runtime.owner import owned, owns
 from runtime.random import derive
 from runtime.stage import Stage
-from runtime.tracking import build_loggers, finish, log_artifact
+from runtime.tracking import build_loggers, finish, log_artifact, log_summary
 from search.admission import Admission
 from search.budget import Budget
 from search.chance import FACT, at_chance
@@ -92,7 +92,8 @@ def _run_on(
     path = folder.path / LEDGER
     ledger = open_ledger(folder.path, config.ledger)
     (folder.path / "metrics.json").unlink(missing_ok=True)  # of a smaller budget
-    loggers = build_loggers(config.logger, folder.path, "search", plain(config))
+    images = scoring.facts.get("split")
+    loggers = build_loggers(config.logger, folder.path, "search", plain(config), images)
     try:
         _check_facts(ledger, path, {"search": search_id(config), **scoring.facts})
         if config.objective.cost is None:  # else a reward is no accuracy
@@ -117,6 +118,7 @@ def _run_on(
         spent = "budget.hours" if len(done) < config.budget.children else "budget.children"
         best = _write_best(config, folder, done, loggers, spent, naming)
         metrics, chance = _metrics(done), ledger.fact(FACT)
+        log_summary(loggers, metrics)
         ledger.save(facts={"finished": plain(config.budget)})
     finally:
         finish(loggers)

@@ -98,7 +98,7 @@ def run(
 def test_alone_it_lists_the_commands_a_line_each():
     done = run()
     lines = [line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("  ")]
-    assert dict(lines) == COMMANDS
+    assert dict(lines) == {**COMMANDS, "wandb-sync": "the same as pipeline.wandb_sync"}
     assert run("--help").stdout == done.stdout
 
 
@@ -272,3 +272,11 @@ finally:
         started.stdout.close()
         assert started.stderr.read() == "cleaned up\n"
         assert started.wait(timeout=20) == 0
+
+
+@pytest.mark.parametrize("alias", celltransfer.ALIASES)
+def test_an_alias_is_the_command_that_it_names(alias):
+    code = f"import celltransfer, sys; sys.argv = ['celltransfer', {alias!r}, '--help']; celltransfer.main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: celltransfer {celltransfer.ALIASES[alias]}")

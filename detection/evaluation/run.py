@@ -25,6 +25,7 @@ from detection.evaluation.results_file import Result, read_results, to_results, 
 from detection.evaluation.scoring import METRICS, Evaluation, evaluate
 from detection.evaluation.trackers import log_curves, log_examples
 from runtime.device import resolve_device
+from runtime.digests import digest
 from runtime.distributed import gather, rank, world
 from runtime.folder import record_evaluation
 from runtime.launch import launched_by_torchrun, launched_rank
@@ -65,6 +66,11 @@ def predict_all(detector: Detector, images: DetectionImages, workers: int) -> li
 def scored_on(coco: CocoAnnotations) -> dict[str, Any]:
     """What `metrics.json` says of the images: whose annotations, and how many there are."""
     return {"annotations": coco.path.name, "images": len(coco)}
+
+
+def fingerprint(coco: CocoAnnotations) -> dict[str, int | str]:
+    """What tells the annotations from others: the digest of their file."""
+    return {"annotations": coco.path.name, "images": len(coco), "sha256": digest(coco.path)}
 
 
 def record(

@@ -1,5 +1,6 @@
 """The commands as a user types them: the chain, its continuation, sweeps, and what they say to mistakes."""
 
+import csv
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import zipfile
 import pytest
 import yaml
 from commands import run_here
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from backbones import Genotype
 from backbones.published import NASNET_A
@@ -36,7 +38,7 @@ def command(*words, cwd, check=True):
 def chain(tmp_path_factory):
     """A finished smoke run and what it printed."""
     folder = tmp_path_factory.mktemp("chain")
-    done = command("pipeline", "experiment=smoke", "run_dir=run", cwd=folder)
+    done = command("pipeline", "experiment=smoke", "run_dir=run", "logger=tensorboard", cwd=folder)
     return folder / "run", done.stdout
 
 
@@ -72,6 +74,29 @@ def test_started_again_the_chain_skips_finished_stages_and_continues_the_unfinis
     assert "report: " not in again.stderr  # the chain writes one for all stages
     assert (run / "classification" / "backbone.safetensors").stat().st_mtime_ns == weights
     assert (run / "detection" / "detector.safetensors").read_bytes() == before
+
+
+COCO = {"AP", "AP50", "AP75", "APs", "APm", "AR1", "AR10", "AR100", "ARs", "ARm"}
+NAMES = {
+    "search": {
+        *("best", "child", "duplicates", "entropy", "failed", "mean", "mean_last_100", "rejected"),
+        *("reward", "seconds"),
+    },
+    "classification": {
+        *("epoch", "lr", "train/loss", "train/top1", "train/top5", "test/loss", "test/top1", "test/top5"),
+        *("parameters", "multiply_adds"),
+    },
+    "detection": {*(f"val/{name}" for name in COCO), "parameters", "multiply_adds"},
+}
+"""Of the metrics that each stage of a smoke run logs: it has no large objects, and logs no loss of a step."""
+
+
+@pytest.mark.parametrize("stage", NAMES)
+def test_metrics_have_the_same_names_everywhere(chain, stage):
+    with (chain[0] / stage / "metrics.csv").open(newline="") as file:
+        columns = {*csv.DictReader(file).fieldnames} - {"step"}
+    written = EventAccumulator(str(chain[0] / stage / "tensorboard")).Reload()
+    assert {*written.Tags()["scalars"]} == columns == NAMES[stage]
 
 
 def test_another_configuration_is_refused_with_the_difference(chain):

@@ -3,14 +3,16 @@
 import random
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 
 import pytest
 from commands import run_here
 
+from backbones.genotype import Genotype
 from pipeline.verify import Verification, main
-from runtime.digests import FILE, files_of, read_digests
+from runtime.digests import FILE, files_of, read_digests, record
 from search.ledger.reader import LEDGER
 
 FLIPS = 2
@@ -125,10 +127,6 @@ SEARCH = (
 
 def test_a_ledger_that_no_longer_has_the_child_is_named(chain):
     """With digests that fit, as of one who made them anew: the links say it."""
-    import sqlite3
-
-    from runtime.digests import record
-
     with sqlite3.connect(chain / "search" / LEDGER) as database:
         database.execute("UPDATE children SET reward = reward + 0.125")
     record(chain / "search")
@@ -166,6 +164,25 @@ def test_a_run_that_goes_on_has_no_digests_until_it_ends(tmp_path, monkeypatch):
     assert second.keys() == first.keys()
     assert second["metrics.json"] != first["metrics.json"] or second["config.yaml"] != first["config.yaml"]
     assert findings(tmp_path / "run", "DIFFERS") == []
+
+
+def test_a_genotype_that_a_rerank_chose_is_that_of_a_child(tmp_path, monkeypatch):
+    assert run_here("search", "data=digits", *SEARCH, "run_dir=run", cwd=tmp_path).returncode == 0
+    done = run_here(
+        "search.rerank", "dir=run", "top=1", "seeds=1", "run_dir=again", "child.epochs=1", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    found = findings(tmp_path / "again")
+    assert {each.level for each in found} == {"ok", "note"}
+    child = Genotype.load("again/genotype.json").origin["child"]
+    assert [each.text.split(",")[0] for each in found if each.where == "genotype.json"] == [
+        f"child {child} of run/{LEDGER}"
+    ]
+    genotype = Genotype.load("again/genotype.json")
+    Genotype(genotype.normal, genotype.reduction, {}).save("again/genotype.json")
+    record(tmp_path / "again")
+    assert [each.text for each in findings(tmp_path / "again", "unknown")] == ["names no child of a search"]
 
 
 def test_what_an_older_version_finished_can_be_recorded(chain, capsys):

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import logging
 import os
 import signal
@@ -9,9 +10,11 @@ import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from runtime import patience
+from runtime.code_version import code_version
 from runtime.config import LoggerConfig
 from runtime.csv_logger import CsvLogger
-from runtime.tracking import build_loggers, finish, log_artifact, log_costs
+from runtime.tracking import build_loggers, finish, log_artifact, log_costs, log_summary
+from runtime.wandb_runs import FILE, Input, WandbRun, describe
 
 
 def rows(path):
@@ -76,14 +79,15 @@ def test_wandb_is_offline_without_a_login_and_takes_figures_and_files(tmp_path, 
     assert [word for word in (b"reward", b"genotype.json") if word not in content] == []
 
 
-def test_costs_are_in_wandbs_summary_and_tensorboards_scalars(tmp_path, monkeypatch):
+def test_costs_are_in_wandbs_summary_and_the_others_scalars(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     costs = {"parameters": 300_000, "multiply_adds": 4_000_000}
     loggers = build_loggers(LoggerConfig(name="wandb"), tmp_path, "classification", {})
     log_costs(loggers, costs, 7)
     assert {key: loggers[1].experiment.summary[key] for key in costs} == costs
     finish(loggers)
-    assert not (tmp_path / "metrics.csv").exists()  # they are in metrics.json
+    written = [{key: float(value) for key, value in row.items()} for row in rows(tmp_path / "metrics.csv")]
+    assert written == [{"step": 7, **costs}]
     loggers = build_loggers(LoggerConfig(name="tensorboard"), tmp_path, "classification", {})
     log_costs(loggers, costs, 7)
     finish(loggers)
@@ -102,7 +106,49 @@ def test_a_continued_stage_is_one_run_of_wandb(tmp_path, monkeypatch):
         ids.append(loggers[1].experiment.id)
         finish(loggers)
     assert ids[0] == ids[1] != ids[2]
-    assert (tmp_path / "a" / "wandb_id.txt").read_text() == f"{ids[0]}\n"
+    assert WandbRun.load(tmp_path / "a").id == ids[0]
+    (tmp_path / "b" / FILE).unlink()
+    (tmp_path / "b" / "wandb_id.txt").write_text("0123456789abcdef\n")  # of an older version
+    loggers = build_loggers(LoggerConfig(name="wandb"), tmp_path / "b", "search", {})
+    assert loggers[1].experiment.id == "0123456789abcdef"
+    finish(loggers)
+
+
+def test_a_run_of_wandb_says_what_it_is_of(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    chain = tmp_path / "chain 1"
+    (chain / "search").mkdir(parents=True)
+    values = {"data": {"name": "digits"}, "strategy": {"name": "controller"}}
+    config = LoggerConfig(name="wandb", group="chain 1")
+    loggers = build_loggers(config, chain / "search", "search", values, {"sha256": "12"})
+    run = loggers[1].experiment
+    assert (run.name, run.group, run.job_type) == ("chain 1 · search", "chain 1", "search")
+    assert set(run.tags) == {"search", "pipeline", "digits", "controller"}
+    assert run.config["data"] == {"name": "digits"}
+    assert run.config["celltransfer"]["version"] == code_version()
+    assert run.config["celltransfer"]["data"] == {"sha256": "12"}
+    log_summary(loggers, {"AP": 0.5, "APl": float("nan"), "steps": None, "children": 3})
+    assert {key: run.summary[key] for key in ("AP", "children")} == {"AP": 0.5, "children": 3}
+    assert not {"APl", "steps"} & {*run.summary.keys()}
+    (chain / "search" / "genotype.json").write_text("{}")
+    finish(loggers)
+    alone, multirun = tmp_path / "alone", tmp_path / "10-20-30" / "0"
+    files = {"backbone": {"name": str(chain / "search" / "genotype.json")}}
+    digest = hashlib.sha256(b"{}").hexdigest()
+    for folder, name in ((alone, "alone"), (multirun, "10-20-30/0")):
+        folder.mkdir(parents=True)
+        found = describe(folder, "classification", files, "p", None)
+        assert (found.name, found.group) == (f"{name} · classification", None)
+        assert found.inputs == {"backbone.name": Input("genotype", digest, "genotype-chain-1")}
+        assert found.inputs["backbone.name"].reference == f"genotype-chain-1:sha256-{digest[:12]}"
+    assert describe(multirun, "classification", {}, "p", None).artifact("backbone") == "backbone-10-20-30-0"
+
+
+def test_where_a_run_of_wandb_is_and_how_to_send_it_is_told(tmp_path, nobody_logged_in, caplog):
+    with caplog.at_level(logging.INFO):
+        finish(build_loggers(LoggerConfig(name="wandb"), tmp_path, "search", {}))
+    sync = f"python -m pipeline.wandb_sync {tmp_path} sends it"
+    assert f"wandb: offline, in {tmp_path / 'wandb'}; {sync}" in caplog.text
 
 
 def test_a_failure_of_wandb_never_stops_a_run(tmp_path, monkeypatch, caplog):

@@ -116,7 +116,15 @@ def test_the_folder_of_a_search_receives_a_copy(folder, whole):
     content = short_search(folder / "one" / "run", folder / "one" / "disk")
     (live,) = (folder / "one" / "disk").glob("search-*.sqlite")
     assert digest(live) == digest(folder / "one" / "run" / LEDGER) == whole
-    files = ["command.txt", "config.yaml", "genotype.json", "inputs.json", "log.txt", "metrics.json"]
+    files = [
+        "SHA256SUMS",
+        "command.txt",
+        "config.yaml",
+        "genotype.json",
+        "inputs.json",
+        "log.txt",
+        "metrics.json",
+    ]
     assert names(folder / "one" / "run") == [*files, LEDGER, "versions.json"]
     assert content["metrics"]["children"] == CHILDREN
     assert short_search(folder / "one" / "run", folder / "one" / "disk") == content  # finished by the copy
