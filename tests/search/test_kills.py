@@ -173,8 +173,9 @@ def test_a_search_with_real_children_killed_at_random_instants_continues(folder,
         run_dir, number = folder / f"{executor}-{number}", number + 1
         for life in range(99):
             process = fork(lambda run_dir=run_dir: search(run_dir), log)
-            # Of the first lives several end in the first start.
-            time.sleep(draw.uniform(0, 0.3 if life == 0 else 0.7) * seconds)
+            # Of the first lives several end in the first start. Later ones become longer: on a machine that
+            # is busier than in the unbroken search, none would else live until its first child is done.
+            time.sleep(draw.uniform(0, 0.3 if life == 0 else 0.7 * 1.2 ** (life - 1)) * seconds)
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
             code = exit_code(process)
@@ -186,6 +187,8 @@ def test_a_search_with_real_children_killed_at_random_instants_continues(folder,
                 break
             assert code == -9, log.read_text()
             killed += 1
+        else:
+            pytest.fail("no life was long enough")
         rows = read_children(run_dir / LEDGER)
         assert (digest(run_dir / LEDGER), len(rows)) == (whole, 12)
         _, done = begun_and_done(run_dir)
