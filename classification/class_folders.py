@@ -11,12 +11,25 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from runtime import zipped
-from runtime.pictures import HEIC, Entry, entries, image_files, is_folder, is_heic, is_image, is_split_name
+from runtime.pictures import (
+    HEIC,
+    Entry,
+    entries,
+    image_files,
+    is_folder,
+    is_heic,
+    is_image,
+    is_split_name,
+    split_role,
+)
 
 NO_CLASSES = "no class folders"
 NO_IMAGE = "no image in this class folder"
 NO_FILE = "image that is no regular file, or a link to nothing"
 TEST_FOLDERS = ("test", "val", "valid")
+OBJECTS = ("annotations", "annots", "labels", "jpegimages", "imagesets")
+"""Folders of a data set for detection, in lower case."""
+EXPECTED = "class folders, <class>/<image> or <split>/<class>/<image>"
 NO_FOLDER = "no such folder; DIR must hold <split>/<class>/<image>"
 
 
@@ -55,6 +68,44 @@ def split_folder(root: Path, train: bool, train_folder: str, test_folder: str | 
         return _find(root, train_folder if train or test_folder is None else test_folder)
     places = (_find(root, name) for name in TEST_FOLDERS)
     return next(filter(zipped.is_folder, places), root / "val")
+
+
+class OwnSplit(NamedTuple):
+    """Folders of classes: of the training images, and of those for evaluation. test None: to be drawn
+    from the training images. unused: names of the other parts."""
+
+    train: Path
+    test: Path | None
+    unused: list[str]
+
+
+def own_split(root: Path) -> OwnSplit:
+    """Recognises `<split>/<class>/<image>`, whatever the splits are called, and `<class>/<image>` without.
+
+    The folder that holds one folder alone, as archives unpack, stands for that one. Raises ValueError that
+    lists what was found and what was expected."""
+    folders = [entry.name for entry in entries(root) if is_folder(entry)]
+    only = Path(root) / folders[0] if len(folders) == 1 else None
+    if only is not None and split_role(only.name) != "train" and any(map(is_folder, entries(only))):
+        return own_split(only)
+    if not folders and root.is_dir() and len(packed := zipped.archives(root)) == 1:
+        return own_split(packed[0])
+    objects = [name for name in folders if name.casefold() in OBJECTS]
+    if objects or not folders:
+        there = ", ".join(f"{name}/" for name in folders[:4]) or "no folders"
+        hint = "; images with labelled objects train a detector (python -m detection data=folder)"
+        raise ValueError(f"{root}: found {there}, expected {EXPECTED}{hint if objects else ''}")
+    parts: dict[str, list[str]] = {}
+    for name in folders:
+        parts.setdefault(split_role(name) or "", []).append(name)
+    if "train" not in parts:
+        return OwnSplit(root, None, [])
+    twice = next((names for role, names in parts.items() if role and len(names) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{root}: {' and '.join(twice)} are for the same, expected one of them")
+    test = next((parts[role][0] for role in ("val", "test") if role in parts), None)
+    unused = [name for name in folders if name not in (parts["train"][0], test)]
+    return OwnSplit(root / parts["train"][0], None if test is None else root / test, unused)
 
 
 def taken_folders(root: Path, folders: Sequence[Path]) -> str:

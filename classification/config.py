@@ -13,7 +13,7 @@ from backbones.words import clipped
 from runtime.config import MOST_PROCESSES, EvaluationConfig, LoggerConfig, TrainerConfig
 from runtime.steps import StepPlan, scaled_rate
 
-DATA_SETS = ("digits", "cifar10", "fashion_mnist", "imagefolder")
+DATA_SETS = ("digits", "cifar10", "fashion_mnist", "imagefolder", "folder")
 OPTIMIZERS = ("sgd", "rmsprop", "adamw")
 SCHEDULES = ("cosine", "exponential")
 BATCH_SIZE = 256
@@ -33,7 +33,7 @@ class ImageDataConfig:
     name: str = "digits"
     """`digits` (inside scikit-learn), `cifar10` (torchvision's archive or class folders), `fashion_mnist`,
     or `imagefolder`: `<root>/<split folder>/<class>/<image>`, ImageNet's layout. Class folders may lie in zip
-    archives in `root`, or `root` may be one."""
+    archives in `root`, or `root` may be one. `folder`: class folders with or without a split, recognised."""
     root: str | None = None
     """Folder of the data set; only `digits` needs none."""
     download: bool = False
@@ -42,6 +42,11 @@ class ImageDataConfig:
     """Folder of the training images under `root`, for class folders."""
     test_folder: str | None = None
     """Folder of the evaluation images; None: `test`, else `val`, else `valid`."""
+    val_fraction: float = 0.2
+    """Share of the images of each class held out for evaluation, drawn by their names, where a `folder` has
+    no split."""
+    split_seed: int = 0
+    """Of that drawing; not the run's seed, so that runs compare."""
     train_limit: int | None = None
     """Use only so many training images, in the classes' proportions; None: all."""
     test_limit: int | None = None
@@ -50,7 +55,8 @@ class ImageDataConfig:
     """Chooses which images a limit keeps."""
     resident: bool | None = None
     """Hold all images in memory as uint8 (needs squares of one size) and crop by padding; False decodes
-    each image when it is needed and crops as Inception does; None: resident except for `imagefolder`."""
+    each image when it is needed and crops as Inception does; None: resident except for `imagefolder`
+    and `folder`."""
     workers: int = 0
     """Processes that decode images; resident images need none."""
     flip: bool = True
@@ -71,6 +77,7 @@ class ImageDataConfig:
 
     def __post_init__(self) -> None:
         require(self, "name", among=DATA_SETS)
+        require(self, "val_fraction", above=0, below=1)
         require(self, "train_limit", "test_limit", least=1)
         require(self, "workers", least=0, limit=MOST_PROCESSES)
         require(self, "crop_padding", least=0, limit=MOST_PADDING)
@@ -92,7 +99,7 @@ class ImageDataConfig:
 
     @property
     def is_resident(self) -> bool:
-        return self.name != "imagefolder" if self.resident is None else self.resident
+        return self.name not in ("imagefolder", "folder") if self.resident is None else self.resident
 
     def extras(self) -> dict[str, str]:
         """See `runtime.config.check_extras`."""

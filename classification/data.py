@@ -18,11 +18,21 @@ from PIL import Image
 from backbones.files import expanded
 from backbones.pictures import as_picture
 from backbones.ranges import KEY, NoSuchPathError, existing_folder, under
+from backbones.words import counted
 from celltransfer import not_installed
 from classification import archives
-from classification.class_folders import NO_CLASSES, NO_FILE, NO_IMAGE, classes, split_folder, taken_folders
+from classification.class_folders import (
+    NO_CLASSES,
+    NO_FILE,
+    NO_IMAGE,
+    classes,
+    own_split,
+    split_folder,
+    taken_folders,
+)
 from classification.config import ImageDataConfig
 from runtime import zipped
+from runtime.held_out import held_out
 from runtime.pictures import Result, read
 from runtime.problems import Report
 from runtime.random import counter_hash
@@ -130,6 +140,34 @@ def _class_folders(config: ImageDataConfig, split: str) -> ImageSet:
         log.info("%s: %s (data.test_folder takes another)", root, taken)
     if not zipped.is_folder(folder):
         raise NoSuchPathError(f"{folder}: no such folder; {KEY}root must hold <split>/<class>/<image>")
+    return _read_classes(folder, root)
+
+
+def _own_folder(config: ImageDataConfig, split: str) -> ImageSet:
+    """Class folders with or without a split. Tells which when the images for evaluation are opened."""
+    root = _root(config)
+    found = own_split(root)
+    images = _read_classes(found.train if split == "train" or found.test is None else found.test, root)
+    if found.test is not None:
+        if split == "test":
+            names = f"trained on {found.train.name}, scored on {found.test.name} ({len(images)} images)"
+            names += f"; {' and '.join(found.unused)} not used" if found.unused else ""
+            number = counted(len(images.classes), "class", "classes")
+            log.info("%s: class folders: %s; %s", root, names, number)
+        return images
+    files = [os.path.relpath(os.fsdecode(file), found.train) for file in images.images]
+    drawn = held_out(files, config.val_fraction, config.split_seed, images.labels.tolist())
+    if split == "test":
+        log.info(
+            "%s: class folders, no split: %g %% drawn for validation by seed %d (%d of %d images); %s",
+            *(root, 100 * config.val_fraction, config.split_seed, drawn.sum(), len(drawn)),
+            counted(len(images.classes), "class", "classes"),
+        )
+    return images.subset(np.flatnonzero(drawn if split == "test" else ~drawn))
+
+
+def _read_classes(folder: Path, root: Path) -> ImageSet:
+    """Raises ValueError that names what is missing or odd. root: what names are told below."""
     report = Report(str(root))
     files: dict[str, list[bytes]] = {}
     for name, paths in classes(folder, root, report.add):
@@ -187,4 +225,5 @@ _READERS = {
     "cifar10": _cifar10,
     "fashion_mnist": _fashion_mnist,
     "imagefolder": _class_folders,
+    "folder": _own_folder,
 }

@@ -49,7 +49,7 @@ def register(command: str) -> None:
     store = ConfigStore.instance().store
     for name, node in roots().items():
         store(name=f"{name}_schema", node=node)
-    for group, nodes in choices().items():
+    for group, nodes in choices(command).items():
         for name, node in nodes.items():
             store(group=group, name=name, node=node)
 
@@ -76,18 +76,21 @@ def roots() -> Mapping[str, Any]:
     }
 
 
-def choices() -> Mapping[str, Mapping[str, Any]]:
-    """Dataclasses, or objects of them, by group and name."""
+def choices(command: str = "") -> Mapping[str, Mapping[str, Any]]:
+    """Dataclasses, or objects of them, by group and name.
+
+    `data=folder` is each command's own kind of folder; in a chain, detection's is `labelled_folder`."""
     from backbones.config import BackboneConfig
     from backbones.zoo import ZOO
     from classification.config import ImageDataConfig, RecipeConfig
-    from detection.data.config import CocoDataConfig, ScenesDataConfig
+    from detection.data.config import CocoDataConfig, FolderDataConfig, ScenesDataConfig
     from detection.engines.config import ENGINES
     from detection.training.recipe import DetectionRecipe
     from runtime.config import LOGGERS, LoggerConfig, TrainerConfig
     from search.executors.config import InlineConfig, ProcessConfig, RayConfig
     from search.strategies.config import ControllerConfig, EvolutionConfig, PrimSkipConfig, RandomConfig
 
+    class_folders = ImageDataConfig(name="folder", eval_crop=0.875, workers=4)
     return {
         "strategy": {
             "controller": ControllerConfig,
@@ -96,7 +99,13 @@ def choices() -> Mapping[str, Mapping[str, Any]]:
             "random": RandomConfig,
         },
         "executor": {"inline": InlineConfig, "process": ProcessConfig, "ray": RayConfig},
-        "data": {"images_schema": ImageDataConfig, "coco": CocoDataConfig, "scenes": ScenesDataConfig},
+        "data": {
+            "images_schema": ImageDataConfig,
+            "coco": CocoDataConfig,
+            "scenes": ScenesDataConfig,
+            "folder": FolderDataConfig if command.startswith("detection") else class_folders,
+            "labelled_folder": FolderDataConfig,
+        },
         "backbone": {
             "schema": BackboneConfig,
             **{name: BackboneConfig(name=name) for name in ZOO},

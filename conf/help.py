@@ -144,7 +144,7 @@ def register_help(command: str, own: Sequence[str]) -> str:
 
     command: the name of its configuration. own: its experiments."""
     OmegaConf.register_new_resolver("help_key", _key, replace=True)
-    template = _template(command, roots()[command], choices(), own)
+    template = _template(command, roots()[command], choices(command), own)
     ConfigStore.instance().store(group="hydra/help", name="celltransfer", node={"template": template})
     return "hydra/help=celltransfer"
 

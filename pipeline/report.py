@@ -21,7 +21,7 @@ from backbones.words import printable_lines, told
 from celltransfer import program
 from classification.mistakes import MATRIX_CLASSES, Mistakes
 from detection.data.annotations import read_split
-from detection.data.config import CocoDataConfig, ScenesDataConfig
+from detection.data.config import CocoDataConfig, FolderDataConfig, ScenesDataConfig
 from detection.evaluation.curves import RECALLS, Curves
 from detection.evaluation.matches import IOU
 from detection.evaluation.results_file import read_results
@@ -184,7 +184,8 @@ def _data(detection: Stage) -> CocoDataConfig | None:
     """The data that the run was scored on; None where its configuration is absent or not understood."""
     if not detection.data:
         return None
-    kind = ScenesDataConfig if "scenes_seed" in detection.data else CocoDataConfig
+    kinds = {"scenes_seed": ScenesDataConfig, "val_fraction": FolderDataConfig}
+    kind = next((kind for key, kind in kinds.items() if key in detection.data), CocoDataConfig)
     return detection.attempt("config.yaml", lambda _: msgspec.convert(detection.data, kind))
 
 
@@ -230,7 +231,9 @@ def _classifier_commands(stage: Stage) -> list[tuple[str, str]]:
     weights = stage.folder / "backbone.safetensors"
     if not weights.exists():
         return []
-    keys = ("root", "test_folder", "test_limit", "resident")
+    keys = ["root", "test_folder", "test_limit", "resident"]
+    if stage.data.get("name") == "folder":
+        keys += ["val_fraction", "split_seed"]
     words = [
         program("classification.evaluate"),
         override("weights", weights),
@@ -245,7 +248,7 @@ def _classifier_commands(stage: Stage) -> list[tuple[str, str]]:
 def _choice(data: CocoDataConfig) -> list[str]:
     """Command-line arguments that choose this data: the group and every value that is not its default."""
     default = type(data)()
-    group = "scenes" if isinstance(data, ScenesDataConfig) else "coco"
+    group = {ScenesDataConfig: "scenes", FolderDataConfig: "folder"}.get(type(data), "coco")
     values = {key: value for key, value in vars(data).items() if value != getattr(default, key)}
     return [f"data={group}", *(override(f"data.{key}", value) for key, value in values.items())]
 

@@ -22,6 +22,8 @@ ADDED: dict[str, object] = {
     "recipe.head_init": "fan_out",
     "child.precision": "32-true",
     "child.channels_last": True,
+    "data.val_fraction": 0.2,
+    "data.split_seed": 0,
 }
 """Keys that older runs did not have: the value that they had."""
 LOGGERS = ("csv", "wandb", "tensorboard", "none")

@@ -178,6 +178,14 @@ def is_split_name(name: str) -> bool:
     return _SPLIT.fullmatch(name) is not None
 
 
+def split_role(name: str) -> str | None:
+    """What a part of that name is for, `train`, `val` or `test`; None where it is no name of a part."""
+    if (found := _SPLIT.fullmatch(name)) is None:
+        return None
+    word = found[1].lower()
+    return next((role for role in ("train", "test") if word.startswith(role)), "val")
+
+
 def is_folder(entry: Entry) -> bool:
     """Of links, what they lead to; a link that leads nowhere is no folder."""
     try:

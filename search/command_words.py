@@ -12,6 +12,7 @@ SET_BY_CHOICE = {
     "cifar10": ("mean", "std"),
     "fashion_mnist": ("crop_padding", "mean", "std"),
     "imagefolder": ("eval_crop", "workers"),
+    "folder": ("eval_crop", "workers"),
 }
 """Keys that `data=NAME` sets to other values than the defaults (`conf/data`)."""
 

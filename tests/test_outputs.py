@@ -8,6 +8,7 @@ from commands import run_here
 
 COMMANDS = {
     "detection.predict": "none.safetensors {pictures} --output {output}",
+    "classification.split": "none --output {output}",
     "detection.split": "none.json --minival 3 --output {output}",
     "detection.import_labels": "--from yolo {pictures} --output {output}/a.json",
     "detection.export": "none.safetensors --format onnx --size 64 64 --output {output}/a.onnx",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from backbones.ranges import KEY, NoSuchPathError, under
+from backbones.ranges import under
 from detection.data.coco_file import CocoFile, parse
 from detection.data.coco_rules import find_problems, targets
 from detection.data.config import CocoDataConfig
@@ -132,14 +132,8 @@ def read_split(config: CocoDataConfig, split: str, *, images: bool = False) -> t
     if split not in SPLITS:
         raise ValueError(f"split = {split!r}, must be train or val")
     with under("data"):
-        root = config.prepare()
-    train = split == "train"
-    annotations = root / (config.train_annotations if train else config.val_annotations)
-    name = config.train_images if train else config.val_images
-    folder = root / name
-    if images and annotations.is_file() and not folder.is_dir():
-        raise NoSuchPathError(f"{KEY}data.{split}_images = {name}: no such folder in {root}")
-    limit = config.train_limit if train else config.val_limit
+        annotations, folder = config.places(split)
+    limit = config.train_limit if split == "train" else config.val_limit
     coco, problems = read_coco(annotations, folder if images else None, limit)
     for problem in problems:
         log.warning("%s", problem)

@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backbones.ranges import KEY, ConfigError, existing_folder, require
+from backbones.ranges import KEY, ConfigError, NoSuchPathError, existing_folder, require
 from detection.data.sizing import EvaluationSize, Fixed, ScaleJitter, ShortestEdge, TrainingSize, check_side
 from runtime.config import MOST_PROCESSES
+
+FOLDER_LAYOUTS = ("coco", "yolo", "voc")
 
 
 @dataclass(kw_only=True)
@@ -97,6 +99,17 @@ class CocoDataConfig:
         """The data's root. Raises ValueError or FileNotFoundError where there is none."""
         return existing_folder(self.root, "root", f"{self.train_images} and {self.train_annotations}")
 
+    def places(self, split: str) -> tuple[Path, Path]:
+        """The annotation file of `split`, `train` or `val`, and the folder of its images.
+
+        Raises ValueError or FileNotFoundError where there is no root, or no such folder in it."""
+        root, train = self.prepare(), split == "train"
+        annotations = root / (self.train_annotations if train else self.val_annotations)
+        name = self.train_images if train else self.val_images
+        if annotations.is_file() and not (root / name).is_dir():
+            raise NoSuchPathError(f"{KEY}{split}_images = {name}: no such folder in {root}")
+        return annotations, root / name
+
 
 @dataclass(kw_only=True)
 class ScenesDataConfig(CocoDataConfig):
@@ -143,3 +156,54 @@ class ScenesDataConfig(CocoDataConfig):
 
         folder, _ = scenes.place(self.root, self.train_scenes, self.val_scenes, self.scenes_seed)
         return {} if (folder / scenes.WRITTEN).is_file() else {"sklearn": "demo"}
+
+
+@dataclass(kw_only=True)
+class FolderDataConfig(CocoDataConfig):
+    """Group `data`: `folder`. Own photographs with their labels, in the layout of COCO, YOLO or VOC.
+
+    What is not in COCO's format is converted into the user's cache, `$XDG_CACHE_HOME/celltransfer`."""
+
+    name: str = "folder"
+    """Recorded with the results."""
+    root: str | None = None
+    """The folder, or its data.yaml."""
+    layout: str | None = None
+    """`coco`, `yolo` or `voc`. None: the one that is found."""
+    val_fraction: float = 0.2
+    """Share of the images held out for validation where the folder has no split, drawn by their names."""
+    split_seed: int = 0
+    """Of that drawing; not the run's seed, so that runs compare."""
+    train_images: str = ""
+    train_annotations: str = ""
+    val_images: str = ""
+    val_annotations: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "layout", among=FOLDER_LAYOUTS)
+        require(self, "val_fraction", above=0, below=1)
+        for key in ("train_images", "train_annotations", "val_images", "val_annotations"):
+            if getattr(self, key):
+                raise ConfigError(f"{KEY}{key} belongs to data=coco; data=folder finds the files by itself")
+
+    def prepare(self) -> Path:
+        """The folder. Raises ValueError or FileNotFoundError where there is none."""
+        if self.root is not None and self.root.lower().endswith((".yaml", ".yml")):
+            return existing_folder(str(Path(self.root).parent), "root", "data.yaml")
+        return existing_folder(self.root, "root", "images and their labels")
+
+    def places(self, split: str) -> tuple[Path, Path]:
+        """As `CocoDataConfig.places`. Logs the layout and the split when the images for evaluation are
+        opened.
+
+        Raises ValueError that lists what was found and expected, or each kind of fault in the labels."""
+        from detection.data import (
+            own_folder,  # needs NumPy and Pillow, which a configuration need not wait for
+        )
+
+        root = self.prepare()
+        found = own_folder.open_folder(root, self.layout, self.val_fraction, self.split_seed)
+        if split == "val":
+            own_folder.log.info("%s: %s", root, found.told)
+        return found.train if split == "train" else found.val

@@ -184,7 +184,7 @@ def choose_folders(
     text = f"{root}: no {kind} data set, expected the folders {expected}"
     if splits:
         raise FileNotFoundError(f"{text}; it has the splits {', '.join(splits)}: choose one with --split")
-    if mixed := _mixed_folders(root, suffix):
+    if mixed := mixed_folders(root, suffix):
         there = ", ".join(map(str, mixed))
         raise FileNotFoundError(
             f"{text}; labels lie beside the images in {there}: --images {mixed[0]} --annotations {mixed[0]}"
@@ -192,7 +192,7 @@ def choose_folders(
     raise FileNotFoundError(f"{text}; name others with --images and --annotations")
 
 
-def _mixed_folders(root: Path, suffix: str) -> list[Path]:
+def mixed_folders(root: Path, suffix: str) -> list[Path]:
     """The root, or the folders in it, that hold labels beside images."""
     folders = [root, *sorted(Path(entry.path) for entry in entries(root) if entry.is_dir())]
     return [folder for folder in folders if lies_beside_images(folder, suffix)]

@@ -9,9 +9,6 @@ import hashlib
 import io
 import json
 import logging
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from backbones.files import expanded, read_json, write_json
 from backbones.ranges import KEY, ConfigError
 from classification.config import ImageDataConfig
 from classification.data import ImageSet, open_images
+from runtime.cache import cache_folder, write_folder
 
 log = logging.getLogger(__name__)
 
@@ -66,33 +64,20 @@ def prepare(folder: Path, settings: dict[str, int]) -> Path:
     return folder
 
 
-def cache_folder() -> Path:
-    """Where data that can be made again is kept: `$XDG_CACHE_HOME/celltransfer`, else below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "celltransfer"
-
-
 def write_scenes(root: Path, settings: dict[str, int]) -> None:
     """Writes both splits below `root`, which appears whole or not at all.
 
     settings: `train` and `val` (scenes), `seed`, `writer`. Raises ValueError when `root` is not empty."""
     if root.exists() and any(root.iterdir()):
         raise ConfigError(f"{KEY}root = {root} holds other files than scenes: give an empty or a new folder")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}."))
-    try:
+
+    def write(folder: Path) -> None:
         for split, source in (("train", "train"), ("val", "test")):
             digits = open_images(ImageDataConfig(name="digits"), source)
-            _write_split(temporary, split, digits, settings[split], settings["seed"])
-        write_json(temporary / WRITTEN, settings)
-        temporary.chmod(0o755)
-        try:
-            os.replace(temporary, root)
-        except OSError:
-            # Another process was faster; its scenes are the same.
-            if not (root / WRITTEN).is_file():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            _write_split(folder, split, digits, settings[split], settings["seed"])
+        write_json(folder / WRITTEN, settings)
+
+    write_folder(root, WRITTEN, write)
 
 
 def _write_split(root: Path, split: str, digits: ImageSet, count: int, seed: int) -> None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from backbones.words import counted
 from detection.data.labels import Faults, child, lies_beside_images
@@ -13,23 +14,37 @@ Folders = tuple[Path, Path]
 """Of images and of their labels."""
 
 
-def split_pairs(root: Path, split: str, images: Sequence[str], labels: str, suffix: str) -> list[Folders]:
-    """Where the split may lie. images, labels: names of their folders; suffix: of a label file."""
+class FolderNames(NamedTuple):
+    """What a format calls the folders of its images and of its labels; suffix: of a label file."""
+
+    images: Sequence[str]
+    labels: Sequence[str]
+    suffix: str
+
+    def inside(self, folder: Path, split: str = "") -> list[Folders]:
+        """All pairs of these below a folder, or of the folders of a split in them."""
+        pairs = [
+            (child(folder, images), child(folder, labels)) for labels in self.labels for images in self.images
+        ]
+        return [(child(images, split), child(labels, split)) for images, labels in pairs] if split else pairs
+
+
+def split_pairs(root: Path, split: str, names: FolderNames) -> list[Folders]:
+    """Where the split may lie."""
     part = child(root, split)
-    pairs = [(child(child(root, name), split), child(child(root, labels), split)) for name in images]
-    pairs += [(child(part, name), child(part, labels)) for name in images]
-    if part.is_dir() and is_split_name(part.name) and lies_beside_images(part, suffix):
+    pairs = [*names.inside(root, split), *names.inside(part)]
+    if part.is_dir() and is_split_name(part.name) and lies_beside_images(part, names.suffix):
         pairs.append((part, part))
     return pairs
 
 
-def split_folders(root: Path, images: Sequence[str], labels: str, suffix: str) -> dict[str, Folders]:
+def split_folders(root: Path, names: FolderNames) -> dict[str, Folders]:
     """The splits that have folders of their own, by name."""
-    around = [folder for folder in (root, *(child(root, name) for name in images)) if folder.is_dir()]
-    names = {entry.name for folder in around for entry in entries(folder) if is_folder(entry)}
+    around = [folder for folder in (root, *(child(root, name) for name in names.images)) if folder.is_dir()]
+    splits = {entry.name for folder in around for entry in entries(folder) if is_folder(entry)}
     found: dict[str, Folders] = {}
-    for name in sorted(names):
-        for pair in split_pairs(root, name, images, labels, suffix):
+    for name in sorted(splits):
+        for pair in split_pairs(root, name, names):
             if pair not in found.values() and all(folder.is_dir() for folder in pair):
                 found.setdefault(name, pair)
     return found

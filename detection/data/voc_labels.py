@@ -28,14 +28,20 @@ from detection.data.labels import (
     picture_files,
     picture_size,
 )
-from detection.data.splits import note_merged_folders, note_merged_lists, split_folders, split_pairs
+from detection.data.splits import (
+    FolderNames,
+    note_merged_folders,
+    note_merged_lists,
+    split_folders,
+    split_pairs,
+)
 from detection.data.voc_pictures import Pictures, length, listed, listed_splits
 from detection.data.voc_xml import Document, XmlError
 from runtime.progress import track
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 SUFFIX = ".xml"
-FOLDERS = (("JPEGImages", "images"), "Annotations", SUFFIX)
+FOLDERS = FolderNames(("JPEGImages", "images"), ("Annotations", "annots"), SUFFIX)
 DIFFICULT = {
     **dict.fromkeys(("", "0", "0.0", "false", "no"), False),
     **dict.fromkeys(("1", "1.0", "true", "yes"), True),
@@ -52,8 +58,8 @@ def read_voc(
     images, annotations: folders of the images and of their XML files, where they lie elsewhere.
     Raises FileNotFoundError for a missing folder, ValueError that lists faults by kind, file and line."""
     lists = child(child(root, "ImageSets"), "Main")
-    parts = split_folders(root, *FOLDERS)
-    pairs = [] if split is None or (lists / f"{split}.txt").exists() else split_pairs(root, split, *FOLDERS)
+    parts = split_folders(root, FOLDERS)
+    pairs = [] if split is None or (lists / f"{split}.txt").exists() else split_pairs(root, split, FOLDERS)
     if not (own := any(all(folder.is_dir() for folder in pair) for pair in pairs)):
         pairs = _whole(root)
     folder, labels = choose_folders("VOC", root, pairs, (images, annotations), list(parts), SUFFIX)
@@ -103,8 +109,7 @@ def read_voc(
 
 def _whole(root: Path) -> list[tuple[Path, Path]]:
     """Folders of the images and of the labels of all parts."""
-    labels = child(root, "Annotations")
-    pairs = [(child(root, "JPEGImages"), labels), (child(root, "images"), labels)]
+    pairs = FOLDERS.inside(root)
     return [*pairs, (root, root)] if lies_beside_images(root, SUFFIX) else pairs
 
 

@@ -20,7 +20,6 @@ from detection.data.labels import (
     LabelledImages,
     LabelledObject,
     Wrong,
-    child,
     choose_folders,
     cut,
     label_files,
@@ -30,12 +29,12 @@ from detection.data.labels import (
     picture_size,
 )
 from detection.data.listed_files import Nearest
-from detection.data.splits import note_merged_folders, split_folders, split_pairs
+from detection.data.splits import FolderNames, note_merged_folders, split_folders, split_pairs
 from detection.data.yolo_names import YoloNames, read_names
 from runtime.progress import track
 
 SUFFIX = ".txt"
-FOLDERS = (("images",), "labels", SUFFIX)
+FOLDERS = FolderNames(("images",), ("labels",), SUFFIX)
 TOLERANCE = 0.01
 """Share by which a number may lie outside 0..1; what reaches out of the image is cut."""
 
@@ -48,7 +47,7 @@ def read_yolo(
 
     images, annotations: folders of the images and of their label files, where they lie elsewhere.
     Raises FileNotFoundError for a missing folder, ValueError that lists faults by kind, file and line."""
-    splits = split_folders(root, *FOLDERS)
+    splits = split_folders(root, FOLDERS)
     folder, labels = _folders(root, split, (images, annotations), list(splits))
     faults = Faults()
     names = read_names(root, faults)
@@ -86,11 +85,10 @@ def _folders(
     root: Path, split: str | None, given: tuple[Path | None, Path | None], splits: Sequence[str]
 ) -> tuple[Path, Path]:
     """Of the images and of the labels."""
-    images = child(root, "images")
-    pairs = [(images, child(root, "labels"))]
+    pairs = FOLDERS.inside(root)
     if split is not None:
-        pairs = split_pairs(root, split, *FOLDERS)
-    elif not images.is_dir() and lies_beside_images(root, SUFFIX):
+        pairs = split_pairs(root, split, FOLDERS)
+    elif not pairs[0][0].is_dir() and lies_beside_images(root, SUFFIX):
         pairs.append((root, root))
     return choose_folders("YOLO", root, pairs, given, splits, SUFFIX)
 

@@ -48,6 +48,50 @@ def read_names(root: Path, faults: Faults) -> YoloNames:
     )
 
 
+def named_folders(root: Path) -> dict[str, tuple[Path, Path]]:
+    """Folders of images and of labels that the YAML file names, by role, `train`, `val` and perhaps `test`.
+
+    Empty unless it names folders for the first two that are there: many files hold another machine's paths.
+    Raises ValueError for lists of images, and for a data.yaml that cannot be read."""
+    for path in _yaml_files(root):
+        try:
+            content = _mapping(path)
+        except ValueError:
+            if path.name in YAMLS:
+                raise
+            continue
+        if "names" not in content:
+            continue
+        found = {}
+        for role, keys in {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}.items():
+            node = next((content[key] for key in keys if key in content), None)
+            if node is not None and (folder := _named_folder(path, role, node, content.get("path"))):
+                found[role] = (folder, _labels_of(folder))
+        if "train" in found and "val" in found:
+            return found
+    return {}
+
+
+def _named_folder(path: Path, role: str, node: yaml.Node, base: yaml.Node | None) -> Path | None:
+    """As Ultralytics finds it: below `path` or the file, Roboflow's `../` taken for `./`."""
+    text = _text(node)
+    if isinstance(node, yaml.SequenceNode) or text.lower().endswith(".txt"):
+        raise ValueError(f"{path}: {role} = {clipped(text)[1:-1]}, expected a folder; lists are not read")
+    bases = [path.parent, *([path.parent / _text(base)] if base is not None else [])]
+    places = [around / name for name in (text, text.removeprefix("../")) for around in reversed(bases)]
+    return next((place for place in places if text and "\0" not in text and place.is_dir()), None)
+
+
+def _labels_of(images: Path) -> Path:
+    """`labels` for the last `images` of the path, else the folder itself."""
+    parts = list(images.parts)
+    if "images" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+        if (labels := Path(*parts)).is_dir():
+            return labels
+    return images
+
+
 def _yaml_files(root: Path) -> list[Path]:
     names = [entry.name for entry in entries(root) if entry.name.lower().endswith((".yaml", ".yml"))]
     return [root / name for name in sorted(names, key=lambda name: (name not in YAMLS, name))]

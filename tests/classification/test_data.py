@@ -206,7 +206,7 @@ def test_mistakes_in_the_layout_are_named(tmp_path):
     [
         (
             {"name": "imagenet21k"},
-            "name = 'imagenet21k', expected one of digits, cifar10, fashion_mnist, imagefolder",
+            "name = 'imagenet21k', expected one of digits, cifar10, fashion_mnist, imagefolder, folder",
         ),
         ({"train_limit": 0}, "train_limit = 0, must be at least 1, or null"),
         ({"crop_padding": -1}, "crop_padding = -1, must be at least 0"),

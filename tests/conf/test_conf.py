@@ -16,9 +16,10 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 import conf.compose
 from backbones.ranges import ConfigError
 from backbones.zoo import ZOO
-from classification.config import RecipeConfig
+from classification.config import ImageDataConfig, RecipeConfig
 from conf.help import HELPS
 from conf.objects import to_objects
+from detection.data.config import FolderDataConfig
 from runtime.config import LOGGERS, LoggerConfig
 from runtime.folder import plain
 from search.strategies.config import ControllerConfig, EvolutionConfig, RandomConfig
@@ -255,3 +256,12 @@ def test_a_key_by_its_old_name_is_answered_with_the_new_one(command, word, answe
         [sys.executable, "-m", command, word], cwd=CONF.parent, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr.strip()) == (1, answer)
+
+
+def test_a_folder_is_each_commands_own_kind_of_data():
+    for command in ("search", "classification"):
+        assert composed(command, "data=folder", "data.root=DIR").data.name == "folder"
+    given = ["data=folder", "data.root=DIR", "backbone.name=nasnet_a_mobile"]
+    assert type(composed("detection", *given).data) is FolderDataConfig
+    chain = composed("pipeline", "data=folder", "data@detection.data=labelled_folder")
+    assert (type(chain.data), type(chain.detection.data)) == (ImageDataConfig, FolderDataConfig)

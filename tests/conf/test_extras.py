@@ -56,8 +56,8 @@ for root, groups in roots.items():
         files = [path.stem for path in conf.EXPERIMENTS.parent.glob(f"{group}/*.yaml")]
         nodes = [name.removesuffix(".yaml") for name in ConfigStore.instance().list(group)]
         for choice in {*files, *nodes} - {"schema", "images_schema"}:
-            boxes = choice in ("coco", "scenes", "detectron2_1x", "nasnet_coco")
-            if group in ("data", "recipe") and boxes != root.startswith("detection"):
+            boxes = choice in ("coco", "labelled_folder", "scenes", "detectron2_1x", "nasnet_coco")
+            if group in ("data", "recipe") and choice != "folder" and boxes != root.startswith("detection"):
                 continue
             words = [f"{group}={choice}", *given.get(root, ())]
             words += ["backbone.name=cells.json"] * (choice == "genotype")

@@ -29,7 +29,7 @@ OTHER_CHOICES = [
 ]
 COMPOSITIONS = [*((command, []) for command in GIVEN), *OTHER_CHOICES]
 FREE = {
-    *("seed", "limit_seed", "scenes_seed"),  # any number is a seed
+    *("seed", "limit_seed", "scenes_seed", "split_seed"),  # any number is a seed
     *("train_limit", "test_limit", "val_limit", "validation", "training"),  # more than all is all, or refused
     *("parameters", "multiply_adds", "activation_bytes", "rejections_in_a_row"),  # limits, not sizes
     *("epochs", "steps", "warmup_steps", "milestones", "children", "patience"),  # as long as is asked for

@@ -38,7 +38,7 @@ def answers(folder, *commands):
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
 
 
-DATA = "expected one of cifar10, digits, fashion_mnist, imagefolder, imagenet"
+DATA = "expected one of cifar10, digits, fashion_mnist, folder, imagefolder, imagenet"
 REFUSED = {
     "classification recipe.lrr=0.1": "recipe.lrr: no such key; did you mean recipe.lr?",
     "classification data=digits +recipe.lrr=0.1": "recipe.lrr: no such key; did you mean recipe.lr?",
@@ -78,9 +78,9 @@ REFUSED = {
     "classification data=digit": f"data=digit: {DATA}",
     "classification data=null": f"data=null: {DATA}",
     "classification data.root=/x data=scenes": f"data=scenes: {DATA}",
-    "detection data=digits": "data=digits: expected one of coco, scenes",
+    "detection data=digits": "data=digits: expected one of coco, folder, labelled_folder, scenes",
     "detection recipe=modern": "recipe=modern: expected one of detectron2_1x, nasnet_coco",
-    "pipeline data@detection.data=digits": "data@detection.data=digits: expected one of coco, scenes",
+    "pipeline data@detection.data=digits": "data@detection.data=digits: expected one of coco, labelled_folder, scenes",
     "search 'executor=[1]'": "executor=[1]: expected one of inline, process, ray",
     "search data=digits 'strategy={name:ppo}'": "strategy.name = 'ppo', expected one of controller",
     "classification logger@logger2=csv": "Could not override 'logger@logger2'.\nDid you mean to override "

@@ -184,3 +184,40 @@ def test_an_impossible_minival_is_refused(coco2014, tmp_path, capsys, monkeypatc
     assert main([*map(str, coco2014), *more, "--output", "out"]) == 1
     assert message in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_a_fraction_is_drawn_by_name_and_written_beside_the_annotations(tmp_path, capsys):
+    path = write(tmp_path, "labels", range(100, 150))
+    assert main([str(path), "--fraction", "0.2"]) == 0
+    train, val = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("train", "val"))
+    assert (len(train["images"]), len(val["images"])) == (40, 10)
+    kept = json.loads(path.read_text())["images"]
+    assert sorted(image["id"] for image in train["images"] + val["images"]) == [image["id"] for image in kept]
+    assert capsys.readouterr().out.endswith("labels.json: val = 10 of 50 images, by name, seed 0\n")
+    assert main([str(path), "--fraction", "0.2"]) == 1
+    assert (
+        capsys.readouterr().err == f"{tmp_path}/train.json is there already: choose a folder with --output\n"
+    )
+
+
+def test_a_stratified_draw_keeps_the_share_of_the_rarest_category(tmp_path):
+    path = write(tmp_path, "labels", range(100))
+    content = json.loads(path.read_text())
+    for box in content["annotations"]:  # a dog in every image, a cat in 10, nothing in 10
+        box["category_id"] = 2 if box["image_id"] < 10 and box["id"] % 10 else 1
+    content["annotations"] = [box for box in content["annotations"] if box["image_id"] < 90]
+    path.write_text(json.dumps(content))
+    for seed in "012":
+        output = tmp_path / seed
+        assert (
+            main([str(path), "--fraction", "0.2", "--stratify", "--seed", seed, "--output", str(output)]) == 0
+        )
+        val = json.loads((output / "val.json").read_text())
+        ids = {image["id"] for image in val["images"]}
+        assert [len(ids & set(part)) for part in (range(10), range(10, 90), range(90, 100))] == [2, 16, 2]
+
+
+def test_stratify_goes_with_a_fraction_alone(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(write(tmp_path, "labels", range(5))), "--minival", "2", "--stratify"])
+    assert capsys.readouterr().err.endswith("--stratify goes with --fraction\n")

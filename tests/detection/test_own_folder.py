@@ -1,0 +1,304 @@
+"""`data=folder`: own photographs with their labels, in any of the common layouts."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from label_folders import BOX, ROW, picture, put, xml
+
+from backbones.ranges import ConfigError
+from detection.data.annotations import read_split
+from detection.data.config import FolderDataConfig
+
+NAMES = [f"{letter}.png" for letter in "abcdefghij"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def coco(names, folder=""):
+    return json.dumps(
+        {
+            "images": [
+                {"id": i, "file_name": folder + name, "width": 40, "height": 20}
+                for i, name in enumerate(names)
+            ],
+            "annotations": [
+                {"id": i + 1, "image_id": i, "category_id": 1, "bbox": BOX, "area": 200, "iscrowd": 0}
+                for i in range(len(names))
+            ],
+            "categories": [{"id": 1, "name": "cat"}],
+        }
+    )
+
+
+def labelled(root: Path, images: str, labels: str, suffix: str, names=NAMES) -> None:
+    for name in names:
+        picture(root / images / name)
+        content = xml(name=name) if suffix == ".xml" else ROW
+        put((root / labels / name).with_suffix(suffix), content)
+
+
+def voc(root, images="images", labels="annots", names=NAMES):
+    labelled(root, images, labels, ".xml", names)
+
+
+def yolo(root, images="images", labels="labels", names=NAMES):
+    labelled(root, images, labels, ".txt", names)
+    put(root / "data.yaml", "names: [cat]\n")
+
+
+def voc_lists(root):
+    voc(root, "JPEGImages", "Annotations")
+    for name, stems in {"train": "abcd", "val": "ef", "trainval": "abcdef", "cat_train": "a 1"}.items():
+        put(root / "ImageSets/Main" / f"{name}.txt", "\n".join(stems))
+
+
+def yolo_parts(root, parts):
+    for (images, labels), names in parts.items():
+        yolo(root, images, labels, names)
+
+
+def yolo_by_yaml(root):
+    yolo_parts(root, {("images/a", "labels/a"): NAMES[:6], ("images/b", "labels/b"): NAMES[6:8]})
+    put(root / "data.yaml", "path: ../elsewhere\ntrain: images/a\nval: images/b\nnames: {0: cat}\n")
+
+
+def roboflow_yolo(root):
+    yolo_parts(root, {(f"{part}/images", f"{part}/labels"): NAMES[:2] for part in ("train", "valid", "test")})
+    put(
+        root / "data.yaml",
+        "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: [cat]\n",
+    )
+    put(root / "README.roboflow.txt", "")
+
+
+def roboflow_voc(root):
+    voc(root, "train", "train", NAMES[:6])
+    voc(root, "valid", "valid", NAMES[6:])
+
+
+def roboflow_coco(root):
+    for part, names in (("train", NAMES[:6]), ("valid", NAMES[6:])):
+        put(root / part / "_annotations.coco.json", coco(names))
+        for name in names:
+            picture(root / part / name)
+
+
+def coco_parts(root):
+    for part, names in (("train2017", NAMES[:6]), ("val2017", NAMES[6:])):
+        put(root / "annotations" / f"instances_{part}.json", coco(names))
+        put(root / "annotations" / f"captions_{part}.json", coco(names))
+        for name in names:
+            picture(root / "images" / part / name)
+
+
+def coco_whole(root):
+    put(root / "result.json", coco(NAMES, "images/"))
+    put(root / "notes.json", "[]")
+    for name in NAMES:
+        picture(root / "images" / name)
+
+
+def coco_with_test(root):
+    for part, names in (("train", NAMES[:6]), ("test", NAMES[6:])):
+        put(root / f"{part}.json", coco(names))
+        for name in names:
+            picture(root / part / name)
+
+
+DRAWN = "no split: 20 % drawn for validation by seed 0 (2 of 10 images); 1 class"
+LAYOUTS = {
+    "VOC of a stranger": (voc, f"VOC layout, {DRAWN}", 8, 2),
+    "VOC, other names": (lambda root: voc(root, "images", "annotations"), f"VOC layout, {DRAWN}", 8, 2),
+    "VOC with lists": (
+        voc_lists,
+        "VOC layout: trained on train (4 images), scored on val (2 images); 1 class",
+        4,
+        2,
+    ),
+    "labels beside the images": (lambda root: voc(root, ".", "."), f"VOC layout, {DRAWN}", 8, 2),
+    "in a folder in it": (lambda root: voc(root / "unpacked"), f"VOC layout, {DRAWN}", 8, 2),
+    "YOLO": (yolo, f"YOLO layout, {DRAWN}", 8, 2),
+    "YOLO, images and labels in one folder": (
+        lambda root: yolo(root, "data", "data"),
+        f"YOLO layout, {DRAWN}",
+        8,
+        2,
+    ),
+    "YOLO with splits": (
+        lambda root: yolo_parts(
+            root, {("images/train", "labels/train"): NAMES[:7], ("images/val", "labels/val"): NAMES[7:]}
+        ),
+        "YOLO layout: trained on train (7 images), scored on val (3 images); 1 class",
+        7,
+        3,
+    ),
+    "YOLO, split by data.yaml": (
+        yolo_by_yaml,
+        "YOLO layout: trained on train (6 images), scored on val (2 images); 1 class",
+        6,
+        2,
+    ),
+    "Roboflow, YOLO": (
+        roboflow_yolo,
+        "YOLO layout (Roboflow export): trained on train (2 images), scored on val (2 images); "
+        "test not used; 1 class",
+        2,
+        2,
+    ),
+    "Roboflow, VOC": (
+        roboflow_voc,
+        "VOC layout: trained on train (6 images), scored on valid (4 images); 1 class",
+        6,
+        4,
+    ),
+    "Roboflow, COCO": (
+        roboflow_coco,
+        "COCO layout: trained on train (6 images), scored on valid (4 images); 1 class",
+        6,
+        4,
+    ),
+    "COCO": (
+        coco_parts,
+        "COCO layout: trained on train2017 (6 images), scored on val2017 (4 images); 1 class",
+        6,
+        4,
+    ),
+    "COCO without a split": (coco_whole, f"COCO layout, {DRAWN}", 8, 2),
+    "COCO with test alone": (
+        coco_with_test,
+        "COCO layout: trained on train (6 images), scored on test (4 images); 1 class",
+        6,
+        4,
+    ),
+}
+
+
+def state(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def opened(root, **options):
+    config = FolderDataConfig(root=str(root), **options)
+    return [read_split(config, split, images=True) for split in ("train", "val")]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_is_recognised_told_and_read_whole_and_the_folder_is_left_alone(layout, tmp_path, caplog):
+    make, told, train_images, val_images = LAYOUTS[layout]
+    make(root := tmp_path / "photos")
+    before = state(root)
+    with caplog.at_level("INFO"):
+        (train, train_folder), (val, val_folder) = opened(root)
+    assert caplog.messages[-1] == f"{root}: {told}"
+    assert (len(train), len(val)) == (train_images, val_images)
+    for part, folder in ((train, train_folder), (val, val_folder)):
+        assert part.category_names == ["cat"]
+        assert part.bboxes.tolist() == [BOX] * len(part)
+        assert all((folder / name).is_file() for name in part.file_names)
+    assert state(root) == before
+
+
+def names(root, **options):
+    return [sorted(map(str, coco.file_names)) for coco, _ in opened(root, **options)]
+
+
+def test_the_drawn_split_is_whole_and_comes_again(tmp_path):
+    voc(root := tmp_path / "photos")
+    train, val = names(root)
+    assert sorted(train + val) == NAMES
+    assert names(root) == [train, val]
+    voc(again := tmp_path / "copy of it" / "photos")
+    assert names(again) == [train, val]
+    assert names(root, split_seed=1) != [train, val]
+    assert len(names(root, val_fraction=0.5)[1]) == 5
+
+
+def test_a_folder_that_changed_is_converted_anew_and_one_that_did_not_is_not(tmp_path, cache):
+    voc(root := tmp_path / "photos")
+    opened(root)
+    (first,) = (cache / "celltransfer").iterdir()
+    written = state(first)
+    opened(root)
+    assert state(cache) == written
+    label = root / "annots" / "a.xml"
+    kept = label.stat()
+    label.write_bytes(xml("dog"))  # of the same length and the same time
+    os.utime(label, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    (train, _), (val, _) = opened(root)
+    assert train.category_names == val.category_names == ["cat", "dog"]
+    picture(root / "images" / "z.png")
+    assert sum(map(len, names(root))) == 11
+    assert len(list((cache / "celltransfer").iterdir())) == 3
+
+
+def test_a_conversion_that_fails_leaves_nothing_and_lists_the_faults(tmp_path, cache):
+    voc(root := tmp_path / "photos")
+    put(root / "annots" / "b.xml", "<annotation>")
+    put(root / "annots" / "none.xml", xml(name="none.png"))
+    with pytest.raises(ValueError, match=r"(?s)XML cannot be read: 1\n.*labels without an image: 1\n"):
+        opened(root)
+    assert list((cache / "celltransfer").iterdir()) == []
+
+
+def refused(root, **options) -> str:
+    with pytest.raises(ConfigError) as error:
+        opened(root, **options)
+    return str(error.value)
+
+
+def test_several_layouts_are_listed_and_one_can_be_chosen(tmp_path):
+    voc(root := tmp_path / "photos")
+    yolo(root)
+    assert refused(root) == (
+        f"data.root = {root} holds several layouts (voc: annots; yolo: labels): choose one, as in "
+        "data.layout=voc"
+    )
+    assert len(opened(root, layout="yolo")[0][0]) == 8
+
+
+def test_a_folder_of_no_layout_says_what_is_there_and_what_was_expected(tmp_path):
+    root = tmp_path / "photos"
+    for name in ("cat", "dog"):
+        picture(root / name / "a.png")
+    message = refused(root)
+    assert message.startswith(
+        f"data.root = {root}: found 2 images in cat/, dog/; class folders train a classifier (python -m "
+        "classification data=folder); expected COCO (annotations/*.json"
+    )
+    assert refused(root, layout="voc").endswith(
+        "expected VOC (JPEGImages/ or images/, and Annotations/*.xml or annots/*.xml)"
+    )
+
+
+def test_parts_that_cannot_be_told_apart_are_refused(tmp_path):
+    coco_parts(root := tmp_path / "photos")
+    put(root / "annotations" / "instances_train2014.json", coco(NAMES))
+    assert refused(root) == (
+        f"data.root = {root}: train2014 and train2017 are both for train, expected one of them"
+    )
+
+
+def test_lists_in_data_yaml_are_refused(tmp_path):
+    yolo(root := tmp_path / "photos")
+    put(root / "data.yaml", "train: train.txt\nval: val.txt\nnames: [cat]\n")
+    with pytest.raises(
+        ValueError, match=r"data.yaml: train = train.txt, expected a folder; lists are not read"
+    ):
+        opened(root)
+
+
+def test_keys_of_other_data_are_refused():
+    with pytest.raises(ConfigError, match="val_images belongs to data=coco; data=folder finds"):
+        FolderDataConfig(root=".", val_images="val")
+
+
+def test_a_data_yaml_stands_for_its_folder(tmp_path):
+    yolo(root := tmp_path / "photos")
+    assert len(opened(root / "data.yaml")[0][0]) == 8
