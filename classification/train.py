@@ -17,6 +17,7 @@ from backbones.costs import profile
 from backbones.ranges import under
 from backbones.spec import Preprocessing
 from backbones.statistics import warn_of_few_values, warn_of_slow_statistics
+from backbones.words import counted
 from classification.callbacks import ExponentialAverage, L2Gradient
 from classification.config import ClassificationConfig, ImageDataConfig
 from classification.data import ImageSet, open_images
@@ -91,6 +92,7 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
         config, trainer, {"train": train_images.fingerprint(), "test": test_images.fingerprint()}
     )
     if not rank:
+        _tell(config, network, len(train_images))
         warn_of_slow_statistics(network, len(train_loader) * recipe.epochs)
         side = network.preprocessing.size
         warn_of_few_values(network, config.plan().images_per_norm, side, side)
@@ -163,6 +165,18 @@ def _build_network(config: ClassificationConfig, classes: list[str]) -> Classifi
     )
     prepare_network(config.trainer, network)
     return network
+
+
+def _tell(config: ClassificationConfig, network: Classifier, images: int) -> None:
+    side, recipe = network.preprocessing.size, config.recipe
+    log.info(
+        "%s, %s, %s of %s; images of %d x %d px; learning rate %.4g",
+        counted(images, "training image"),
+        counted(network.num_classes, "class", "classes"),
+        counted(recipe.epochs, "epoch"),
+        counted(config.plan().steps_per_epoch(images), "step"),
+        *(side, side, recipe.scaled_lr),
+    )
 
 
 def _build_module(

@@ -18,6 +18,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from celltransfer import refuse_module
+from conf.own_data import register_resolvers
 
 refuse_module(__name__)
 
@@ -46,6 +47,7 @@ def register(command: str) -> None:
     warnings.filterwarnings("ignore", "(?s).*execution.whitelist")  # which it warns of, too
     Experiments.command = command
     Plugins.instance().register(Experiments)
+    register_resolvers()
     store = ConfigStore.instance().store
     for name, node in roots().items():
         store(name=f"{name}_schema", node=node)

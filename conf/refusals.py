@@ -59,6 +59,8 @@ def refusal(error: Exception, command: str, words: Sequence[str], *, sweep: bool
         return _wrong_value(str(cause.full_key), cause, words)
     if taken := re.match("Could not append to config. An item is already at '(.*)'", str(error)):
         return f"{taken[1]} is a key already: leave out the +"
+    if given := re.match("Could not override '(.*)'. No match in the defaults list", str(error)):
+        return _no_group(given[1], command, words)
     lines = [line for line in str(error).splitlines() if not line.startswith("To append to")]
     return "\n".join(lines).partition("\nConfig search path:")[0].partition(" value: {")[0]
 
@@ -226,6 +228,20 @@ def _foreign_choice(override: Override, command: str, words: Sequence[str]) -> s
         fit = [each for each in options if _composes(command, [*others, f"{key}={each}"])]
         choices = fit or [each for each in options if _composes(command, [f"{key}={each}"])]
     return f"{override.input_line}: expected one of {', '.join(choices or options)}"
+
+
+def _no_group(key: str, command: str, words: Sequence[str]) -> str:
+    """For `key=VALUE` where the command has keys below `key`, but no choice among groups."""
+    word = next(word for word in words if word.lstrip("+").startswith(f"{key}="))
+    value = word.partition("=")[2]
+    config = _composed(command, [each for each in words if each != word])
+    known = list(_keys(config))
+    below = [each for each in known if each.startswith(f"{key}.")]
+    if not below:
+        return unknown_key(key, config)
+    own = f"{key}.weights" if value.endswith(".safetensors") else f"{key}.name"
+    meant = f"type {override(own, value)}" if own in below else f"it has {', '.join(below)}"
+    return f"{word}: {key} is no choice of {command.replace('_', '.')}; {meant}"
 
 
 def _composes(command: str, words: Sequence[str]) -> bool:

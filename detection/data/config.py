@@ -95,6 +95,16 @@ class CocoDataConfig:
             return Fixed(self.fixed_size)
         return ShortestEdge(tuple(self.min_sizes), self.max_size)
 
+    @property
+    def size_told(self) -> str:
+        """The size of training images in words."""
+        if self.scale_jitter is not None:
+            low, high = self.scale_jitter
+            return f"{self.jitter_size} x {self.jitter_size} px at scales {low:g} to {high:g}"
+        if self.fixed_size is not None:
+            return f"{self.fixed_size} x {self.fixed_size} px"
+        return f"short side {', '.join(map(str, self.min_sizes))} px, long side at most {self.max_size} px"
+
     def prepare(self) -> Path:
         """The data's root. Raises ValueError or FileNotFoundError where there is none."""
         return existing_folder(self.root, "root", f"{self.train_images} and {self.train_annotations}")

@@ -50,7 +50,10 @@ class DetectionRecipe:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
-            raise ConfigError(f"{KEY}epochs = {self.epochs}, {KEY}steps = {self.steps}: give exactly one")
+            other = "" if self.epochs is None else f"; to train by epochs set {KEY}steps=null"
+            raise ConfigError(
+                f"{KEY}epochs = {self.epochs}, {KEY}steps = {self.steps}: give exactly one{other}"
+            )
         if isinstance(self.batch_size, str) and self.batch_size != AUTO:
             raise ConfigError(f"{KEY}batch_size = {self.batch_size!r}, expected a number of images or {AUTO}")
         if self.batch_size != AUTO:

@@ -79,8 +79,17 @@ REFUSED = {
     "classification data=null": f"data=null: {DATA}",
     "classification data.root=/x data=scenes": f"data=scenes: {DATA}",
     "detection data=digits": "data=digits: expected one of coco, folder, labelled_folder, scenes",
+    "detection backbone=nasnet_a_mobile": "backbone=nasnet_a_mobile: backbone is no choice of "
+    "detection; type backbone.name=nasnet_a_mobile",
+    "detection backbone=b.safetensors data=scenes": "backbone=b.safetensors: backbone is no "
+    "choice of detection; type backbone.weights=b.safetensors",
+    "detection backbones=x": "backbones: no such key; did you mean backbone?",
+    "detection trainers=x": "trainers: no such key; did you mean trainer?",
+    "detection backbone.name=nasnet_a_mobile recipe.epochs=3": "recipe.epochs = 3, recipe.steps = 90000: "
+    "give exactly one; to train by epochs set recipe.steps=null",
     "detection recipe=modern": "recipe=modern: expected one of detectron2_1x, nasnet_coco",
-    "pipeline data@detection.data=digits": "data@detection.data=digits: expected one of coco, labelled_folder, scenes",
+    "pipeline data@detection.data=digits": "data@detection.data=digits: expected one of "
+    "coco, labelled_folder, scenes",
     "search 'executor=[1]'": "executor=[1]: expected one of inline, process, ray",
     "search data=digits 'strategy={name:ppo}'": "strategy.name = 'ppo', expected one of controller",
     "classification logger@logger2=csv": "Could not override 'logger@logger2'.\nDid you mean to override "

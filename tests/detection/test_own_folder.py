@@ -8,8 +8,12 @@ import pytest
 from label_folders import BOX, ROW, picture, put, xml
 
 from backbones.ranges import ConfigError
+from conf.compose import composed
 from detection.data.annotations import read_split
 from detection.data.config import FolderDataConfig
+from detection.evaluation.run import run as evaluate
+from detection.train import run as train
+from pipeline.report import write_report
 
 NAMES = [f"{letter}.png" for letter in "abcdefghij"]
 
@@ -302,3 +306,26 @@ def test_keys_of_other_data_are_refused():
 def test_a_data_yaml_stands_for_its_folder(tmp_path):
     yolo(root := tmp_path / "photos")
     assert len(opened(root / "data.yaml")[0][0]) == 8
+
+
+def test_training_evaluation_resume_and_report_see_the_same_split(tmp_path, capsys):
+    voc(root := tmp_path / "photos")
+    words = [
+        f"data.root={root}",
+        f"run_dir={tmp_path / 'run'}",
+        "recipe.steps=2",
+        "logger=none",
+        "data.workers=0",
+    ]
+    words += ["data.min_sizes=[64]", "data.max_size=128", "data.test_min_size=64", "trainer.device=cpu"]
+    config = composed("detection", "experiment=own_photos", *words, "backbone.cells_per_stage=1")
+    assert (config.recipe.batch_size, config.recipe.warmup_steps, config.backbone.filters) == (2, 0, 24)
+    done = train(config)
+    assert (done["images"], done["steps"]) == (2, 2)
+    assert train(config) == done
+    weights = tmp_path / "run" / "detector.safetensors"
+    scored = composed("detection_evaluate", f"weights={weights}", "data=folder", f"data.root={root}")
+    capsys.readouterr()
+    assert evaluate(scored)["metrics"] == done["metrics"]
+    page = write_report(tmp_path / "run").read_text()
+    assert f"data=folder data.root={root}" in page
