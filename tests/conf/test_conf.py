@@ -99,12 +99,14 @@ def test_hydra_lists_the_experiments_of_the_command_alone(command):
     assert sorted(error.value.options or []) == own
 
 
-README = (CONF.parent / "README.md").read_text()
-COMMANDS = re.findall(r"`python -m (search|classification|detection|pipeline) ([^`]+)`", README)
+STAGES = "search|classification|detection|pipeline"
+README, LISTED = ((CONF.parent / name).read_text() for name in ("README.md", "docs/commands.md"))
+COMMANDS = re.findall(rf"^python -m ({STAGES}) (.+?)(?: {{2,}}#.*)?$", README, re.MULTILINE)
+COMMANDS += re.findall(rf"`python -m ({STAGES}) ([^`]+)`", LISTED)
 
 
-def test_every_command_of_the_readme_composes_and_its_values_arrive():
-    assert len(COMMANDS) > 8
+def test_every_command_of_the_documents_composes_and_its_values_arrive():
+    assert len(COMMANDS) > 20
     for module, words in COMMANDS:
         overrides = [word.split(",")[0] for word in words.split() if word not in ("-m", "…")]
         config = composed(module, *overrides)
