@@ -1,5 +1,6 @@
 """What a weights file says of itself: one metadata key of a safetensors file, a JSON string."""
 
+import json
 import os
 import struct
 from typing import Any
@@ -36,6 +37,17 @@ def read_metadata(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
         raise ValueError(f"{path}: format = {clipped(version)}, this version reads format {FORMAT}{again}")
     _check_cells(metadata.get("network"), tensors, path)
     return metadata
+
+
+def stored_kind(path: str | os.PathLike[str]) -> str | None:
+    """`backbone` or `detector`; None where the file says neither, which its reader tells."""
+    try:
+        with safe_open(path, framework="np") as file:
+            value = json.loads((file.metadata() or {}).get(KEY, "null"))
+    except (SafetensorError, struct.error, OSError, MemoryError, OverflowError, ValueError, RecursionError):
+        return None
+    kind = value.get("kind") if isinstance(value, dict) else None
+    return kind if kind in ("backbone", "detector") else None
 
 
 def _check_cells(network: Any, tensors: int, path: str | os.PathLike[str]) -> None:

@@ -203,6 +203,9 @@ class ClassificationConfig:
     """Folder of the run; started again with it, a run continues."""
     data: ImageDataConfig
     backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig(name="nasnet_a_cifar"))
+    init: str | None = None
+    """A backbone.safetensors to start from. It brings its network and preprocessing, in place of `backbone`,
+    `data.mean` and `data.std`. Rows of classes of equal names are kept, those of others start fresh."""
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)

@@ -30,6 +30,7 @@ from classification.module import ClassificationModule, DropPathSchedule, classi
 from classification.optimizers import build_optimizer, build_schedule
 from classification.predictions import Predictions
 from classification.rand_augment import RandAugment
+from classification.start import start_from
 from runtime.best import BestFigure
 from runtime.finite import NonFiniteError
 from runtime.folder import RunFolder
@@ -146,23 +147,22 @@ def open_both(data: ImageDataConfig) -> tuple[ImageSet, ImageSet]:
 
 def _build_network(config: ClassificationConfig, classes: list[str]) -> Classifier:
     recipe, data = config.recipe, config.data
-    with under("backbone"):
-        spec = config.backbone.spec()
-    network = build(
-        spec,
-        len(classes),
-        drop_path_keep=recipe.drop_path_keep,
-        dropout=recipe.dropout,
-        auxiliary=recipe.auxiliary_weight > 0,
-        head_init=recipe.head_init,
-    )
+    options: dict[str, Any] = {
+        "drop_path_keep": recipe.drop_path_keep,
+        "dropout": recipe.dropout,
+        "auxiliary": recipe.auxiliary_weight > 0,
+        "head_init": recipe.head_init,
+    }
+    if config.init is not None:
+        network = start_from(config.init, classes, **options)
+    else:
+        with under("backbone"):
+            spec = config.backbone.spec()
+        network = build(spec, len(classes), **options)
+        network.preprocessing = replace(network.preprocessing, mean=tuple(data.mean), std=tuple(data.std))
     network.classes = classes
-    network.preprocessing = replace(
-        network.preprocessing,
-        mean=tuple(data.mean),
-        std=tuple(data.std),
-        crop=1.0 if data.is_resident else data.eval_crop,
-    )
+    crop = 1.0 if data.is_resident else data.eval_crop
+    network.preprocessing = replace(network.preprocessing, crop=crop)
     prepare_network(config.trainer, network)
     return network
 

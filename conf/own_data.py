@@ -30,7 +30,7 @@ def register_resolvers() -> None:
 def _own_photos(key: str, *, _root_: DictConfig) -> Any:
     from detection.training import sizes
 
-    fresh = _root_.backbone.get("weights") is None
+    fresh = _root_.backbone.get("weights") is None and _root_.get("init") is None
     if key == "name":
         return FALLBACK if fresh else None
     if key in ("cells_per_stage", "filters", "batch_norm_momentum") and not fresh:

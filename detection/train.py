@@ -64,8 +64,9 @@ def _train(asked: DetectionConfig) -> dict[str, Any]:
     train, val, categories = open_images(asked.data, asked.seed, asked.trainer.processes)
     if asked.recipe.batch_size != AUTO:
         asked.plan().check(len(train))
+    size = asked.data.evaluation_size
     detector = build_detector(
-        asked.backbone, asked.detector, asked.recipe, asked.trainer, asked.data.evaluation_size, categories
+        asked.start, asked.detector, asked.recipe, asked.trainer, size, categories, asked.init
     )
     config = _with_batch_size(asked, detector, len(train))
     recipe, steps = config.recipe, config.recipe.total_steps(config.plan(), len(train))
@@ -182,21 +183,21 @@ def _validation(
 
 def _tell(config: DetectionConfig, detector: Detector, train: DetectionImages, steps: int) -> None:
     recipe = config.recipe
-    frozen = recipe.freezes_statistics(config.backbone.pretrained)
+    frozen = recipe.freezes_statistics(config.start.pretrained)
     own = "all devices' statistics" if config.trainer.sync_batch_norm else "each batch's statistics"
     if recipe.norm == "group":
         own = "groups of channels instead"
     log.info(
         "%d training images, %d categories, %d steps; backbone %s, its batch normalisation uses %s",
         *(len(train), len(detector.categories), steps),
-        "pretrained" if config.backbone.pretrained else "from scratch",
+        "pretrained" if config.start.pretrained else "from scratch",
         "the stored statistics" if frozen else own,
     )
     log.info("%s; learning rate %.4g; %s", config.plan(), recipe.scaled_lr, config.data.size_told)
     log_rate(recipe.lr, recipe.scaled_lr, recipe.images_per_step, recipe.reference_batch_size)
     if still := sum(not p.requires_grad for p in detector.engine.backbone.parameters()):
         log.info("%d tensors of the backbone, up to c%d, stay as loaded", still, config.backbone.freeze_at)
-    if not frozen and not config.backbone.pretrained:
+    if not frozen and not config.start.pretrained:
         warn_of_slow_statistics(detector.engine.backbone, steps * recipe.accumulate)
     if not frozen:
         # The rest of the network sees regions of a detector on one map, which are many.

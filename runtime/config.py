@@ -19,6 +19,7 @@ from celltransfer import not_installed
 RENAMED = {"recipe.lr_batch_size": "recipe.reference_batch_size", "trainer.accelerator": "trainer.device"}
 """Old names of keys: new names."""
 ADDED: dict[str, object] = {
+    "init": None,
     "recipe.head_init": "fan_out",
     "child.precision": "32-true",
     "child.channels_last": True,

@@ -250,6 +250,10 @@ def plain(config: Any) -> Any:
 def _with_new_keys(config: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     """A stored configuration with today's names of its keys, and with those that it lacks."""
     for key, value in ADDED.items():
+        if "." not in key:
+            if key in asked:
+                config.setdefault(key, value)
+            continue
         group, name = key.split(".")
         if isinstance(section := config.get(group), dict) and name in (asked.get(group) or {}):
             section.setdefault(name, value)

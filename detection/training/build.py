@@ -8,6 +8,7 @@ from torch import nn
 from backbones import weights
 from backbones.base import Backbone
 from backbones.build import build
+from backbones.metadata import stored_kind
 from backbones.norm import NarrowBatchNorm2d
 from backbones.ranges import KEY, ConfigError, under
 from backbones.spec import NetworkSpec
@@ -26,6 +27,7 @@ from detection.model.stages import check_halves, check_maps, freeze_stages
 from detection.training.batch_size import largest_batch
 from detection.training.config import BackboneSource
 from detection.training.recipe import DetectionRecipe
+from detection.training.start import check_same_detector, load_start, take_over
 from runtime.config import TrainerConfig
 from runtime.trainer import prepare_network, training_device
 
@@ -33,7 +35,7 @@ from runtime.trainer import prepare_network, training_device
 def build_backbone(source: BackboneSource) -> Backbone:
     """The network without its classifier. Raises ValueError for the cifar stem."""
     if source.weights is not None:
-        network = weights.load(source.weights)
+        network = _trained(source.weights)
         if source.from_scratch:
             preprocessing = network.preprocessing
             spec: Any = network.spec
@@ -52,6 +54,13 @@ def build_backbone(source: BackboneSource) -> Backbone:
         )
     network.remove_classifier()
     return network
+
+
+def _trained(path: str) -> Backbone:
+    """The network of a backbone.safetensors or of a detector.safetensors."""
+    if stored_kind(path) == "detector":
+        return load_start(path).engine.backbone
+    return weights.load(path)
 
 
 def open_images(
@@ -99,14 +108,21 @@ def build_detector(
     trainer: TrainerConfig,
     input_size: EvaluationSize,
     categories: list[CategoryEntry],
+    init: str | None = None,
 ) -> Detector:
     """The untrained detector, its backbone checked, frozen and laid out as asked.
 
-    Raises ValueError for a backbone that detection cannot use."""
+    init: a detector.safetensors whose weights it starts from; `source` then takes its backbone. Raises
+    ValueError for a backbone that detection cannot use, or a detector of other sizes."""
+    start = None if init is None else load_start(init)
+    if start is not None:
+        check_same_detector(str(init), start.config, config)
     network = build_backbone(source)
     if recipe.norm == "group":
         use_group_norm(network)
     engine = config.build(network, len(categories))
+    if start is not None:
+        take_over(engine, categories, start, str(init))
     check_maps(network, source.label)
     if isinstance(config, C4Config):
         check_halves(network, source.label, C4_STRIDE)

@@ -1,6 +1,6 @@
 """Training of a detector as values."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from backbones.ranges import KEY, ConfigError, require
 from backbones.spec import check_sizes
@@ -15,10 +15,12 @@ from runtime.steps import StepPlan
 
 @dataclass(kw_only=True)
 class BackboneSource:
-    """Either `weights` or `name`; the other keys belong to `name`. None: what the name says."""
+    """Either `weights` or `name`; neither where `init` brings the network. The other keys belong to `name`.
+    None: what the name says."""
 
     weights: str | None = None
-    """A backbone.safetensors, which brings its architecture and its preprocessing."""
+    """A backbone.safetensors, which brings its architecture and its preprocessing; or a detector.safetensors,
+    whose backbone is taken."""
     from_scratch: bool = False
     """Take the architecture of `weights` and leave its weights: the control of a transfer experiment."""
     name: str | None = None
@@ -37,22 +39,24 @@ class BackboneSource:
     statistics; 2 is c2, stride 4, Detectron2's FREEZE_AT = 2 of a ResNet, 5 the whole network. 0: none."""
 
     def __post_init__(self) -> None:
-        if (self.weights is None) == (self.name is None):
+        if self.weights is not None and self.name is not None:
             raise ConfigError(
                 f"{KEY}weights = {self.weights} and {KEY}name = {self.name}: give one, "
                 "a backbone.safetensors or a network's name"
             )
         given = [key for key, value in self.size().items() if value is not None]
+        if self.weights is None and self.name is None and given:
+            raise ConfigError(f"{KEY}{given[0]} belongs to {KEY}name, which is not set")
         if self.from_scratch:
             given = [key for key in given if key != "batch_norm_momentum"]
         if self.weights is not None and given:
             raise ConfigError(f"{KEY}{given[0]} belongs to {KEY}name; {self.weights} has its own")
-        if self.weights is None and self.from_scratch:
+        if self.name is not None and self.from_scratch:
             raise ConfigError(f"{KEY}from_scratch needs {KEY}weights; a name is always from scratch")
         check_sizes(self)
         require(self, "batch_norm_momentum", above=0, most=1)
         require(self, "freeze_at", least=0, most=5)
-        if self.freeze_at and not self.pretrained:
+        if self.freeze_at and (self.name is not None or self.from_scratch):
             raise ConfigError(
                 f"{KEY}freeze_at = {self.freeze_at} needs loaded weights; fresh ones would stay as drawn"
             )
@@ -99,6 +103,9 @@ class DetectionConfig:
     """Epochs between two evaluations during training, whose best weights are kept; None: only at the end."""
     validate_every_steps: int | None = None
     """The same in optimiser steps; give at most one of the two."""
+    init: str | None = None
+    """A detector.safetensors to start from. It brings the network, so `backbone` has no weights and no name.
+    Rows of classes of equal names are kept, those of others start fresh."""
     evaluator: str = "pycocotools"
     """`pycocotools`, whose numbers are the official ones, or `fast`: faster-coco-eval's, which are equal."""
     seed: int = 0
@@ -107,6 +114,7 @@ class DetectionConfig:
     def __post_init__(self) -> None:
         if self.trainer.compile:
             raise ConfigError(f"detection does not support {KEY}trainer.compile = True yet")
+        self._check_start()
         require(self, "evaluator", among=EVALUATORS)
         require(self, "validate_every_epochs", "validate_every_steps", least=1)
         if self.validate_every_epochs is not None and self.validate_every_steps is not None:
@@ -118,14 +126,14 @@ class DetectionConfig:
                 f"{KEY}recipe.patience = {self.recipe.patience} counts evaluations: set "
                 f"{KEY}validate_every_epochs or {KEY}validate_every_steps"
             )
-        if self.recipe.norm == "group" and self.backbone.pretrained:
+        if self.recipe.norm == "group" and self.start.pretrained:
             raise ConfigError(
-                f"{KEY}recipe.norm = group needs fresh weights; those of {self.backbone.label} were "
+                f"{KEY}recipe.norm = group needs fresh weights; those of {self.start.label} were "
                 "trained with batch norm"
             )
-        if self.recipe.norm == "frozen" and not self.backbone.pretrained:
+        if self.recipe.norm == "frozen" and not self.start.pretrained:
             raise ConfigError(
-                f"{KEY}recipe.norm = frozen needs loaded weights; {self.backbone.label} starts fresh, and "
+                f"{KEY}recipe.norm = frozen needs loaded weights; {self.start.label} starts fresh, and "
                 "its statistics are of no images: take auto, batch or group"
             )
         if self.recipe.batch_size != AUTO:
@@ -134,6 +142,23 @@ class DetectionConfig:
             raise ConfigError(
                 f"{KEY}recipe.batch_size = auto finds the batch of one device; for more give the number"
             )
+
+    def _check_start(self) -> None:
+        source = self.backbone
+        given = source.weights or source.name
+        if self.init is None and given is None:
+            raise ConfigError(
+                f"{KEY}backbone.weights = None and {KEY}backbone.name = None: give one, a "
+                f"backbone.safetensors or a network's name, or {KEY}init=detector.safetensors"
+            )
+        if self.init is not None and (given is not None or source.from_scratch):
+            key = "from_scratch" if given is None else "name" if source.weights is None else "weights"
+            raise ConfigError(f"{KEY}init = {self.init} brings its network; leave out {KEY}backbone.{key}")
+
+    @property
+    def start(self) -> BackboneSource:
+        """What the detector's backbone is: of `init`, where that is given."""
+        return self.backbone if self.init is None else replace(self.backbone, weights=self.init)
 
     def plan(self) -> StepPlan:
         """Raises ConfigError while `recipe.batch_size` is `auto`, or unless it divides evenly."""

@@ -126,7 +126,7 @@ def test_a_genotype_without_a_map_at_stride_4_is_refused_for_what_it_is(small_co
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({}, "give one, a backbone.safetensors or a network's name"),
+        ({"filters": 8}, "filters belongs to name, which is not set"),
         ({"weights": "a", "name": "b"}, "give one"),
         ({"weights": "a", "filters": 8}, "filters belongs to name"),
         ({"weights": "a", "batch_norm_momentum": 0.1}, "batch_norm_momentum belongs to"),
