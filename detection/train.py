@@ -10,11 +10,13 @@ import lightning as L
 import torch
 
 from backbones.statistics import warn_of_few_values, warn_of_slow_statistics
+from backbones.words import counted
 from classification.callbacks import ExponentialAverage
 from detection.data.images import DetectionImages, collate
 from detection.detector import Detector
 from detection.engines.config import C4_STRIDE, C4Config
 from detection.engines.costs import profile
+from detection.evaluation.preview import write_preview
 from detection.evaluation.results_file import write_results
 from detection.evaluation.run import fingerprint, predict_all, record, scored_on
 from detection.evaluation.scoring import evaluate
@@ -96,6 +98,8 @@ def _train(asked: DetectionConfig) -> dict[str, Any]:
         if asked.recipe.batch_size == AUTO:
             keep_batch_size(folder.path, config.plan().batch_size, trainer.strategy.root_device)
         _tell(config, detector, train, steps)
+        order = loader.order(0).tolist()
+        write_preview(folder.path, train, order, config.plan().batch_size, trainer.loggers)
     module = DetectionModule(detector.engine, recipe, steps).train()
     trainer.fit(module, loader, ckpt_path=last_checkpoint(folder, module), weights_only=True)
     return _finish(config, folder, detector, val, trainer, validation, costs)
@@ -188,8 +192,10 @@ def _tell(config: DetectionConfig, detector: Detector, train: DetectionImages, s
     if recipe.norm == "group":
         own = "groups of channels instead"
     log.info(
-        "%d training images, %d categories, %d steps; backbone %s, its batch normalisation uses %s",
-        *(len(train), len(detector.categories), steps),
+        "%s, %s, %s; backbone %s, its batch normalisation uses %s",
+        counted(len(train), "training image"),
+        counted(len(detector.categories), "category", "categories"),
+        counted(steps, "step"),
         "pretrained" if config.start.pretrained else "from scratch",
         "the stored statistics" if frozen else own,
     )

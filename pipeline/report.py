@@ -19,11 +19,12 @@ from backbones.draw import draw_cell, has_pale_blocks
 from backbones.files import check_output, real_path, write_atomically
 from backbones.words import printable_lines, told
 from celltransfer import program
-from classification.mistakes import MATRIX_CLASSES, Mistakes
+from classification.mistakes import MATRIX_CLASSES, Mistakes, data_uri
 from detection.data.annotations import read_split
 from detection.data.config import CocoDataConfig, FolderDataConfig, ScenesDataConfig
 from detection.evaluation.curves import RECALLS, Curves
 from detection.evaluation.matches import IOU
+from detection.evaluation.preview import FILE as PREVIEW
 from detection.evaluation.results_file import read_results
 from pipeline.figures import ChainNode, chain, confusion, reward_series
 from pipeline.gallery import Gallery, gallery
@@ -31,10 +32,13 @@ from pipeline.results import Results, Stage
 from runtime.charts import Points, Series, charts
 from runtime.overrides import override
 from runtime.page import page, percent, short
+from runtime.pictures import decode
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 BARS = 24
 """Classes shown as bars; of more, the best and the worst half of these."""
+PREVIEW_SIDE = 1600
+"""Pixels of the sheet of training images, at most."""
 PAIRS = 20
 """Pairs of confused classes shown where there are any."""
 
@@ -88,6 +92,7 @@ def _context(results: Results) -> dict[str, Any]:
         "detection_bars": _bars(results.detection.per_class),
         "precision": _precision(results.detection.curves),
         "gallery": shown,
+        "preview": _preview(results.detection),
         "iou": IOU,
         "versions": _versions(results),
         "commands": _commands(results, data),
@@ -187,6 +192,13 @@ def _data(detection: Stage) -> CocoDataConfig | None:
     kinds = {"scenes_seed": ScenesDataConfig, "val_fraction": FolderDataConfig}
     kind = next((kind for key, kind in kinds.items() if key in detection.data), CocoDataConfig)
     return detection.attempt("config.yaml", lambda _: msgspec.convert(detection.data, kind))
+
+
+def _preview(detection: Stage) -> str | None:
+    """The sheet of training images as a data URI, where the run wrote one."""
+    if not (detection.folder / PREVIEW).exists():
+        return None
+    return detection.attempt(PREVIEW, lambda path: data_uri(decode(path), PREVIEW_SIDE))
 
 
 def _gallery(data: CocoDataConfig, predictions: Path) -> Gallery:

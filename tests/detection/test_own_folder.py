@@ -329,3 +329,4 @@ def test_training_evaluation_resume_and_report_see_the_same_split(tmp_path, caps
     assert evaluate(scored)["metrics"] == done["metrics"]
     page = write_report(tmp_path / "run").read_text()
     assert f"data=folder data.root={root}" in page
+    assert page.count('<img class="sheet" src="data:image/jpeg;base64,') == 1
