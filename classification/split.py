@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backbones.arguments import number, whole
-from backbones.files import check_output
+from backbones.files import check_output, expanded
 from backbones.words import counted, printable_lines, told
 from celltransfer import program
 from classification.class_folders import own_split
@@ -71,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=whole(), default=0, help="of the drawing; default: 0")
     parser.add_argument("--link", action="store_true", help="symbolic links instead of copies")
     options = parser.parse_args(arguments)
-    output = options.output.expanduser()
+    output = expanded(options.output)
     try:
-        counts = split(options.folder.expanduser(), output, options.fraction, options.seed, link=options.link)
+        counts = split(expanded(options.folder), output, options.fraction, options.seed, link=options.link)
     except (ValueError, OSError) as error:
         print(printable_lines(told(error)), file=sys.stderr)
         return 1

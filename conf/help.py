@@ -23,7 +23,8 @@ from runtime.overrides import override
 
 WIDTH = 100
 NETWORKS = ("cifar", "cifar_large", "mobile", "5x1536", "7x1920", "large")
-IMAGES = ("digits", "cifar10", "fashion_mnist", "imagenet", "imagefolder")
+IMAGES = ("folder", "digits", "cifar10", "fashion_mnist", "imagenet", "imagefolder")
+BOXES = ("folder", "coco", "scenes")
 EXECUTORS = ("inline", "process", "ray")
 LOGGERS = ("none", "csv", "tensorboard", "wandb")
 CLASSIFIER = ("weights", "data.root", "split", "batch_size", "device", "output")
@@ -46,7 +47,7 @@ HELPS: Mapping[str, Help] = {
         (
             "data=digits child.epochs=3 budget.children=100",
             "data=cifar10 data.root=DIR budget.children=1000 executor=process",
-            "data=imagefolder data.root=DIR run_dir=DIR",
+            "data=folder data.root=DIR run_dir=DIR",
         ),
         {
             "data": IMAGES,
@@ -80,7 +81,8 @@ HELPS: Mapping[str, Help] = {
     ),
     "classification": Help(
         (
-            "backbone=nasnet_a_mobile data=imagefolder data.root=DIR recipe.epochs=100",
+            "experiment=own_classes data.root=DIR",
+            "backbone=nasnet_a_mobile data=folder data.root=DIR recipe.epochs=100",
             "backbone=genotype backbone.name=genotype.json backbone.filters=44 data=imagenet data.root=DIR",
             "-m data=digits recipe.lr=0.01,0.025",
         ),
@@ -97,40 +99,45 @@ HELPS: Mapping[str, Help] = {
         ),
     ),
     "classification_evaluate": Help(
-        ("weights=backbone.safetensors data=cifar10 data.root=DIR", "weights=FILE data=digits output=DIR"),
+        ("weights=backbone.safetensors data=folder data.root=DIR", "weights=FILE data=digits output=DIR"),
         {"data": IMAGES, "logger": LOGGERS},
         CLASSIFIER,
     ),
     "detection": Help(
         (
+            "experiment=own_photos data.root=DIR",
             "backbone.weights=backbone.safetensors data=coco data.root=DIR",
             "backbone.name=nasnet_a_mobile data=coco data.root=DIR",
             "backbone.weights=FILE data=scenes",
         ),
         {
-            "data": ("coco", "scenes"),
+            "data": BOXES,
             "detector": ("torchvision_fpn", "torchvision_c4", "detectron2_fpn", "detectron2_c4"),
             "recipe": ("detectron2_1x", "nasnet_coco"),
             "logger": LOGGERS,
         },
         (
-            *("run_dir", "seed", "backbone.weights", "backbone.from_scratch", "data.root"),
+            *("run_dir", "seed", "backbone.weights", "backbone.from_scratch", "init", "data.root"),
             *("data.train_annotations", "data.val_annotations", "recipe.batch_size", "recipe.epochs"),
             *("recipe.steps", "recipe.lr", "trainer.device", "trainer.devices", "trainer.precision"),
         ),
     ),
     "detection_evaluate": Help(
-        ("weights=detector.safetensors data=coco data.root=DIR", "predictions=FILE data=coco data.root=DIR"),
-        {"data": ("coco", "scenes"), "logger": LOGGERS},
+        (
+            "weights=detector.safetensors data=folder data.root=DIR",
+            "predictions=FILE data=coco data.root=DIR",
+        ),
+        {"data": BOXES, "logger": LOGGERS},
         DETECTOR,
     ),
     "pipeline": Help(
         (
             "experiment=demo",
-            "data=imagefolder data.root=DIR detection.data.root=DIR",
+            "data=folder data.root=DIR detection.data.root=DIR",
+            "data=folder data.root=DIR data@detection.data=labelled_folder detection.data.root=DIR",
             "experiment=cifar_to_bccd data.root=DIR detection.data.root=DIR run_dir=DIR",
         ),
-        {"data": IMAGES, "logger": LOGGERS},
+        {"data": (*IMAGES, "labelled_folder"), "logger": LOGGERS},
         (
             *("run_dir", "seed", "data.root", "detection.data.root", "search.budget.children"),
             *("search.child.epochs", "classification.recipe.epochs", "detection.recipe.epochs"),

@@ -45,7 +45,8 @@ def import_labels(
         raise ValueError(
             f"{root}: no object in the {kind} labels of {read}, so there is no category to train on"
         )
-    data = msgspec.json.encode(labelled.to_coco(f"imported from the {kind} labels of {printable(str(root))}"))
+    source = root.name if where else str(root)  # of the same folder elsewhere the same file is made
+    data = msgspec.json.encode(labelled.to_coco(f"imported from the {kind} labels of {printable(source)}"))
     where = where or str(output)
     problems = find_problems(columns(msgspec.json.decode(data, type=Elements), where), where)
     refuse(problems)

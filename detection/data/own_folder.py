@@ -102,7 +102,7 @@ def _convert(layout: Layout, train: Part, val: Part | None, drawn: _Drawn, folde
             f"{counted(len(merged.categories), 'class', 'classes')}"
         )
         for name, part in (("train", ~chosen), ("val", chosen)):
-            write(merged, part, paths[name], f"{name} of {printable(str(layout.root))}: {how}")
+            write(merged, part, paths[name], f"{name} of {printable(layout.root.name)}: {how}")
     write_json(folder / MADE, {"told": how, "from": str(layout.root.absolute())})
 
 

@@ -213,13 +213,15 @@ def names(root, **options):
     return [sorted(map(str, coco.file_names)) for coco, _ in opened(root, **options)]
 
 
-def test_the_drawn_split_is_whole_and_comes_again(tmp_path):
+def test_the_drawn_split_is_whole_and_comes_again(tmp_path, monkeypatch):
     voc(root := tmp_path / "photos")
     train, val = names(root)
     assert sorted(train + val) == NAMES
     assert names(root) == [train, val]
+    written = [coco.path.read_bytes() for coco, _ in opened(root)]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another cache"))
     voc(again := tmp_path / "copy of it" / "photos")
-    assert names(again) == [train, val]
+    assert [coco.path.read_bytes() for coco, _ in opened(again)] == written
     assert names(root, split_seed=1) != [train, val]
     assert len(names(root, val_fraction=0.5)[1]) == 5
 
