@@ -23,8 +23,8 @@ from classification.mistakes import MATRIX_CLASSES, Mistakes, data_uri
 from detection.data.annotations import read_split
 from detection.data.config import CocoDataConfig, FolderDataConfig, ScenesDataConfig
 from detection.evaluation.curves import RECALLS, Curves
+from detection.evaluation.examples import PREVIEW
 from detection.evaluation.matches import IOU
-from detection.evaluation.preview import FILE as PREVIEW
 from detection.evaluation.results_file import read_results
 from pipeline.figures import ChainNode, chain, confusion, reward_series
 from pipeline.gallery import Gallery, gallery

@@ -29,8 +29,8 @@ def held_out(
     for place in np.argsort(-remainders, kind="stable")[: count - sum(shares)].tolist():
         shares[place] += 1
     chosen = np.zeros(len(names), bool)
-    for group, share in zip(members.values(), shares, strict=True):
-        chosen[sorted(group, key=lambda index: _rank(names[index], seed))[:share]] = True
+    for indices, share in zip(members.values(), shares, strict=True):
+        chosen[sorted(indices, key=lambda index: _rank(names[index], seed))[:share]] = True
     return chosen
 
 

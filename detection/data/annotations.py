@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from backbones.ranges import under
+from backbones.ranges import KEY, NoSuchPathError, under
 from detection.data.coco_file import CocoFile, parse
 from detection.data.coco_rules import find_problems, targets
 from detection.data.config import CocoDataConfig
@@ -133,6 +133,9 @@ def read_split(config: CocoDataConfig, split: str, *, images: bool = False) -> t
         raise ValueError(f"split = {split!r}, must be train or val")
     with under("data"):
         annotations, folder = config.places(split)
+        if images and annotations.is_file() and not folder.is_dir():
+            name = config.train_images if split == "train" else config.val_images
+            raise NoSuchPathError(f"{KEY}{split}_images = {name}: no such folder in {config.prepare()}")
     limit = config.train_limit if split == "train" else config.val_limit
     coco, problems = read_coco(annotations, folder if images else None, limit)
     for problem in problems:

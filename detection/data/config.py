@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backbones.ranges import KEY, ConfigError, NoSuchPathError, existing_folder, require
+from backbones.ranges import KEY, ConfigError, existing_folder, require
 from detection.data.sizing import EvaluationSize, Fixed, ScaleJitter, ShortestEdge, TrainingSize, check_side
 from runtime.config import MOST_PROCESSES
 
@@ -112,13 +112,11 @@ class CocoDataConfig:
     def places(self, split: str) -> tuple[Path, Path]:
         """The annotation file of `split`, `train` or `val`, and the folder of its images.
 
-        Raises ValueError or FileNotFoundError where there is no root, or no such folder in it."""
-        root, train = self.prepare(), split == "train"
-        annotations = root / (self.train_annotations if train else self.val_annotations)
-        name = self.train_images if train else self.val_images
-        if annotations.is_file() and not (root / name).is_dir():
-            raise NoSuchPathError(f"{KEY}{split}_images = {name}: no such folder in {root}")
-        return annotations, root / name
+        Raises ValueError or FileNotFoundError where there is no root."""
+        root = self.prepare()
+        if split == "train":
+            return root / self.train_annotations, root / self.train_images
+        return root / self.val_annotations, root / self.val_images
 
 
 @dataclass(kw_only=True)

@@ -108,9 +108,12 @@ def _convert(layout: Layout, train: Part, val: Part | None, drawn: _Drawn, folde
 
 def _import(layout: Layout, part: Part, output: Path) -> Path:
     """Writes the labels of a part as a COCO file. What the check warns of is logged."""
-    name = None if part.stated else part.name or None
-    folders = (part.images, part.labels) if part.stated else (None, None)
-    _, problems = import_labels(layout.kind, layout.root, output, name, *folders, where=str(part.labels))
+    where = str(part.labels)
+    if part.stated:
+        labels, images = part.labels, part.images
+        _, problems = import_labels(layout.kind, layout.root, output, None, images, labels, where)
+    else:
+        _, problems = import_labels(layout.kind, layout.root, output, part.name or None, where=where)
     for problem in problems:
         log.warning("%s", problem)
     return output

@@ -6,6 +6,8 @@ import numpy as np
 
 from detection.data.annotations import CocoAnnotations
 
+PREVIEW = "preview.jpg"
+"""The sheet of a run's first training images, in its folder."""
 EXAMPLES = 10
 """Images shown."""
 MOST_BOXES = 15

@@ -14,9 +14,9 @@ from PIL import Image
 from backbones.files import write_atomically
 from detection.data.images import DetectionImages
 from detection.evaluation.draw import draw_boxes
+from detection.evaluation.examples import PREVIEW
 from runtime.tracking import log_images
 
-FILE = "preview.jpg"
 IMAGES = 8
 """On the sheet, or as many as one batch has where these are more, up to MOST."""
 MOST = 16
@@ -57,7 +57,7 @@ def write_preview(
     """Writes the sheet of a run's first images to its folder, unless it is there, and hands it to wandb.
 
     order: of the indices in the first epoch. Raises as `sheet` does."""
-    path = folder / FILE
+    path = folder / PREVIEW
     if path.exists():
         return
     count = min(max(IMAGES, batch_size), MOST)

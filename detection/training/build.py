@@ -56,7 +56,7 @@ def build_backbone(source: BackboneSource) -> Backbone:
     return network
 
 
-def _trained(path: str) -> Backbone:
+def _trained(path: str) -> Any:
     """The network of a backbone.safetensors or of a detector.safetensors."""
     if stored_kind(path) == "detector":
         return load_start(path).engine.backbone

@@ -58,8 +58,8 @@ REFUSED = {
     "classification.trainer.device, detection.trainer.device, search.child.device?",
     "pipeline +detection.recipe.step=3": "detection.recipe.step: no such key; did you mean "
     "detection.recipe.steps?",
-    "classification +q=1": "q: no such key; the configuration has seed, run_dir, data, backbone, recipe, "
-    "trainer, logger, validate_every_epochs, eval_batch_size",
+    "classification +q=1": "q: no such key; the configuration has seed, run_dir, data, backbone, init, "
+    "recipe, trainer, logger, validate_every_epochs, eval_batch_size",
     "classification data=digits +recipe.lr=0.1": "recipe.lr is a key already: leave out the +",
     "classification recipe.lr=abc": "recipe.lr = abc: expected a number",
     "classification recipe.lr=null": "recipe.lr = null: expected a number",
