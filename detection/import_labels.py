@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             expanded(options.folder),
             expanded(options.output),
             options.split,
-            *(path and expanded(path) for path in (options.images, options.annotations)),
+            options.images and expanded(options.images),
+            options.annotations and expanded(options.annotations),
         )
     except (ValueError, OSError) as error:
         print(printable_lines(told(error)), file=sys.stderr)

@@ -47,6 +47,8 @@ FILES = {
     digests.FILE: "digests",
 }
 """What every run may write into its folder, and what each file is called in a message."""
+DATA = "data"
+"""Key of `inputs.json` for what tells the images and labels from others; else its keys are those of files."""
 
 
 class _Figures(msgspec.Struct):
@@ -64,30 +66,48 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def open(cls, run_dir: str, config: Any, *, stage: str, may_change: Collection[str] = ()) -> "RunFolder":
+    def open(
+        cls,
+        run_dir: str,
+        config: Any,
+        *,
+        stage: str,
+        may_change: Collection[str] = (),
+        data: Mapping[str, Any] | None = None,
+    ) -> "RunFolder":
         """Makes the folder and records configuration, versions, command; or checks that it is this run's.
 
-        A stage calls it when all that it was given proved good, so that a refused run leaves nothing behind,
-        and while it owns the folder (`runtime.owner`). config: the stage's root dataclass. may_change: dotted
-        keys (with all below them) whose change does not make it another run; ALWAYS_FREE are added. A value
-        that names a genotype or a weights file is compared by the file's content, wherever it lies. From here
-        on the log goes to `log.txt`, too. Raises ValueError that shows the difference when the folder belongs
-        to another configuration, or names the file that is damaged, no regular file, or not a run's.
+        A stage calls it when all that it was given proved good, so that a refused run leaves nothing
+        behind, and while it owns the folder (`runtime.owner`). config: the stage's root dataclass.
+        may_change: dotted keys (with all below them) whose change does not make it another run; ALWAYS_FREE
+        are added. A value that names a genotype or a weights file is compared by the file's content,
+        wherever it lies. data: what tells the images and labels from others, by split; they must be those
+        that the run began with. From here on the log goes to `log.txt`, too. Raises ValueError that shows
+        the difference when the folder belongs to another configuration, or names the file that is damaged,
+        no regular file, or not a run's.
         """
         folder = cls(Path(run_dir))
-        folder.check(config, stage=stage, may_change=may_change)
+        folder.check(config, stage=stage, may_change=may_change, data=data)
         folder.path.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder.path)
         digests.forget(folder.path)
         asked = plain(config)
-        write_json(folder.path / "inputs.json", input_digests(asked, free=may_change))
+        inputs = {**input_digests(asked, free=may_change), **({} if data is None else {DATA: data})}
+        write_json(folder.path / "inputs.json", inputs)
         write_atomically(folder.path / "config.yaml", yaml.safe_dump(asked, sort_keys=False))
         write_json(folder.path / "versions.json", versions())
         write_atomically(folder.path / "command.txt", command_line() + "\n")
         folder.log(stage)
         return folder
 
-    def check(self, config: Any, *, stage: str, may_change: Collection[str] = ()) -> None:
+    def check(
+        self,
+        config: Any,
+        *,
+        stage: str,
+        may_change: Collection[str] = (),
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
         """Raises what `open` raises. Writes nothing."""
         for name, what in FILES.items():
             if os.path.lexists(self.path / name):
@@ -106,7 +126,11 @@ class RunFolder:
                 f"{clipped(sorted(theirs))}; choose another run_dir"
             )
         changes = differences(known, asked, free)
-        changes += [f"{line} (content)" for line in differences(self._stored_inputs(inputs), inputs)]
+        began_with = self._stored_inputs(inputs)
+        before = began_with.pop(DATA, None)
+        changes += [f"{line} (content)" for line in differences(began_with, inputs)]
+        if data is not None and before is not None:  # runs of earlier versions do not have it
+            changes += [f"{line} (images or labels)" for line in differences(before, data, prefix=DATA)]
         if changes:
             raise ValueError(
                 f"{self.path} holds a {stage} run with another configuration; continue it with the "
@@ -130,7 +154,7 @@ class RunFolder:
         path = self.path / "inputs.json"
         if not path.exists():
             log.warning("%s is missing: the input files are taken to be those that the run began with", path)
-            return inputs
+            return dict(inputs)
         try:
             known = read_json(path, "inputs")
             if not isinstance(known, dict):

@@ -117,7 +117,9 @@ class Stage:
         To be called when all that could be refused has been built: it is the first that writes."""
         if trainer.global_rank:
             return RunFolder(Path(config.run_dir))
-        folder = RunFolder.open(config.run_dir, config, stage=self.name, may_change=self.may_change)
+        folder = RunFolder.open(
+            config.run_dir, config, stage=self.name, may_change=self.may_change, data=data
+        )
         self.tell_what_is_lost(folder.path)
         trainer.loggers = build_loggers(config.logger, folder.path, self.name, plain(config), data)
         return folder

@@ -115,6 +115,23 @@ def test_a_damaged_image_costs_no_step_and_once_replaced_the_run_goes_on(
     assert_equal_runs(folder, straight(2))
 
 
+def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path, digit_folders):
+    root, moved, folder = tmp_path / "data", tmp_path / "moved", tmp_path / "run"
+    shutil.copytree(digit_folders, root)
+    process = multiprocessing.get_context("fork").Process(
+        target=train_and_signal, args=(config(folder, root), 3, signal.SIGKILL)
+    )
+    process.start()
+    process.join(timeout=120)
+    root.rename(moved)
+    image = next((moved / "train" / "one").iterdir())
+    image.rename(moved / "train" / "two" / "other.png")  # as many images and steps as before
+    with pytest.raises(ValueError, match=r"data.train.sha256: .* -> .* \(images or labels\)"):
+        run(config(folder, moved))
+    (moved / "train" / "two" / "other.png").rename(image)
+    assert run(config(folder, moved))["steps"] == STEPS_PER_EPOCH * EPOCHS
+
+
 def test_a_resumed_run_keeps_the_figures_of_every_step_once(tmp_path, digit_folders):
     every_step = dataclasses.replace(config("", "").trainer, log_every_steps=1)
     asked = dataclasses.replace(
