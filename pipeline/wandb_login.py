@@ -6,10 +6,10 @@ import netrc
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from backbones.files import expanded
 from celltransfer import program
 
 HOST = "https://api.wandb.ai"
@@ -49,7 +49,7 @@ def _login(host: str, settings: Mapping[str, str]) -> str:
         if os.environ.get(name):
             return name
     with suppress(OSError, RuntimeError, ValueError, netrc.NetrcParseError):  # the second: no home folder
-        path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+        path = expanded(os.environ.get("NETRC") or "~/.netrc")
         if (found := netrc.netrc(path).authenticators(urlsplit(host).netloc)) and found[2]:
             return str(path)
     return "wandb's settings" if settings.get("api_key") else ""
@@ -61,6 +61,6 @@ def _settings() -> dict[str, str]:
     for name in (os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb", "wandb"):
         parser = configparser.ConfigParser(interpolation=None)
         with suppress(OSError, RuntimeError, ValueError, configparser.Error):
-            parser.read(Path(name).expanduser() / "settings")
+            parser.read(expanded(name) / "settings")
             found |= dict(parser["default"]) if "default" in parser else {}
     return found

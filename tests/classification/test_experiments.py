@@ -193,7 +193,7 @@ def test_norms_and_first_weights_of_the_zoo_are_tf_slims(name):
 
 @pytest.mark.parametrize("command", ["classification", "classification_evaluate"])
 def test_an_experiment_of_another_command_is_refused_in_one_line(command):
-    own = ", ".join(sorted({*ROWS, *SMALL})) if command == "classification" else "none"
+    own = ", ".join(sorted({*ROWS, *SMALL, "own_classes"})) if command == "classification" else "none"
     with pytest.raises(SystemExit) as end:
         refuse_foreign_experiment(command, ["data.root=DIR", "experiment=demo"])
     typed = command.replace("_", ".")
