@@ -119,7 +119,7 @@ class RunFolder:
         asked = plain(config)
         inputs = input_digests(asked, free=may_change)
         free = (*ALWAYS_FREE, *may_change, *inputs)
-        known = _with_new_keys(_stored_config(stored), asked)
+        known = _with_new_keys(_stored_config(stored), asked, _defaults(config))
         if (theirs := [key for key in known if key not in asked]) and asked.keys() - known:
             raise ValueError(
                 f"{stored} is of another command: a {stage} run does not have the keys "
@@ -271,22 +271,46 @@ def plain(config: Any) -> Any:
     return config
 
 
-def _with_new_keys(config: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
-    """A stored configuration with today's names of its keys, and with those that it lacks."""
+def _with_new_keys(config: dict[str, Any], asked: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration with today's names of its keys, and with those that it lacks.
+
+    A key that came later does by default what was done without it; ADDED names those of which the default is
+    another one."""
     for key, value in ADDED.items():
-        if "." not in key:
-            if key in asked:
-                config.setdefault(key, value)
-            continue
-        group, name = key.split(".")
-        if isinstance(section := config.get(group), dict) and name in (asked.get(group) or {}):
+        group, _, name = key.rpartition(".")
+        section = config.get(group) if group else config
+        if isinstance(section, dict) and name in ((asked.get(group) if group else asked) or {}):
             section.setdefault(name, value)
+    _fill(config, defaults)
     for old, new in RENAMED.items():
         (group, old_key), new_key = old.split("."), new.split(".")[1]
         section = config.get(group)
         if isinstance(section, dict) and old_key in section:
             section[new_key] = section.pop(old_key)
     return config
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    """The defaults of a dataclass and of those in its fields, as plain values; nothing of a field without."""
+    found: dict[str, Any] = {}
+    for each in dataclasses.fields(config) if dataclasses.is_dataclass(config) else ():
+        value = getattr(config, each.name)
+        if dataclasses.is_dataclass(value):
+            found[each.name] = _defaults(value)
+        elif each.default is not dataclasses.MISSING:
+            found[each.name] = plain(each.default)
+        elif each.default_factory is not dataclasses.MISSING:
+            found[each.name] = plain(each.default_factory())
+    return found
+
+
+def _fill(config: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Adds to the sections that are there what they lack."""
+    for key, value in defaults.items():
+        if isinstance(section := config.get(key), dict) and isinstance(value, Mapping):
+            _fill(section, value)
+        elif key not in config and not isinstance(value, Mapping):
+            config[key] = value
 
 
 def differences(old: Any, new: Any, free: Collection[str] = (), prefix: str = "") -> list[str]:

@@ -24,6 +24,7 @@ from runtime.owner import owned, owns
 from runtime.random import derive
 from runtime.stage import Stage
 from runtime.tracking import build_loggers, finish, log_artifact, log_summary
+from runtime.yaml_files import read_mapping
 from search.admission import Admission
 from search.budget import Budget
 from search.chance import FACT, at_chance
@@ -87,6 +88,7 @@ def _run_on(
     clock: Callable[[], float],
     naming: Naming,
 ) -> dict[str, Any]:
+    began_as = _stored_id(Path(config.run_dir))
     folder = RunFolder.open(config.run_dir, config, stage=STAGE.name, may_change=MAY_CHANGE)
     STAGE.tell_what_is_lost(folder.path)
     path = folder.path / LEDGER
@@ -95,6 +97,8 @@ def _run_on(
     images = scoring.facts.get("split")
     loggers = build_loggers(config.logger, folder.path, "search", plain(config), images)
     try:
+        if ledger.fact("search") == began_as:  # before this version's new keys, which change nothing
+            ledger.save(facts={"search": search_id(config)})
         _check_facts(ledger, path, {"search": search_id(config), **scoring.facts})
         if config.objective.cost is None:  # else a reward is no accuracy
             ledger.save(facts={FACT: scoring.chance})
@@ -137,11 +141,22 @@ def _run_on(
 
 def search_id(config: SearchConfig) -> str:
     """12 hexadecimal digits that name all which decides what this search proposes."""
-    decisive = plain(config)
+    return _id_of(plain(config))
+
+
+def _id_of(decisive: dict[str, Any]) -> str:
     for key in (*ALWAYS_FREE, *MAY_CHANGE):
         *groups, name = key.split(".")
-        reduce(lambda values, group: values[group] or {}, groups, decisive).pop(name, None)
+        reduce(lambda values, group: values.get(group) or {}, groups, decisive).pop(name, None)
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _stored_id(folder: Path) -> str:
+    """What `search_id` gave when the configuration in a folder was written; empty without one.
+
+    `RunFolder.open` compares that configuration with the one that is asked for, key by key."""
+    path = folder / "config.yaml"
+    return _id_of(dict(read_mapping(path, "configuration"))) if path.is_file() else ""
 
 
 def _name(config: SearchConfig) -> str:

@@ -98,7 +98,7 @@ class Snapshot:
     @property
     def spent(self) -> str | None:
         """The key of the budget that is used up, as far as the ledger knows; None while it is not."""
-        if len(self.children) >= self.budget and self.count("done") == len(self.children):
+        if self.children and len(self.children) >= self.budget and self.count("done") == len(self.children):
             return "children"
         hours = self.asked.get("hours")
         return "hours" if hours is not None and self.seconds >= 3600 * hours else None

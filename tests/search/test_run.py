@@ -11,8 +11,9 @@ from contextlib import closing
 import numpy as np
 import pytest
 import toy_search
+import yaml
 from PIL import Image
-from toy_search import Favourite, ScrambledConfig, evaluator, toy_config
+from toy_search import DIGITS, Favourite, ScrambledConfig, evaluator, toy_config
 
 from backbones.genotype import Genotype
 from backbones.ranges import ConfigError
@@ -25,7 +26,7 @@ from search.executors.config import InlineConfig
 from search.ledger.reader import read_children
 from search.ledger.writer import Ledger
 from search.messages import SearchPaused
-from search.run import run, search_id
+from search.run import _stored_id, run, search_id
 from search.space import Space
 from search.strategies.config import EvolutionConfig, RandomConfig
 
@@ -49,6 +50,25 @@ def test_search_writes_the_best_genotype_and_its_origin(tmp_path):
         "children": CHILDREN,
         "failed": 0,
     }
+
+
+def test_a_search_that_an_older_version_began_goes_on(tmp_path):
+    """A version with fewer keys: neither its configuration nor the ledger's name of the search has them."""
+    run(toy_config(tmp_path, 6, data=DIGITS))
+    stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del stored["strict_hardware"], stored["child"]["deterministic"], stored["data"]["val_fraction"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    with closing(Ledger(tmp_path / "search.sqlite")) as ledger:
+        ledger.save(facts={"search": _stored_id(tmp_path)})
+    run(toy_config(tmp_path, 12, data=DIGITS))
+    run(toy_config(tmp_path, 14, data=DIGITS))
+    assert len(read_children(tmp_path / "search.sqlite")) == 14
+    with pytest.raises(ValueError, match=r"child.deterministic: False -> True"):
+        run(toy_config(tmp_path, 16, data=DIGITS, child=ChildConfig(deterministic=True)))
+    with closing(Ledger(tmp_path / "search.sqlite")) as ledger:
+        ledger.save(facts={"search": "0" * 12})
+    with pytest.raises(ValueError, match="this search began with other keys"):
+        run(toy_config(tmp_path, 16, data=DIGITS))
 
 
 def test_finished_search_is_not_run_again(tmp_path):
