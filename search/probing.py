@@ -17,7 +17,7 @@ from search.command_words import data_words, evaluator_words, group_words, part_
 from search.config import BudgetConfig, SearchConfig
 from search.ledger.rows import ChildRow
 from search.messages import SearchPaused
-from search.rank_agreement import Agreement, agreement
+from search.rank_agreement import FEWEST, Agreement, agreement
 from search.space import Space
 from search.studies import MAY_CHANGE, train, write_cells
 from search.studies_config import ProbeConfig
@@ -147,6 +147,8 @@ def _next(config: ProbeConfig, measured: Sequence[Sequence[float]], low: float |
         if config.evaluator is not None:
             advice = "the evaluator must follow child.epochs, as one that is given ${child} can"
         return f"the longer training changed nothing, all scores are those of the short one: {advice}"
+    if len(long) < FEWEST:
+        return f"next: cells={2 * FEWEST} or more; {counted(len(long), 'cell')} with a score show nothing"
     if low is None or low <= 0:
         return "next: raise child.epochs or cells; an interval that reaches 0 shows no agreement"
     words = [
@@ -165,4 +167,6 @@ def _agreement(metrics: Mapping[str, Any], prefix: str) -> Agreement:
 def _told(found: Agreement) -> str:
     if found.tau is None:
         return "Kendall's tau is undefined, since all cells score alike"
+    if found.low is None:
+        return f"Kendall's tau {found.tau:.2f}, of too few cells for an interval"
     return f"Kendall's tau {found.tau:.2f}, 95 % interval {found.low:.2f} to {found.high:.2f}"

@@ -9,14 +9,17 @@ from numpy.typing import ArrayLike
 from runtime.random import derive
 
 RESAMPLES = 10_000
+FEWEST = 8
+"""Cells for an interval: draws from fewer repeat a handful of orders, and say nothing of others."""
 
 
 class Agreement(NamedTuple):
     """Kendall's tau-b of two scorings, in [-1, 1], and its 95 % interval; the mean over pairs of scorings.
 
-    The interval is a percentile bootstrap over the cells. All three are None where a scoring is constant,
-    which leaves them undefined. spread: standard deviation of the differences between the scorings, divided
-    by the root of 2: the noise of one score where both measure the same; root mean square over the pairs."""
+    The interval is a percentile bootstrap over the cells; None below FEWEST of them. All three are None where
+    a scoring is constant, which leaves them undefined. spread: standard deviation of the differences between
+    the scorings, divided by the root of 2: the noise of one score where both measure the same; root mean
+    square over the pairs."""
 
     tau: float | None
     low: float | None
@@ -44,6 +47,8 @@ def agreement(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed: in
     tau = tau_of(np.arange(cells))
     if np.isnan(tau):
         return Agreement(None, None, None, spread)
+    if cells < FEWEST:
+        return Agreement(tau, None, None, spread)
     generator = np.random.default_rng(derive(seed, "bootstrap"))
     draws = generator.integers(0, cells, (RESAMPLES, cells))
     taus = np.array([tau_of(draw) for draw in draws])

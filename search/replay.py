@@ -56,7 +56,8 @@ def replay(folder: Path, number: int) -> int:
         reward = outcome.reward if config.objective.cost is not None else None
         print(f"{when}  {_shown(accuracy, reward, outcome)}, {outcome.seconds:.1f} s")
     if (then, row.failure, row.curve) == (now, result.failure, result.curve):
-        print("the same")
+        measured = row.reward != result.reward
+        print("the same accuracy; the cost is measured, so the reward is not" if measured else "the same")
         return 0
     print("not the same")
     split = read_fact(ledger, "split")

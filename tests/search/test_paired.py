@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from search import paired
 from search.history import Group
-from search.paired import RESAMPLES, differences, figures
+from search.paired import FEWEST, RESAMPLES, differences, figures
 
 
 def search(strategy, seed, rewards):
@@ -28,7 +29,8 @@ def test_figures_are_those_of_the_first_children():
     assert found == pytest.approx({"top 1": 0.9, "top 5": 0.44, "last 2": 0.35})
 
 
-def test_pairs_are_of_one_seed_after_equally_many_children():
+def test_pairs_are_of_one_seed_after_equally_many_children(monkeypatch):
+    monkeypatch.setattr(paired, "FEWEST", 2)
     random, own = groups(
         random={0: [0.1, 0.2, 0.9], 1: [0.3, 0.3], 2: [0.5, 0.5]},
         evolution={0: [0.4, 0.3], 1: [0.5, 0.1, 1.0], 7: [1.0, 1.0]},
@@ -55,6 +57,10 @@ def test_the_interval_is_that_of_the_mean_over_seeds():
     )
 
 
-def test_one_common_seed_gives_no_interval():
-    random, own = groups(random={0: [0.1], 1: [0.2]}, controller={0: [0.3], 5: [0.4]})
-    assert differences(own, [random, own], late=1) == {}
+def test_a_few_common_seeds_give_no_interval():
+    own = {seed: [0.3 + seed / 10] for seed in range(FEWEST)}
+    random = {seed: [0.1] for seed in range(FEWEST - 1)} | {77: [0.2]}
+    (baseline, other) = groups(random=random, controller=own)
+    assert differences(other, [baseline, other], late=1) == {}
+    (baseline, other) = groups(random=random | {FEWEST - 1: [0.1]}, controller=own)
+    assert differences(other, [baseline, other], late=1)["top 1"].seeds == FEWEST

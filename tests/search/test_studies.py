@@ -33,7 +33,7 @@ from search.ledger.reader import read_children
 from search.messages import Result, SearchPaused
 from search.pareto import pareto_ranks
 from search.probing import probe
-from search.rank_agreement import agreement, kendall_tau
+from search.rank_agreement import FEWEST, agreement, kendall_tau
 from search.replay import main as replay
 from search.report import main as report
 from search.reranking import best_cells, rerank
@@ -200,8 +200,10 @@ def test_kendalls_tau_of_orders_that_can_be_counted_by_hand():
     assert kendall_tau([1, 2, 3], [3, 2, 1]) == -1
     assert kendall_tau([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(4 / 6)
     assert kendall_tau([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / (2 * 3) ** 0.5)  # one tie
-    found = agreement([([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 6, 5])], seed=0)
+    order = [*range(FEWEST)]
+    found = agreement([(order, [*order[:-2], order[-1], order[-2]])], seed=0)
     assert found.low < found.tau < found.high == 1
+    assert agreement([(order[:-1], order[:-1])], seed=0)[:3] == (1, None, None)
     assert agreement([([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])], seed=0).spread == pytest.approx((1 / 2) ** 0.5)
     same = ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
     both = agreement([same, ([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])], seed=0)
