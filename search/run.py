@@ -231,7 +231,7 @@ def _warn_of_few_children(config: SearchConfig) -> None:
 
 
 def _warn_of_many_workers(config: SearchConfig, workers: int) -> None:
-    if workers > config.window / 2:
+    if workers > max(1, config.window / 2):
         log.warning("window = %d, below twice the %d workers: some will idle", config.window, workers)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 import torch
 
 from backbones.genotype import GenotypeError
@@ -43,7 +44,7 @@ def attempt(evaluator: Evaluator, task: ChildTask, on_progress: OnProgress | Non
         result = Result(task.proposal, failure=error.failure, detail=error.detail)
     except GenotypeError as error:
         result = Result(task.proposal, failure=Failure.INVALID, detail=str(error))
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         failure = Failure.OUT_OF_MEMORY if _is_out_of_memory(error) else Failure.CRASH
         result = Result(task.proposal, failure=failure, detail=_words(error))
     finally:
@@ -80,7 +81,7 @@ def _coerced(returned: Any, task: ChildTask, evaluator: Evaluator) -> Result:
 
 
 def _finite(name: str, value: Any) -> float:
-    if isinstance(value, str | bytes) or value is None:  # float("0.5") would read them
+    if isinstance(value, str | bytes | bool | np.bool_) or value is None:  # float("0.5") would read them
         raise TypeError(f"{name} is {value!r:.80}, expected a number")
     try:
         number = float(value.detach() if isinstance(value, torch.Tensor) else value)

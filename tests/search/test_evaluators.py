@@ -97,6 +97,10 @@ def quits(proposal):
     raise SystemExit("bye")
 
 
+def closes(proposal):
+    raise GeneratorExit
+
+
 def fails_with_odd_text(proposal):
     raise ValueError("half a pair \ud800, a bell \a" + 10_000 * "x")
 
@@ -139,11 +143,13 @@ BAD = [
     (fails_as_text, Failure.NOT_FINITE, "tensor(3)"),
     (1.5, Failure.CRASH, "reward = 1.5, must be in 0.0..1.0, as the evaluator declares"),
     ("0.5", Failure.CRASH, "reward is '0.5', expected a number"),
+    (True, Failure.CRASH, "reward is True, expected a number"),
     (None, Failure.CRASH, "TypeError: the evaluator returned None, expected a number or a Result"),
     ([0.5, 0.25], Failure.CRASH, "reward is [0.5, 0.25], expected a number"),
     (np.ones(3), Failure.CRASH, "expected a number"),
     (lambda proposal: Result(proposal, failure="tired"), Failure.CRASH, "'tired' is not a valid Failure"),
     (quits, Failure.CRASH, "SystemExit: bye"),
+    (closes, Failure.CRASH, "GeneratorExit"),
     (fails_with_odd_text, Failure.CRASH, "ValueError: half a pair"),
     (fails_without_words, Failure.CRASH, "Unspeakable"),
 ]

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from search.estimate import Pace, duration
 from search.history import History
 from search.ledger.located import located
 from search.ledger.reader import LEDGER, read_children
+from search.ledger.writer import Ledger
 from search.messages import SearchPaused
 from search.run import run
 from search.snapshot import Snapshot
@@ -158,6 +160,20 @@ def test_budget_is_that_of_the_newest_start(tmp_path):
     run(toy_config(tmp_path, 6, budget=BudgetConfig(children=6)))
     snapshot = Snapshot.read(Path(tmp_path) / LEDGER)
     assert (snapshot.budget, snapshot.left_open) == (6, False)
+
+
+def test_a_search_killed_before_its_first_proposal_is_paused(tmp_path, capsys):
+    run(toy_config(tmp_path, 4))
+    with closing(Ledger(tmp_path / LEDGER)) as ledger, ledger.transaction() as database:
+        for table in ("attempts", "events", "children"):
+            database.execute(f"DELETE FROM {table}")
+        database.execute("DELETE FROM facts WHERE name = 'finished'")
+    (tmp_path / "metrics.json").unlink()
+    assert Snapshot.read(tmp_path / LEDGER).spent is None
+    assert main([str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "(paused)" in said
+    assert "budget.children=0" not in said
 
 
 def told(lines, start):
