@@ -120,7 +120,6 @@ def fails_as_text(proposal):
 
 GOOD = [
     (0.5, 0.5),
-    (True, 1.0),
     (np.float32(0.5), 0.5),
     (torch.tensor(0.25, requires_grad=True), 0.25),
     (lambda proposal: Result(proposal, reward=np.float64(0.75), curve=[torch.tensor([0.5])]), 0.75),
