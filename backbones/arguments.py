@@ -1,10 +1,13 @@
 """Command lines that argparse reads; their numbers are refused by the words of `backbones.ranges`."""
 
 import argparse
+import functools
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 
 from backbones.ranges import LARGEST_INT, rule
+from backbones.words import printable_lines, told
 from celltransfer import program
 
 
@@ -50,3 +53,17 @@ def number(least: float, most: float) -> Callable[[str], float]:
         return value
 
     return read
+
+
+def one_line_errors(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
+    """A command's `main(arguments)`, of which what the user can mend ends as one line and exit code 1."""
+
+    @functools.wraps(main)
+    def command(arguments: Sequence[str] | None = None) -> int:
+        try:
+            return main(arguments)
+        except (OSError, ValueError, ImportError) as error:
+            print(printable_lines(told(error)), file=sys.stderr)
+            return 1
+
+    return command

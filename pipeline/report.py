@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 from markupsafe import Markup
 
+from backbones.arguments import one_line_errors
 from backbones.draw import draw_cell, has_pale_blocks
 from backbones.files import check_output, real_path, write_atomically
-from backbones.words import printable_lines, told
 from celltransfer import program
 from classification.mistakes import MATRIX_CLASSES, Mistakes, data_uri
 from detection.data.annotations import read_split
@@ -265,6 +265,7 @@ def _choice(data: CocoDataConfig) -> list[str]:
     return [f"data={group}", *(override(f"data.{key}", value) for key, value in values.items())]
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=program("pipeline.report"), description="Write report.html from the files of a run."
@@ -274,11 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="folder of a chain, of a search, or of one training or evaluation of a classifier or detector",
     )
-    try:
-        print(write_report(parser.parse_args(arguments).run_dir))
-    except (OSError, ValueError) as error:
-        print(printable_lines(told(error)), file=sys.stderr)
-        return 1
+    print(write_report(parser.parse_args(arguments).run_dir))
     return 0
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from backbones.arguments import documented_parser
+from backbones.arguments import documented_parser, one_line_errors
 from backbones.draw import draw, has_pale_blocks
 from backbones.files import check_output, real_path, write_atomically
-from backbones.words import counted, printable_lines, told
+from backbones.words import counted
 from runtime.page import page, percent, short
 from search import commands
 from search.checklist import checklist
@@ -239,6 +239,7 @@ def _commands(searches: Sequence[History]) -> list[tuple[str, str]]:
     ]
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = documented_parser("search.report", __doc__)
     parser.add_argument("dirs", type=Path, nargs="+", metavar="DIR", help="folders of searches, or ledgers")
@@ -246,11 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--output", type=Path, metavar="FILE", help="default: search_report.html in the first DIR"
     )
     asked = parser.parse_args(arguments)
-    try:
-        print(write_report(asked.dirs, asked.output))
-    except (OSError, ValueError) as error:
-        print(printable_lines(told(error)), file=sys.stderr)
-        return 1
+    print(write_report(asked.dirs, asked.output))
     return 0
 
 

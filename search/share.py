@@ -16,9 +16,8 @@ from typing import Any
 
 import yaml
 
-from backbones.arguments import documented_parser
+from backbones.arguments import documented_parser, one_line_errors
 from backbones.files import check_output, real_path, write_atomically
-from backbones.words import printable_lines, told
 from runtime.yaml_files import read_mapping
 from search.ledger.copying import copy_whole
 from search.ledger.located import located
@@ -65,16 +64,13 @@ def _without_places(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, **nowhere, "strategy": strategy, "data": data}
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = documented_parser("search.share", __doc__)
     parser.add_argument("dir", type=Path, metavar="DIR", help="folder of a search")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
     asked = parser.parse_args(arguments)
-    try:
-        print(share(asked.dir, asked.out))
-    except (OSError, ValueError) as error:
-        print(printable_lines(told(error)), file=sys.stderr)
-        return 1
+    print(share(asked.dir, asked.out))
     return 0
 
 

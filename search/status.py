@@ -26,9 +26,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from backbones.arguments import documented_parser
+from backbones.arguments import documented_parser, one_line_errors
 from backbones.files import check_output, write_atomically
-from backbones.words import counted, printable, printable_lines, told
+from backbones.words import counted, printable, printable_lines
 from runtime.owner import owner
 from search import commands
 from search.chance import at_chance
@@ -225,6 +225,7 @@ def watch(place: Path, console: Console, seconds: float = WATCH_SECONDS) -> NoRe
                 live.update(Text(printable_lines(f"{place}: {error}")), refresh=True)
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = documented_parser("search.status", __doc__)
     parser.add_argument("dir", type=Path, help="folder of a search, or of a chain; or the ledger itself")
@@ -253,9 +254,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(show(found, time.time()), soft_wrap=True)
     except KeyboardInterrupt:
         return 0
-    except (OSError, ValueError) as error:
-        print(printable_lines(told(error)), file=sys.stderr)
-        return 1
     return 0
 
 

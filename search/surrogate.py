@@ -15,23 +15,20 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from backbones.arguments import documented_parser
-from backbones.words import counted, printable_lines, told
+from backbones.arguments import documented_parser, one_line_errors
+from backbones.words import counted
 from celltransfer import program
 from runtime.overrides import override
 
 BOOTSTRAP_SEED = 0
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = documented_parser("search.surrogate", __doc__)
     parser.add_argument("dirs", type=Path, nargs="*", metavar="DIR", help="folders of searches")
     asked = parser.parse_args(arguments)
-    try:
-        show(asked.dirs)
-    except (OSError, ValueError, ImportError) as error:
-        print(printable_lines(told(error)), file=sys.stderr)
-        return 1
+    show(asked.dirs)
     return 0
 
 
