@@ -4,11 +4,14 @@ import argparse
 import functools
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import ParamSpec
 
 from backbones.ranges import LARGEST_INT, rule
 from backbones.words import printable_lines, told
 from celltransfer import program
+
+Given = ParamSpec("Given")
 
 
 def documented_parser(command: str, doc: str | None) -> argparse.ArgumentParser:
@@ -55,13 +58,13 @@ def number(least: float, most: float) -> Callable[[str], float]:
     return read
 
 
-def one_line_errors(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
-    """A command's `main(arguments)`, of which what the user can mend ends as one line and exit code 1."""
+def one_line_errors(main: Callable[Given, int]) -> Callable[Given, int]:
+    """A command's `main`, of which what the user can mend ends as one line and exit code 1."""
 
     @functools.wraps(main)
-    def command(arguments: Sequence[str] | None = None) -> int:
+    def command(*arguments: Given.args, **named: Given.kwargs) -> int:
         try:
-            return main(arguments)
+            return main(*arguments, **named)
         except (OSError, ValueError, ImportError) as error:
             print(printable_lines(told(error)), file=sys.stderr)
             return 1

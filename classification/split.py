@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from backbones.arguments import number, whole
+from backbones.arguments import number, one_line_errors, whole
 from backbones.files import check_output, expanded
-from backbones.words import counted, printable_lines, told
+from backbones.words import counted
 from celltransfer import program
 from classification.class_folders import own_split
 from classification.config import ImageDataConfig
@@ -59,6 +59,7 @@ def _place(images: ImageSet, source: Path, folder: Path, link: bool) -> None:
             target.write_bytes(path.read_bytes() if at is None else zipped.read(at))
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=program("classification.split"), description=(__doc__ or "").split("\n\n")[0]
@@ -72,11 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--link", action="store_true", help="symbolic links instead of copies")
     options = parser.parse_args(arguments)
     output = expanded(options.output)
-    try:
-        counts = split(expanded(options.folder), output, options.fraction, options.seed, link=options.link)
-    except (ValueError, OSError) as error:
-        print(printable_lines(told(error)), file=sys.stderr)
-        return 1
+    counts = split(expanded(options.folder), output, options.fraction, options.seed, link=options.link)
     for name, count in counts.items():
         print(f"{output / name}: {counted(count, 'image')}")
     return 0

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from backbones.words import printable_lines, told
+from backbones.arguments import one_line_errors
 from celltransfer import program
 from detection.engines.config import FAMILIES
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=program("detection.convert"), description=__doc__.split("\n")[0])
     parser.add_argument("weights", type=Path, help="a detector.safetensors")
@@ -26,11 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     beside = options.weights.with_name(f"{options.weights.stem}_{options.engine}.safetensors")
     output = options.output or beside
-    try:
-        name = convert(options.weights, options.engine, output)
-    except (ValueError, OSError) as error:
-        print(printable_lines(told(error)), file=sys.stderr)
-        return 1
+    name = convert(options.weights, options.engine, output)
     print(f"{output}: detector={name}")
     return 0
 

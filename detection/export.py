@@ -11,14 +11,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from backbones.arguments import whole
+from backbones.arguments import one_line_errors, whole
 from backbones.formats import check_export
-from backbones.words import printable_lines, told
 from celltransfer import program
 from detection.data.sizing import SIDES
 from detection.deployment import FORMATS
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=program("detection.export"),
@@ -31,16 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, required=True, help="file to write: .onnx, or .pt2 for torch")
     options = parser.parse_args(arguments)
-    try:
-        check_export(options.output, options.format, FORMATS)
-        from detection.deployment.program import export  # imports torch, for which neither need wait
-        from detection.detector import Detector
+    check_export(options.output, options.format, FORMATS)
+    from detection.deployment.program import export  # imports torch, for which neither need wait
+    from detection.detector import Detector
 
-        detector = Detector.load(options.weights, "cpu")
-        export(detector, options.output, options.format, *options.size)
-    except (ValueError, OSError, ImportError) as error:
-        print(printable_lines(told(error)), file=sys.stderr)
-        return 1
+    detector = Detector.load(options.weights, "cpu")
+    export(detector, options.output, options.format, *options.size)
     print(options.output)
     return 0
 

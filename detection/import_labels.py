@@ -16,12 +16,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from backbones.arguments import one_line_errors
 from backbones.files import expanded
-from backbones.words import counted, printable_lines, told
+from backbones.words import counted
 from celltransfer import program
 from detection.data.imported import READERS, import_labels
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=program("detection.import_labels"),
@@ -35,18 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if another")
     parser.add_argument("--annotations", type=Path, metavar="DIR", help="the same of the labels")
     options = parser.parse_args(arguments)
-    try:
-        labelled, problems = import_labels(
-            options.kind,
-            expanded(options.folder),
-            expanded(options.output),
-            options.split,
-            options.images and expanded(options.images),
-            options.annotations and expanded(options.annotations),
-        )
-    except (ValueError, OSError) as error:
-        print(printable_lines(told(error)), file=sys.stderr)
-        return 1
+    labelled, problems = import_labels(
+        options.kind,
+        expanded(options.folder),
+        expanded(options.output),
+        options.split,
+        options.images and expanded(options.images),
+        options.annotations and expanded(options.annotations),
+    )
     for problem in problems:
         print("\n".join(problem.lines()), file=sys.stderr)
     objects = [thing for image in labelled.images for thing in image.objects]

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from backbones.arguments import whole
+from backbones.arguments import one_line_errors, whole
 from backbones.metadata import read_metadata
 from backbones.spec import NetworkSpec
 from backbones.timm_spec import TimmSpec
-from backbones.words import counted, printable_lines, told
+from backbones.words import counted
 from backbones.zoo import read_spec, resolve_spec
 from celltransfer import program
 from detection.data.sizing import SIDES, EvaluationSize, Fixed
@@ -63,6 +63,7 @@ def _of_regions(config: C4Config, region: "Part") -> str:
     )
 
 
+@one_line_errors
 def main(compose: Callable[[str], Any], arguments: Sequence[str] | None = None) -> int:
     """compose: an experiment's name to its `DetectionConfig`; given, as only `conf` sees Hydra."""
     parser = argparse.ArgumentParser(
@@ -88,14 +89,10 @@ def main(compose: Callable[[str], Any], arguments: Sequence[str] | None = None) 
         parser.error("--name needs --experiment or --detector")
     from detection.engines.costs import profile  # imports torch, for which --help need not wait
 
-    try:
-        config, spec, classes, size = _asked_for(options, compose)
-        if (size := options.size or size) is None:
-            parser.error("images of this detector have no fixed size: give --size H W")
-        parts = profile(config, spec, classes, tuple(size))
-    except (ValueError, OSError, ImportError) as error:
-        print(printable_lines(told(error)), file=sys.stderr)
-        return 1
+    config, spec, classes, size = _asked_for(options, compose)
+    if (size := options.size or size) is None:
+        parser.error("images of this detector have no fixed size: give --size H W")
+    parts = profile(config, spec, classes, tuple(size))
     what = f"one image of {size[0]}x{size[1]} px, {counted(classes, 'class', 'classes')}"
     title = f"{options.weights or options.name}, {config.name}: {what}"
     Console(width=130).print(_table(title, parts))

@@ -26,9 +26,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from backbones.arguments import number, whole
+from backbones.arguments import number, one_line_errors, whole
 from backbones.files import check_output, read_text, real_path
-from backbones.words import counted, printable_lines, told
+from backbones.words import counted
 from celltransfer import program
 from detection.data.subsets import Merged, draw_fraction, merge, write
 from runtime.random import counter_hash
@@ -68,6 +68,7 @@ def chosen_by_list(merged: Merged, path: Path) -> tuple[NDArray[np.bool_], str]:
     return np.isin(ids, wanted), f"{len(wanted)} listed in {path.name}"
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=program("detection.split"), description=(__doc__ or "").split("\n\n")[0]
@@ -85,11 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.stratify and options.fraction is None:
         parser.error("--stratify goes with --fraction")
-    try:
-        text = _split(options)
-    except (ValueError, OSError) as error:
-        print(printable_lines(told(error)), file=sys.stderr)
-        return 1
+    text = _split(options)
     print(text)
     return 0
 
