@@ -1,27 +1,32 @@
 """Commands about a search, to be typed as they stand, and the keys that a user may have to change."""
 
+import json
+import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from backbones.files import read_text
 from backbones.words import printable
 from celltransfer import program
 from runtime.overrides import override
+from search.config import REFERENCES
 from search.messages import Failure
+from search.stored import with_references
 
 TOP = 25
 """Cells that are trained longer where the user says no number."""
 CURES = {
-    Failure.REJECTED: "limits",
-    Failure.OUT_OF_MEMORY: "child.batch_size, child.filters",
-    Failure.TIMEOUT: "child.timeout_seconds, child.epochs",
-    Failure.NOT_FINITE: "child.lr, child.clip_norm",
-    Failure.CRASH: "evaluator, child, data",
-    Failure.INVALID: "evaluator, space",
-    Failure.HOST_LOST: "executor",
+    Failure.REJECTED: ("limits",),
+    Failure.OUT_OF_MEMORY: ("evaluator", "child.batch_size", "child.filters", "executor.memory_gb"),
+    Failure.TIMEOUT: ("evaluator", "child.timeout_seconds", "child.epochs", "executor.timeout_seconds"),
+    Failure.NOT_FINITE: ("evaluator", "child.lr", "child.clip_norm"),
+    Failure.CRASH: ("evaluator", "child", "data"),
+    Failure.INVALID: ("evaluator", "space"),
+    Failure.HOST_LOST: ("executor",),
 }
-"""Keys to look at when children fail in this way."""
+"""Keys to look at when children fail in this way, as far as the search has them."""
 
 
 def about(command: str, *folders: Path) -> str:
@@ -66,6 +71,23 @@ def _command_of(words: list[str]) -> tuple[str, list[str]]:
     return "", []
 
 
-def cures(kinds: Iterable[str | None]) -> str:
-    """Keys to change where children failed in these ways: `limits; child.lr, child.clip_norm`."""
-    return "; ".join(dict.fromkeys(CURES[Failure(kind)] for kind in kinds if kind))
+def cures(kinds: Iterable[str | None], config: Mapping[str, Any]) -> str:
+    """Keys to change where children failed in these ways: `limits; child.lr, child.clip_norm`.
+
+    config: of the search, as plain values. Keys that nothing of it reads are left out: an evaluator of the
+    user's own reads of `child` and `data` what its references name."""
+    told = (", ".join(key for key in CURES[Failure(kind)] if _reads(config, key)) for kind in kinds if kind)
+    return "; ".join(dict.fromkeys(keys for keys in told if keys))
+
+
+def _reads(config: Mapping[str, Any], key: str) -> bool:
+    group, _, name = key.partition(".")
+    evaluator = with_references(config.get("evaluator"), config)
+    if group == "evaluator":
+        return evaluator is not None
+    if group == "executor" and name:
+        return (config.get(group) or {}).get(name) is not None
+    if evaluator is None or group not in REFERENCES["evaluator"]:
+        return True
+    named = re.findall(r"\$\{([\w.]+)\}", json.dumps(evaluator))
+    return any(f"{key}.".startswith(f"{each}.") or f"{each}.".startswith(f"{key}.") for each in named)

@@ -18,6 +18,7 @@ from search.ledger.reader import read_children
 from search.ledger.rows import ChildRow, best_first, unique
 from search.snapshot import Snapshot
 from search.space import Space
+from search.standing import Standing, standing
 
 NOT_COMPARED = (*ALWAYS_FREE, "seed", "budget", "executor", "strict_hardware", "strategy", "ledger")
 """Keys in which searches may differ that are one experiment; the strategy names the group."""
@@ -61,6 +62,10 @@ class History:
             attempt("versions.json", lambda path: decode_json(path, dict[str, str], "versions"), {}),
             notes,
         )
+
+    @cached_property
+    def standing(self) -> Standing:
+        return standing(self.snapshot, self.folder)
 
     @property
     def strategy(self) -> str:

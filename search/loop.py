@@ -17,6 +17,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from backbones.ranges import under
+from backbones.words import printable, told
 from runtime.interrupts import interrupts_deferred
 from runtime.progress import track
 from runtime.random import derive
@@ -26,15 +27,17 @@ from search.clock import VirtualClock
 from search.config import ObjectiveConfig
 from search.estimate import Pace
 from search.executors.protocol import Executor
-from search.ledger.rows import ChildRow
+from search.ledger.rows import ENDED, SPENT, ChildRow
 from search.ledger.writer import Ledger
-from search.messages import FINAL_AT_ONCE, ChildTask, Failure, Proposal, Result
+from search.messages import FINAL_AT_ONCE, ChildTask, Failure, Proposal, Result, SearchPaused
 from search.naming import CHILDREN, Naming
 from search.objective import weighed
 from search.progress import Progress
 from search.strategies.protocol import Strategy
 
 POLL_SECONDS = 0.05
+LONGEST_WHY = 2_000
+"""Characters of an error that is kept as the reason of an end."""
 NO_OBJECTIVE = ObjectiveConfig()
 
 log = logging.getLogger(__name__)
@@ -56,12 +59,13 @@ class Search:
         objective: ObjectiveConfig = NO_OBJECTIVE,
         loggers: Sequence[Logger] = (),
         naming: Naming = CHILDREN,
+        full_epochs: int | None = None,
     ):
-        """Continues from whatever the ledger holds."""
+        """Continues from whatever the ledger holds. full_epochs: as for `Progress`."""
         self._ledger, self._strategy, self._executor = ledger, strategy, executor
         self._seed, self._budget, self._objective = seed, budget, objective
         self._admission, self._naming = admission, naming
-        self._progress = Progress(loggers, budget.config.children, naming)
+        self._progress = Progress(loggers, budget.config.children, naming, full_epochs)
         self._clock, self._group = VirtualClock(window), 0
         self.rows: list[ChildRow] = []
         self._queue: deque[ChildRow] = deque()
@@ -120,7 +124,10 @@ class Search:
         announce: told once, before the first child, which children wait, the pace, and how many may run.
         """
         budget, done = self._budget.config, self._progress.done
-        self._ledger.save(events=[("started", {"done": done, "budget": asdict(budget)})])
+        # Until it is known why this run ended, a reader takes it for killed.
+        started = ("started", {"done": done, "budget": asdict(budget)})
+        self._ledger.save(facts={ENDED: None}, events=[started])
+        why = SPENT
         try:
             self._propose()
             if announce is not None and self._queue:
@@ -138,12 +145,15 @@ class Search:
                             self._take(results)
                     else:
                         time.sleep(POLL_SECONDS)
+        except BaseException as error:
+            why = _why(error)
+            raise
         finally:
             with interrupts_deferred():
                 for number in self._running:
                     self._executor.cancel(number)
                 self._requeue([(row, "interrupted", {"uncount": True}) for row in self._running.values()])
-                self._ledger.save(facts={"seconds": self._budget.seconds()})
+                self._ledger.save(facts={"seconds": self._budget.seconds(), ENDED: why})
 
     def _workers(self) -> int:
         return max(1, len(self._running) + self._executor.capacity())
@@ -234,3 +244,13 @@ class Search:
         row.requeue(alone=alone, uncount=uncount)
         log.info("%s goes back into the queue: %s", self._naming.of(row.number), why)
         return "requeued", {"child": row.number, "alone": row.alone, "why": why}
+
+
+def _why(error: BaseException) -> str:
+    """Why a run of a search ended before its budget was spent."""
+    if isinstance(error, KeyboardInterrupt):
+        return "Ctrl-C or SIGTERM"
+    if isinstance(error, SearchPaused):
+        return printable(str(error))
+    text = told(error) if isinstance(error, Exception) else str(error)
+    return printable(f"{type(error).__name__}: {text}")[:LONGEST_WHY]

@@ -19,15 +19,24 @@ from search.snapshot import LATE
 class Progress:
     """Figures of the children so far, which do not depend on the order in which those finished."""
 
-    def __init__(self, loggers: Sequence[Logger], children: int, naming: Naming = CHILDREN):
-        """children: of the whole search. naming: of the children."""
-        self.done, self._naming = 0, naming
+    def __init__(
+        self,
+        loggers: Sequence[Logger],
+        children: int,
+        naming: Naming = CHILDREN,
+        full_epochs: int | None = None,
+    ):
+        """children: of the whole search. naming: of the children. full_epochs: those of a child that goes
+        to its end, where children may be stopped before; None: they may not."""
+        self.done, self._naming, self._full_epochs = 0, naming, full_epochs
         self.pace = Pace(children)
         self._loggers, self._scored, self._best = loggers, 0, -math.inf
         self._total = Fraction()
         self._late: list[tuple[int, float]] = []  # a heap of number and reward
         self._log_probs: list[float] = []
         self._counts = {"duplicates": 0, "rejected": 0, "failed": 0}
+        if full_epochs is not None:
+            self._counts["stopped"] = 0
 
     def enter(self, row: ChildRow) -> None:
         """Counts a proposal."""
@@ -44,6 +53,8 @@ class Progress:
         if row.original is None and row.failure is not Failure.REJECTED:
             self.pace.finish(row.cost, row.seconds or seconds)
         self._counts["failed"] += row.failure not in (None, Failure.REJECTED)
+        if self._full_epochs is not None and row.original is None:
+            self._counts["stopped"] += row.metrics.get("epochs", self._full_epochs) < self._full_epochs
         if row.reward is not None:
             self._scored += 1
             self._best = max(self._best, row.reward)
@@ -68,7 +79,8 @@ class Progress:
         return found
 
     def counts(self) -> dict[str, float]:
-        """How many `duplicates` were proposed, and how many children were `rejected` or have `failed`."""
+        """How many `duplicates` were proposed, and how many children were `rejected`, have `failed`, or were
+        `stopped` early, where they may be."""
         return dict(self._counts)
 
     def show(self, line: Track) -> None:

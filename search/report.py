@@ -38,6 +38,7 @@ from search.report_charts import (
     share_charts,
     top_charts,
 )
+from search.standing import stopped
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 DRAWN = 3
@@ -100,12 +101,13 @@ def _context(searches: Sequence[History]) -> dict[str, Any]:
         "settings": differing,
         "unlike": unlike(groups, differing),
         "write": write,
-        "notes": [note for search in searches for note in search.notes],
+        "notes": [note for search in searches for note in (*search.notes, *_unfinished(search, names))],
         "figures": _figures(searches, groups, write),
         "late": late,
         "top_names": [*(f"top {count}" for count in TOP), f"last {late}"],
         "comparison": _comparison(groups, late, write, percents),
-        "runs": [_run(search, names, groups, late, write) for search in searches],
+        "runs": (runs := [_run(search, names, groups, late, write) for search in searches]),
+        "stopping": any(run["stopped"] is not None for run in runs),
         "children_chart": children_chart(searches[0], percents) if len(searches) == 1 else None,
         "top": [
             (f"Mean of the best {counted(count, 'unique cell')}" if count > 1 else "Best cell", charts_of)
@@ -163,9 +165,20 @@ def _run(search: History, names: Names, groups: Sequence[Group], late: int, writ
         "duplicates": f"{snapshot.duplicates:,}",
         "rejected": f"{snapshot.rejected:,}",
         "failed": f"{snapshot.failures.total():,}",
+        "stopped": stopped(snapshot, search.config),
+        "standing": search.standing.word.partition(":")[0],
         "cpu": duration(3600 * search.cpu_hours),
         "wall": duration(snapshot.seconds),
     }
+
+
+def _unfinished(search: History, names: Names) -> list[str]:
+    """How a search stands that has not finished, and why."""
+    word, why, _ = search.standing
+    if not search.snapshot.left_open:
+        return []
+    which = f"{names[search.folder]}: " if len(names) > 1 else ""
+    return [f"{which}{word}" + (f": {why}" if why else "")]
 
 
 def _late_mean(search: History, late: int) -> float | None:

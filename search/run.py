@@ -116,6 +116,7 @@ def _run_on(
             objective=config.objective,
             loggers=loggers,
             naming=naming,
+            full_epochs=config.child.epochs if config.child.stop_below else None,
         )
         search.run(partial(announce, config, scoring.open, naming=naming))
         done = [row for row in search.rows if row.status == "done"]
@@ -246,7 +247,7 @@ def _write_best(
     """Writes `genotype.json` and returns its child. done: the finished children. spent: as for
     `_tell_what_is_next`. Raises SearchPaused where none has a reward."""
     if not (ranked := best_first(done)):
-        raise SearchPaused(f"{folder.path}: {_why_none(done, spent, naming)}")
+        raise SearchPaused(f"{folder.path}: {_why_none(config, done, spent, naming)}")
     best = ranked[0]
     origin = {
         "search": search_id(config),
@@ -271,12 +272,14 @@ def _metrics(done: Sequence[ChildRow]) -> dict[str, float]:
     }
 
 
-def _why_none(done: Sequence[ChildRow], spent: str, naming: Naming) -> str:
+def _why_none(config: SearchConfig, done: Sequence[ChildRow], spent: str, naming: Naming) -> str:
     """What became of a search without a reward. spent: as for `_tell_what_is_next`."""
+    if not done:
+        more = "" if naming.cells else f"; continue with a larger {spent}"
+        return f"budget.hours = {config.budget.hours:g} was spent before a {naming.one} was done{more}"
     parts = [f"{naming.counted(len(done))} finished, none with a reward"]
-    if done:
-        parts.append(f"{naming.of(done[0].number)}: {done[0].failure}: {done[0].detail}")
-    keys = cures(row.failure for row in done)
+    parts.append(f"{naming.of(done[0].number)}: {done[0].failure}: {done[0].detail}")
+    keys = cures((row.failure for row in done), plain(config))
     further = [] if naming.cells else [f"continue with a larger {spent}"]
     further += [f"in a new run_dir change {keys}"] if keys else []
     if further:

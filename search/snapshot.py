@@ -4,6 +4,7 @@ import json
 import sqlite3
 import statistics
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,12 +52,15 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Children by number, attempts as they began, facts by name, events in their order."""
+    """Children by number, attempts as they began, facts by name, events in their order.
+
+    epochs: how many children were trained for so many epochs, duplicates left out."""
 
     children: list[Child]
     attempts: list[Attempt]
     facts: dict[str, Any]
     events: list[tuple[float, str, Any]]
+    epochs: Mapping[float, int]
 
     @classmethod
     def read(cls, path: str | Path) -> "Snapshot":
@@ -69,6 +73,7 @@ class Snapshot:
                 [Attempt(*row) for row in _select(database, Attempt, "attempts", "id")],
                 {name: json.loads(value) for name, value in database.execute("SELECT * FROM facts")},
                 [(time, kind, json.loads(detail)) for time, kind, detail in _events(database)],
+                dict(_epochs(database)),
             )
 
     @cached_property
@@ -139,10 +144,11 @@ class Snapshot:
     def duplicates(self) -> int:
         return sum(row.original is not None for row in self.children)
 
-    def seconds_left(self, now: float) -> float | None:
+    def seconds_left(self, now: float, *, alive: bool) -> float | None:
         """Estimated wall time to the end of the budget; None before any child has run. now: Unix time.
 
-        On as many workers as run children now; if none does, as many as there were on average."""
+        alive: the search runs. On as many workers as run children now; if none does, as many as there were
+        on average."""
         pace = Pace(self.budget)
         took = {each.child: each.ended - each.begun for each in self.attempts if each.ended is not None}
         for row in self.children:
@@ -150,7 +156,7 @@ class Snapshot:
             pace.enter(row.cost, runs=runs)
             if runs and row.status == "done":
                 pace.finish(row.cost, row.seconds or took.get(row.number, 0.0))
-        running = [each for each in self.attempts if each.ended is None]
+        running = [each for each in self.attempts if each.ended is None] if alive else []
         elapsed = sum(max(0.0, now - each.begun) for each in running)
         left = pace.seconds_left(len(running) or self._mean_workers(), elapsed)
         hours = self.asked.get("hours")
@@ -172,3 +178,11 @@ def _select(database: sqlite3.Connection, kind: type[tuple], table: str, order: 
 
 def _events(database: sqlite3.Connection) -> sqlite3.Cursor:
     return database.execute("SELECT time, kind, detail FROM events ORDER BY rowid")
+
+
+def _epochs(database: sqlite3.Connection) -> Iterable[tuple[float, int]]:
+    known = {name for _, name, *_ in database.execute("PRAGMA table_info(children)")}
+    if "metrics" not in known:  # in ledgers of schema 1
+        return ()
+    trained = "SELECT json_extract(metrics, '$.epochs') AS epochs, count(*) FROM children"
+    return database.execute(f"{trained} WHERE epochs IS NOT NULL AND original IS NULL GROUP BY epochs")

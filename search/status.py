@@ -29,13 +29,13 @@ from rich.text import Text
 from backbones.arguments import documented_parser, one_line_errors
 from backbones.files import check_output, write_atomically
 from backbones.words import counted, printable, printable_lines
-from runtime.owner import owner
 from search import commands
 from search.chance import at_chance
 from search.estimate import duration, estimated
 from search.ledger.located import Located, located
 from search.ledger.reader import read_children
 from search.snapshot import Attempt, Snapshot
+from search.standing import Standing, fruitless, in_no_time, settings, standing, stopped
 
 BEST = 10
 """Best children that are listed."""
@@ -48,30 +48,37 @@ DETAIL = 300
 
 def show(found: Located, now: float) -> RenderableType:
     """What the ledger says, as tables. now: Unix time."""
-    snapshot, driver = Snapshot.read(found.ledger), owner(found.folder)
-    parts: list[RenderableType] = [_facts(snapshot, found.folder, driver, now)]
+    snapshot = Snapshot.read(found.ledger)
+    now_is, config = standing(snapshot, found.folder), settings(found.folder)
+    alive = now_is.driver is not None
+    parts: list[RenderableType] = [_facts(snapshot, found.folder, now_is, config, now)]
     if found.elsewhere and snapshot.left_open:
         parts.append(Text(f"read from a copy; the ledger itself is {found.elsewhere}"))
     if snapshot.best:
         parts.append(_best(snapshot))
     if running := [each for each in snapshot.attempts if each.ended is None]:
-        parts.append(_running(running, now, alive=driver is not None))
+        parts.append(_running(running, now, alive=alive))
     if snapshot.attempts:
         parts.append(_hosts(snapshot.attempts))
-    parts += [Text(line) for line in ("", *_what_next(snapshot, found.folder, driver))]
+    parts += [Text(line) for line in ("", *_what_next(snapshot, found.folder, config, alive=alive))]
     return Group(*parts)
 
 
-def _facts(snapshot: Snapshot, folder: Path, driver: str | None, now: float) -> Table:
+def _facts(
+    snapshot: Snapshot, folder: Path, now_is: Standing, config: Mapping[str, Any], now: float
+) -> Table:
     table = Table.grid(padding=(0, 2))
-    done, waiting = snapshot.count("done"), snapshot.count("queued")
-    proposed = len(snapshot.children)
-    table.add_row("search", f"{folder} ({_state(snapshot, driver)})")
+    alive = now_is.driver is not None
+    table.add_row("search", f"{folder} ({now_is.word})")
+    if now_is.why:
+        table.add_row("why", now_is.why)
+    ran = snapshot.count("running")
     counts = [
-        f"{done:,} of {snapshot.budget:,} done",
-        f"{snapshot.count('running'):,} running",
-        f"{waiting:,} queued",
-        f"{snapshot.budget - proposed:,} to be proposed",
+        f"{snapshot.count('done'):,} of {snapshot.budget:,} done",
+        f"{ran if alive else 0:,} running",
+        *([f"{ran:,} broken off"] if ran and not alive else []),
+        f"{snapshot.count('queued'):,} queued",
+        f"{snapshot.budget - len(snapshot.children):,} to be proposed",
     ]
     table.add_row("children", ", ".join(counts))
     if snapshot.best:
@@ -85,41 +92,31 @@ def _facts(snapshot: Snapshot, folder: Path, driver: str | None, now: float) -> 
     others = f"{counted(snapshot.duplicates, 'duplicate')}, {snapshot.rejected:,} rejected, {total:,} failed"
     kinds = _counts(snapshot.failures)
     table.add_row("of them", others + (f": {kinds}" if kinds else ""))
-    outcomes = Counter(_outcome(each) for each in snapshot.attempts)
+    if (ended := stopped(snapshot, config)) is not None:
+        table.add_row("stopped", f"{counted(ended, 'child', 'children')} by child.stop_below")
+    outcomes = Counter(_outcome(each, alive=alive) for each in snapshot.attempts)
     if outcomes:
         listed = ", ".join(f"{count:,} {printable(kind)}" for kind, count in outcomes.most_common(6))
         table.add_row("attempts", f"{len(snapshot.attempts):,}: {listed}")
-    table.add_row("time", _time(snapshot, driver, now))
+    table.add_row("time", _time(snapshot, now, alive=alive))
     return table
-
-
-def _state(snapshot: Snapshot, driver: str | None) -> str:
-    if driver:
-        return f"running: {driver}"
-    if not snapshot.left_open:
-        hours = snapshot.asked.get("hours")
-        return f"finished: budget.hours = {hours:g} is spent" if snapshot.spent == "hours" else "finished"
-    return "ended without a reward" if _fruitless(snapshot) else "paused"
-
-
-def _fruitless(snapshot: Snapshot) -> bool:
-    """Whether the budget is spent and no child has a reward."""
-    return snapshot.spent is not None and snapshot.best == []
 
 
 def _counts(kinds: Counter[str]) -> str:
     return ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common())
 
 
-def _outcome(attempt: Attempt) -> str:
-    return "running" if attempt.ended is None else attempt.outcome or "ended"
+def _outcome(attempt: Attempt, *, alive: bool) -> str:
+    if attempt.ended is None:
+        return "running" if alive else "broken off"
+    return attempt.outcome or "ended"
 
 
-def _time(snapshot: Snapshot, driver: str | None, now: float) -> str:
+def _time(snapshot: Snapshot, now: float, *, alive: bool) -> str:
     spent = duration(snapshot.seconds)
-    if not snapshot.left_open or (driver is None and _fruitless(snapshot)):
+    if not snapshot.left_open or (not alive and fruitless(snapshot)):
         return spent
-    left = snapshot.seconds_left(now)
+    left = snapshot.seconds_left(now, alive=alive)
     return f"{spent} so far, " + ("ETA not known yet" if left is None else f"ETA {estimated(left)}")
 
 
@@ -164,32 +161,36 @@ def _hosts(attempts: Sequence[Attempt]) -> Table:
     return table
 
 
-def _what_next(snapshot: Snapshot, folder: Path, driver: str | None) -> list[str]:
+def _what_next(snapshot: Snapshot, folder: Path, config: Mapping[str, Any], *, alive: bool) -> list[str]:
     report = f"report: {commands.about('search.report', folder)}"
-    if driver is not None:
+    if alive:
         return ["To pause, press Ctrl-C where it runs, or send it SIGTERM.", report]
-    if snapshot.left_open and not _fruitless(snapshot):
+    if snapshot.left_open and not fruitless(snapshot):
         command = commands.again(folder)
         return [f"This continues it: {command}" if command else "", report]
     asked, key = snapshot.asked, snapshot.spent or "children"
     larger = 2 * (asked["hours"] if key == "hours" else snapshot.budget)
+    if in_no_time(snapshot):
+        larger = max(larger, 1)
     command = commands.again(folder, **{key: larger})
     typed = f": {command}" if command else ""
-    if _fruitless(snapshot):
-        return [*_why_fruitless(snapshot), f"To go on with other cells, add budget.{key}={larger:g}{typed}"]
+    if in_no_time(snapshot):
+        return [f"No child was done in this time. To go on, add budget.hours={larger:g}{typed}"]
+    if fruitless(snapshot):
+        tried = [*_why_fruitless(snapshot, config)]
+        return [*tried, f"To go on with other cells, add budget.{key}={larger:g}{typed}"]
     extend = f"To extend it, add budget.{key}={larger:g} to its command{typed}"
     return [extend, f"train the best cells longer: {commands.rerank(folder)}", report]
 
 
-def _why_fruitless(snapshot: Snapshot) -> list[str]:
+def _why_fruitless(snapshot: Snapshot, config: Mapping[str, Any]) -> list[str]:
     failed = [row for row in snapshot.children if row.failure]
-    if not failed:
-        return ["Nothing is left to run: its time was over before a child was done."]
     kinds = Counter(str(row.failure) for row in failed)
     first = printable(f"child {failed[0].number}: {failed[0].detail[:DETAIL]}")
+    keys = commands.cures(kinds, config)
     return [
         f"Nothing is left to run, and no child has a reward: {_counts(kinds)}; {first}",
-        f"The same command runs nothing more. Other values to try in a new run_dir: {commands.cures(kinds)}",
+        f"The same command runs nothing more. Other values to try in a new run_dir: {keys}",
     ]
 
 

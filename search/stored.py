@@ -30,7 +30,7 @@ def stored_search(folder: str | Path, **changes: Any) -> SearchConfig:
     if not {"strategy", "child", "budget"} <= stored.keys():
         raise ValueError(f"{path}: not the configuration of a search")
     values: dict[str, Any] = {"seed": stored.get("seed", 0)}
-    values["evaluator"] = _with_references(stored.get("evaluator"), stored)
+    values["evaluator"] = with_references(stored.get("evaluator"), stored)
     for name, kind in PARTS.items():
         if name not in stored:
             continue
@@ -41,11 +41,11 @@ def stored_search(folder: str | Path, **changes: Any) -> SearchConfig:
     return SearchConfig(**{**values, **changes})
 
 
-def _with_references(value: Any, stored: Mapping[str, Any]) -> Any:
+def with_references(value: Any, stored: Mapping[str, Any]) -> Any:
     """The evaluator of a search that stored the copies which `${child}` and `${data}` gave it."""
     for name in ("child", "data"):
         if isinstance(value, Mapping) and value == stored.get(name):
             return f"${{{name}}}"
     if isinstance(value, Mapping):
-        return {key: _with_references(each, stored) for key, each in value.items()}
+        return {key: with_references(each, stored) for key, each in value.items()}
     return value

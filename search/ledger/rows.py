@@ -11,6 +11,12 @@ from search.messages import COUNTS, Failure, Proposal, Result
 
 SCHEMA = 2
 
+ENDED = "ended"
+"""Fact: why the newest run of the search ended; null while it runs, and for ever where it was killed. Older
+ledgers do not have it."""
+SPENT = "the budget is spent"
+"""Its value where nothing was left to run."""
+
 ATTEMPTS = """
 CREATE TABLE attempts (
     id INTEGER PRIMARY KEY,

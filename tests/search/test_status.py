@@ -202,14 +202,14 @@ def test_a_search_in_which_all_children_failed_says_what_to_change(tmp_path, cap
     with pytest.raises(SearchPaused) as caught:
         run(toy_config(tmp_path, 6, evaluator=evaluator(failures=failures)))
     said = str(caught.value)
-    assert "larger budget.children, or in a new run_dir change child.lr, child.clip_norm" in said
+    assert "larger budget.children, or in a new run_dir change evaluator" in said
     lines = shown(capsys, tmp_path)
     assert line(lines, "search") == f"{tmp_path} (ended without a reward)"
     assert "ETA" not in line(lines, "time")
     assert not [words for words in lines if words[:2] == ["This", "continues"]]
     why = told(lines, "Nothing is left to run")
     assert why.endswith("no child has a reward: not finite 6; child 0: as ordered")
-    assert told(lines, "The same command").endswith("in a new run_dir: child.lr, child.clip_norm")
+    assert told(lines, "The same command").endswith("in a new run_dir: evaluator")
     assert told(lines, "To go on").startswith("To go on with other cells, add budget.children=12")
 
 
