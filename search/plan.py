@@ -1,12 +1,14 @@
 """What the user is told before the first child runs: how long it takes, how much it needs."""
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from backbones.words import counted
 from search.config import SearchConfig
 from search.estimate import Pace, estimated
+from search.executors.packing import own_memory
 from search.ledger.rows import ChildRow
 from search.messages import OpenEvaluator
 from search.naming import CHILDREN, Naming
@@ -32,6 +34,7 @@ def announce(
     waiting: the children that run next. pace: what earlier children of this search took; if there were none,
     and the search's own training scores them, a few steps are timed. An evaluator of the user's is not known
     before it has run."""
+    held = own_memory(os.getpid())  # before steps are timed, whose freed memory this process keeps
     how = "from the children so far"
     if pace.factor is None and config.evaluator is None:
         from search.children.calibration import real_per_predicted
@@ -41,7 +44,7 @@ def announce(
         pace.guess(factor)
         how = f"from {counted(steps, 'timed step')} of {naming.of(typical.number)} on this machine"
     log.info("%s", _time(config, pace, workers, how, naming))
-    log.info("%s", _needs(config, open_evaluator, waiting, workers, naming))
+    log.info("%s", _needs(config, open_evaluator, waiting, workers, naming, held))
     left = pace.seconds_left(workers)
     if left is not None and left > LONG_SECONDS:
         log.info("%s", _shorter(config))
@@ -66,13 +69,19 @@ def _needs(
     waiting: Sequence[ChildRow],
     workers: int,
     naming: Naming,
+    held: int,
 ) -> str:
+    """held: bytes that this process takes without a child."""
     megabytes = (LEDGER_BYTES + LEDGER_BYTES_PER_CHILD * config.budget.children) / 1e6
     disk = f"disk: about {megabytes:,.0f} MB in {config.run_dir}"
     predict: Any = getattr(open_evaluator, "predicted_memory", None)
     if predict is None or not str(getattr(open_evaluator, "device", "cpu")).startswith(("cpu", "auto")):
         return disk
     largest = max(predict(row.genotype) for row in waiting)
+    if config.executor.name == "inline":  # in this process, which holds more than a worker does
+        from search.children.cost import WORKER_BYTES
+
+        largest += max(0, held - WORKER_BYTES)
     return f"memory: up to {largest / 1e9:.1f} GB per {naming.one}, {workers} at a time; {disk}"
 
 

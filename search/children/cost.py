@@ -34,3 +34,5 @@ def predicted_memory(genotype: Genotype, config: ChildConfig) -> int:
 
 PROCESS_BYTES, RESIDENT_PER_ACTIVATION = 350_000_000, 1.68
 """Of Python with PyTorch alone; resident bytes for each byte of the profile."""
+WORKER_BYTES = 300_000_000
+"""Of the former, what a worker process takes before its first child."""

@@ -8,7 +8,7 @@ from statistics import fmean, mean
 
 import pytest
 import torch
-from toy_search import evaluator, toy_config
+from toy_search import DIGITS, TINY, evaluator, toy_config
 
 from backbones.network import NASNet
 from runtime.config import LoggerConfig
@@ -94,6 +94,16 @@ def test_time_of_an_unknown_evaluator_is_not_guessed(tmp_path, caplog):
     lines, _ = told(caplog, toy_config(tmp_path, 20), Pace(20), 3)
     assert lines[0] == "20 children to run on 3 workers; how long one takes is known when the first has ended"
     assert len(lines) == 2
+
+
+def test_memory_of_a_child_in_this_process_counts_what_the_process_holds(tmp_path, caplog):
+    child, images = dataclasses.replace(TINY, epochs=1), b"\1" * 500_000_000
+    with caplog.at_level(logging.INFO, "search.plan"):
+        run(toy_config(tmp_path, 3, evaluator=None, data=DIGITS, child=child, strategy=RandomConfig()))
+    told = re.search(r"memory: up to (\S+) GB per child, 1 at a time", caplog.text)
+    recorded = max(row.peak_bytes for row in read_children(tmp_path / LEDGER)) / 1e9
+    assert recorded > len(images) / 1e9
+    assert 1 / 1.3 < float(told[1]) / recorded < 1.3
 
 
 def test_logged_figures(tmp_path):
