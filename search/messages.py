@@ -14,9 +14,9 @@ from backbones.ranges import ConfigError
 class Failure(StrEnum):
     """Why a child has no reward.
 
-    `rejected` children cost more than a limit allows and are never run. `invalid` and `not finite` are final
-    at once. The next three count only when repeated alone on a device. A lost host is never the child's
-    doing: the child is retried.
+    `rejected` children cost more than a limit allows and are never run. `invalid`, the doing of the cell or
+    of the evaluator's code on any machine, and `not finite` are final at once. The next three count only
+    when repeated alone on a device. A lost host is never the child's doing: the child is retried.
     """
 
     REJECTED = "rejected"

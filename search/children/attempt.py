@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -16,6 +17,10 @@ from search.messages import ChildFailed, ChildTask, Evaluator, Failure, OnProgre
 
 LONGEST_DETAIL = 2_000
 """Characters of a failure's text that are kept."""
+
+OF_THE_PROGRAM = (TypeError, AttributeError, NameError)
+"""Errors that say that code is wrong. Others, a ValueError of a file that was read too early among them, may
+come from the machine or from what else runs there."""
 
 _listener: ContextVar[Callable[[float, int], None] | None] = ContextVar("listener", default=None)
 
@@ -35,22 +40,38 @@ def attempt(evaluator: Evaluator, task: ChildTask, on_progress: OnProgress | Non
     Whatever a random network can do to its own training has to end as a result, hence the wide net: the
     error's type and text stay in `detail`. Numbers of NumPy and one-element tensors become floats; one that
     is not finite is a failure, and so is a reward outside the `reward_range` that the evaluator declares.
+    Times that the result leaves out are those of the call.
+    What is the evaluator's own doing, wherever it runs, is `invalid`, which is tried once: whatever it
+    returned that is no result of this child, and OF_THE_PROGRAM.
     """
     number = task.proposal.number
+    begun, cpu_begun = time.monotonic(), time.process_time()
     token = _listener.set(on_progress and (lambda done, epochs: on_progress(number, done, epochs)))
     try:
-        result = _coerced(evaluator(task.proposal.genotype, task), task, evaluator)
+        result = _judged(evaluator(task.proposal.genotype, task), task, evaluator)
     except ChildFailed as error:
         result = Result(task.proposal, failure=error.failure, detail=error.detail)
     except GenotypeError as error:
         result = Result(task.proposal, failure=Failure.INVALID, detail=str(error))
     except (Exception, SystemExit, GeneratorExit) as error:
-        failure = Failure.OUT_OF_MEMORY if _is_out_of_memory(error) else Failure.CRASH
-        result = Result(task.proposal, failure=failure, detail=_words(error))
+        result = Result(task.proposal, failure=_kind(error), detail=_words(error))
     finally:
         _listener.reset(token)
-    detail = printable(result.detail)[:LONGEST_DETAIL]
-    return dataclasses.replace(result, detail=detail, site=here(getattr(evaluator, "device", "cpu")))
+    return dataclasses.replace(
+        result,
+        detail=printable(result.detail)[:LONGEST_DETAIL],
+        seconds=result.seconds or time.monotonic() - begun,
+        cpu_seconds=result.cpu_seconds or time.process_time() - cpu_begun,
+        site=here(getattr(evaluator, "device", "cpu")),
+    )
+
+
+def _judged(returned: Any, task: ChildTask, evaluator: Evaluator) -> Result:
+    """Raises ChildFailed for what is no result of this child."""
+    try:
+        return _coerced(returned, task, evaluator)
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ChildFailed(Failure.INVALID, _words(error)) from None
 
 
 def _coerced(returned: Any, task: ChildTask, evaluator: Evaluator) -> Result:
@@ -97,6 +118,12 @@ def _words(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}"
     except Exception:  # an error of the user's own whose text fails
         return type(error).__name__
+
+
+def _kind(error: BaseException) -> Failure:
+    if _is_out_of_memory(error):
+        return Failure.OUT_OF_MEMORY
+    return Failure.INVALID if isinstance(error, OF_THE_PROGRAM) else Failure.CRASH
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""The evaluator in docs/search.md, by the command beside it."""
+"""The evaluators in docs/search.md, by the commands beside them."""
 
 import re
 import shlex
@@ -18,19 +18,34 @@ SMALL = (
 )
 
 
-def test_evaluator_with_latency(tmp_path):
+def documented(folder, name):
+    """The children of a search by the evaluator that the text calls `name`."""
     section = (REPOSITORY / "docs" / "search.md").read_text().split("## Your own evaluator")[1]
-    (tmp_path / "latency.py").write_text(re.search(r"```python\n(.*?)```", section, re.S)[1])
-    command = shlex.split(re.search(r"```sh\n(python -m search .*?)\n```", section, re.S)[1])
-    environment = {"PYTHONPATH": f"{REPOSITORY}:{tmp_path}", "PATH": "", "OMP_NUM_THREADS": "1"}
+    text = section[section.index(f"`{name}.py`") :]
+    (folder / f"{name}.py").write_text(re.search(r"```python\n(.*?)```", text, re.S)[1])
+    command = shlex.split(re.search(r"```sh\n(python -m search .*?)\n```", text, re.S)[1])
+    environment = {"PYTHONPATH": f"{REPOSITORY}:{folder}", "PATH": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *command[1:], *SMALL], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, *command[1:], *SMALL], cwd=folder, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    rows = read_children(tmp_path / "run" / LEDGER)
+    rows = read_children(folder / "run" / LEDGER)
     assert len(rows) == 2
-    for row in rows:
+    return rows
+
+
+def test_evaluator_with_latency(tmp_path):
+    for row in documented(tmp_path, "latency"):
         assert 0 < row.metrics["latency"] < 10
         weight = (row.metrics["latency"] / 0.02) ** -0.07
         assert row.reward == pytest.approx(row.accuracy * weight)
         assert 0 <= row.accuracy == row.curve[-1] <= 1
+
+
+def test_evaluator_without_training(tmp_path):
+    rows = documented(tmp_path, "untrained")
+    assert len({row.reward for row in rows}) == 2
+    for row in rows:
+        assert row.failure is None
+        assert row.metrics.keys() == {"spread"}
+        assert row.seconds > 0 < row.cpu_seconds

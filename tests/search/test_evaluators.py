@@ -140,13 +140,15 @@ BAD = [
     (lambda proposal: Result(proposal, reward=0.5, curve=[float("nan")]), Failure.NOT_FINITE, "curve[0]"),
     (lambda proposal: Result(proposal, failure="not finite", detail="own"), Failure.NOT_FINITE, "own"),
     (fails_as_text, Failure.NOT_FINITE, "tensor(3)"),
-    (1.5, Failure.CRASH, "reward = 1.5, must be in 0.0..1.0, as the evaluator declares"),
-    ("0.5", Failure.CRASH, "reward is '0.5', expected a number"),
-    (True, Failure.CRASH, "reward is True, expected a number"),
-    (None, Failure.CRASH, "TypeError: the evaluator returned None, expected a number or a Result"),
-    ([0.5, 0.25], Failure.CRASH, "reward is [0.5, 0.25], expected a number"),
-    (np.ones(3), Failure.CRASH, "expected a number"),
-    (lambda proposal: Result(proposal, failure="tired"), Failure.CRASH, "'tired' is not a valid Failure"),
+    (1.5, Failure.INVALID, "reward = 1.5, must be in 0.0..1.0, as the evaluator declares"),
+    ("0.5", Failure.INVALID, "reward is '0.5', expected a number"),
+    (True, Failure.INVALID, "reward is True, expected a number"),
+    (None, Failure.INVALID, "TypeError: the evaluator returned None, expected a number or a Result"),
+    ([0.5, 0.25], Failure.INVALID, "reward is [0.5, 0.25], expected a number"),
+    (np.ones(3), Failure.INVALID, "expected a number"),
+    (lambda proposal: Result(proposal, failure="tired"), Failure.INVALID, "'tired' is not a valid Failure"),
+    (lambda proposal: proposal.absent, Failure.INVALID, "AttributeError: "),
+    (lambda proposal: proposal + 1, Failure.INVALID, "TypeError: unsupported operand"),
     (quits, Failure.CRASH, "SystemExit: bye"),
     (closes, Failure.CRASH, "GeneratorExit"),
     (fails_with_odd_text, Failure.CRASH, "ValueError: half a pair"),
@@ -167,6 +169,8 @@ def test_what_an_evaluator_returns_becomes_numbers_or_a_typed_failure(tmp_path):
             assert expected[1] in row.detail
             assert len(row.detail) <= 2_000
             assert row.detail.isprintable()
+            # Only what another run may cure has one.
+            assert row.attempts == (2 if row.failure is Failure.CRASH else 1)
 
 
 def test_every_attempt_is_recorded_with_its_process_and_capability(tmp_path):
@@ -218,5 +222,5 @@ def test_the_cost_of_an_objective_may_be_a_metric_and_must_be_there(tmp_path):
     rows = returned(tmp_path, measured, 0.5, children=12, objective=objective)
     assert {row.reward for row in rows if row.number % 2 == 0} == {0.4}
     failed = [row for row in rows if row.number % 2]
-    assert {row.failure for row in failed} == {Failure.CRASH}
+    assert {row.failure for row in failed} == {Failure.INVALID}
     assert "objective.cost = 'latency' is not among its metrics: parameters, " in failed[0].detail

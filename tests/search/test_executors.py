@@ -103,10 +103,10 @@ class ExecutorContract:
         found = {result.proposal.number: (result.reward, result.failure) for result in results}
         assert found == {number: (None, failure) for number, (_, failure) in enumerate(RAISES)}
 
-    def test_evaluator_that_answers_for_another_child_has_crashed(self, executor):
+    def test_evaluator_that_answers_for_another_child_is_invalid(self, executor):
         (result,) = self.drain(executor, [task(0, "answer for another")])
         assert result.proposal.number == 0
-        assert result.failure is Failure.CRASH
+        assert result.failure is Failure.INVALID
 
 
 class InTheDriver:
