@@ -70,7 +70,7 @@ def _comparison(groups: Sequence[Group], searches: Sequence[History]) -> list[An
         ),
         Answer("Ablation studies", "open", OPEN),
         Answer("Same evaluation protocol for all methods", *same),
-        Answer("Performance over time", "yes", "charts above, by children and by CPU-hours"),
+        Answer("Performance over time", "yes", "charts above, by children and by CPU time"),
         Answer("Comparison with random search", *_with_random(groups, same[0])),
         Answer("Several runs, with their seeds", "yes" if several else "no", f"runs: {runs}"),
         Answer("Tabular or surrogate benchmarks for in-depth evaluation", "open", OPEN),

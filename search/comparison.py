@@ -77,6 +77,26 @@ def unequal_splits(searches: Sequence[History]) -> list[Any]:
     return [seed for seed, each in splits.items() if len(each) > 1]
 
 
+def comparable(searches: Sequence[History]) -> list[list[History]]:
+    """The searches apart by what their accuracies measure, in their order: equal values of the keys that
+    decide it, and the same images and split for one seed. An objective changes rewards alone."""
+    sets: list[tuple[dict[str, str], list[History]]] = []
+    for search in searches:
+        leaves = _leaves(experiment(search))
+        deciding = {
+            key: value
+            for key, value in leaves.items()
+            if decides_rewards(key) and not key.startswith("objective.")
+        }
+        for known, members in sets:
+            if search.config and known == deciding and not unequal_splits([*members, search]):
+                members.append(search)
+                break
+        else:
+            sets.append((deciding, [search]))
+    return [members for _, members in sets]
+
+
 def _compared(group: Group, *, strategy: bool) -> dict[str, Any]:
     first = group.searches[0]
     own = {"strategy": first.config.get("strategy")} if strategy and first.config else {}

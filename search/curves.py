@@ -58,9 +58,9 @@ def one_child(row: ChildRow) -> float:
     return 1.0
 
 
-def cpu_hours(row: ChildRow) -> float:
-    """Of a child; wall time where the evaluator did not say it."""
-    return (row.cpu_seconds or row.seconds) / 3600
+def cpu_time(row: ChildRow) -> float:
+    """Seconds of a child; wall time where the CPU time is unknown."""
+    return row.cpu_seconds or row.seconds
 
 
 def band(curves: Sequence[Curve]) -> Band | None:
@@ -148,10 +148,12 @@ def operation_shares(group: Group, window: int) -> dict[str, Curve]:
     return _shares(group, window, lambda row: [operation for _, operation in _operands(row)])
 
 
+INPUTS = ("h_i", "h_i-1", "a block")
+
+
 def input_shares(group: Group, window: int) -> dict[str, Curve]:
-    """Share of the blocks' inputs that are h_i, h_i-1, or another block."""
-    names = {0: "h_i", 1: "h_i-1"}
-    return _shares(group, window, lambda row: [names.get(state, "a block") for state, _ in _operands(row)])
+    """Share of the blocks' INPUTS that are h_i, h_i-1, or another block."""
+    return _shares(group, window, lambda row: [INPUTS[min(state, 2)] for state, _ in _operands(row)])
 
 
 def _operands(row: ChildRow) -> list[tuple[int, str]]:

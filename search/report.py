@@ -117,6 +117,7 @@ def _context(searches: Sequence[History]) -> dict[str, Any]:
         "percents": percents,
         "window": window,
         "entropy": entropy_charts(groups, window),
+        "no_entropy": _why_no_entropy(searches, names, window),
         "shares": [share for group in groups for share in share_charts(group, window)],
         "failures": _failures(searches, names),
         "pareto": pareto_charts(searches, groups, percents, write),
@@ -129,6 +130,18 @@ def _context(searches: Sequence[History]) -> dict[str, Any]:
         "commands": _commands(searches),
         "duration": duration,
     }
+
+
+def _why_no_entropy(searches: Sequence[History], names: Names, window: int) -> str:
+    """Why the charts of what was chosen are missing, where they are."""
+    if unknown := [search for search in searches if search.space is None]:
+        which = ", ".join(names[search.folder] for search in unknown)
+        return (
+            f"{which}: config.yaml names no space that this version knows and that the children are of, so "
+            "nothing is said of what was chosen."
+        )
+    fewest = counted(min(len(search.rows) for search in searches), "child", "children")
+    return f"What was chosen is shown in windows of {window} children; here {fewest} are done so far."
 
 
 def _written(percents: bool, value: float | None) -> str:

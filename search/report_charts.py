@@ -6,15 +6,18 @@ from typing import Any
 
 from markupsafe import Markup
 
+from backbones.genotype import OPERATION_NAMES
 from runtime.charts import HALF_SIZES, Series, charts
 from runtime.page import percent, short
+from search.comparison import comparable
 from search.curves import (
+    INPUTS,
     KIND_NAMES,
     PLACES,
     Curve,
     band,
     costs_of,
-    cpu_hours,
+    cpu_time,
     entropies,
     front_of,
     input_shares,
@@ -26,10 +29,13 @@ from search.curves import (
     window_of,
 )
 from search.history import Group, History
+from search.ledger.rows import ChildRow
 from search.messages import COUNTS
 
 DOTS = 2000
 """Children that are drawn as dots; of more, evenly so many."""
+UNITS = (("CPU-hours", 3600.0), ("CPU-minutes", 60.0), ("CPU-seconds", 1.0), ("CPU-milliseconds", 1e-3))
+"""Of time, in seconds; a chart has the largest that its searches fill."""
 FRONT = 6
 """Cells of a Pareto front in its table."""
 
@@ -55,9 +61,17 @@ def children_chart(search: History, percents: bool) -> dict[str, Any]:
 
 
 def top_charts(groups: Sequence[Group], count: int, percents: bool) -> list[list[Markup]]:
-    """The mean of the best cells against children and against CPU-hours."""
+    """The mean of the best cells against children and against CPU time, in the unit that suits it."""
+    times = [sum(map(cpu_time, search.rows)) for group in groups for search in group.searches]
+    unit, size = next((each for each in UNITS if max(times) >= each[1]), UNITS[-1])
+
+    def scaled(row: ChildRow) -> float:
+        return cpu_time(row) / size
+
     found = []
-    for by, x_label, x_text in ((one_child, "children", None), (cpu_hours, "CPU-hours", _hours)):
+    for by, x_label, x_text in ((one_child, "children", None), (scaled, unit, _three_digits)):
+        if by is scaled and not max(times):
+            continue
         series: list[Series] = []
         for i, group in enumerate(groups):
             series += _mean_line(i, [top_mean(search, count, by) for search in group.searches], steps=True)
@@ -85,7 +99,7 @@ def _stepped(curve: Curve) -> Curve:
     return [curve[0], *(each for pair in zip(corners, curve[1:], strict=True) for each in pair)]
 
 
-def _hours(value: float) -> str:
+def _three_digits(value: float) -> str:
     return f"{value:,.3g}"
 
 
@@ -105,24 +119,24 @@ def entropy_charts(groups: Sequence[Group], window: int) -> list[tuple[str, list
 
 
 def share_charts(group: Group, window: int) -> list[dict[str, Any]]:
-    """Operations and inputs of a strategy as stacked areas."""
+    """Operations and inputs of a strategy as stacked areas, each in one colour on the whole page."""
     found = []
-    for what, shares in (
-        ("Operations", operation_shares(group, window)),
-        ("Inputs", input_shares(group, window)),
+    for what, options, shares in (
+        ("Operations", OPERATION_NAMES, operation_shares(group, window)),
+        ("Inputs", INPUTS, input_shares(group, window)),
     ):
         if not shares:
             continue
         low: Curve = [(x, 0.0) for x, _ in next(iter(shares.values()))]
         series = []
-        for i, (name, curve) in enumerate(shares.items()):
+        for name, curve in shares.items():
             high = [(x, y + share) for (x, y), (_, share) in zip(low, curve, strict=True)]
             text = f"{name}: {percent(curve[0][1])} at first, {percent(curve[-1][1])} at last"
-            series.append(Series(f"stack-{i}", "band", low, text, high))
+            series.append(Series(f"stack-{options.index(name)}", "band", low, text, high))
             low = high
         label = f"{what} over the children, {group.name}"
         drawn = charts(series, label, "child", percent=True, whole=True)
-        last = [(name, curve[0][1], curve[-1][1]) for name, curve in shares.items()]
+        last = [(options.index(name), name, curve[0][1], curve[-1][1]) for name, curve in shares.items()]
         found.append({"what": what, "group": group.name, "charts": drawn, "shares": last})
     return found
 
@@ -130,26 +144,50 @@ def share_charts(group: Group, window: int) -> list[dict[str, Any]]:
 def pareto_charts(
     searches: Sequence[History], groups: Sequence[Group], percents: bool, write: Written
 ) -> list[dict[str, Any]]:
-    """For each cost: all cells as dots, the front of all searches together, and its cells."""
+    """For each cost, and each set of searches that can be compared: all cells as dots, the front of these
+    searches together, and its cells."""
     found = []
-    rows = [row for search in searches for row in search.unique]
-    home = {id(row): search for search in searches for row in search.unique}
+    apart = comparable(searches)
     for cost in costs_of(searches):
-        front = front_of(rows, cost)
-        series = []
-        for i, group in enumerate(groups):
-            dots = [
-                (float(value), row.accuracy)
-                for search in group.searches
-                for row in search.unique
-                if (value := row.costs.get(cost)) is not None and row.accuracy is not None
+        for members in apart:
+            home = {id(row): search for search in members for row in search.unique}
+            rows = [row for search in members for row in search.unique]
+            if not (front := front_of(rows, cost)):
+                continue
+            own = [(i, group, _dots(group, members, cost)) for i, group in enumerate(groups)]
+            series = [Series(f"line-{i}", "dots", dots) for i, _, dots in own if dots]
+            line = [(float(row.costs[cost]), row.accuracy or 0.0) for row in front]
+            series.append(Series("front", "steps", line))
+            text = short if cost in COUNTS else _three_digits
+            label = cost.replace("_", "-") if cost == "multiply_adds" else cost.replace("_", " ")
+            table = [
+                (home[id(row)], row, text(row.costs[cost]), write(row.accuracy)) for row in front[-FRONT:]
             ]
-            series.append(Series(f"line-{i}", "dots", thinned(sorted(dots), DOTS)))
-        line = [(float(row.costs[cost]), row.accuracy or 0.0) for row in front]
-        series.append(Series("front", "steps", line))
-        text = short if cost in COUNTS else _hours
-        label = cost.replace("_", "-") if cost == "multiply_adds" else cost.replace("_", " ")
-        table = [(home[id(row)], row, text(row.costs[cost]), write(row.accuracy)) for row in front[-FRONT:]]
-        drawn = charts(series, f"Accuracy against {label}", label, percent=percents, x_text=text)
-        found.append({"label": label, "charts": drawn, "front": table, "size": len(front)})
+            told = f"Accuracy against {label}"
+            if len(apart) > 1:
+                told += f": {', '.join(group.name for _, group, dots in own if dots)}"
+            drawn = charts(series, told, label, percent=percents, x_text=text)
+            shown = [(i, group) for i, group, dots in own if dots]
+            found.append(
+                {
+                    "title": told,
+                    "label": label,
+                    "charts": drawn,
+                    "groups": shown,
+                    "front": table,
+                    "size": len(front),
+                }
+            )
     return found
+
+
+def _dots(group: Group, members: Sequence[History], cost: str) -> Curve:
+    """Cost and accuracy of the cells of those searches of a group that are among `members`."""
+    dots = [
+        (float(value), row.accuracy)
+        for search in group.searches
+        if search in members
+        for row in search.unique
+        if (value := row.costs.get(cost)) is not None and row.accuracy is not None
+    ]
+    return thinned(sorted(dots), DOTS)

@@ -46,7 +46,8 @@ class SimulatedExecutor:
         while self._submitted and not (self._submitted[0].alone and self._running):
             task = self._submitted.popleft()
             result = attempt(self._evaluator, task, on_progress)
-            finish = self.now + round(1e6 * result.seconds)
+            seconds = 0.0 if result.failure else result.seconds  # a failure's are measured, not simulated
+            finish = self.now + round(1e6 * seconds)
             self.spans.append((self.now, finish))
             heapq.heappush(self._running, (finish, task.proposal.number, result))
         finished = []

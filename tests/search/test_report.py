@@ -16,7 +16,7 @@ from runtime.charts import Series, chart
 from runtime.config import LoggerConfig
 from search.curves import (
     band,
-    cpu_hours,
+    cpu_time,
     entropies,
     front_of,
     input_shares,
@@ -187,7 +187,7 @@ def test_rewards_that_measure_another_thing_are_said_to(searches, tmp_path):
     random, controller = searches[0], searches[2]
     other = copied(controller, tmp_path / "a" / "controller", ("epochs: 20", "epochs: 10"))
     notes, table = unlike([controller, other], page)
-    assert len(notes) == 3  # at the table, at the curves, at the Pareto front
+    assert len(notes) == 4  # at the table, the curves, the Pareto front and the cells
     assert "differ in child.epochs. Their rewards" in notes[0]
     assert table == {"child.epochs": ["20", "10"]}
     parts = f"{controller.parent.name}/controller", "a/controller"
@@ -286,7 +286,7 @@ def test_mean_of_the_best_unique_cells(histories):
     assert max(curve) == CHILDREN
     first = next(row.number for i, row in enumerate(history.unique) if i == 2)
     assert min(curve) == first + 1
-    hours = sum(map(cpu_hours, history.rows))
+    hours = sum(map(cpu_time, history.rows)) / 3600
     assert hours == pytest.approx(history.cpu_hours)
 
 
