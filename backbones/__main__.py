@@ -13,7 +13,7 @@ from rich.table import Table
 
 from backbones.arguments import whole
 from backbones.draw import draw
-from backbones.files import check_output, write_atomically
+from backbones.files import STDOUT, check_output, write_output
 from backbones.formats import SUFFIXES
 from backbones.genotype import Genotype
 from backbones.published import PAPER_ROWS
@@ -96,12 +96,11 @@ def _costs(counted: "Profile | PartProfile") -> tuple[str, ...]:
 
 
 def draw_genotype(args: argparse.Namespace) -> None:
-    if args.output.suffix != ".svg":
+    if str(args.output) != STDOUT and args.output.suffix != ".svg":
         raise ValueError(f"{args.output}: expected the name of an .svg file to write")
-    check_output(args.output)
+    check_output(args.output, text=True)
     genotype = ZOO[args.genotype].genotype if args.genotype in ZOO else Genotype.load(args.genotype)
-    write_atomically(args.output, draw(genotype))
-    print(args.output)
+    write_output(args.output, draw(genotype))
 
 
 def convert_weights(args: argparse.Namespace) -> None:
@@ -154,7 +153,12 @@ def main() -> None:
     command = commands.add_parser("draw", help="draw the two cells as SVG")
     add = command.add_argument
     add("genotype", help="a genotype.json or a zoo name")
-    add("--output", type=Path, default=Path("cells.svg"), help="the .svg to write (default: cells.svg)")
+    add(
+        "--output",
+        type=Path,
+        default=Path("cells.svg"),
+        help="the .svg to write (default: cells.svg); -: standard output",
+    )
     command.set_defaults(run=draw_genotype)
 
     command = commands.add_parser("convert", help="make a backbone.safetensors of another package's weights")

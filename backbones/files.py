@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,6 +20,8 @@ from backbones.words import clipped
 
 T = TypeVar("T")
 
+STDOUT = "-"
+"""Where a command takes the name of a text file: standard output."""
 DEEPEST = 64
 """Levels of values in values that JSON from outside may have; ours have 8."""
 
@@ -46,10 +49,31 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
         raise
 
 
-def check_output(path: str | os.PathLike[str], *, folder: bool = False) -> None:
+def write_output(path: str | os.PathLike[str], text: str) -> None:
+    """Writes what a command was asked for and prints where it is; STDOUT: prints the text itself instead.
+
+    Raises as `write_atomically` does. A reader that has closed the pipe has seen enough."""
+    if os.fspath(path) != STDOUT:
+        write_atomically(path, text)
+        print(path)
+        return
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:  # else Python would try again at its end, and say so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check_output(path: str | os.PathLike[str], *, folder: bool = False, text: bool = False) -> None:
     """Raises ValueError where no file can be written to `path`. folder: `path` is a folder to write into.
+    text: `write_output` writes it, so it may be STDOUT.
 
     To be called before any work. Nothing is made, and a disk may be full all the same."""
+    if os.fspath(path) == STDOUT:
+        if text:
+            return
+        what = "folder" if folder else "file"
+        raise ValueError(f"{STDOUT} means standard output, expected the name of a {what} to write")
     path = Path(path)
     if not folder and path.exists():
         if path.is_dir():

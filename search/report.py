@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from backbones.arguments import documented_parser, one_line_errors
 from backbones.draw import draw, has_pale_blocks
-from backbones.files import check_output, real_path, write_atomically
+from backbones.files import check_output, real_path, write_output
 from backbones.words import counted
 from runtime.page import page, percent, short
 from search import commands
@@ -52,19 +52,20 @@ STARTED = 4
 
 
 def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
-    """Writes the page, by default as `search_report.html` into the first folder, and returns where it is.
+    """Writes the page, by default as `search_report.html` into the first folder; prints and returns where it
+    is. output: `-` prints the page instead.
 
     Raises FileNotFoundError where a folder holds no search, and ValueError for a broken ledger, for a search
     that is named twice, where no child is done, or where the page cannot be written."""
     if output is not None:
-        check_output(output)
+        check_output(output, text=True)
     searches = [History.read(found) for found in _distinct(folders)]
     if not any(search.rows for search in searches):
         raise ValueError(f"{folders[0]}: no child of the search is done yet")
     searches = [search for search in searches if search.rows]
     path = output or searches[0].folder / "search_report.html"
-    check_output(path)
-    write_atomically(path, page(TEMPLATE, _context(searches)))
+    check_output(path, text=output is not None)
+    write_output(path, page(TEMPLATE, _context(searches)))
     return path
 
 
@@ -270,10 +271,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = documented_parser("search.report", __doc__)
     parser.add_argument("dirs", type=Path, nargs="+", metavar="DIR", help="folders of searches, or ledgers")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: search_report.html in the first DIR"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="default: search_report.html in the first DIR; -: standard output",
     )
     asked = parser.parse_args(arguments)
-    print(write_report(asked.dirs, asked.output))
+    write_report(asked.dirs, asked.output)
     return 0
 
 

@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from backbones.arguments import documented_parser, one_line_errors
-from backbones.files import check_output, write_atomically
+from backbones.files import check_output, write_output
 from backbones.words import counted, printable, printable_lines
 from search import commands
 from search.chance import at_chance
@@ -234,11 +234,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--digest", action="store_true", help="print the SHA-256 of the search, and only that"
     )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write all children as a table")
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write all children as a table; -: to standard output"
+    )
     asked = parser.parse_args(arguments)
     try:
         if asked.csv is not None:
-            check_output(asked.csv)
+            check_output(asked.csv, text=True)
         found = located(asked.dir)
         if asked.digest:
             from search.ledger.digest import digest
@@ -247,8 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         console = Console(width=None if sys.stdout.isatty() else 120)
         if asked.csv is not None:
-            write_atomically(asked.csv, table_of_children(found.ledger))
-            print(asked.csv)
+            write_output(asked.csv, table_of_children(found.ledger))
             return 0
         if asked.watch:
             watch(asked.dir, console)

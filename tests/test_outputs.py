@@ -1,10 +1,18 @@
 """What a command writes to is checked before it works, and what the system refuses is told in our words."""
 
+import csv
 import errno
+import io
 import os
+import re
+import subprocess
+import sys
 
 import pytest
 from commands import run_here
+from toy_search import toy_config
+
+from search.run import run
 
 COMMANDS = {
     "detection.predict": "none.safetensors {pictures} --output {output}",
@@ -49,3 +57,43 @@ def test_a_full_disk_is_told_by_the_file_that_has_no_room(tmp_path, monkeypatch)
     done = run_here("backbones", "draw", "nasnet_a_cifar", "--output", "a.svg", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "a.svg: no space left on device\n")
     assert os.listdir(tmp_path) == []
+
+
+TEXTS = ("search.status", "search.report", "backbones draw")
+"""Commands whose output is one text."""
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in TEXTS])
+def test_standard_output_is_no_place_for_folders_and_binary_files(tmp_path, command):
+    words = f"{command} {re.sub('{output}[^ ]*', '-', COMMANDS[command])}".format(pictures=tmp_path).split()
+    done = run_here(*words, cwd=tmp_path)
+    assert done.returncode == 1
+    expected = "- means standard output, expected the name of a f|-: a file of format onnx must end in .onnx"
+    assert re.search(expected, done.stderr), done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_texts_are_written_to_standard_output(tmp_path):
+    run(toy_config(tmp_path / "search", 5))
+    before = sorted(os.listdir(tmp_path / "search"))
+    for words, begins in {
+        "search.status search --csv -": "number,",
+        "search.report search --output -": "<!doctype html>",
+        "backbones draw nasnet_a_cifar --output -": "<svg ",
+    }.items():
+        done = run_here(*words.split(), cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.lstrip().startswith(begins)
+        assert done.stdout.splitlines()[-1] != "-"
+    assert os.listdir(tmp_path) == ["search"]
+    assert sorted(os.listdir(tmp_path / "search")) == before
+    printed = run_here("search.status", "search", "--csv", "-", cwd=tmp_path).stdout
+    table = list(csv.DictReader(io.StringIO(printed)))
+    assert [int(row["number"]) for row in table] == [0, 1, 2, 3, 4]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    draw = [sys.executable, "-m", "backbones", "draw", "nasnet_a_cifar", "--output", "-"]
+    with subprocess.Popen(draw, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as drawing:
+        drawing.stdout.close()
+        assert (drawing.stderr.read(), drawing.wait(timeout=60)) == ("", 0)
