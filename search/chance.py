@@ -20,11 +20,11 @@ def guess(labels: Sequence[int]) -> dict[str, float]:
     return {"accuracy": max(map(labels.count, set(labels))) / len(labels), "images": len(labels)}
 
 
-def at_chance(rewards: Sequence[float], facts: Mapping[str, Any]) -> str | None:
-    """Says that the newest children do not learn, and what to change; None where they do, or nobody knows.
+def at_chance(rewards: Sequence[float], facts: Mapping[str, Any], who: str = "") -> str | None:
+    """Says that children do not learn, and what to change; None where they do, or nobody knows.
 
     They do not where both their mean and their best are close to a guess, or nearer than chance explains.
-    rewards: of the newest children. facts: of the ledger."""
+    rewards: their accuracies. facts: of the ledger. who: they in words; empty: the newest of a search."""
     known = facts.get(FACT)
     if known is None or len(rewards) < FEWEST:
         return None
@@ -34,9 +34,9 @@ def at_chance(rewards: Sequence[float], facts: Mapping[str, Any]) -> str | None:
     mean, best = statistics.fmean(rewards), max(rewards)
     if mean > accuracy + max(near, error) or best > accuracy + max(2 * near, 4 * error):
         return None
-    children = counted(len(rewards), "child", "children")
+    who = who or f"the last {counted(len(rewards), 'child', 'children')}"
     return (
-        f"the last {children} score {100 * mean:.1f} % on average and {100 * best:.1f} % at best; guessing "
+        f"{who} score {100 * mean:.1f} % on average and {100 * best:.1f} % at best; guessing "
         f"gives {100 * accuracy:.1f} %: they have learned nothing, and their rewards rank nothing. In a new "
         "run_dir raise child.epochs or child.training (images), or try another child.lr"
     )

@@ -19,10 +19,11 @@ from classification.config import RecipeConfig
 from runtime.folder import RunFolder
 from runtime.overrides import override
 from runtime.owner import owned
+from search.chance import FACT, at_chance
 from search.command_words import data_words
 from search.config import BudgetConfig
 from search.ledger.located import located
-from search.ledger.reader import read_children
+from search.ledger.reader import LEDGER, read_children, read_fact
 from search.ledger.rows import ChildRow, best_first
 from search.messages import SearchPaused
 from search.pareto import pareto_ranks
@@ -90,6 +91,8 @@ def rerank(config: RerankConfig) -> dict[str, Any]:
         content = folder.finish("rerank", "validation", metrics, ranking=ranking)
     for each in ranking[:10]:
         log.info("%s", _told(each, weighed=stored.objective.cost is not None))
+    if (warning := _at_chance(folder.path / f"seed{stored.seed + 1}", runs)) is not None:
+        log.warning("%s", warning)
     log.info("best: child %d; %s", first["child"], folder.path / "genotype.json")
     words = ["backbone=genotype", override("backbone.name", folder.path / "genotype.json")]
     log.info("a classifier of it trains for %d epochs unless recipe.epochs=… is added", RecipeConfig().epochs)
@@ -178,15 +181,26 @@ def _chosen(folder: Path, ledger: Path, best: Sequence[ChildRow]) -> Sequence[Ch
     return [rows[each.child] for each in known]
 
 
+def _at_chance(trained: Path, runs: Sequence[Mapping[str, ChildRow]]) -> str | None:
+    """As `at_chance`, of all trainings. trained: folder of one of them."""
+    rows = [row for run in runs for row in run.values()]
+    scores = [row.accuracy for row in rows if row.accuracy is not None]
+    facts = {FACT: read_fact(trained / LEDGER, FACT)}
+    return at_chance(scores, facts, f"the {counted(len(scores), 'training run')}")
+
+
 def _told(entry: Mapping[str, Any], *, weighed: bool) -> str:
     """One cell in a line. weighed: the reward is not the accuracy alone."""
     if entry["reward"] is None:
         return f"child {entry['child']}: failed with every seed"
-    spread = "" if entry["spread"] is None else f" +- {entry['spread']:.2g}"
     seeds = counted(len(entry["rewards"]), "seed")
-    if not weighed:
-        now, then = f"{entry['reward']:.4g}{spread}", f"{entry['searched']:.4g}"
-    else:
-        now = f"reward {entry['reward']:.4g}{spread}, accuracy {entry['accuracy']:.4g}"
-        then = f"reward {entry['searched']:.4g}, accuracy {entry['searched_accuracy']:.4g}"
-    return f"child {entry['child']}: {now} over {seeds} (in the search {then})"
+    over = (
+        f"mean over {seeds}, standard deviation {entry['spread']:.2g}"
+        if entry["spread"] is not None
+        else seeds
+    )
+    reward, searched = f"{entry['reward']:.4g} ({over})", f"{entry['searched']:.4g}"
+    if weighed:
+        reward = f"reward {reward}, accuracy {entry['accuracy']:.4g}"
+        searched = f"reward {searched}, accuracy {entry['searched_accuracy']:.4g}"
+    return f"child {entry['child']}: {reward}; in the search {searched}"

@@ -16,7 +16,7 @@ import yaml
 from commands import run_here
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_search import evaluator, toy_config
+from toy_search import DIGITS, TINY, evaluator, toy_config
 
 import conf
 from backbones.genotype import Genotype
@@ -82,6 +82,27 @@ def test_the_best_unique_cells_are_trained_again_with_every_seed(searched):
     assert best.origin["reranked"] == ranking[0]["reward"] == content["metrics"]["best_reward"]
     assert "epochs: 7" in (searched / "rerank" / "seed3" / "config.yaml").read_text()
     assert not (searched / "rerank" / "seed0").exists()  # the search's own, which chose these cells
+
+
+def test_a_ranking_says_what_its_spread_is(searched, caplog):
+    with caplog.at_level("INFO"):
+        rerank(reranking(searched))
+    first = json.loads((searched / "rerank" / "rerank.json").read_text())[0]
+    assert first["spread"] == pytest.approx(statistics.stdev(first["rewards"]))
+    told = f"{first['reward']:.4g} (mean over 3 seeds, standard deviation {first['spread']:.2g})"
+    assert f"child {first['child']}: {told}; in the search {first['searched']:.4g}" in caplog.messages
+    assert "learned nothing" not in caplog.text  # an evaluator of the user's, of which chance is not known
+
+
+def test_a_rerank_of_cells_that_learn_nothing_says_so(tmp_path, caplog):
+    child = dataclasses.replace(TINY, lr=1e-9, epochs=1)
+    folder = tmp_path / "search"
+    run(toy_config(folder, 3, data=DIGITS, child=child, evaluator=None))
+    caplog.clear()
+    rerank(reranking(folder, seeds=2, top=2, child=LongerConfig(epochs=1)))
+    said = [text for text in caplog.messages if "they have learned nothing" in text]
+    assert len(said) == 1
+    assert said[0].startswith("the 4 training runs score ")
 
 
 def test_a_rerank_has_one_name_for_a_cell(searched, caplog):
@@ -376,8 +397,7 @@ def test_a_rerank_gives_the_evaluator_the_longer_children_and_its_seed(tmp_path,
     (told,) = [
         line for line in caplog.messages if line.startswith(f"child {content['ranking'][0]['child']}: ")
     ]
-    assert "+-" not in told
-    assert "over 1 seed" in told
+    assert " (1 seed); in the search " in told
     assert "training 1 of 1: 2 cells with seed 1" in caplog.messages
 
 
@@ -418,9 +438,9 @@ def test_a_rerank_measures_what_the_search_maximised(tmp_path, caplog):
         best["accuracy"] * best["searched"] / best["searched_accuracy"], 0.1
     )
     (told,) = [line for line in caplog.messages if line.startswith(f"child {best['child']}: ")]
-    then = f"(in the search reward {best['searched']:.4g}, accuracy {best['searched_accuracy']:.4g})"
-    assert told.endswith(then)
-    assert f", accuracy {best['accuracy']:.4g} over 2 seeds" in told
+    then = f"in the search reward {best['searched']:.4g}, accuracy {best['searched_accuracy']:.4g}"
+    assert told.endswith(f", accuracy {best['accuracy']:.4g}; {then}")
+    assert "(mean over 2 seeds, standard deviation " in told
 
 
 def test_replay_weighs_as_the_search_did(tmp_path, capsys):
