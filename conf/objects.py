@@ -100,9 +100,13 @@ def _check(config: DictConfig) -> None:
     # Before the parts, whose values may be references to these.
     for key in (key for key in known if key not in parts):
         node: Any = config._get_node(key)
+        other = ", or null" if node._is_optional() else ""
+        if not dataclasses.is_dataclass(kind) and isinstance(known[key], float):
+            # Of any type, such as an argument of the user's own evaluator.
+            other += f"; for the text type {here}.{key}=\"'{known[key]}'\""
         try:
             with under(here):
-                _check_number(str(key), known[key], ", or null" if node._is_optional() else "")
+                _check_number(str(key), known[key], other)
         except _TooLargeError as error:
             raise _own_rule(config, here, f"{here}.{key!s}".lstrip(".")) or error from None
     for part in parts.values():

@@ -207,23 +207,32 @@ def _refused_group(error: Exception, words: Sequence[str]) -> Override | None:
         group = found[1]
     elif isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group = error.missing_cfg_file.rpartition("/")[0]
-    for given in _overrides(words):
-        if given.key_or_group == group and (given.is_sweep_override() or given.value() is not None):
-            return given
-        composed = isinstance(error, OmegaConfBaseException)  # it may be of any value, not of this choice
-        if isinstance(error, ValueError | TypeError) and not composed and not isinstance(given.value(), str):
-            return given
-    return None
+    given = list(_overrides(words))
+    for each in given:
+        if each.key_or_group == group and (each.is_sweep_override() or each.value() is not None):
+            return each
+    composed = isinstance(error, OmegaConfBaseException)  # it may be of any value, not of this choice
+    if composed or not isinstance(error, ValueError | TypeError):
+        return None
+    odd = [each for each in given if not isinstance(each.value(), str)]
+    # Other keys may have such a value: the choice among groups is the one that Hydra refused.
+    return next((each for each in odd if _choices(each.key_or_group)), odd[0] if odd else None)
+
+
+def _choices(group: str) -> list[str]:
+    """Of a group; none where there is no such group."""
+    with initialize_config_module("conf", version_base="1.3"):
+        loader: ConfigLoader = GlobalHydra.instance().config_loader()
+        return [each for each in loader.get_group_options(group, ObjectType.CONFIG) if each not in SCHEMAS]
 
 
 def _foreign_choice(override: Override, command: str, words: Sequence[str]) -> str:
     group = override.key_or_group
     others = [word for word in words if word != override.input_line]
+    options = _choices(group)
+    if not options:  # a place in a list that is no number
+        return f"{group}: no such key; {group.rpartition('.')[0]} is a list"
     with initialize_config_module("conf", version_base="1.3"):
-        loader: ConfigLoader = GlobalHydra.instance().config_loader()
-        options = [each for each in loader.get_group_options(group, ObjectType.CONFIG) if each not in SCHEMAS]
-        if not options:  # a place in a list that is no number
-            return f"{group}: no such key; {group.rpartition('.')[0]} is a list"
         key = override.get_key_element()
         fit = [each for each in options if _composes(command, [*others, f"{key}={each}"])]
         choices = fit or [each for each in options if _composes(command, [f"{key}={each}"])]

@@ -186,10 +186,10 @@ class SimulateConfig:
 
 
 def named_evaluator(value: Any) -> Any:
-    """The mapping that a name means; else the value. Raises ConfigError for an unknown name."""
-    if not isinstance(value, str):
+    """The mapping that a name means; else the value, a mapping or None. Raises ConfigError for another."""
+    if value is None or isinstance(value, Mapping):
         return value
-    if value not in EVALUATORS:
+    if not isinstance(value, str) or value not in EVALUATORS:
         known = ", ".join(EVALUATORS)
         raise ConfigError(
             f"{KEY}evaluator = {value!r}, expected {known}, or _target_ and arguments: docs/search.md"

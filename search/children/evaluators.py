@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from backbones.genotype import Genotype
 from backbones.ranges import KEY, ConfigError
+from backbones.words import clipped
 from classification.config import ImageDataConfig
 from runtime.device import resolve_device
 from runtime.folder import differences, plain
@@ -149,10 +150,13 @@ class OpenCallable:
             return partial(target, **self.arguments)
         try:
             return target(**self.arguments)
-        except (TypeError, AttributeError, KeyError) as error:  # of a constructor that is the user's
+        except ConfigError:
+            raise
+        except (TypeError, ValueError, AttributeError, KeyError) as error:  # of the user's constructor
+            given = ", ".join(f"{name} = {clipped(value)}" for name, value in self.arguments.items())
             raise ConfigError(
-                f"{KEY}evaluator: {self.name} cannot be made: {type(error).__name__}: {error}; "
-                "HYDRA_FULL_ERROR=1 shows where"
+                f"{KEY}evaluator: {self.name} cannot be made with {given or 'no arguments'}: "
+                f"{type(error).__name__}: {error}; HYDRA_FULL_ERROR=1 shows where"
             ) from error
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backbones.genotype import Genotype
-from backbones.ranges import ConfigError
+from backbones.ranges import KEY, ConfigError
 from backbones.words import counted
 from runtime.folder import differences
 from runtime.random import normals
@@ -20,7 +20,7 @@ from search.ledger.reader import LEDGER
 from search.ledger.rows import ChildRow
 from search.messages import ChildFailed, ChildTask, Failure, Result
 from search.stored import stored_search
-from search.table.surrogate import DEFAULT_MODEL, Surrogate
+from search.table.surrogate import DEFAULT_MODEL, MODELS, Surrogate
 
 SHIPPED = Path(__file__).with_name("cifar10")
 """Searches whose children are the shipped table; docs/protocol.md says what they are."""
@@ -51,8 +51,10 @@ class Recorded:
         with other seeds have one.
 
         Raises ConfigError where searches differ in their children or hold too few cells."""
-        if noise < 0:
-            raise ConfigError(f"noise = {noise}, must be at least 0")
+        if isinstance(noise, bool) or not isinstance(noise, int | float) or noise < 0:
+            raise ConfigError(f"{KEY}evaluator.noise = {noise!r}, must be a number, at least 0")
+        if model not in MODELS:
+            raise ConfigError(f"{KEY}evaluator.model = {model!r}, expected one of {', '.join(MODELS)}")
         self._trained, self._noise = trained([Path(folder) for folder in folders] or shipped()), noise
         rows = self._trained.learned
         scores = [row.accuracy or 0.0 for row in rows]

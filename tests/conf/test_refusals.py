@@ -40,6 +40,11 @@ def answers(folder, *commands):
 
 DATA = "expected one of cifar10, digits, fashion_mnist, folder, imagefolder, imagenet"
 REFUSED = {
+    "search budget.children=2 window=1 strategy=nan": "strategy=nan: expected one of controller, evolution, "
+    "prim_skip, random",
+    "search +evaluator._target_=a.b +evaluator.mode=nan": "evaluator.mode = nan, must be finite, or null; "
+    "for the text type evaluator.mode=\"'nan'\"",
+    "search evaluator=5": "evaluator = 5, expected recorded, or _target_ and arguments: docs/search.md",
     "classification recipe.lrr=0.1": "recipe.lrr: no such key; did you mean recipe.lr?",
     "classification data=digits +recipe.lrr=0.1": "recipe.lrr: no such key; did you mean recipe.lr?",
     "classification data=digits ++recipe.lrr=0.1": "recipe.lrr: no such key; did you mean recipe.lr?",

@@ -52,6 +52,11 @@ def test_evaluator_whose_module_needs_something_absent_says_what(tmp_path, monke
         run(toy_config(tmp_path / "run", 3, evaluator={"_target_": "rewards.mine.score"}))
 
 
+class Moody:
+    def __init__(self, mode, years):
+        raise ValueError("expected one of glad, grim")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -64,6 +69,19 @@ def test_evaluator_whose_module_needs_something_absent_says_what(tmp_path, monke
             "evaluator: toy_search.score got an unexpected keyword argument 'scales'",
         ),
         ({"_target_": "toy_search.FAVOURITE"}, "evaluator: toy_search.FAVOURITE cannot be called"),
+        (
+            {"_target_": f"{__name__}.Moody", "mode": "sad", "years": 3},
+            f"evaluator: {__name__}.Moody cannot be made with mode = 'sad', years = 3: ValueError: expected "
+            "one of glad, grim; HYDRA_FULL_ERROR=1 shows where",
+        ),
+        (
+            {"_target_": "search.table.recorded.Recorded", "noise": "a"},
+            "evaluator.noise = 'a', must be a number, at least 0",
+        ),
+        (
+            {"_target_": "search.table.recorded.Recorded", "model": "oracle"},
+            "evaluator.model = 'oracle', expected one of gaussian, ridge, trees, boosting",
+        ),
     ],
 )
 def test_an_evaluator_is_refused_with_arguments_that_it_does_not_take(tmp_path, given, message):
