@@ -153,9 +153,9 @@ class OpenCallable:
         except ConfigError:
             raise
         except (TypeError, ValueError, AttributeError, KeyError) as error:  # of the user's constructor
-            given = ", ".join(f"{name} = {clipped(value)}" for name, value in self.arguments.items())
+            told = ", ".join(f"{name} = {clipped(value)}" for name, value in self.arguments.items())
             raise ConfigError(
-                f"{KEY}evaluator: {self.name} cannot be made with {given or 'no arguments'}: "
+                f"{KEY}evaluator: {self.name} cannot be made with {told or 'no arguments'}: "
                 f"{type(error).__name__}: {error}; HYDRA_FULL_ERROR=1 shows where"
             ) from error
 
