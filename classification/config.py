@@ -206,6 +206,9 @@ class ClassificationConfig:
     init: str | None = None
     """A backbone.safetensors to start from. It brings its network and preprocessing, in place of `backbone`,
     `data.mean` and `data.std`. Rows of classes of equal names are kept, those of others start fresh."""
+    continues: str | None = None
+    """Folder of a finished run whose last state this run begins with; it has the same configuration, but for
+    its length. None: what the run in `run_dir` says."""
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)

@@ -101,8 +101,10 @@ class ClassificationModule(L.LightningModule):
         logits = self.network(images)
         self.test_sums.add(logits, labels, functional.cross_entropy(logits, labels))
 
-    def on_train_epoch_start(self) -> None:
-        self.train_sums.reset()
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Not `on_train_epoch_start`, which Lightning leaves out where a longer run begins.
+        if batch_idx == 0:
+            self.train_sums.reset()
 
     def on_train_epoch_end(self) -> None:
         figures = {f"train/{key}": value for key, value in _over_ranks(self.train_sums).metrics().items()}

@@ -48,6 +48,7 @@ STAGE = Stage(
     "classification",
     may_change=("trainer", "data.root", "data.download", "data.workers", "validate_every_epochs"),
     products=(WEIGHTS,),
+    length=("recipe.epochs", "recipe.warmup_epochs"),
 )
 
 
@@ -57,7 +58,7 @@ def run(config: ClassificationConfig) -> dict[str, Any]:
     Of several processes the first one writes and returns that, the others return nothing.
     Raises ValueError or FileNotFoundError for anything wrong with data, network or folder, before training.
     """
-    return STAGE.run(config, _train)
+    return STAGE.run(STAGE.meant(config), _train)
 
 
 def _train(config: ClassificationConfig) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def _train(config: ClassificationConfig) -> dict[str, Any]:
         warn_of_slow_statistics(network, len(train_loader) * recipe.epochs)
         side = network.preprocessing.size
         warn_of_few_values(network, config.plan().images_per_norm, side, side)
-    checkpoint = last_checkpoint(folder, module)
+    checkpoint = last_checkpoint(folder, module, config.continues)
     trainer.fit(module, train_loader, own_test_loader, ckpt_path=checkpoint, weights_only=True)
     if rank:
         return {}

@@ -28,6 +28,7 @@ from detection.training.recipe import AUTO
 from detection.training.validation import Validation
 from runtime.distributed import broadcast_buffers, rank
 from runtime.folder import RunFolder
+from runtime.growth import run_of
 from runtime.loading import training_loader
 from runtime.progress_callback import ProgressCallback
 from runtime.stage import Stage, log_metrics, seed_process
@@ -42,6 +43,10 @@ STAGE = Stage(
     "detection",
     may_change=("trainer", "data.root", "data.workers", "evaluator"),
     products=(WEIGHTS, PREDICTIONS),
+    length=(
+        *("recipe.steps", "recipe.epochs", "recipe.warmup_steps", "recipe.milestones", "recipe.patience"),
+        *("validate_every_steps", "validate_every_epochs"),
+    ),
 )
 
 
@@ -52,6 +57,7 @@ def run(config: DetectionConfig) -> dict[str, Any]:
     Of several processes the first one writes and returns that, the others return nothing.
     Raises ValueError or FileNotFoundError for anything wrong with data, backbone or configuration, before
     anything is written."""
+    config = STAGE.meant(config)
     content = STAGE.run(config, _train)
     best = Path(config.run_dir) / BEST
     validated = config.validate_every_steps or config.validate_every_epochs
@@ -101,7 +107,8 @@ def _train(asked: DetectionConfig) -> dict[str, Any]:
         order = loader.order(0).tolist()
         write_preview(folder.path, train, order, config.plan().batch_size, trainer.loggers)
     module = DetectionModule(detector.engine, recipe, steps).train()
-    trainer.fit(module, loader, ckpt_path=last_checkpoint(folder, module), weights_only=True)
+    checkpoint = last_checkpoint(folder, module, config.continues)
+    trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
     return _finish(config, folder, detector, val, trainer, validation, costs)
 
 
@@ -109,9 +116,11 @@ def _with_batch_size(config: DetectionConfig, detector: Detector, images: int) -
     """The same with a number where `recipe.batch_size` is `auto`: what the run began with, or what fits."""
     if config.recipe.batch_size != AUTO:
         return config
-    found = kept_batch_size(Path(config.run_dir)) or find_batch_size(
-        detector.engine, config.recipe, config.trainer, config.data, images
-    )
+    found = kept_batch_size(Path(config.run_dir))
+    if found is None and config.continues is not None:
+        found = kept_batch_size(run_of(Path(config.continues)))
+    if found is None:
+        found = find_batch_size(detector.engine, config.recipe, config.trainer, config.data, images)
     return replace(config, recipe=replace(config.recipe, batch_size=found))
 
 

@@ -9,6 +9,9 @@ class BestFigure(L.Callback):
     """Follows the figure that validations log as `logged`. name: in `state_dict`, which is also in
     checkpoints."""
 
+    of_one_run = True
+    """See `runtime.growth.OwnCourse`."""
+
     def __init__(self, name: str, logged: str) -> None:
         self.name, self.logged = name, logged
         self.value: float | None = None

@@ -1,7 +1,6 @@
 """The folder of a run: what was asked for, with which versions, what was printed, what came out."""
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import logging
 import os
@@ -32,7 +31,7 @@ OUTPUT_SUFFIXES = (".out", ".err", ".log")
 """Of files that a shell or SLURM may have put into the folder before the run began."""
 EVALUATION = "evaluation.yaml"
 """What an evaluation was asked for; not config.yaml, which marks the folder of a run that can go on."""
-INPUT_SUFFIXES = (".json", ".safetensors")
+INPUT_SUFFIXES = (".json", ".safetensors", ".ckpt")
 RECORDED_PACKAGES = ("celltransfer", "torch", "torchvision", "lightning", "pycocotools", "numpy", "pillow")
 
 
@@ -112,14 +111,35 @@ class RunFolder:
         for name, what in FILES.items():
             if os.path.lexists(self.path / name):
                 existing(self.path / name, what)
-        stored = self.path / "config.yaml"
-        if not stored.exists():
+        if not (self.path / "config.yaml").exists():
             self._refuse_foreign(stage)
             return
+        if changes := self.changes(config, stage=stage, may_change=may_change, data=data):
+            raise ValueError(
+                f"{self.path} holds a {stage} run with another configuration; continue it with the "
+                "same one, or choose another run_dir. Different are:\n  " + "\n  ".join(changes)
+            )
+
+    def stored(self, config: Any) -> dict[str, Any]:
+        """The configuration of the run that is here, with today's keys. config: of the stage."""
+        return _with_new_keys(_stored_config(self.path / "config.yaml"), plain(config), _defaults(config))
+
+    def changes(
+        self,
+        config: Any,
+        *,
+        stage: str,
+        may_change: Collection[str] = (),
+        data: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """Lines `key: old -> new` of what `config` and `data` make another run than the one that is here.
+
+        Arguments as of `open`, which refuses these. Raises ValueError for the folder of another command."""
+        stored = self.path / "config.yaml"
         asked = plain(config)
         inputs = input_digests(asked, free=may_change)
         free = (*ALWAYS_FREE, *may_change, *inputs)
-        known = _with_new_keys(_stored_config(stored), asked, _defaults(config))
+        known = self.stored(config)
         if (theirs := [key for key in known if key not in asked]) and asked.keys() - known:
             raise ValueError(
                 f"{stored} is of another command: a {stage} run does not have the keys "
@@ -128,14 +148,10 @@ class RunFolder:
         changes = differences(known, asked, free)
         began_with = self._stored_inputs(inputs)
         before = began_with.pop(DATA, None)
-        changes += [f"{line} (content)" for line in differences(began_with, inputs)]
+        changes += [f"{line} (content)" for line in differences(began_with, inputs, may_change)]
         if data is not None and before is not None:  # runs of earlier versions do not have it
             changes += [f"{line} (images or labels)" for line in differences(before, data, prefix=DATA)]
-        if changes:
-            raise ValueError(
-                f"{self.path} holds a {stage} run with another configuration; continue it with the "
-                "same one, or choose another run_dir. Different are:\n  " + "\n  ".join(changes)
-            )
+        return changes
 
     def _refuse_foreign(self, stage: str) -> None:
         """A folder without config.yaml must hold nothing that a run could overwrite."""
@@ -332,14 +348,17 @@ def differences(old: Any, new: Any, free: Collection[str] = (), prefix: str = ""
 
 
 def input_digests(config: Any, free: Collection[str] = (), prefix: str = "") -> dict[str, str]:
-    """SHA-256 of every genotype and weights file that a plain configuration names outside the `free` keys."""
-    if isinstance(config, dict) and prefix not in free:
+    """SHA-256 of every genotype, weights file and checkpoint that a plain configuration names outside the
+    `free` keys."""
+    if prefix in free:
+        return {}
+    if isinstance(config, dict):
         found: dict[str, str] = {}
         for key, value in config.items():
             found |= input_digests(value, free, f"{prefix}.{key}" if prefix else key)
         return found
     if isinstance(config, str) and config.endswith(INPUT_SUFFIXES) and Path(config).is_file():
-        return {prefix: hashlib.sha256(Path(config).read_bytes()).hexdigest()}
+        return {prefix: digests.digest(Path(config))}
     return {}
 
 

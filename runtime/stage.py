@@ -22,6 +22,7 @@ from celltransfer import program
 from runtime.checkpoints import remove_previous
 from runtime.config import EvaluationConfig
 from runtime.folder import RunFolder, plain
+from runtime.growth import check_finished, longer
 from runtime.launch import launched_rank
 from runtime.owner import owned, owns
 from runtime.random import counter_hash
@@ -34,15 +35,26 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Stage:
     """A stage of the chain. name: in files and figures. may_change: keys that may change when a run is
-    resumed. products: files that a finished run leaves, the first one for the next stage. sources: files in
-    the run's folder from each of which they can be made again. report: the command that shows a run.
-    config, below: the stage's root dataclass."""
+    resumed. products: files that a finished run leaves, the first one for the next stage. length: keys in
+    which a longer run may differ from the finished one that it continues. sources: files in the run's folder
+    from each of which products can be made again. report: the command that shows a run. config, below: the
+    stage's root dataclass."""
 
     name: str
     may_change: tuple[str, ...]
     products: tuple[str, ...]
+    length: tuple[str, ...] = ()
     sources: tuple[str, ...] = (f"{CHECKPOINTS}/{LAST}", f"{CHECKPOINTS}/{PREVIOUS}")
     report: str = "pipeline.report"
+
+    def meant(self, config: Any) -> Any:
+        """The configuration of the run that `config` means: itself, or of a longer one than a finished run in
+        its folder (`runtime.growth`). A chain's stages never become longer: the next one began with them."""
+        if owns(real_path(Path(config.run_dir)).parent):
+            return config
+        finished = self.is_finished(Path(config.run_dir))
+        rules = {"stage": self.name, "may_change": self.may_change, "length": self.length}
+        return longer(config, finished, **rules)
 
     def run(self, config: Any, train: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """What `train(config)` returns, or what a finished run's `metrics.json` holds.
@@ -117,6 +129,9 @@ class Stage:
         To be called when all that could be refused has been built: it is the first that writes."""
         if trainer.global_rank:
             return RunFolder(Path(config.run_dir))
+        if self.length and config.continues is not None:
+            rules = {"stage": self.name, "may_change": self.may_change, "length": self.length}
+            check_finished(config, trainer, data=data, **rules)
         folder = RunFolder.open(
             config.run_dir, config, stage=self.name, may_change=self.may_change, data=data
         )

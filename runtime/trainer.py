@@ -20,6 +20,7 @@ from runtime.config import TrainerConfig
 from runtime.device import resolve_device
 from runtime.finite import NonFiniteGuard
 from runtime.folder import RunFolder
+from runtime.growth import OwnCourse
 from runtime.interrupts import Interrupts
 from runtime.launch import launched_by_torchrun
 from runtime.resume import CHECKPOINTS, RandomState, TimedCheckpoint
@@ -102,6 +103,7 @@ def build_trainer(
         logger=list(loggers) or False,
         callbacks=[
             *callbacks,
+            OwnCourse(checkpoint_folder(folder)),
             RandomState(),
             NonFiniteGuard(folder.path),
             TimedCheckpoint(
@@ -169,11 +171,15 @@ def checkpoint_folder(folder: RunFolder) -> Path:
     return folder.path / CHECKPOINTS
 
 
-def last_checkpoint(folder: RunFolder, module: L.LightningModule | None = None) -> Path | None:
+def last_checkpoint(
+    folder: RunFolder, module: L.LightningModule | None = None, continues: str | None = None
+) -> Path | None:
     """The checkpoint to continue from, for `fit(ckpt_path=..., weights_only=True)`; None at the start.
 
-    module: what goes on from it. Raises ValueError where all that are there are damaged or of others."""
-    return usable_checkpoint(checkpoint_folder(folder), module)
+    module: what goes on from it. continues: the checkpoint to begin with, of another run; None: no such run.
+    Raises ValueError where all that are there are damaged or of others."""
+    own = usable_checkpoint(checkpoint_folder(folder), module)
+    return Path(continues) if own is None and continues is not None else own
 
 
 def _quieten_lightning() -> None:

@@ -20,6 +20,8 @@ from runtime.folder import input_digests
 FILE = "wandb_run.json"
 KINDS = ("genotype", "backbone", "detector")
 """Types of artifacts, each the stem of a product's name."""
+OTHERS = {".json": "genotype", ".ckpt": "checkpoint"}
+"""Kinds of files of other names."""
 TAGGED = ("data", "strategy", "backbone", "detector")
 """Sections of a configuration whose names become tags."""
 
@@ -115,7 +117,7 @@ def _inputs(values: Mapping[str, Any]) -> dict[str, Input]:
         for part in key.split("."):
             path = path[part]
         path = Path(path)
-        kind = path.stem if path.stem in KINDS else {".json": "genotype"}.get(path.suffix, "backbone")
+        kind = path.stem if path.stem in KINDS else OTHERS.get(path.suffix, "backbone")
         try:
             artifact = WandbRun.load(path.parent).artifact(kind)
         except (OSError, ValueError):

@@ -106,6 +106,9 @@ class DetectionConfig:
     init: str | None = None
     """A detector.safetensors to start from. It brings the network, so `backbone` has no weights and no name.
     Rows of classes of equal names are kept, those of others start fresh."""
+    continues: str | None = None
+    """Folder of a finished run whose last state this run begins with; it has the same configuration, but for
+    its length. None: what the run in `run_dir` says."""
     evaluator: str = "pycocotools"
     """`pycocotools`, whose numbers are the official ones, or `fast`: faster-coco-eval's, which are equal."""
     seed: int = 0

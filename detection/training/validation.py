@@ -24,6 +24,9 @@ class Validation(L.Callback):
     It is part of the step: its checkpoint comes after it. So a run that is killed in an evaluation does the
     steps since the last checkpoint again, and the evaluation with them, as if nothing had happened."""
 
+    of_one_run = True
+    """See `runtime.growth.OwnCourse`."""
+
     def __init__(
         self,
         evaluate: Callable[[], Mapping[str, float]],
