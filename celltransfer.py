@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, str] = {
     "classification.split": "split class folders into training and validation images",
     "classification.check_data": "check class folders of images before training",
     "detection": "train a detector",
+    "detection.preview": "draw images and boxes as a training would see them",
     "detection.evaluate": "evaluate a detector, or a results file, on COCO-format data",
     "detection.predict": "detect objects in images",
     "detection.check_data": "check COCO-format data before training",

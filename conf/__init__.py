@@ -24,6 +24,8 @@ refuse_module(__name__)
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 """`<command>/experiment/<name>.yaml`."""
+BORROWED = {"detection_preview": "detection"}
+"""Commands that take the experiments of another one."""
 
 
 class Experiments(SearchPathPlugin):
@@ -32,9 +34,10 @@ class Experiments(SearchPathPlugin):
     command = ""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        if (EXPERIMENTS / self.command).is_dir():
+        folder = EXPERIMENTS / BORROWED.get(self.command, self.command)
+        if folder.is_dir():
             # As a folder: for pkg:// Hydra 1.4 wants a package with an __init__.py at each level.
-            search_path.prepend("celltransfer", f"file://{EXPERIMENTS / self.command}")
+            search_path.prepend("celltransfer", f"file://{folder}")
 
 
 def register(command: str) -> None:
@@ -74,6 +77,7 @@ def roots() -> Mapping[str, Any]:
         "classification_evaluate": classification.config.EvaluateConfig,
         "detection": detection.training.config.DetectionConfig,
         "detection_evaluate": detection.evaluation.config.EvaluateConfig,
+        "detection_preview": detection.training.config.PreviewConfig,
         "pipeline": pipeline.config.PipelineConfig,
     }
 

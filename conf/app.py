@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from backbones.ranges import ConfigError
 from backbones.words import printable, printable_lines, told
 from celltransfer import command_line, program, user_folder_last
-from conf import EXPERIMENTS, register
+from conf import BORROWED, EXPERIMENTS, register
 from conf.help import register_help
 from conf.objects import check_set, to_objects, value_of
 from conf.refusals import refusal
@@ -159,7 +159,7 @@ def refuse_foreign_experiment(command: str, words: Sequence[str]) -> None:
     names = [name for word in words if word.startswith("experiment=") for name in word[11:].split(",")]
     for name in names:
         homes = [path.parent.parent.name for path in EXPERIMENTS.glob(f"*/experiment/{name}.yaml")]
-        if homes and command not in homes:
+        if homes and BORROWED.get(command, command) not in homes:
             theirs, ours = program(homes[0]), program(command.replace("_", "."))
             sys.exit(f"experiment={name} is one of {theirs}; those of {ours} are: {own}")
 
@@ -175,7 +175,8 @@ def refuse_old_names(words: Sequence[str]) -> None:
 
 def experiments(command: str) -> list[str]:
     """Names that `experiment=` takes."""
-    return sorted(path.stem for path in EXPERIMENTS.glob(f"{command}/experiment/*.yaml"))
+    home = BORROWED.get(command, command)
+    return sorted(path.stem for path in EXPERIMENTS.glob(f"{home}/experiment/*.yaml"))
 
 
 class MakeFolder(Callback):

@@ -122,6 +122,18 @@ HELPS: Mapping[str, Help] = {
             *("recipe.steps", "recipe.lr", "trainer.device", "trainer.devices", "trainer.precision"),
         ),
     ),
+    "detection_preview": Help(
+        (
+            "experiment=own_photos data.root=DIR",
+            "data=folder data.root=DIR split=val output=DIR",
+            "run=RUN_DIR sheets=10",
+        ),
+        {"data": BOXES},
+        (
+            *("data.root", "run", "split", "images", "sheets", "epoch", "output", "seed"),
+            *("data.min_sizes", "data.max_size", "data.flip", "data.scale_jitter", "data.color_jitter"),
+        ),
+    ),
     "detection_evaluate": Help(
         (
             "weights=detector.safetensors data=folder data.root=DIR",

@@ -208,7 +208,7 @@ def _tell(config: DetectionConfig, detector: Detector, train: DetectionImages, s
         "pretrained" if config.start.pretrained else "from scratch",
         "the stored statistics" if frozen else own,
     )
-    log.info("%s; learning rate %.4g; %s", config.plan(), recipe.scaled_lr, config.data.size_told)
+    log.info("%s; learning rate %.4g; %s", config.plan(), recipe.scaled_lr, config.data.size_told("train"))
     log_rate(recipe.lr, recipe.scaled_lr, recipe.images_per_step, recipe.reference_batch_size)
     if still := sum(not p.requires_grad for p in detector.engine.backbone.parameters()):
         log.info("%d tensors of the backbone, up to c%d, stay as loaded", still, config.backbone.freeze_at)

@@ -28,6 +28,7 @@ OPTIONAL = {
     "onnxruntime": ("backbones/export.py", "detection/deployment/program.py"),
     "openvino": ("backbones/export.py",),
     "detectron2": ("detection/engines/detectron2_parts.py",),
+    "supervision": ("detection/detector.py",),
 }
 
 

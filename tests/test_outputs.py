@@ -27,6 +27,7 @@ COMMANDS = {
     "backbones convert": "--source timm --checkpoint none.pth --output {output}/a.safetensors",
     "backbones export": "none.safetensors --format onnx --output {output}/a.onnx",
     "classification.evaluate": "weights=none.safetensors data=digits output={output}",
+    "detection.preview": "run=none. output={output}",
     "detection.evaluate": "weights=none.safetensors data=scenes output={output}",
 }
 

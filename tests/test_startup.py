@@ -15,7 +15,7 @@ from runtime.digests import record
 REPOSITORY = Path(__file__).resolve().parent.parent
 HYDRA = (
     *("search", "classification", "detection", "pipeline"),
-    *("search.simulate", "classification.evaluate", "detection.evaluate"),
+    *("search.simulate", "classification.evaluate", "detection.evaluate", "detection.preview"),
 )
 RUN = """
 import runpy, sys

@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from backbones.ranges import KEY, NoSuchPathError, under
 from detection.data.coco_file import CocoFile, parse
 from detection.data.coco_rules import find_problems, targets
-from detection.data.config import CocoDataConfig
+from detection.data.config import SPLITS, CocoDataConfig
 from detection.data.listed_files import note_absent_images
 from runtime.problems import Problem, refuse
 
 log = logging.getLogger(__name__)
-
-SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)

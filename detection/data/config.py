@@ -7,6 +7,7 @@ from backbones.ranges import KEY, ConfigError, existing_folder, require
 from detection.data.sizing import EvaluationSize, Fixed, ScaleJitter, ShortestEdge, TrainingSize, check_side
 from runtime.config import MOST_PROCESSES
 
+SPLITS = ("train", "val")
 FOLDER_LAYOUTS = ("coco", "yolo", "voc")
 
 
@@ -95,15 +96,15 @@ class CocoDataConfig:
             return Fixed(self.fixed_size)
         return ShortestEdge(tuple(self.min_sizes), self.max_size)
 
-    @property
-    def size_told(self) -> str:
-        """The size of training images in words."""
-        if self.scale_jitter is not None:
+    def size_told(self, split: str) -> str:
+        """The size of the images of `split`, `train` or `val`, in words."""
+        if self.scale_jitter is not None and split == "train":
             low, high = self.scale_jitter
             return f"{self.jitter_size} x {self.jitter_size} px at scales {low:g} to {high:g}"
         if self.fixed_size is not None:
             return f"{self.fixed_size} x {self.fixed_size} px"
-        return f"short side {', '.join(map(str, self.min_sizes))} px, long side at most {self.max_size} px"
+        sides = self.min_sizes if split == "train" else [self.test_min_size]
+        return f"short side {', '.join(map(str, sides))} px, long side at most {self.max_size} px"
 
     def prepare(self) -> Path:
         """The data's root. Raises ValueError or FileNotFoundError where there is none."""

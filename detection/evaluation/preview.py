@@ -51,6 +51,12 @@ def _tile(images: DetectionImages, sample: tuple[int, int]) -> Image.Image:
     return draw_boxes(picture.resize(size, Image.Resampling.BILINEAR), boxes, labels, names)
 
 
+def write_sheet(path: Path, drawn: Image.Image) -> None:
+    data = io.BytesIO()
+    drawn.save(data, "jpeg", quality=85)
+    write_atomically(path, data.getvalue())
+
+
 def write_preview(
     folder: Path, images: DetectionImages, order: Sequence[int], batch_size: int, loggers: Sequence[Logger]
 ) -> None:
@@ -62,7 +68,5 @@ def write_preview(
         return
     count = min(max(IMAGES, batch_size), MOST)
     drawn = sheet(images, [(0, int(index)) for index in order[:count]])
-    data = io.BytesIO()
-    drawn.save(data, "jpeg", quality=85)
-    write_atomically(path, data.getvalue())
+    write_sheet(path, drawn)
     log_images(loggers, "train/preview", [(drawn, "the first training images, as the detector sees them")])

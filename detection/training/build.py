@@ -14,9 +14,8 @@ from backbones.ranges import KEY, ConfigError, under
 from backbones.spec import NetworkSpec
 from backbones.words import counted
 from backbones.zoo import resolve_spec, under_name
-from detection.data.annotations import SPLITS
 from detection.data.coco_file import CategoryEntry
-from detection.data.config import CocoDataConfig
+from detection.data.config import SPLITS, CocoDataConfig
 from detection.data.images import DetectionImages, open_split
 from detection.data.sizing import EvaluationSize
 from detection.detector import Detector, check_categories

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from backbones.ranges import KEY, ConfigError, require
 from backbones.spec import check_sizes
 from backbones.timm_spec import timm_extras
-from detection.data.config import CocoDataConfig
+from detection.data.config import SPLITS, CocoDataConfig
 from detection.engines.config import EngineConfig
 from detection.evaluation.config import EVALUATORS
 from detection.training.recipe import AUTO, DetectionRecipe
@@ -82,11 +82,9 @@ class BackboneSource:
 
 
 @dataclass(kw_only=True)
-class DetectionConfig:
-    """`python -m detection`: trains a Faster R-CNN and scores it on the validation images."""
+class TrainingConfig:
+    """What a detector is trained on, and how."""
 
-    run_dir: str
-    """Folder of the run; an unfinished run there goes on."""
     backbone: BackboneSource
     """What the detector is built on."""
     data: CocoDataConfig
@@ -113,6 +111,14 @@ class DetectionConfig:
     """`pycocotools`, whose numbers are the official ones, or `fast`: faster-coco-eval's, which are equal."""
     seed: int = 0
     """Of fresh weights, order, augmentation and sampling."""
+
+
+@dataclass(kw_only=True)
+class DetectionConfig(TrainingConfig):
+    """`python -m detection`: trains a Faster R-CNN and scores it on the validation images."""
+
+    run_dir: str
+    """Folder of the run; an unfinished run there goes on."""
 
     def __post_init__(self) -> None:
         if self.trainer.compile:
@@ -166,3 +172,29 @@ class DetectionConfig:
     def plan(self) -> StepPlan:
         """Raises ConfigError while `recipe.batch_size` is `auto`, or unless it divides evenly."""
         return StepPlan(self.recipe.images_per_step, self.recipe.accumulate, self.trainer)
+
+
+@dataclass(kw_only=True)
+class PreviewConfig(TrainingConfig):
+    """`python -m detection.preview`: draws what a training with the same keys would see.
+
+    Used are `data`, `seed` and the images per step; the other keys of a training have no effect."""
+
+    run: str | None = None
+    """Folder of a run whose data, sizes and seed are shown, in place of the keys here."""
+    split: str = "train"
+    """`train`, as augmented, or `val`, as evaluated."""
+    images: int = 9
+    """On each sheet, in the order of training."""
+    sheets: int = 1
+    """To be drawn, or as many as the images fill."""
+    epoch: int = 0
+    """Of the training, from 0: each has its own order and augmentation."""
+    output: str = "preview"
+    """Folder of the sheets, `train-1.jpg`, `train-2.jpg`, …; those of before are replaced."""
+
+    def __post_init__(self) -> None:
+        require(self, "split", among=SPLITS)
+        require(self, "images", least=1, most=100)
+        require(self, "sheets", least=1, limit=10_000)
+        require(self, "epoch", least=0, limit=1_000_000)

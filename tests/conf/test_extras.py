@@ -19,6 +19,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard"],
     "timm": ["timm"],
     "ray": ["ray"],
+    "supervision": ["supervision"],
     "export": ["onnx", "onnxscript", "onnxruntime", "openvino"],
     "detectron2": ["detectron2", "fvcore", "iopath", "yacs", "tabulate", "cloudpickle", "termcolor"],
 }
@@ -42,6 +43,7 @@ roots = {
     "detection": ("data", "detector", "recipe", "trainer", "logger"),
     "classification_evaluate": ("data", "logger"),
     "detection_evaluate": ("data", "logger"),
+    "detection_preview": ("data", "detector", "recipe", "trainer", "logger"),
     "pipeline": ("data", "logger"),
 }
 given = {
@@ -61,7 +63,7 @@ for root, groups in roots.items():
                 continue
             words = [f"{group}={choice}", *given.get(root, ())]
             words += ["backbone.name=cells.json"] * (choice == "genotype")
-            conf.compose.composed(root, *(() if "evaluate" in root else ("run_dir=run",)), *words)
+            conf.compose.composed(root, *(() if "_" in root else ("run_dir=run",)), *words)
             count += 1
 for path in conf.EXPERIMENTS.glob("*/experiment/*.yaml"):
     words = ["backbone.name=nasnet_a_mobile"] if path.parts[-3] == "detection" else []

@@ -22,6 +22,7 @@ GIVEN = {
     "pipeline": ["run_dir=run", "data=digits", "data@detection.data=scenes"],
     "classification_evaluate": ["weights=a", "data=digits"],
     "detection_evaluate": ["weights=a", "data=coco"],
+    "detection_preview": ["data=scenes"],
 }
 OTHER_CHOICES = [
     ("classification", ["backbone=genotype", "backbone.name=g.json", "recipe=modern"]),
