@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import IOBase
-from typing import Any, TypedDict
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,6 +23,7 @@ from backbones.weights import (
     write_safetensors,
 )
 from backbones.words import counted
+from celltransfer import not_installed
 from detection.data.annotations import CocoAnnotations
 from detection.data.augment import placed_image
 from detection.data.coco_file import CategoryEntry
@@ -36,19 +37,31 @@ from detection.model import boxes as box_ops
 from runtime.device import resolve_device
 from runtime.pictures import decode
 
+CLASS_NAME = "class_name"
+"""Where supervision's annotators look for names."""
 Picture = str | os.PathLike[str] | Image.Image | Tensor | NDArray[Any]
 
 
-class Detection(TypedDict):
+class Detection(dict[str, Any]):
     """What is found in one image, best score first.
 
     boxes: `[R, 4]` float32 xyxy in pixels of the image. scores: `[R]`, 0..1. labels: `[R]` int64, place of
-    the category among the detector's. names: of the categories."""
+    the category among the detector's. names: list of R, of the categories."""
 
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    names: list[str]
+    def to_supervision(self) -> Any:
+        """The same as `supervision.Detections`, with the names under `data["class_name"]`.
+
+        Raises ModuleNotFoundError, with the command that installs it, where supervision is missing."""
+        try:
+            import supervision
+        except ImportError as error:
+            raise not_installed("Detection.to_supervision()", "supervision", "supervision", error) from None
+        return supervision.Detections(
+            xyxy=self["boxes"].numpy(),
+            confidence=self["scores"].numpy(),
+            class_id=self["labels"].numpy(),
+            data={CLASS_NAME: np.array(self["names"], dtype=str)},
+        )
 
 
 class Detector:
@@ -137,12 +150,8 @@ class Detector:
         found = self.predict(to_tensor(resized), stored)
         high = found["scores"] >= threshold
         labels = found["labels"][high]
-        return {
-            "boxes": found["boxes"][high],
-            "scores": found["scores"][high],
-            "labels": labels,
-            "names": [self.categories[label].name for label in labels.tolist()],
-        }
+        names = [self.categories[label].name for label in labels.tolist()]
+        return Detection(boxes=found["boxes"][high], scores=found["scores"][high], labels=labels, names=names)
 
     def predict(self, image: Tensor, size: tuple[int, int]) -> Prediction:
         """Detections in pixels of the stored image.
