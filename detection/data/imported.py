@@ -40,6 +40,15 @@ def import_labels(
         raise FileNotFoundError(f"{root}: no such folder")
     check_output(output)
     labelled = READERS[kind](root, split, images, annotations)
+    return labelled, write_labels(labelled, kind, root, output, where)
+
+
+def write_labels(
+    labelled: LabelledImages, kind: str, root: Path, output: Path, where: str | None = None
+) -> list[Problem]:
+    """Writes labels that were read from `root` to `output`; returns what they and the check warn of.
+
+    where: as in `import_labels`, which raises the same."""
     if not labelled.categories:
         read = counted(len(labelled.images), "image")
         raise ValueError(
@@ -51,4 +60,4 @@ def import_labels(
     problems = find_problems(columns(msgspec.json.decode(data, type=Elements), where), where)
     refuse(problems)
     write_atomically(output, data)
-    return labelled, [*labelled.problems, *problems]
+    return [*labelled.problems, *problems]

@@ -1,13 +1,15 @@
 """Which layout a folder of labelled images has, and where its parts lie.
 
     COCO    annotation files in the folder, in `annotations/` or in the folders of the splits
-    YOLO    `images/` with `labels/`, the folders of splits in or around them, or those that data.yaml names
+    YOLO    `images/` with `labels/`, the folders of splits in or around them, or the folders or lists of
+            images that data.yaml names
     VOC     `JPEGImages/` or `images/` with `Annotations/` or `annots/`; splits as in YOLO, or
             listed in `ImageSets/Main`
 
 Roboflow exports these three. The folder that holds one folder alone, as archives unpack, stands for that one.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +25,8 @@ from detection.data.splits import FolderNames, split_folders
 from detection.data.voc_labels import FOLDERS as VOC_FOLDERS
 from detection.data.voc_pictures import length, listed_splits
 from detection.data.yolo_labels import FOLDERS as YOLO_FOLDERS
-from detection.data.yolo_names import named_folders
+from detection.data.yolo_lists import ListedImage
+from detection.data.yolo_names import named_parts
 from runtime.pictures import entries, is_folder, is_image, split_role, walk
 
 COCO, YOLO, VOC = "coco", "yolo", "voc"
@@ -43,12 +46,14 @@ _ANNOTATIONS = re.compile(r"(_?annotations|instances_|labels|train|val|test).*",
 class Part:
     """A part of a data set. name: as it calls it; empty for the whole. images: their folder. labels: a COCO
     annotation file, or the folder of the label files. stated: the reader is told the folders, of data.yaml
-    or the only ones with labels beside images."""
+    or the only ones with labels beside images. listed: the images, where data.yaml lists them; `images` is
+    what they are all below then."""
 
     name: str
     images: Path
     labels: Path
     stated: bool = False
+    listed: tuple[ListedImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def _layouts(root: Path) -> list[Layout]:
 
 
 def _told(layout: Layout) -> str:
-    return ", ".join(str(part.labels.relative_to(layout.root)) or "." for part in layout.parts.values())
+    return ", ".join(os.path.relpath(part.labels, layout.root) for part in layout.parts.values())
 
 
 def by_role(parts: Sequence[Part], root: Path) -> dict[str, Part]:
@@ -119,8 +124,11 @@ def _labelled(root: Path, kind: str, names: FolderNames) -> Layout | None:
         for name, pair in split_folders(root, names).items()
         if split_role(name) and _any(pair[1], names.suffix)
     ]
-    if kind == YOLO and (stated := named_folders(root)):
-        parts = [Part(role, *pair, stated=True) for role, pair in stated.items()]
+    if kind == YOLO and (stated := named_parts(root)):
+        parts = [
+            Part(role, named.images, named.labels, stated=True, listed=named.listed)
+            for role, named in stated.items()
+        ]
     pairs = [*names.inside(root), *([(root, root)] if lies_beside_images(root, names.suffix) else [])]
     for images, labels in pairs:
         if not any(split_role(part.name) == "train" for part in parts) and _is_pair(images, labels, names):

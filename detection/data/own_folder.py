@@ -17,10 +17,12 @@ from backbones.files import existing, read_json, write_json
 from backbones.ranges import KEY, ConfigError
 from backbones.words import counted, printable
 from detection.data.coco_text import split_file
-from detection.data.imported import import_labels
+from detection.data.imported import import_labels, write_labels
 from detection.data.labels import child
 from detection.data.layouts import COCO, Layout, Part, recognise
 from detection.data.subsets import draw_fraction, merge, write
+from detection.data.yolo_labels import read_listed_yolo
+from detection.data.yolo_lists import label_of
 from runtime.cache import cache_folder, write_folder
 from runtime.pictures import entries, is_folder, is_image, walk
 
@@ -109,7 +111,10 @@ def _convert(layout: Layout, train: Part, val: Part | None, drawn: _Drawn, folde
 def _import(layout: Layout, part: Part, output: Path) -> Path:
     """Writes the labels of a part as a COCO file. What the check warns of is logged."""
     where = str(part.labels)
-    if part.stated:
+    if part.listed:
+        labelled = read_listed_yolo(layout.root, part.images, part.listed)
+        problems = write_labels(labelled, layout.kind, layout.root, output, where)
+    elif part.stated:
         labels, images = part.labels, part.images
         _, problems = import_labels(layout.kind, layout.root, output, None, images, labels, where)
     else:
@@ -156,9 +161,12 @@ def _files(layout: Layout, parts: Sequence[Part]) -> Iterator[Path]:
         yield from (part.labels for part in parts)
         return
     yield from (Path(entry.path) for entry in entries(layout.root) if not is_folder(entry))
+    listed = [each.path for part in parts for each in part.listed]
+    yield from listed
+    yield from filter(Path.exists, map(label_of, listed))
     folders = [
         child(layout.root, "ImageSets"),
-        *(folder for part in parts for folder in (part.images, part.labels)),
+        *(folder for part in parts if not part.listed for folder in (part.images, part.labels)),
     ]
     for folder in dict.fromkeys(folders):
         if folder.is_dir():

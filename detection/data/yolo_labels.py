@@ -8,7 +8,8 @@ there.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from backbones.files import read_text
@@ -30,6 +31,7 @@ from detection.data.labels import (
 )
 from detection.data.listed_files import Nearest
 from detection.data.splits import FolderNames, note_merged_folders, split_folders, split_pairs
+from detection.data.yolo_lists import ListedImage, label_of
 from detection.data.yolo_names import YoloNames, read_names
 from runtime.progress import track
 
@@ -55,30 +57,57 @@ def read_yolo(
     if not files and not faults.problems:
         raise ValueError(f"{folder}: no images in this folder")
     by_name = label_files(labels, SUFFIX)
-    found: list[LabelledImage] = []
-    taken: dict[str, Path] = {}
-    """By the key of a label file: its first image."""
-    with track(len(files), "import", images_per_unit=1) as progress:
-        for path in files:
-            name = path.relative_to(folder)
-            key = name.with_suffix("").as_posix()
-            label = only_one(by_name[key], faults) if key in by_name else None
-            if key in by_name and (first := taken.setdefault(key, path)) != path:
-                text = f"labels of two images, {first} and {path}"
-                faults.add("one label file of several images", by_name[key][0], text)
-            if (size := picture_size(path, faults)) is not None:
-                objects = list(_objects(label, size, names, faults)) if label is not None else []
-                found.append(LabelledImage(name.as_posix(), *size, objects))
-            progress.advance()
+    keys = {path: path.relative_to(folder).with_suffix("").as_posix() for path in files}
+    found = _read(folder, {path: by_name.get(key, []) for path, key in keys.items()}, names, faults)
     nearest = Nearest(folder)
-    for key in sorted(by_name.keys() - taken.keys()):
+    for key in sorted(by_name.keys() - set(keys.values())):
         for orphan in by_name[key]:
             _note_orphan(orphan, key, nearest, faults)
     if split is None:
         given = images is not None or annotations is not None
         note_merged_folders(faults, (folder, labels), (image.file_name for image in found), splits, given)
     faults.refuse()
-    return LabelledImages(folder, names.categories, found, len(files) - len(taken), faults.problems)
+    unlabelled = len(files) - len(by_name.keys() & set(keys.values()))
+    return LabelledImages(folder, names.categories, found, unlabelled, faults.problems)
+
+
+def read_listed_yolo(root: Path, folder: Path, listed: Sequence[ListedImage]) -> LabelledImages:
+    """The images that data.yaml in `root` lists, all below `folder`, each with the label file that it has.
+
+    Raises FileNotFoundError for a data set without class names, ValueError that lists faults by kind."""
+    faults = Faults()
+    names = read_names(root, faults)
+    labels: dict[Path, list[Path]] = {}
+    for each in listed:
+        if each.path.is_file():
+            label = label_of(each.path)
+            labels[each.path] = [label] if os.path.lexists(label) else []
+        else:
+            faults.add("listed image is not there", each.where, f"{each.path} is not there", each.line)
+    found = _read(folder, labels, names, faults)
+    faults.refuse()
+    unlabelled = sum(not each for each in labels.values())
+    return LabelledImages(folder, names.categories, found, unlabelled, faults.problems)
+
+
+def _read(
+    folder: Path, labels: Mapping[Path, Sequence[Path]], names: YoloNames, faults: Faults
+) -> list[LabelledImage]:
+    """labels: label files, at most one but for a fault, by the image's path, which is below `folder`."""
+    found: list[LabelledImage] = []
+    taken: dict[Path, Path] = {}
+    """By a label file: its first image."""
+    with track(len(labels), "import", images_per_unit=1) as progress:
+        for path, own in labels.items():
+            label = only_one(own, faults) if own else None
+            if own and (first := taken.setdefault(own[0], path)) != path:
+                text = f"labels of two images, {first} and {path}"
+                faults.add("one label file of several images", own[0], text)
+            if (size := picture_size(path, faults)) is not None:
+                objects = list(_objects(label, size, names, faults)) if label is not None else []
+                found.append(LabelledImage(path.relative_to(folder).as_posix(), *size, objects))
+            progress.advance()
+    return found
 
 
 def _folders(

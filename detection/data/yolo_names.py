@@ -13,6 +13,7 @@ import yaml
 from backbones.files import read_text
 from backbones.words import clipped
 from detection.data.labels import Faults
+from detection.data.yolo_lists import ListedImage, common_folder, listed_images
 from runtime.pictures import entries
 from runtime.yaml_files import compose
 
@@ -48,11 +49,19 @@ def read_names(root: Path, faults: Faults) -> YoloNames:
     )
 
 
-def named_folders(root: Path) -> dict[str, tuple[Path, Path]]:
-    """Folders of images and of labels that the YAML file names, by role, `train`, `val` and perhaps `test`.
+class Named(NamedTuple):
+    """Folders of images and of their labels; or, where images are listed, what they are all below, twice."""
 
-    Empty unless it names folders for the first two that are there: many files hold another machine's paths.
-    Raises ValueError for lists of images, and for a data.yaml that cannot be read."""
+    images: Path
+    labels: Path
+    listed: tuple[ListedImage, ...] = ()
+
+
+def named_parts(root: Path) -> dict[str, Named]:
+    """What the YAML file names, by role, `train`, `val` and perhaps `test`.
+
+    Empty unless it names places for the first two that are there: many files hold another machine's paths.
+    Raises ValueError for a list that cannot be read, and for a data.yaml that cannot be read."""
     for path in _yaml_files(root):
         try:
             content = _mapping(path)
@@ -65,21 +74,39 @@ def named_folders(root: Path) -> dict[str, tuple[Path, Path]]:
         found = {}
         for role, keys in {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}.items():
             node = next((content[key] for key in keys if key in content), None)
-            if node is not None and (folder := _named_folder(path, role, node, content.get("path"))):
-                found[role] = (folder, _labels_of(folder))
+            if node is not None and (part := _named_part(path, role, node, content.get("path"))):
+                found[role] = part
         if "train" in found and "val" in found:
             return found
     return {}
 
 
-def _named_folder(path: Path, role: str, node: yaml.Node, base: yaml.Node | None) -> Path | None:
+def _named_part(path: Path, role: str, node: yaml.Node, base: yaml.Node | None) -> Named | None:
+    """None where nothing that is named is there. Raises ValueError where only some of it is."""
+    nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    bases = [*([path.parent / _text(base)] if base is not None else []), path.parent]
+    places = {_text(each): _place(_text(each), bases) for each in nodes}
+    there = [place for place in places.values() if place is not None]
+    if not there:
+        return None
+    if missing := [name for name, place in places.items() if place is None]:
+        raise ValueError(f"{path}: {role} names {clipped(missing[0])}, and no such folder or list is there")
+    if len(there) == 1 and there[0].is_dir():
+        return Named(there[0], _labels_of(there[0]))
+    listed = listed_images(there, next((folder for folder in bases if folder.is_dir()), path.parent))
+    return Named(folder := common_folder(listed), folder, listed)
+
+
+def _place(name: str, bases: Sequence[Path]) -> Path | None:
     """As Ultralytics finds it: below `path` or the file, Roboflow's `../` taken for `./`."""
-    text = _text(node)
-    if isinstance(node, yaml.SequenceNode) or text.lower().endswith(".txt"):
-        raise ValueError(f"{path}: {role} = {clipped(text)[1:-1]}, expected a folder; lists are not read")
-    bases = [path.parent, *([path.parent / _text(base)] if base is not None else [])]
-    places = [around / name for name in (text, text.removeprefix("../")) for around in reversed(bases)]
-    return next((place for place in places if text and "\0" not in text and place.is_dir()), None)
+    if not name or "\0" in name:
+        return None
+    places = [around / each for each in (name, name.removeprefix("../")) for around in bases]
+    return next((place for place in places if place.is_dir() or _is_list(place)), None)
+
+
+def _is_list(path: Path) -> bool:
+    return path.suffix.lower() == ".txt" and path.is_file()
 
 
 def _labels_of(images: Path) -> Path:

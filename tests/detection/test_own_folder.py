@@ -72,6 +72,21 @@ def yolo_by_yaml(root):
     put(root / "data.yaml", "path: ../elsewhere\ntrain: images/a\nval: images/b\nnames: {0: cat}\n")
 
 
+def yolo_by_lists(root):
+    """As COCO for YOLO has them: labels of all images lie together."""
+    yolo(root, "set/images", "set/labels")
+    put(root / "set/train.txt", "\n".join(f"./images/{name}" for name in NAMES[:7]))
+    put(root / "set/lists/val.txt", "\n".join([f"images/{name}" for name in NAMES[7:9]]) + "\n\n")
+    lists = "path: set\ntrain: train.txt\nval: lists/val.txt\ntest: no.txt\nnames: [cat]\n"
+    put(root / "data.yaml", lists)
+
+
+def yolo_by_several_folders(root):
+    yolo_parts(root, {(f"images/{part}", f"labels/{part}"): NAMES[:4] for part in "abc"})
+    put(root / "more.txt", str(root / "images/c" / NAMES[0]))
+    put(root / "data.yaml", "train: [images/a, images/b]\nval:\n- more.txt\nnames: [cat]\n")
+
+
 def roboflow_yolo(root):
     yolo_parts(root, {(f"{part}/images", f"{part}/labels"): NAMES[:2] for part in ("train", "valid", "test")})
     put(
@@ -147,6 +162,18 @@ LAYOUTS = {
         "YOLO layout: trained on train (6 images), scored on val (2 images); 1 class",
         6,
         2,
+    ),
+    "YOLO, lists in data.yaml": (
+        yolo_by_lists,
+        "YOLO layout: trained on train (7 images), scored on val (2 images); 1 class",
+        7,
+        2,
+    ),
+    "YOLO, several folders in data.yaml": (
+        yolo_by_several_folders,
+        "YOLO layout: trained on train (8 images), scored on val (1 image); 1 class",
+        8,
+        1,
     ),
     "Roboflow, YOLO": (
         roboflow_yolo,
@@ -291,13 +318,40 @@ def test_parts_that_cannot_be_told_apart_are_refused(tmp_path):
     )
 
 
-def test_lists_in_data_yaml_are_refused(tmp_path):
-    yolo(root := tmp_path / "photos")
-    put(root / "data.yaml", "train: train.txt\nval: val.txt\nnames: [cat]\n")
-    with pytest.raises(
-        ValueError, match=r"data.yaml: train = train.txt, expected a folder; lists are not read"
-    ):
+def test_an_image_that_a_list_names_twice_counts_once_and_a_changed_list_is_read_again(tmp_path):
+    yolo_by_lists(root := tmp_path / "photos")
+    path = root / "set/lists/val.txt"
+    put(path, f"images/{NAMES[7]}\n../images/{NAMES[7]}\n{root}/set/images/{NAMES[7]}\n")
+    assert opened(root)[1][0].file_names.tolist() == [NAMES[7]]
+    put(path, f"images/{NAMES[8]}")
+    assert opened(root)[1][0].file_names.tolist() == [NAMES[8]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("set/train.txt", "./images/no.png", "photos/set/train.txt:1: {root}/set/images/no.png is not there"),
+        ("set/train.txt", "\nimages/a.mp4", "set/train.txt:2: 'images/a.mp4' is not the name of an image"),
+        ("set/train.txt", " \n", "set/train.txt: no images"),
+        (
+            "data.yaml",
+            "path: set\ntrain: [images, no.txt]\nval: lists/val.txt\nnames: [cat]",
+            "data.yaml: train names 'no.txt', and no such folder or list is there",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_list_is_told_by_file_and_line(name, content, message, tmp_path):
+    yolo_by_lists(root := tmp_path / "photos")
+    put(root / name, content)
+    with pytest.raises(ValueError) as error:
         opened(root)
+    assert message.format(root=root) in str(error.value)
+
+
+def test_lists_of_another_machine_leave_the_folders_as_they_are(tmp_path, caplog):
+    yolo(root := tmp_path / "photos")
+    put(root / "data.yaml", "train: /home/joe/train.txt\nval: /home/joe/val.txt\nnames: [cat]\n")
+    assert len(opened(root)[0][0]) == 8
 
 
 def test_keys_of_other_data_are_refused():

@@ -32,6 +32,7 @@ from classification.mistakes import read_mistakes
 from detection.data.annotations import read_coco
 from detection.data.voc_labels import read_voc
 from detection.data.yolo_labels import read_yolo
+from detection.data.yolo_lists import listed_images
 from detection.evaluation.curves import read_curves
 from detection.evaluation.results_file import read_results
 from pipeline.results import Results
@@ -233,6 +234,11 @@ TARGETS: Mapping[str, Target] = {
         lambda: [b"names: [cat, dog]\nnc: 2\n", b"names:\n  0: cat\n  1: dog\n"],
         lambda path: read_yolo(path.parent, None),
         yolo_folder,
+    ),
+    "yolo_list": Target(
+        "train.txt",
+        lambda: [b"./images/a.png\nimages/a.png\n\n/elsewhere/b.jpg\n"],
+        lambda path: listed_images([path], path.parent),
     ),
     "yolo_classes": Target(
         "classes.txt",
