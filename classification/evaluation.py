@@ -13,7 +13,6 @@ from lightning.pytorch.loggers import Logger
 
 from backbones import weights
 from backbones.base import Classifier
-from backbones.files import write_json
 from backbones.image_transforms import normalise
 from backbones.metadata import read_metadata
 from backbones.spec import Preprocessing
@@ -27,7 +26,7 @@ from classification.mistakes import MATRIX_CLASSES, PAIRS, Mistakes, find_mistak
 from classification.predictions import Predictions
 from runtime.device import resolve_device
 from runtime.finite import NonFiniteError
-from runtime.folder import record_evaluation
+from runtime.folder import finish_evaluation, record_evaluation
 from runtime.loading import ResumableLoader
 from runtime.progress import track
 from runtime.stage import evaluation_folder, evaluation_loggers
@@ -60,11 +59,11 @@ def _run(config: EvaluateConfig, device: torch.device, folder: Path | None) -> d
     print(json.dumps(content, indent=2))
     if folder is not None:
         mistakes = find_mistakes(predictions, images)
-        write_json(folder / "metrics.json", content)
         record_evaluation(folder, config)
         write_mistakes(folder, mistakes)
         with evaluation_loggers(config, folder, config.split, metrics) as loggers:
             log_mistakes(loggers, mistakes, per_class, config.split)
+        finish_evaluation(folder, content)
     return content
 
 

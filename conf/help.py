@@ -131,7 +131,7 @@ HELPS: Mapping[str, Help] = {
         {"data": BOXES},
         (
             *("data.root", "run", "split", "images", "sheets", "epoch", "output", "seed"),
-            *("data.min_sizes", "data.max_size", "data.flip", "data.scale_jitter", "data.color_jitter"),
+            *("data.max_size", "data.flip", "data.scale_jitter", "data.color_jitter"),
         ),
     ),
     "detection_evaluate": Help(

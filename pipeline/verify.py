@@ -3,8 +3,9 @@
     python -m pipeline.verify DIR
 
 Compares every file of a chain, or of one stage, with the SHA-256 that was recorded when the run finished, and
-follows the links: detector, backbone, genotype, child in the ledger, split of the images. The input files of
-a single stage are looked for where its configuration says. A line that starts with `DIFFERS` or `MISSING`
+follows the links: detector, backbone, genotype, child in the ledger, split of the images; `init`, `continues`
+and what an evaluation scored as well. The input files of a single run are looked for where its configuration
+says. A line that starts with `DIFFERS` or `MISSING`
 names a file; one with `unknown` says what could not be checked. Exit code 0: all was checked and is as
 recorded; 1: something differs, is missing, or was never recorded.
 """
@@ -17,16 +18,20 @@ from typing import Any, NamedTuple
 from backbones.arguments import documented_parser
 from backbones.files import read_json, real_path
 from backbones.genotype import Genotype
-from backbones.metadata import read_metadata
+from backbones.metadata import read_metadata, stored_kind
 from backbones.words import counted, printable, told
 from runtime.digests import FILE, digest, files_of, read_digests, record
+from runtime.folder import EVALUATION
 from runtime.yaml_files import read_mapping
 from search.ledger.located import located
 from search.ledger.reader import LEDGER, read_children, read_fact
 
+CONFIG = "config.yaml"
 STAGES = ("search", "classification", "detection")
-PRODUCTS = {"backbone.weights": "detector.safetensors", "backbone.name": "backbone.safetensors"}
-"""Keys of a configuration that name a file of the stage before: what a stage makes of that file."""
+INPUTS = ("backbone.weights", "backbone.name", "init", "continues", "weights", "predictions")
+"""Keys of a configuration that may name a file of another run, which this one began with."""
+PRODUCTS = ("detector.safetensors", "backbone.safetensors", "metrics.json")
+"""What a run makes of such a file; the first that is there. The last one is an evaluation's."""
 BROKEN = (OSError, ValueError, LookupError, TypeError, RecursionError)
 """What readers raise for a file that is not what it should be."""
 
@@ -54,7 +59,7 @@ class Verification:
         inside = [path.parent for path in folder.glob("*/config.yaml")] if folder.is_dir() else []
         inside.sort(key=lambda run: (STAGES.index(run.name) if run.name in STAGES else -1, run.name))
         if not inside and not (folder / "config.yaml").exists() and not (folder / FILE).exists():
-            raise FileNotFoundError(f"{folder}: no run, expected config.yaml in it")
+            raise FileNotFoundError(f"{folder}: no run, expected {CONFIG} in it")
         self.runs = [folder, *inside]
 
     def findings(self) -> Iterator[Finding]:
@@ -113,10 +118,12 @@ class Verification:
     def _links(self, run: Path) -> Iterator[Finding]:
         """What one run was made from."""
         try:
-            if (run / "inputs.json").exists() and self._is_whole(run / "inputs.json", run / "config.yaml"):
-                config, inputs = read_mapping(run / "config.yaml", "configuration"), _inputs(run)
-                for key in PRODUCTS.keys() & inputs.keys():
-                    yield from self._input(run, config, key, inputs[key])
+            asked = next((run / name for name in (CONFIG, EVALUATION) if (run / name).exists()), run / CONFIG)
+            if (run / "inputs.json").exists() and self._is_whole(run / "inputs.json", asked):
+                config, inputs = read_mapping(asked, "configuration"), _inputs(run)
+                for key in INPUTS:
+                    if key in inputs:
+                        yield from self._input(run, Path(_value(config, key)), inputs[key])
             if (run / "genotype.json").exists():
                 yield from self._child(run)
             if (run / LEDGER).exists() and self._is_whole(run / LEDGER):
@@ -128,11 +135,11 @@ class Verification:
         """Whether no difference of these files was found: of others there is nothing to follow."""
         return all(self._whole.get(real_path(path), True) for path in paths)
 
-    def _input(self, run: Path, config: Mapping[str, Any], key: str, expected: str) -> Iterator[Finding]:
-        """A stage's product against the file of the stage before."""
-        product, asked = run / PRODUCTS[key], Path(_value(config, key))
-        # In a folder that was copied or renamed the stages still lie side by side.
-        beside = run.parent / asked.parent.name / asked.name
+    def _input(self, run: Path, asked: Path, expected: str) -> Iterator[Finding]:
+        """A run's product against the file of another run that it began with. asked: as it was named."""
+        product = next((run / name for name in PRODUCTS if (run / name).exists()), run / PRODUCTS[0])
+        # In a folder that was copied or renamed the runs still lie side by side.
+        beside = run.parent / _run_of(asked).name / asked.relative_to(_run_of(asked))
         places = [beside, asked, *(each / asked for each in run.absolute().parents)]
         found = {path: digest(path) for path in dict.fromkeys(places) if path.is_file()}
         if not found:
@@ -147,15 +154,17 @@ class Verification:
             return
         cells = self._same_cells(product, source)
         yield Finding("ok", self._name(product), f"{link} (SHA-256 {expected[:12]}…){cells}")
-        if real_path(source.parent) not in {real_path(each) for each in self.runs} and source.parent != run:
-            self.runs.append(source.parent)
-            if (source.parent / "config.yaml").exists():
-                yield from self._digests(source.parent)
-                yield from self._links(source.parent)
+        other = _run_of(source)
+        if real_path(other) not in {real_path(each) for each in self.runs}:
+            self.runs.append(other)
+            if (other / CONFIG).exists():
+                yield from self._digests(other)
+                yield from self._links(other)
 
     def _same_cells(self, product: Path, source: Path) -> str:
         """In words, once both files hold the same genotype. Raises ValueError where they do not."""
-        if not product.is_file() or not self._is_whole(product, source):
+        described = product.suffix == ".safetensors" and source.suffix in (".safetensors", ".json")
+        if not described or not product.is_file() or not self._is_whole(product, source):
             return ""
         own, theirs = _genotype(product), _genotype(source)
         if own is None or theirs is None:
@@ -236,16 +245,22 @@ def _inputs(run: Path) -> dict[str, str]:
     return inputs
 
 
-def _value(config: Mapping[str, Any], key: str) -> str:
-    group, name = key.split(".")
-    return str(config[group][name])
+def _value(config: Any, key: str) -> str:
+    for name in key.split("."):
+        config = config[name]
+    return str(config)
+
+
+def _run_of(path: Path) -> Path:
+    """The folder of the run that a product or a checkpoint is of."""
+    return path.parent.parent if path.suffix == ".ckpt" else path.parent
 
 
 def _genotype(path: Path) -> Any:
     """The cells that a file describes; None where its network has no genotype."""
     if path.suffix == ".json":
         return _cells(Genotype.load(path))
-    network = read_metadata(path, path.stem)["network"]
+    network = read_metadata(path, stored_kind(path) or path.stem)["network"]
     return _cells(Genotype.from_dict(network["genotype"])) if "genotype" in network else None
 
 

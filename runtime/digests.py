@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from backbones.files import read_text, write_atomically
@@ -43,9 +43,13 @@ def files_of(folder: Path, changing: bool = False) -> Iterator[str]:
                 yield path.name
 
 
-def write_last(folder: Path, name: str, content: str) -> None:
-    """Writes the file that marks a finished run and, before it, the digests of all files, itself included."""
-    found = {each: digest(folder / each) for each in files_of(folder) if each != name}
+def write_last(folder: Path, name: str, content: str, files: Collection[str] | None = None) -> None:
+    """Writes the file that marks a finished run and, before it, the digests of all files, itself included.
+
+    files: names of those that are the run's, as far as they are there, in a folder that holds others, too.
+    None: all in it."""
+    own = files_of(folder) if files is None else (each for each in files if (folder / each).is_file())
+    found = {each: digest(folder / each) for each in own if each != name}
     found[name] = hashlib.sha256(content.encode()).hexdigest()
     write_atomically(folder / FILE, _text(found))
     write_atomically(folder / name, content)

@@ -31,6 +31,11 @@ OUTPUT_SUFFIXES = (".out", ".err", ".log")
 """Of files that a shell or SLURM may have put into the folder before the run began."""
 EVALUATION = "evaluation.yaml"
 """What an evaluation was asked for; not config.yaml, which marks the folder of a run that can go on."""
+EVALUATION_FILES = (
+    *(EVALUATION, "inputs.json", "versions.json", "command.txt", "metrics.csv"),
+    *("predictions.json", "curves.json", "mistakes.json"),
+)
+"""What an evaluation may write besides `metrics.json`; its folder may hold anything else."""
 INPUT_SUFFIXES = (".json", ".safetensors", ".ckpt")
 RECORDED_PACKAGES = ("celltransfer", "torch", "torchvision", "lightning", "pycocotools", "numpy", "pillow")
 
@@ -268,12 +273,20 @@ def _stored_config(path: Path) -> dict[str, Any]:
 
 
 def record_evaluation(folder: Path, config: Any) -> None:
-    """Writes what an evaluation was asked for, its command line and versions beside its figures.
+    """Writes what an evaluation was asked for, its command line and versions, and what it began with.
 
-    config: its root dataclass. A report reads them."""
-    write_atomically(folder / EVALUATION, yaml.safe_dump(plain(config), sort_keys=False))
+    config: its root dataclass. A report reads them. The digests of an evaluation before go."""
+    digests.forget(folder)
+    asked = plain(config)
+    write_atomically(folder / EVALUATION, yaml.safe_dump(asked, sort_keys=False))
+    write_json(folder / "inputs.json", input_digests(asked))
     write_json(folder / "versions.json", versions())
     write_atomically(folder / "command.txt", command_line() + "\n")
+
+
+def finish_evaluation(folder: Path, content: Mapping[str, Any]) -> None:
+    """Writes `metrics.json` and, before it, the digests of the evaluation's files; to be called last."""
+    digests.write_last(folder, "metrics.json", json_text(content), EVALUATION_FILES)
 
 
 def plain(config: Any) -> Any:

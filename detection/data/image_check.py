@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +13,11 @@ from PIL import Image
 from backbones.pictures import lies_on_its_side
 from classification.file_check import check_file
 from runtime.pictures import read
+from runtime.progress import track
 
 CHUNK = 256
 """Files per task of a worker."""
+MOST_WORKERS = 8
 
 
 class Fault(NamedTuple):
@@ -31,6 +34,24 @@ def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Reads the header only. Raises FileNotFoundError, or ValueError for a file that is no image or so large
     that Pillow refuses it (`Image.MAX_IMAGE_PIXELS` twice)."""
     return read(path, lambda image: image.size[::-1] if lies_on_its_side(image) else image.size)
+
+
+def damaged_images(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """What is wrong with the files whose pixels cannot be decoded, by name. Reads all of them.
+
+    Many are read by as many processes as there are cores, at most MOST_WORKERS."""
+    workers = min(os.cpu_count() or 1, MOST_WORKERS) if len(names) > CHUNK else 0
+    paths = [folder / name for name in names]
+    found: dict[str, str] = {}
+    with ExitStack() as stack:
+        progress = stack.enter_context(track(len(names), "decode", images_per_unit=1))
+        pool = stack.enter_context(ProcessPoolExecutor(workers)) if workers else None
+        results = pool.map(check_file, paths, chunksize=CHUNK // 4) if pool else map(check_file, paths)
+        for name, result in zip(names, results, strict=True):
+            if result.problem is not None:
+                found[name] = f"{result.problem}{result.detail and f' ({result.detail})'}"
+            progress.advance()
+    return found
 
 
 def check_images(

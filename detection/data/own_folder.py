@@ -13,22 +13,27 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from backbones.files import existing, read_json, write_json
 from backbones.ranges import KEY, ConfigError
 from backbones.words import counted, printable
 from detection.data.coco_text import split_file
+from detection.data.image_check import damaged_images
 from detection.data.imported import import_labels, write_labels
 from detection.data.labels import child
 from detection.data.layouts import COCO, Layout, Part, recognise
-from detection.data.subsets import draw_fraction, merge, write
+from detection.data.subsets import Merged, draw_fraction, merge, write
 from detection.data.yolo_labels import read_listed_yolo
 from detection.data.yolo_lists import label_of
 from runtime.cache import cache_folder, write_folder
 from runtime.pictures import entries, is_folder, is_image, walk
+from runtime.problems import SHOWN
 
 log = logging.getLogger(__name__)
 
-WRITER = 1
+WRITER = 2
 """Version of what this file writes; part of the digest."""
 MADE = "made.json"
 """In a converted folder: how it was made, written last."""
@@ -91,21 +96,53 @@ def _convert(layout: Layout, train: Part, val: Part | None, drawn: _Drawn, folde
     """Writes `train.json`, `val.json` and how they were made."""
     paths = {name: folder / f"{name}.json" for name in ("train", "val")}
     if val is not None:
-        _import(layout, train, paths["train"])
-        _import(layout, val, paths["val"])
+        lost = []
+        for part, path in ((train, paths["train"]), (val, paths["val"])):
+            merged = merge([_import(layout, part, path)])
+            whole = _whole(merged, part.images)
+            if not whole.all():
+                write(merged, whole, path, f"{part.name} of {printable(layout.root.name)}")
+            lost += _names(merged, ~whole)
         how = _told(layout, train, val, paths["train"], paths["val"])
     else:
         source = train.labels if layout.kind == COCO else _import(layout, train, folder / "whole.json")
         merged = merge([source])
+        whole = _whole(merged, train.images)
+        lost = _names(merged, ~whole)
         chosen = draw_fraction(merged, drawn.fraction, drawn.seed, stratify=True)
         how = (
             f"{_name(layout)}, no split: {100 * drawn.fraction:g} % drawn for validation by seed "
-            f"{drawn.seed} ({int(chosen.sum())} of {counted(len(chosen), 'image')}); "
+            f"{drawn.seed} ({int((chosen & whole).sum())} of {counted(int(whole.sum()), 'image')}); "
             f"{counted(len(merged.categories), 'class', 'classes')}"
         )
-        for name, part in (("train", ~chosen), ("val", chosen)):
-            write(merged, part, paths[name], f"{name} of {printable(layout.root.name)}: {how}")
+        for name, drawn_part in (("train", ~chosen), ("val", chosen)):
+            description = f"{name} of {printable(layout.root.name)}: {how}"
+            write(merged, drawn_part & whole, paths[name], description)
+    if lost:
+        more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
+        how += f"; damaged and left out: {printable(', '.join(lost[:SHOWN]))}{more}"
     write_json(folder / MADE, {"told": how, "from": str(layout.root.absolute())})
+
+
+def _whole(merged: Merged, folder: Path) -> NDArray[np.bool_]:
+    """Which images can be decoded; the others, which would end a training at some step, are told.
+
+    Raises ValueError where none can."""
+    names = _names(merged, np.ones(len(merged.images), bool))
+    damaged = damaged_images(folder, names)
+    for name, problem in damaged.items():
+        log.warning("%s: %s: left out", folder / name, problem)
+    if len(damaged) == len(names):
+        raise ValueError(f"{folder}: none of {counted(len(names), 'image')} can be decoded")
+    return np.array([name not in damaged for name in names])
+
+
+def _names(merged: Merged, chosen: NDArray[np.bool_]) -> list[str]:
+    return [
+        str(image["file_name"])
+        for image, wanted in zip(merged.images, chosen.tolist(), strict=True)
+        if wanted
+    ]
 
 
 def _import(layout: Layout, part: Part, output: Path) -> Path:

@@ -79,7 +79,7 @@ def read_listed_yolo(root: Path, folder: Path, listed: Sequence[ListedImage]) ->
     names = read_names(root, faults)
     labels: dict[Path, list[Path]] = {}
     for each in listed:
-        if each.path.is_file():
+        if os.path.isfile(each.path):  # False for a name that is too long, too
             label = label_of(each.path)
             labels[each.path] = [label] if os.path.lexists(label) else []
         else:

@@ -62,6 +62,6 @@ def _in_list(path: Path, root: Path) -> list[ListedImage]:
         if "\0" in name or not is_image(name):
             raise ValueError(f"{path}:{number}: {clipped(name)} is not the name of an image")
         beside, below = (Path(os.path.normpath(folder / name)) for folder in (path.parent, root))
-        place = beside if name.startswith("./") or not below.is_file() else below
+        place = beside if name.startswith("./") or not os.path.isfile(below) else below
         found.append(ListedImage(place, path, number))
     return found

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from lightning.pytorch.loggers import Logger
 
-from backbones.files import write_json
 from backbones.words import counted
 from detection.data.annotations import CocoAnnotations, read_split
 from detection.data.images import DetectionImages, collate, open_split
@@ -27,7 +26,7 @@ from detection.evaluation.trackers import log_curves, log_examples
 from runtime.device import resolve_device
 from runtime.digests import digest
 from runtime.distributed import gather, rank, world
-from runtime.folder import record_evaluation
+from runtime.folder import finish_evaluation, record_evaluation
 from runtime.launch import launched_by_torchrun, launched_rank
 from runtime.loading import ResumableLoader
 from runtime.progress import track
@@ -133,7 +132,7 @@ def _run(config: EvaluateConfig, folder: Path | None) -> dict[str, Any]:
         log.warning("%s has no annotations: no metrics, predictions only", coco.path)
     print(json.dumps(content, indent=2))
     if folder is not None:
-        write_json(folder / "metrics.json", content)
+        finish_evaluation(folder, content)
     return content
 
 

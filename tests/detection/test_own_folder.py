@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -386,3 +387,28 @@ def test_training_evaluation_resume_and_report_see_the_same_split(tmp_path, caps
     page = write_report(tmp_path / "run").read_text()
     assert f"data=folder data.root={root}" in page
     assert page.count('<img class="sheet" src="data:image/jpeg;base64,') == 1
+
+
+def cut_off(root, name):
+    path = next(root.rglob(name))
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+@pytest.mark.parametrize("make", [voc, yolo_by_lists, coco_whole], ids=lambda make: make.__name__)
+def test_a_damaged_photograph_is_left_out_and_told_before_training(make, tmp_path, caplog):
+    make(root := tmp_path / "photos")
+    cut_off(root, NAMES[0])
+    with caplog.at_level("INFO"):
+        train, val = opened(root)
+    left = [Path(name).name for split in (train, val) for name in split[0].file_names]
+    assert sorted(left) == NAMES[1 : 9 if make is yolo_by_lists else 10]
+    assert [message for message in caplog.messages if f"{NAMES[0]}: truncated or damaged image (" in message]
+    assert re.search(rf"1 class; damaged and left out: (images/)?{NAMES[0]}$", caplog.messages[-1])
+
+
+def test_photographs_of_which_none_can_be_decoded_are_refused(tmp_path):
+    voc(root := tmp_path / "photos", names=NAMES[:2])
+    for name in NAMES[:2]:
+        cut_off(root, name)
+    with pytest.raises(ValueError, match="images: none of 2 images can be decoded"):
+        opened(root)
