@@ -113,7 +113,7 @@ def convert_weights(args: argparse.Namespace) -> None:
     elif args.source == "timm":
         from backbones.timm_backbone import pretrained_state_dict
 
-        state_dict = pretrained_state_dict("nasnetalarge")
+        state_dict = pretrained_state_dict("nasnetalarge", "give them by --checkpoint FILE")
     else:
         raise ValueError(
             f"--source {args.source} downloads nothing: give its state dict with --checkpoint FILE"

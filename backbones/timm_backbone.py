@@ -7,7 +7,8 @@ import copy
 import difflib
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,21 +34,53 @@ _REFUSALS = (
 )
 """What networks of timm raise for arguments that they do not know or cannot be built with."""
 
+REACHED_SECONDS = 5.0
+"""Longest wait for an answer of the host of timm's weights."""
+
 log = logging.getLogger(__name__)
 
 
-def pretrained_state_dict(name: str) -> dict[str, Tensor]:
+def pretrained_state_dict(name: str, otherwise: str) -> dict[str, Tensor]:
     """The released weights of a network of timm, from timm's cache or over the network.
 
-    Raises OSError that says that there is no copy to be had.
+    Raises OSError that says that there is no copy to be had, and what to do `otherwise`.
     """
     try:
-        return timm.create_model(name, pretrained=True).state_dict()
+        with _without_retries() as reachable:
+            return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # each of timm's ways to a file has errors of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
-        raise OSError(
-            f"the weights of timm's {name} could not be downloaded ({reason}): give them by --checkpoint FILE"
-        ) from error
+        if not reachable:
+            reason = "they are not in its cache, and its host cannot be reached"
+        raise OSError(f"the weights of timm's {name} cannot be had ({reason}): {otherwise}") from error
+
+
+def pretrained(name: str, otherwise: str) -> "TimmBackbone":
+    """`timm/` and a network of timm, with its released weights. Raises as `pretrained_state_dict` does, and
+    ValueError for a name that timm does not know."""
+    net = TimmBackbone(TimmSpec.from_name(name))
+    net.body.load_state_dict(pretrained_state_dict(net.spec.timm, otherwise))
+    return net.eval()
+
+
+@contextmanager
+def _without_retries() -> Iterator[bool]:
+    """Gives whether the host of timm's weights answers. Where it does not, only the cache is looked at:
+    its client would try each file six times, which takes minutes."""
+    from huggingface_hub import constants, get_session
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        reachable = not before
+        if reachable:
+            get_session().head(constants.ENDPOINT, timeout=REACHED_SECONDS)
+    except Exception:  # of whatever client the package uses
+        reachable = False
+    try:
+        constants.HF_HUB_OFFLINE = not reachable
+        yield reachable
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 class TimmBackbone(Classifier):

@@ -204,8 +204,9 @@ class ClassificationConfig:
     data: ImageDataConfig
     backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig(name="nasnet_a_cifar"))
     init: str | None = None
-    """A backbone.safetensors to start from. It brings its network and preprocessing, in place of `backbone`,
-    `data.mean` and `data.std`. Rows of classes of equal names are kept, those of others start fresh."""
+    """A backbone.safetensors, or timm/NAME, a network of timm with its released weights, to start from. It
+    brings its network and preprocessing, in place of `backbone`, `data.mean` and `data.std`. Rows of classes
+    of equal names are kept, those of others start fresh."""
     continues: str | None = None
     """Folder of a finished run whose last state this run begins with; it has the same configuration, but for
     its length. None: what the run in `run_dir` says."""

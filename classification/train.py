@@ -35,6 +35,7 @@ from runtime.best import BestFigure
 from runtime.finite import NonFiniteError
 from runtime.folder import RunFolder
 from runtime.loading import ResumableLoader, training_loader
+from runtime.named_weights import weights_file
 from runtime.progress_callback import ProgressCallback
 from runtime.stage import Stage, log_metrics, seed_process
 from runtime.steps import log_rate
@@ -58,6 +59,8 @@ def run(config: ClassificationConfig) -> dict[str, Any]:
     Of several processes the first one writes and returns that, the others return nothing.
     Raises ValueError or FileNotFoundError for anything wrong with data, network or folder, before training.
     """
+    if config.init is not None:
+        config = replace(config, init=weights_file(config.init, "init"))
     return STAGE.run(STAGE.meant(config), _train)
 
 

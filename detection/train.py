@@ -30,6 +30,7 @@ from runtime.distributed import broadcast_buffers, rank
 from runtime.folder import RunFolder
 from runtime.growth import run_of
 from runtime.loading import training_loader
+from runtime.named_weights import weights_file
 from runtime.progress_callback import ProgressCallback
 from runtime.stage import Stage, log_metrics, seed_process
 from runtime.steps import log_rate
@@ -57,6 +58,10 @@ def run(config: DetectionConfig) -> dict[str, Any]:
     Of several processes the first one writes and returns that, the others return nothing.
     Raises ValueError or FileNotFoundError for anything wrong with data, backbone or configuration, before
     anything is written."""
+    source = config.backbone
+    if source.weights is not None:
+        weights = weights_file(source.weights, "backbone.weights")
+        config = replace(config, backbone=replace(source, weights=weights))
     config = STAGE.meant(config)
     content = STAGE.run(config, _train)
     best = Path(config.run_dir) / BEST

@@ -23,6 +23,7 @@ MAY_IMPORT = {
 OPTIONAL = {
     "sklearn": ("classification/data.py", "search/table/surrogate.py"),
     "timm": ("backbones/timm_models.py", "backbones/timm_backbone.py", "backbones/timm_resnet_cifar.py"),
+    "huggingface_hub": ("backbones/timm_backbone.py",),
     "ray": ("search/executors/ray_cluster.py", "search/executors/ray_connection.py"),
     "onnx": ("backbones/onnx_graph.py",),
     "onnxruntime": ("backbones/export.py", "detection/deployment/program.py"),

@@ -19,8 +19,8 @@ class BackboneSource:
     None: what the name says."""
 
     weights: str | None = None
-    """A backbone.safetensors, which brings its architecture and its preprocessing; or a detector.safetensors,
-    whose backbone is taken."""
+    """A backbone.safetensors, which brings its architecture and its preprocessing; a detector.safetensors,
+    whose backbone is taken; or timm/NAME, a network of timm with its released weights."""
     from_scratch: bool = False
     """Take the architecture of `weights` and leave its weights: the control of a transfer experiment."""
     name: str | None = None

@@ -303,4 +303,7 @@ def test_an_evaluation_may_be_repeated_into_its_own_folder_and_leaves_no_lock(di
     config = EvaluateConfig(weights=str(digits_file), data=DIGITS, device="cpu", output=str(tmp_path / "out"))
     assert run(config) == run(config)
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"metrics.json", "mistakes.json", "evaluation.yaml", "command.txt", "versions.json"}
+    assert written == {
+        *("metrics.json", "mistakes.json", "evaluation.yaml", "command.txt", "versions.json", "inputs.json"),
+        "SHA256SUMS",
+    }

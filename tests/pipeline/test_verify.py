@@ -197,3 +197,51 @@ def test_what_an_older_version_finished_can_be_recorded(chain, capsys):
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
     assert main([str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"{tmp_path}: no run, expected config.yaml in it\n"
+
+
+def test_an_evaluation_is_verified_with_the_weights_that_it_scored(chain, tmp_path, capsys):
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "mine.txt").write_text("not of the evaluation")
+    words = ["weights=copy/classification/backbone.safetensors", "data=digits", "data.test_limit=40"]
+    for _ in range(2):  # a repeated one has digests of its own
+        done = run_here("classification.evaluate", *words, "output=scores", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    recorded = read_digests(tmp_path / "scores")
+    assert {"metrics.json", "evaluation.yaml", "inputs.json", "mistakes.json"} < recorded.keys()
+    assert "mine.txt" not in recorded
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert main(["scores"]) == 0
+        assert f"metrics.json: from {words[0].removeprefix('weights=')} (SHA-256" in capsys.readouterr().out
+        for name in recorded:
+            before = (path := tmp_path / "scores" / name).read_bytes()
+            flip(path, len(before) // 2, 1)
+            assert name in {each.where for each in findings(tmp_path / "scores", "DIFFERS")}
+            path.write_bytes(before)
+        flip(chain / "classification" / "backbone.safetensors", -1, 1)
+        assert "metrics.json" in {each.where for each in findings(tmp_path / "scores", "DIFFERS")}
+
+
+def test_a_run_is_followed_to_the_one_that_it_grew_from_and_that_to_its_first_weights(chain, tmp_path):
+    words = ["classification", "data=digits", "data.train_limit=64", "data.test_limit=40", "run_dir=fine"]
+    words += ["init=copy/classification/backbone.safetensors", "recipe.batch_size=32", "logger=csv"]
+    for epochs in (1, 2):
+        done = run_here(*words, f"recipe.epochs={epochs}", "trainer.threads=1", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        found = findings(tmp_path / "fine-2-epochs")
+        assert [each for each in found if each.level not in ("ok", "note")] == []
+        links = {(each.where, each.text.split(" (SHA")[0]) for each in found if "from " in each.text}
+        fine, classifier = tmp_path / "fine", "copy/classification/backbone.safetensors"
+        assert {
+            ("backbone.safetensors", f"from {fine}/checkpoints/last.ckpt"),
+            ("backbone.safetensors", f"from {classifier}"),
+            (f"{fine}/backbone.safetensors", f"from {classifier}"),
+        } < links
+        flip(fine / "checkpoints" / "last.ckpt", -1, 1)
+        (wrong, *_) = findings(tmp_path / "fine-2-epochs", "DIFFERS")
+        assert (wrong.where, wrong.text[: wrong.text.index(",")]) == (
+            "backbone.safetensors",
+            f"from {fine}/checkpoints/last.ckpt",
+        )
