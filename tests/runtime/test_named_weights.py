@@ -73,8 +73,8 @@ def test_without_the_host_it_is_refused_at_once_in_one_line(tmp_path):
     assert done.returncode == 1
     path = tmp_path / "cache" / "celltransfer" / "weights" / f"timm-{NAME}.safetensors"
     assert done.stderr.splitlines()[-1] == (
-        f"OSError: the weights of timm's {NAME} cannot be had (they are not in its cache, and its host cannot "
-        f"be reached): fetch them where there is a network, and copy {path} here"
+        f"OSError: the weights of timm's {NAME} cannot be had (they are not in its cache, and its host "
+        f"cannot be reached): fetch them where there is a network, and copy {path} here"
     )
     assert "Retrying" not in done.stderr
     assert not path.exists()
@@ -82,9 +82,9 @@ def test_without_the_host_it_is_refused_at_once_in_one_line(tmp_path):
 
 def test_what_is_neither_a_file_nor_a_name_is_refused_and_files_stay_as_they_are(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(ConfigError, match="^init = cells: no such file; names of weights are timm/NAME, su"):
+    with pytest.raises(ConfigError, match=r"^init = cells: no such file; names of weights are timm/NAME, su"):
         weights_file("cells", "init")
-    with pytest.raises(ValueError, match="timm knows no network 'resnet19': did you mean resnet18"):
+    with pytest.raises(ValueError, match=r"timm knows no network 'resnet19': did you mean resnet18"):
         weights_file("timm/resnet19", "init")
     assert weights_file("no/such.safetensors", "init") == "no/such.safetensors"
     assert list(tmp_path.iterdir()) == []
