@@ -215,6 +215,16 @@ def _tell(config: DetectionConfig, detector: Detector, train: DetectionImages, s
     )
     log.info("%s; learning rate %.4g; %s", config.plan(), recipe.scaled_lr, config.data.size_told("train"))
     log_rate(recipe.lr, recipe.scaled_lr, recipe.images_per_step, recipe.reference_batch_size)
+    every = [
+        counted(number, unit)
+        for number, unit in ((config.validate_every_steps, "step"), (config.validate_every_epochs, "epoch"))
+        if number is not None
+    ]
+    log.info(
+        "each image is seen %.3g times; AP is computed %s",
+        steps * recipe.images_per_step / len(train),
+        f"after every {every[0]} and at the end" if every else "at the end",
+    )
     if still := sum(not p.requires_grad for p in detector.engine.backbone.parameters()):
         log.info("%d tensors of the backbone, up to c%d, stay as loaded", still, config.backbone.freeze_at)
     if not frozen and not config.start.pretrained:

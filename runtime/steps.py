@@ -59,6 +59,8 @@ class StepPlan:
         return images // self.batch_size
 
     def __str__(self) -> str:
+        if self.images_per_pass == self.batch_size:
+            return f"{counted(self.batch_size, 'image')} per step"
         return (
             f"{counted(self.batch_size, 'image')} per step: {counted(self.trainer.devices, 'device')} x "
             f"{counted(self.trainer.num_nodes, 'node')} x "

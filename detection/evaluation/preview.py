@@ -4,6 +4,7 @@ A look at it finds what no figure tells: boxes beside their objects, classes mix
 """
 
 import io
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from detection.data.images import DetectionImages
 from detection.evaluation.draw import draw_boxes
 from detection.evaluation.examples import PREVIEW
 from runtime.tracking import log_images
+
+log = logging.getLogger(__name__)
 
 IMAGES = 8
 """On the sheet, or as many as one batch has where these are more, up to MOST."""
@@ -69,4 +72,5 @@ def write_preview(
     count = min(max(IMAGES, batch_size), MOST)
     drawn = sheet(images, [(0, int(index)) for index in order[:count]])
     write_sheet(path, drawn)
+    log.info("%s: the first images as training sees them, with their boxes", path)
     log_images(loggers, "train/preview", [(drawn, "the first training images, as the detector sees them")])

@@ -19,7 +19,8 @@ def test_the_images_of_a_step_are_shared_out_evenly():
     plan = StepPlan(48, accumulate=2, trainer=TrainerConfig(devices=4, num_nodes=3))
     assert (plan.trainer.processes, plan.images_per_pass) == (12, 2)
     assert str(plan) == "48 images per step: 4 devices x 3 nodes x 2 accumulated batches of 2"
-    assert str(StepPlan(1)) == "1 image per step: 1 device x 1 node x 1 accumulated batch of 1"
+    assert str(StepPlan(1)) == "1 image per step"
+    assert str(StepPlan(4, 2)) == "4 images per step: 1 device x 1 node x 2 accumulated batches of 2"
     with pytest.raises(ConfigError) as refusal:
         StepPlan(10, accumulate=5, trainer=TrainerConfig(devices=4))
     assert str(refusal.value) == (
