@@ -153,6 +153,8 @@ class RunFolder:
         changes = differences(known, asked, free)
         began_with = self._stored_inputs(inputs)
         before = began_with.pop(DATA, None)
+        if asked.get("continues") and not Path(asked["continues"]).exists():  # which is no longer needed
+            began_with.pop("continues", None)
         changes += [f"{line} (content)" for line in differences(began_with, inputs, may_change)]
         if data is not None and before is not None:  # runs of earlier versions do not have it
             changes += [f"{line} (images or labels)" for line in differences(before, data, prefix=DATA)]

@@ -5,10 +5,10 @@ training lasts, and the rate of each of its steps is that of a run of the new le
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -27,12 +27,19 @@ MEASURES = {"recipe.steps": "step", "recipe.epochs": "epoch"}
 """Keys that say how long a run is: their unit."""
 
 
-def longer(
-    config: Any, finished: bool, *, stage: str, may_change: Collection[str], length: Collection[str]
-) -> Any:
+class Rules(NamedTuple):
+    """Of a stage. may_change: keys that may change when a run continues. length: those in which a longer run
+    may differ from the finished one."""
+
+    stage: str
+    may_change: tuple[str, ...]
+    length: tuple[str, ...]
+
+
+def longer(config: Any, finished: bool, rules: Rules) -> Any:
     """The configuration of the run that `config` means: itself, or of a new one from a finished one.
 
-    It is a new one where `run_dir` holds a finished run that differs in keys of `length` only and is shorter;
+    It is a new one where `run_dir` holds a finished run that differs in its length only and is shorter;
     its folder lies beside and is named for its length, so that the same command continues it. The folder of
     such a run may be named as well. config: a stage's root dataclass, with a key `continues`. finished: the
     run in `run_dir`."""
@@ -45,10 +52,13 @@ def longer(
     config = replace(config, continues=known.get("continues"))
     if not finished:
         return config
-    changed = {line.partition(": ")[0] for line in folder.changes(config, stage=stage, may_change=may_change)}
+    changed = {
+        line.partition(": ")[0]
+        for line in folder.changes(config, stage=rules.stage, may_change=rules.may_change)
+    }
     asked = plain(config)
     measure = next((key for key in MEASURES if key in changed and _value(asked, key) is not None), None)
-    if measure is None or not changed <= {*length}:
+    if measure is None or not changed <= {*rules.length}:
         return config
     new, old = _value(asked, measure), _value(known, measure)
     if old is not None and new <= old:
@@ -71,15 +81,7 @@ def run_of(checkpoint: Path) -> Path:
     return checkpoint.parent.parent
 
 
-def check_finished(
-    config: Any,
-    trainer: L.Trainer,
-    *,
-    stage: str,
-    may_change: Collection[str],
-    length: Collection[str],
-    data: Mapping[str, Any] | None,
-) -> None:
+def check_finished(config: Any, trainer: L.Trainer, rules: Rules, data: Mapping[str, Any] | None) -> None:
     """Raises ValueError unless `config.continues` is the checkpoint of a finished run that can be longer.
 
     trainer: of the new run. data: digests of the images and labels, which must be the same."""
@@ -87,11 +89,11 @@ def check_finished(
     old = RunFolder(run_of(checkpoint))
     if not (old.path / "config.yaml").exists() or not (old.path / "metrics.json").exists():
         raise ConfigError(
-            f"{KEY}continues = {config.continues} is not the folder of a finished {stage} run; an unfinished "
-            "one goes on with its own run_dir"
+            f"{KEY}continues = {config.continues} is not the folder of a finished {rules.stage} run; an "
+            "unfinished one goes on with its own run_dir"
         )
-    free = (*may_change, *length, "continues")
-    if changes := old.changes(config, stage=stage, may_change=free, data=data):
+    free = (*rules.may_change, *rules.length, "continues")
+    if changes := old.changes(config, stage=rules.stage, may_change=free, data=data):
         raise ValueError(
             f"{old.path} can be continued with another length only; to train on other images or by another "
             "recipe start from its weights: init=FILE. Different are:\n  " + "\n  ".join(changes)

@@ -22,7 +22,7 @@ from celltransfer import program
 from runtime.checkpoints import remove_previous
 from runtime.config import EvaluationConfig
 from runtime.folder import RunFolder, plain
-from runtime.growth import check_finished, longer
+from runtime.growth import Rules, check_finished, longer
 from runtime.launch import launched_rank
 from runtime.owner import owned, owns
 from runtime.random import counter_hash
@@ -53,8 +53,10 @@ class Stage:
         if owns(real_path(Path(config.run_dir)).parent):
             return config
         finished = self.is_finished(Path(config.run_dir))
-        rules = {"stage": self.name, "may_change": self.may_change, "length": self.length}
-        return longer(config, finished, **rules)
+        return longer(config, finished, self._rules())
+
+    def _rules(self) -> Rules:
+        return Rules(self.name, self.may_change, self.length)
 
     def run(self, config: Any, train: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """What `train(config)` returns, or what a finished run's `metrics.json` holds.
@@ -129,9 +131,9 @@ class Stage:
         To be called when all that could be refused has been built: it is the first that writes."""
         if trainer.global_rank:
             return RunFolder(Path(config.run_dir))
-        if self.length and config.continues is not None:
-            rules = {"stage": self.name, "may_change": self.may_change, "length": self.length}
-            check_finished(config, trainer, data=data, **rules)
+        begun = (Path(config.run_dir) / CHECKPOINTS / LAST).exists()
+        if self.length and config.continues is not None and not begun:
+            check_finished(config, trainer, self._rules(), data)
         folder = RunFolder.open(
             config.run_dir, config, stage=self.name, may_change=self.may_change, data=data
         )

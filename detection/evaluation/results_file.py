@@ -3,8 +3,8 @@
 import json
 import logging
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,9 +15,6 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.coco_file import Int64
 from detection.data.elements import UNREAD, Form, Key, finite, finite_box, read_elements, whole
 from runtime.problems import SHOWN, Problem, refuse
-
-if TYPE_CHECKING:
-    from detection.formats import Prediction
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +39,7 @@ RESULT = Form(
 )
 
 
-def to_results(image_id: int, prediction: "Prediction", category_ids: Sequence[int]) -> list[Result]:
+def to_results(image_id: int, prediction: Mapping[str, Any], category_ids: Sequence[int]) -> list[Result]:
     """Detections of one image, boxes in pixels of the stored image, rounded as they will be written.
 
     Raises ValueError for a number that is not finite."""

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-KINDS = {"folder": FolderDataConfig, "scenes": ScenesDataConfig}
+KINDS: Mapping[Any, type[CocoDataConfig]] = {"folder": FolderDataConfig, "scenes": ScenesDataConfig}
 """Of data, by `data.name`; others are COCO's."""
 
 

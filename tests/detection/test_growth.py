@@ -128,6 +128,8 @@ def test_the_same_command_continues_it_and_it_can_be_named_and_grows_itself(
         run(config(new, 4, every=1))
     assert "continuing after step 3 of 4" in caplog.messages
     assert (tmp_path / "run-3-steps-4-steps" / "detector.safetensors").exists()
+    shutil.rmtree(finished)  # which it no longer needs
+    assert run(config(new, 3, every=1)) == done
 
 
 def test_a_run_that_ended_for_want_of_a_better_ap_gets_its_patience_anew(tmp_path, config):
