@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from backbones.words import counted
 from detection.data.annotations import CocoAnnotations
 from detection.evaluation.curves import Curves, curves_of
 from detection.evaluation.results_file import Result
@@ -82,7 +83,7 @@ def evaluate(coco: CocoAnnotations, results: Sequence[Result], evaluator: str = 
         undefined,
         curves_of(scored.eval["precision"][:, :, :, 0, -1], coco.category_names),
     )
-    log.info("%s, %d images: %s", coco.path.name, len(coco), evaluation.summary())
+    log.info("%s, %s, in %%: %s", coco.path.name, counted(len(coco), "image"), evaluation.summary())
     return evaluation
 
 
