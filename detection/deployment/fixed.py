@@ -1,4 +1,4 @@
-"""Detection of one image of a fixed size with no branch on how much is found, as exported programs need it.
+"""Detection of one image with no branch on how much is found, as exported programs need it.
 
 `RegionProposals.select`, `RoIAlignPyramid` and `SecondStage.detect` with fixed counts: boxes without area pad
 what is missing, and a mask tells what is real. Legend: `R` proposals, `K` classes, `D` detections.
@@ -7,18 +7,16 @@ what is missing, and a mask tells what is real. Legend: `R` proposals, `K` class
 from typing import TypedDict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import nms
 
+from detection.deployment.operators import LOWEST, best, crops, kept
+from detection.engines.config import C4_STRIDE
 from detection.engines.torchvision import TorchvisionEngine, TorchvisionFpn
 from detection.engines.torchvision_c4 import TorchvisionC4
 from detection.model import boxes as box_ops
 from detection.model.heads import RoIAlignPyramid, SecondStage
-from detection.model.roi_align import roi_align
 from detection.model.rpn import Proposals, RegionProposals
-
-CANDIDATES = 5000
-"""Detections that enter the last NMS at most, the best; `SecondStage.detect` takes all that it may."""
 
 
 class FixedDetections(TypedDict):
@@ -41,75 +39,78 @@ class FixedDetector(nn.Module):
         super().__init__()
         self.engine = engine
         if isinstance(engine, TorchvisionFpn):
-            engine.box_head.pool = _FixedRoIAlign(engine.box_head.pool)  # type: ignore[assignment]
-        if isinstance(engine, TorchvisionC4):
-            engine.roi_chunk = engine.rpn.config.post_nms_test  # the last cells once in the program
+            engine.box_head.pool = _FixedPyramid(engine.box_head.pool)  # type: ignore[assignment]
 
-    def forward(self, image: Tensor) -> FixedDetections:
-        """image: `[1, 3, H, W]` float32, RGB in 0..1."""
-        size = (image.shape[2], image.shape[3])
-        maps, _ = self.engine.maps([image[0]])
-        proposals = fixed_proposals(self.engine.rpn, self.engine.rpn(maps), size)
-        logits, deltas = self.engine.score(maps, [proposals])
-        return fixed_detections(self.engine.box_head, logits, deltas, proposals, size)
+    def forward(self, image: Tensor, size: Tensor) -> FixedDetections:
+        """image: `[1, 3, H, W]` float32, RGB in 0..1; H and W are multiples of `engine.divisor`.
+        size: `[2]` int64, the height and width of the picture in it; beside that lies padding."""
+        engine = self.engine
+        rows, columns = (torch.arange(side) for side in image.shape[2:])
+        inside = (rows < size[0])[:, None] & (columns < size[1])
+        maps = engine.maps_of(torch.where(inside, (image - engine.mean) / engine.std, 0.0))
+        limits = size.flip(0).repeat(2).float()
+        proposals = fixed_proposals(engine.rpn, engine.rpn(maps), limits)
+        logits, deltas = self._score(maps, proposals)
+        return fixed_detections(engine.box_head, logits, deltas, proposals, limits)
+
+    def _score(self, maps: list[Tensor], proposals: Tensor) -> tuple[Tensor, Tensor]:
+        if not isinstance(self.engine, TorchvisionC4):
+            return self.engine.score(maps, [proposals])
+        first = torch.zeros(proposals.shape[0], dtype=torch.int64)
+        regions, rows = crops(maps, proposals, first, [C4_STRIDE], self.engine.crop_size)
+        return self.engine.box_head.score(self.engine.hidden(regions)[rows])
 
 
-class _FixedRoIAlign(nn.Module):
-    """All boxes are cropped from all levels. From the others than its own a box without area is cropped:
-    it has no samples, so it costs nothing and gives zeros, and the sum is the crop of its own level."""
+class _FixedPyramid(nn.Module):
+    """`RoIAlignPyramid` of one image."""
 
     def __init__(self, pool: RoIAlignPyramid) -> None:
         super().__init__()
         self.size, self.strides, self.first_level = pool.size, pool.strides, pool.first_level
 
     def forward(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """maps: `[1, C, H, W]` per stride. boxes: `[R, 4]` of the one image.
-
-        Returns `[R, C, size, size]` and the row of each box."""
         (every,) = boxes
         last_level = self.first_level + len(self.strides) - 1
         levels = box_ops.pyramid_levels(every, self.first_level, last_level)
-        image = every.new_zeros(len(every), 1)
-        crops = []
-        for level, (feature_map, stride) in enumerate(zip(maps, self.strides, strict=True)):
-            rois = torch.cat([image, torch.where((levels == level)[:, None], every, 0.0)], dim=1)
-            crops.append(roi_align(feature_map, rois, self.size, stride))
-        return torch.stack(crops).sum(dim=0), torch.arange(len(every), device=every.device)
+        return crops(maps, every, levels, list(self.strides), self.size)
 
 
-def fixed_proposals(rpn: RegionProposals, proposals: Proposals, size: tuple[int, int]) -> Tensor:
-    """Best proposals `[R, 4]` of one image, best first, then boxes without area where they are fewer."""
+def fixed_proposals(rpn: RegionProposals, proposals: Proposals, limits: Tensor) -> Tensor:
+    """Best proposals `[R, 4]` of one image, best first, then boxes without area where they are fewer.
+
+    limits: `[4]`, the width, height, width and height of the picture, pixels."""
     config = rpn.config
     boxes, scores, first = [], [], 0
     for count in proposals.level_sizes:
         here = slice(first, first + count)
-        chosen = box_ops.best(proposals.logits[0, here], min(count, config.pre_nms_test))
-        logits = proposals.logits[0, here][chosen]
-        moved = box_ops.decode(
-            proposals.anchors[here][chosen], proposals.deltas[0, here][chosen], rpn.WEIGHTS
-        )
-        moved = box_ops.clip(moved, *size)
+        # As many on each level, so that no shape depends on the image's size.
+        padding = config.pre_nms_test
+        logits = F.pad(proposals.logits[0, here], (0, padding), value=LOWEST)
+        chosen = best(logits, config.pre_nms_test)
+        logits = logits[chosen]
+        rows = chosen.clamp(max=count - 1)
+        moved = box_ops.decode(proposals.anchors[here][rows], proposals.deltas[0, here][rows], rpn.WEIGHTS)
+        moved = _clip(moved, limits)
         good = moved.isfinite().all(dim=1) & logits.isfinite() & box_ops.has_area(moved)
-        kept = _kept(moved, logits, good, config.nms_threshold)
-        boxes.append(torch.where(kept[:, None], moved, 0.0))
-        scores.append(torch.where(kept, logits, _LOWEST))
+        boxes.append(torch.where(good[:, None], moved, 0.0))
+        scores.append(torch.where(good, logits, LOWEST))
         first += count
-    every = torch.cat(scores)
-    return torch.cat(boxes)[box_ops.best(every, min(len(every), config.post_nms_test))]
+    every, objectness = torch.stack(boxes), torch.stack(scores)
+    mask = kept(every, objectness, config.nms_threshold)
+    found = torch.where(mask[:, :, None], every, 0.0).flatten(0, 1)
+    objectness = torch.where(mask, objectness, LOWEST).flatten()
+    if (missing := config.post_nms_test - objectness.shape[0]) > 0:
+        found, objectness = F.pad(found, (0, 0, 0, missing)), F.pad(objectness, (0, missing), value=LOWEST)
+    return found[best(objectness, config.post_nms_test)]
 
 
-_LOWEST = torch.finfo(torch.float32).min
-
-
-def _kept(boxes: Tensor, scores: Tensor, good: Tensor, threshold: float) -> Tensor:
-    """Mask `[R]` of the good boxes that NMS keeps. The others come last there and suppress none of them."""
-    chosen = nms(torch.where(good[:, None], boxes, 0.0), torch.where(good, scores, _LOWEST), threshold)
-    mask = torch.zeros_like(good).scatter(0, chosen, True)
-    return mask & good
+def _clip(boxes: Tensor, limits: Tensor) -> Tensor:
+    """As `boxes.clip`, at a border that is known when the program runs."""
+    return torch.minimum(boxes.clamp(min=0), limits)
 
 
 def fixed_detections(
-    head: SecondStage, logits: Tensor, deltas: Tensor, proposals: Tensor, size: tuple[int, int]
+    head: SecondStage, logits: Tensor, deltas: Tensor, proposals: Tensor, limits: Tensor
 ) -> FixedDetections:
     """logits: `[R, K + 1]`. deltas: `[R, K, 4]`. proposals: `[R, 4]`, those without area are padding."""
     config = head.config
@@ -117,17 +118,12 @@ def fixed_detections(
     scores = logits.softmax(dim=1)
     real = box_ops.has_area(proposals) & boxes.isfinite().all(dim=2).all(dim=1) & scores.isfinite().all(dim=1)
     scores = scores[:, :-1]
-    scores = torch.where(real[:, None] & (scores > config.score_threshold), scores, -1.0).flatten()
-    candidates = box_ops.best(scores, min(scores.shape[0], CANDIDATES))
-    scores = scores[candidates]
-    labels = candidates % deltas.shape[1]
-    boxes = box_ops.clip(boxes, *size).flatten(0, 1)[candidates]
-    # One NMS for all classes: each lies on a plane of its own.
-    apart = labels.to(boxes.dtype)[:, None] * (max(size) + 1)
-    kept = _kept(boxes + apart, scores, scores >= 0, config.nms_threshold)
-    scores = torch.where(kept, scores, -1.0)
-    best = box_ops.best(scores, min(len(scores), config.detections_per_image))
-    boxes, scores, labels = boxes[best], scores[best], labels[best]
+    scores = torch.where(real[:, None] & (scores > config.score_threshold), scores, LOWEST)
+    boxes = torch.where(real[:, None, None], _clip(boxes, limits), 0.0)
+    mask = kept(boxes.transpose(0, 1), scores.t(), config.nms_threshold).t()
+    scores = torch.where(mask, scores, -1.0).flatten()
+    chosen = best(scores, min(scores.shape[0], config.detections_per_image))
+    boxes, scores, labels = boxes.flatten(0, 1)[chosen], scores[chosen], chosen % deltas.shape[1]
     valid = (scores >= 0) & box_ops.has_area(boxes)
     return {
         "boxes": torch.where(valid[:, None], boxes, 0.0),

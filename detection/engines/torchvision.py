@@ -38,9 +38,14 @@ class TorchvisionEngine(Engine):
         logits, deltas = self.score(maps, proposals)
         return self.box_head.detect(logits, deltas, proposals, sizes)
 
-    @abstractmethod
     def maps(self, images: list[Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
-        """Maps `[N, C, H, W]` of the first stage, one or a pyramid of them, and the image sizes."""
+        """Maps of the first stage, see `maps_of`, and the image sizes."""
+        batch, sizes = self._batch(images)
+        return self.maps_of(batch), sizes
+
+    @abstractmethod
+    def maps_of(self, batch: Tensor) -> list[Tensor]:
+        """Maps `[N, C, H, W]` of the first stage, one or a pyramid of them, of normalised, padded images."""
 
     @abstractmethod
     def score(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -81,12 +86,11 @@ class TorchvisionFpn(TorchvisionEngine):
         )
         self.box_head = BoxHead(config.box_head, channels, PYRAMID_STRIDES, num_classes)
 
-    def maps(self, images: list[Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
-        """Maps p2..p6 and the image sizes."""
-        batch, sizes = self._batch(images)
+    def maps_of(self, batch: Tensor) -> list[Tensor]:
+        """Maps p2..p6."""
         features = self.backbone.features(batch)
         pyramid = self.fpn(OrderedDict((name, features[name]) for name in self.names))
-        return list(pyramid.values()), sizes
+        return list(pyramid.values())
 
     def score(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         return self.box_head(maps[:-1], boxes)

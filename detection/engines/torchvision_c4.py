@@ -23,14 +23,12 @@ class TorchvisionC4(TorchvisionEngine):
         self.crop_size = config.box_head.crop_size
         self.roi_chunk = config.roi_chunk
 
-    def maps(self, images: list[Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
+    def maps_of(self, batch: Tensor) -> list[Tensor]:
         """One map, at stride 16. The batch is as large as its largest image, as with Detectron2's C4."""
-        batch, sizes = self._batch(images)
-        return [split_at(self.backbone, C4_STRIDE).trunk(batch)], sizes
+        return [split_at(self.backbone, C4_STRIDE).trunk(batch)]
 
     def score(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         (feature_map,) = maps
-        tail = split_at(self.backbone, C4_STRIDE).tail
         rois = rows(boxes)
         # In training, batch normalisation sees all regions at once.
         chunks = rois.split(len(rois) if self.training else self.roi_chunk)
@@ -39,5 +37,9 @@ class TorchvisionC4(TorchvisionEngine):
         layout = torch.channels_last if like_map else torch.contiguous_format
         feature_map = feature_map.float().contiguous()  # as RoIAlign would make it, once for every chunk
         crops = (roi_align(feature_map, chunk, self.crop_size, C4_STRIDE) for chunk in chunks)
-        hidden = [tail(chunk.contiguous(memory_format=layout)).mean(dim=(2, 3)) for chunk in crops]
+        hidden = [self.hidden(chunk.contiguous(memory_format=layout)) for chunk in crops]
         return self.box_head.score(torch.cat(hidden))
+
+    def hidden(self, crops: Tensor) -> Tensor:
+        """`[R, C]`, what the second stage knows of crops `[R, channels, crop_size, crop_size]`."""
+        return split_at(self.backbone, C4_STRIDE).tail(crops).mean(dim=(2, 3))
