@@ -1,4 +1,4 @@
 """Detectors as programs for other runtimes."""
 
-FORMATS = ("onnx", "torch")
+FORMATS = ("onnx", "openvino", "torch")
 """Of `python -m detection.export`."""

@@ -1,189 +1,158 @@
-"""A detector as one program for other runtimes: PyTorch's exported program, or ONNX.
+"""A detector as one program for other runtimes: ONNX, OpenVINO, or PyTorch's exported program.
 
-It takes `image`, `[1, 3, H, W]` float32, RGB in 0..1 at a fixed size, and gives, best score first, `boxes`
-`[D, 4]` xyxy in its pixels, `scores` `[D]` in 0..1, `labels` `[D]` int64, places among the categories, and
-`valid` `[D]` bool, zeros where it is false; D is `detector.box_head.detections_per_image`. NMS and RoIAlign
-are inside.
+It takes `image`, `[1, 3, H, W]` float32, RGB in 0..1, and `size`, `[2]` int64, the height and width of the
+picture in it, whose top left corner is the image's; beside it lies padding. H and W are any multiples of 32
+(of a detector on one map that looks at squares of one size: that size). It gives, best score first, `boxes`
+`[D, 4]` xyxy in pixels of the image, `scores` `[D]` in 0..1, `labels` `[D]` int64, places among the
+categories, and `valid` `[D]` bool, zeros where it is false; D is `detections_per_image`. Normalisation, NMS
+and RoIAlign are inside.
 
-The file holds `categories` (ids and names) and `input` (height, width, and the sides that the detector was
-trained to look at) as JSON: among ONNX's metadata properties, in a .pt2 as extra files.
+The file says of itself, in JSON by key: `categories` (ids and names), `preprocessing` (`size`, the rule by
+which pictures are resized; `multiple`, of H and W; `channels`; `mean` and `std`, which the program applies),
+`score_threshold`, `detections_per_image`, and `weights`, the SHA-256 of the file that the detector came from.
+They are ONNX's metadata properties, OpenVINO's runtime information under `celltransfer`, and a .pt2's extra
+files `<key>.json`.
 """
 
 import copy
 import json
-import logging
-import os
-import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor, nn
-from torch.export import ExportedProgram
+from numpy.typing import NDArray
+from torch.export import Dim, ExportedProgram
 
-from backbones.formats import check_export
+from backbones.runtimes import OWN, Program, openvino_core
 from celltransfer import program
-from detection.data.sizing import SizeRecord, check_side
-from detection.deployment import FORMATS
-from detection.deployment.fixed import FixedDetections, FixedDetector
+from detection.data.sizing import SIDES, Fixed, SizeRecord
+from detection.deployment.fixed import FixedDetector
+from detection.deployment.operators import BY_TORCH, for_onnx
+from detection.deployment.runner import METADATA, OUTPUTS
 from detection.detector import Detector
+from detection.engines.fpn import PYRAMID_STRIDES
 from detection.engines.torchvision import TorchvisionEngine
-from detection.formats import Prediction
+from detection.engines.torchvision_c4 import TorchvisionC4
 
-log = logging.getLogger(__name__)
-
-OUTPUTS = list(FixedDetections.__annotations__)
-TOLERANCE = 1e-3
-"""Of scores, and of boxes in pixels or a thousandth of the longer side: up to here two are the same."""
-PATTERNS = 8
-"""Tried until the detector finds something on one."""
-LEAST_AGREEMENT = 0.9
-"""Share of detections that file and detector must have in common. Not all, since on the pattern that they are
-compared on an overlap may lie within rounding of a threshold."""
+MULTIPLE = PYRAMID_STRIDES[-1]
+"""Of the height and width of what the program takes."""
+INPUTS = ("image", "size")
 
 
-def export(detector: Detector, path: str | os.PathLike[str], format: str, height: int, width: int) -> None:
-    """Writes the detector, which stays as it is, atomically, once the file finds what the detector finds.
+class TorchProgram(Program):
+    """A .pt2 that was loaded."""
 
-    path: ends in .onnx or .pt2, as `format` asks; before `torch.export.load` import torchvision.
-    Raises ValueError that names what was wrong, also where the file would find something else, and
-    ModuleNotFoundError with the command that installs what is missing."""
-    path = Path(path)
-    check_export(path, format, FORMATS)
-    for side in (height, width):
-        check_side("size", side)
+    def __init__(self, path: Path) -> None:
+        extra = {f"{key}.json": "" for key in METADATA}
+        self.module = torch.export.load(path, extra_files=extra).module()
+        self.metadata = {key: extra[f"{key}.json"] for key in METADATA}
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        with torch.inference_mode():
+            answers = self.module(*(torch.from_numpy(inputs[name]) for name in INPUTS))
+        return {name: value.numpy() for name, value in answers.items()}
+
+
+def exportable(detector: Detector) -> TorchvisionEngine:
+    """Its engine. Raises ValueError where there is no program of it."""
     if not isinstance(detector.engine, TorchvisionEngine):
         raise ValueError(
             f"{detector.config.name} cannot be exported, torchvision's engine can; to get the same detector "
             f"there: {program('detection.convert')} FILE --engine torchvision --output FILE"
         )
-    engine = copy.deepcopy(detector.engine).cpu().eval().requires_grad_(False)
-    image, expected = _seen(engine, height, width)
-    metadata = {
-        "categories": json.dumps(msgspec.to_builtins(detector.categories)),
-        "input": json.dumps({"height": height, "width": width} | vars(SizeRecord.of(detector.input_size))),
+    return detector.engine
+
+
+def described(detector: Detector, weights: str) -> dict[str, str]:
+    """What the file says of itself. weights: SHA-256 of the detector's own file."""
+    second = exportable(detector).box_head.config
+    preprocessing = detector.engine.backbone.preprocessing
+    said = {
+        "categories": msgspec.to_builtins(detector.categories),
+        "preprocessing": {
+            "size": asdict(SizeRecord.of(detector.input_size)),
+            "multiple": 1 if _fixed_side(detector) else MULTIPLE,
+            "channels": "RGB",
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+        },
+        "score_threshold": second.score_threshold,
+        "detections_per_image": second.detections_per_image,
+        "weights": weights,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
-    with beside as folder, warnings.catch_warnings():
-        # torchvision's NMS asks for its number of boxes in a way that PyTorch deprecates.
-        warnings.filterwarnings("ignore", "`create_unbacked_symint`", FutureWarning)
-        traced = torch.export.export(FixedDetector(engine), (image,), strict=False)
-        for node in traced.graph.nodes:
-            node.meta.pop("stack_trace", None)  # names files of this machine
-        written = Path(folder) / path.name
-        write = _write_onnx if format == "onnx" else _write_torch
-        found = write(traced, written, metadata, image)
-        share = agreement(expected, real(found), TOLERANCE * max(1.0, max(height, width) / 1000))
-        if share < LEAST_AGREEMENT:
-            raise ValueError(
-                f"{path} was not written: it finds {share:.0%} of what the detector finds, "
-                f"expected at least {LEAST_AGREEMENT:.0%}"
-            )
-        if share < 1:
-            log.warning("%s finds %.1f%% of what the detector finds on a pattern", path, 100 * share)
-        with written.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(written, path)
+    return {key: json.dumps(said[key]) for key in METADATA}
 
 
-def _seen(engine: TorchvisionEngine, height: int, width: int) -> tuple[Tensor, Prediction]:
-    """The first of some patterns in which the detector finds something, and what; or the last of them."""
-    for seed in range(PATTERNS):
-        image = pattern(height, width, seed)
-        prediction = engine.predict([image[0]])[0]
-        if len(prediction["labels"]):
-            return image, prediction
-    log.warning(
-        "The detector finds nothing on %d coloured patterns: the file is only checked to find nothing either",
-        PATTERNS,
-    )
-    return image, prediction
+def _fixed_side(detector: Detector) -> int | None:
+    """The one size of a detector on one map, which is not padded, in pixels; None: any multiples do."""
+    fixed = isinstance(detector.engine, TorchvisionC4) and isinstance(detector.input_size, Fixed)
+    return detector.input_size.side if fixed else None
 
 
-def pattern(height: int, width: int, seed: int = 0) -> Tensor:
-    """`[1, 3, height, width]` in 0..1: coloured patches of many sizes, where a detector finds something."""
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.zeros(1, 3, height, width)
-    for cells in (2, 5, 12, 30):
-        patches = torch.rand(1, 3, cells, cells, generator=generator)
-        image += nn.functional.interpolate(patches, (height, width), mode="nearest")
-    return image / 4
+def traced(detector: Detector) -> ExportedProgram:
+    """The detector, which stays as it is, in operators that each format has its own form of."""
+    engine = copy.deepcopy(exportable(detector)).cpu().eval().requires_grad_(False)
+    side = _fixed_side(detector)
+    height, width = (side, side) if side else (7 * MULTIPLE, 10 * MULTIPLE)
+    sides: dict[int, Any] = {}
+    if not side:
+        most = SIDES[1] // MULTIPLE + 1
+        sides = {2 + axis: MULTIPLE * Dim(name, min=1, max=most) for axis, name in enumerate(("h", "w"))}
+    example = torch.zeros(1, 3, height, width), torch.tensor([height, width])
+    found = torch.export.export(FixedDetector(engine), example, dynamic_shapes=(sides, None), strict=False)
+    for node in found.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names files of this machine
+    return found
 
 
-def real(detections: FixedDetections) -> Prediction:
-    """Those that are not padding."""
-    valid = detections["valid"]
-    return {
-        "boxes": detections["boxes"][valid],
-        "scores": detections["scores"][valid],
-        "labels": detections["labels"][valid],
-    }
-
-
-def agreement(one: Prediction, other: Prediction, tolerance: float) -> float:
-    """Share of the detections of both, in 0..1, that have a partner: of the same label, with a score within
-    TOLERANCE and sides within `tolerance` pixels. 1 where both found nothing."""
-    total = len(one["labels"]) + len(other["labels"])
-    if not total:
-        return 1.0
-    same = one["labels"][:, None] == other["labels"]
-    same &= (one["scores"][:, None] - other["scores"]).abs() <= TOLERANCE
-    same &= (one["boxes"][:, None] - other["boxes"]).abs().amax(dim=2) <= tolerance
-    return float(same.any(dim=1).sum() + same.any(dim=0).sum()) / total
-
-
-def _write_torch(
-    traced: ExportedProgram, path: Path, metadata: Mapping[str, str], image: Tensor
-) -> FixedDetections:
-    torch.export.save(traced, path, extra_files={f"{key}.json": text for key, text in metadata.items()})
-    return torch.export.load(path).module()(image)
-
-
-def _translations() -> dict[Any, Callable[..., Any]]:
-    """What PyTorch's exporter lacks: a sort that leaves equal values in their order, which is ONNX's TopK."""
-    from onnxscript import opset18
-
-    op: Any = opset18
-
-    def sort(
-        self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False
-    ) -> tuple[Any, Any]:
-        axis = op.Constant(value_ints=[dim])
-        count = op.Gather(op.Shape(self), axis)
-        return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
-
-    return {torch.ops.aten.sort.stable: sort}
-
-
-def to_onnx(traced: ExportedProgram, inputs: list[str]) -> Any:
-    """The program as an ONNX model whose outputs are OUTPUTS."""
-    program = torch.onnx.export(
-        traced,
-        dynamo=True,
-        input_names=inputs,
-        output_names=OUTPUTS,
-        custom_translation_table=_translations(),
-        verbose=False,
-    )
-    assert program is not None
-    return program.model_proto
-
-
-def _write_onnx(
-    traced: ExportedProgram, path: Path, metadata: Mapping[str, str], image: Tensor
-) -> FixedDetections:
-    import onnxruntime
-
-    model = to_onnx(traced, ["image"])
-    for described in [*model.graph.node, *model.graph.input, *model.graph.output]:
-        del described.metadata_props[:]  # the exporter's notes name files of this machine
+def write(trace: ExportedProgram, path: Path, format: str, metadata: Mapping[str, str]) -> None:
+    """Writes a traced detector as a file of `format`; of OpenVINO also the .bin beside it."""
+    if format == "torch":
+        with warnings.catch_warnings():
+            # torchvision's NMS asks for its number of boxes in a way that PyTorch deprecates.
+            warnings.filterwarnings("ignore", "`create_unbacked_symint`", FutureWarning)
+            own = trace.run_decompositions(BY_TORCH)
+        for node in own.graph.nodes:
+            node.meta.pop("stack_trace", None)
+        torch.export.save(own, path, extra_files={f"{key}.json": text for key, text in metadata.items()})
+        return
+    model = to_onnx(trace, INPUTS)
+    sides = model.graph.input[0].type.tensor_type.shape.dim
+    for side, name in zip(sides[2:], ("height", "width"), strict=True):
+        if not side.dim_value:
+            side.dim_param = name
     for key, text in metadata.items():
         model.metadata_props.add(key=key, value=text)
-    path.write_bytes(model.SerializeToString())
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    boxes, scores, labels, valid = map(torch.from_numpy, session.run(OUTPUTS, {"image": image.numpy()}))
-    return {"boxes": boxes, "scores": scores, "labels": labels, "valid": valid}
+    onnx = path.with_suffix(".onnx")
+    onnx.write_bytes(model.SerializeToString())
+    if format == "openvino":
+        import openvino
+
+        read = openvino_core().read_model(onnx)
+        for key, text in metadata.items():
+            read.set_rt_info(text, [OWN, key])
+        openvino.save_model(read, path, compress_to_fp16=False)
+        onnx.unlink()
+
+
+def to_onnx(trace: ExportedProgram, inputs: Sequence[str]) -> Any:
+    """The program as an ONNX model whose outputs are OUTPUTS."""
+    written = torch.onnx.export(
+        trace,
+        dynamo=True,
+        input_names=list(inputs),
+        output_names=list(OUTPUTS),
+        custom_translation_table=for_onnx(),
+        verbose=False,
+    )
+    assert written is not None
+    model = written.model_proto
+    # The exporter's notes name files of this machine; shapes between are formulas that help nobody.
+    for described in [*model.graph.node, *model.graph.input, *model.graph.output]:
+        del described.metadata_props[:]
+    del model.graph.value_info[:]
+    return model

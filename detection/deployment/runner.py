@@ -19,7 +19,7 @@ from backbones.runtimes import Program, open_program, own_metadata
 from detection.data.coco_file import CategoryEntry
 from detection.data.sizing import SizeRecord
 
-METADATA = ("categories", "preprocessing", "score_threshold", "weights")
+METADATA = ("categories", "preprocessing", "score_threshold", "detections_per_image", "weights")
 """Keys of what an exported file says of itself: `detection.deployment.program`."""
 OUTPUTS = ("boxes", "scores", "labels", "valid")
 
@@ -47,12 +47,16 @@ class Inputs:
     size: NDArray[np.int64]
     stored: tuple[int, int]
 
+    def named(self) -> dict[str, NDArray[Any]]:
+        return {"image": self.image, "size": self.size}
+
 
 class Runner:
     """An exported detector.
 
     program: runs it. categories: by label. size: the rule by which pictures are resized. multiple: of the
-    sides of what the program takes. score_threshold: below it the program itself finds nothing."""
+    sides of what the program takes. score_threshold: the program finds nothing below. most: detections in a
+    picture."""
 
     def __init__(self, program: Program, metadata: Mapping[str, Any]) -> None:
         self.program = program
@@ -61,6 +65,7 @@ class Runner:
         self.size = SizeRecord(**metadata["preprocessing"]["size"]).size
         self.multiple: int = metadata["preprocessing"]["multiple"]
         self.score_threshold: float = metadata["score_threshold"]
+        self.most: int = metadata["detections_per_image"]
 
     @classmethod
     def open(
@@ -75,7 +80,11 @@ class Runner:
 
         Raises FileNotFoundError or ValueError that names the file, and ModuleNotFoundError with the command
         that installs the runtime."""
-        program = open_program(path, runtime, threads, precision)
+        return cls.of(open_program(path, runtime, threads, precision), path)
+
+    @classmethod
+    def of(cls, program: Program, path: str | os.PathLike[str]) -> "Runner":
+        """path: of the program, for the message. Raises ValueError for one that is no detector of ours."""
         return cls(program, own_metadata(path, program.metadata, METADATA))
 
     def __call__(self, picture: NDArray[np.uint8], threshold: float = 0.0) -> Found:
@@ -102,7 +111,7 @@ class Runner:
 
     def run(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
         """The program's own answer, see `OUTPUTS`, in pixels of the resized picture: what a timing times."""
-        return self.program.run({"image": inputs.image, "size": inputs.size})
+        return self.program.run(inputs.named())
 
     def placed(self, answer: Mapping[str, NDArray[Any]], inputs: Inputs, threshold: float = 0.0) -> Found:
         """An answer of `run` in pixels of the picture as given."""
