@@ -48,7 +48,7 @@ COMMANDS: Mapping[str, str] = {
     "detection.split": "split COCO annotations, by a share of the images or into the paper's mini-val",
     "detection.profile": "parameters, multiply-adds and memory of a detector",
     "detection.convert": "convert a detector to another engine",
-    "detection.export": "export a detector to ONNX or torch.export",
+    "detection.export": "export a detector to ONNX, OpenVINO or torch.export",
     "backbones": "list, profile, draw, convert and export networks",
 }
 """What can be typed after `celltransfer`, or after `python -m`."""

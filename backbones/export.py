@@ -9,13 +9,11 @@ OpenVINO's runtime information under `celltransfer`, and in a .pt2 as the extra 
 
 import copy
 import dataclasses
-import functools
 import json
 import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +22,7 @@ from torch.export import Dim, ExportedProgram
 from backbones.base import Classifier
 from backbones.formats import check_export
 from backbones.fused import FusedCell
+from backbones.runtimes import open_program, openvino_core, save_openvino
 from backbones.weights import load
 
 TOLERANCE = 1e-4
@@ -134,41 +133,24 @@ def _to_onnx(traced: ExportedProgram, outputs: list[str], metadata: Mapping[str,
 def _write_onnx(
     traced: ExportedProgram, names: list[str], path: Path, metadata: Mapping[str, str], images: Tensor
 ) -> dict[str, Tensor]:
-    import onnxruntime
-
     path.write_bytes(_to_onnx(traced, names, metadata))
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    answers = session.run(names, {"images": images.numpy()})
-    return {name: torch.from_numpy(answer) for name, answer in zip(names, answers, strict=True)}
-
-
-@functools.cache
-def openvino_core() -> Any:
-    """The one `openvino.Core` of this process.
-
-    A core's CPU plugin puts a stack for signal handlers in the place of Python's and takes it away at its
-    end, so that two cores may leave freed memory there, and the next signal kills the process.
-    """
-    import openvino
-
-    return openvino.Core()
+    return _answers(path, images)
 
 
 def _write_openvino(
     traced: ExportedProgram, names: list[str], path: Path, metadata: Mapping[str, str], images: Tensor
 ) -> dict[str, Tensor]:
-    import openvino
-
     source = path.with_suffix(".onnx")
     source.write_bytes(_to_onnx(traced, names, {}))
-    model = openvino.convert_model(source)
-    for key, text in metadata.items():
-        model.set_rt_info(text, ["celltransfer", key])
-    openvino.save_model(model, path, compress_to_fp16=False)
-    compiled = openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model = openvino_core().read_model(source)
+    save_openvino(model, path, metadata)
     source.unlink()
-    answers = compiled([images.numpy()])
-    return {name: torch.from_numpy(answers[name].copy()) for name in names}
+    return _answers(path, images)
+
+
+def _answers(path: Path, images: Tensor) -> dict[str, Tensor]:
+    answers = open_program(path).run({"images": images.numpy()})
+    return {name: torch.from_numpy(answer.copy()) for name, answer in answers.items()}
 
 
 def _compare(answer: Tensor, expected: Tensor, exact: Tensor, what: str) -> None:

@@ -131,6 +131,15 @@ def openvino_core() -> Any:
     return openvino.Core()
 
 
+def save_openvino(model: Any, path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes an `openvino.Model` to `path`, an .xml, and its weights, as they are, to the .bin beside it."""
+    import openvino
+
+    for key, text in metadata.items():
+        model.set_rt_info(text, [OWN, key])
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
 def openvino_metadata(model: Any) -> dict[str, str]:
     """What an OpenVINO model, or the ONNX file that it was read from, says of itself."""
     for place in ([OWN], ["framework"]):

@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones.export import export, openvino_core
+from backbones.export import export
+from backbones.runtimes import openvino_core
 from backbones.spec import ACTIVATION_MEMORY
 from benchmarks import memory, switches
 from benchmarks.peers import IN_FLOAT64, check_equal, gradients, pair, training_step

@@ -26,8 +26,9 @@ OPTIONAL = {
     "huggingface_hub": ("backbones/timm_backbone.py",),
     "ray": ("search/executors/ray_cluster.py", "search/executors/ray_connection.py"),
     "onnx": ("backbones/onnx_graph.py",),
-    "onnxruntime": ("backbones/export.py", "detection/deployment/program.py"),
-    "openvino": ("backbones/export.py",),
+    "onnxruntime": ("backbones/runtimes.py",),
+    "openvino": ("backbones/runtimes.py",),
+    "nncf": ("backbones/int8.py",),
     "detectron2": ("detection/engines/detectron2_parts.py",),
     "supervision": ("detection/detector.py",),
 }

@@ -13,7 +13,7 @@ from detection.deployment.runner import Runner
 from detection.detector import Detector
 
 TOLERANCE = 1e-3
-"""Up to here two are the same: of scores, and of boxes in pixels or thousandths of the picture's longer side."""
+"""Two are the same up to here: scores, and boxes in pixels or thousandths of a picture's longer side."""
 LEAST_AGREEMENT = 0.95
 """Share of detections that file and detector must have in common. Not all, since an overlap may lie within
 rounding of a threshold of NMS."""

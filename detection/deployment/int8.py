@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from backbones.int8 import MOST_EXAMPLES, quantised
-from backbones.runtimes import OWN, open_program, openvino_core
+from backbones.runtimes import open_program, openvino_core, save_openvino
 from celltransfer import not_installed
 from detection.data.annotations import CocoAnnotations
 from detection.deployment.runner import Found, Runner
@@ -27,8 +27,9 @@ OVERLAP = 0.5
 
 @dataclass(frozen=True)
 class Cost:
-    """calibrated: on so many pictures. ap: before and after, in 0..1, `AP` and that of each class, where there
-    are annotations. kept: elsewhere, the number of confident detections of float32, and of those found again."""
+    """calibrated: on so many pictures. ap: before and after, in 0..1, `AP` and that of each class, where
+    there are annotations. kept: elsewhere, how many confident detections there are in float32, and how many
+    of them are found again."""
 
     calibrated: int
     ap: dict[str, tuple[float | None, float | None]]
@@ -53,17 +54,12 @@ def write_int8(
     """Quantises the OpenVINO file at `path`, which `runner` runs, into a folder of its own; returns the file.
 
     paths: of the pictures, of which the first MOST_EXAMPLES calibrate. coco: their annotations."""
-    import openvino
-
     places = np.linspace(0, len(paths) - 1, min(MOST_EXAMPLES, len(paths))).round().astype(int)
     examples = [runner.prepare(np.asarray(decode(paths[place]))).named() for place in places]
-    model = openvino_core().read_model(path)
-    model = quantised(model, examples)
-    for key, text in runner.program.metadata.items():
-        model.set_rt_info(text, [OWN, key])
+    model = quantised(openvino_core().read_model(path), examples)
     written = path.parent.with_name("int8") / path.name
     written.parent.mkdir()
-    openvino.save_model(model, written, compress_to_fp16=False)
+    save_openvino(model, written, runner.program.metadata)
     small = Runner.of(open_program(written), written)
     return written, Cost(len(examples), *_cost(runner, small, paths, coco))
 

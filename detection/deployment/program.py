@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch.export import Dim, ExportedProgram
 
-from backbones.runtimes import OWN, Program, openvino_core
+from backbones.runtimes import Program, openvino_core, save_openvino
 from celltransfer import program
 from detection.data.sizing import SIDES, Fixed, SizeRecord
 from detection.deployment.fixed import FixedDetector
@@ -130,12 +130,7 @@ def write(trace: ExportedProgram, path: Path, format: str, metadata: Mapping[str
     onnx = path.with_suffix(".onnx")
     onnx.write_bytes(model.SerializeToString())
     if format == "openvino":
-        import openvino
-
-        read = openvino_core().read_model(onnx)
-        for key, text in metadata.items():
-            read.set_rt_info(text, [OWN, key])
-        openvino.save_model(read, path, compress_to_fp16=False)
+        save_openvino(openvino_core().read_model(onnx), path, metadata)
         onnx.unlink()
 
 

@@ -21,10 +21,11 @@ from torch.export import Dim
 
 from backbones import Block, Cell, Genotype, NetworkSpec, create, load, save
 from backbones.__main__ import main
-from backbones.export import export, openvino_core, replace_files
+from backbones.export import export, replace_files
 from backbones.formats import SUFFIXES
 from backbones.genotype import OPERATION_NAMES
 from backbones.network import NASNet
+from backbones.runtimes import openvino_core
 from backbones.spec import Preprocessing
 from benchmarks.calibration import calibrate
 from celltransfer import install_command

@@ -21,6 +21,7 @@ EXTRAS = {
     "ray": ["ray"],
     "supervision": ["supervision"],
     "export": ["onnx", "onnxscript", "onnxruntime", "openvino"],
+    "deploy": ["nncf"],
     "detectron2": ["detectron2", "fvcore", "iopath", "yacs", "tabulate", "cloudpickle", "termcolor"],
 }
 EVERYTHING = [module for modules in EXTRAS.values() for module in modules]

@@ -2,24 +2,37 @@
 
 import copy
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
-import onnxruntime
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_detectors import small_c4_detector, small_detector
 
+from backbones.runtimes import open_program
 from detection.data.coco_file import CategoryEntry
+from detection.data.sizing import Fixed, ShortestEdge
+from detection.deployment.comparison import compare
+from detection.deployment.export import export, pattern
 from detection.deployment.fixed import FixedDetector, fixed_detections, fixed_proposals
-from detection.deployment.program import OUTPUTS, agreement, export, pattern, real, to_onnx
+from detection.deployment.operators import BY_TORCH
+from detection.deployment.program import TorchProgram, described, to_onnx, traced, write
+from detection.deployment.runner import Runner
 from detection.detector import Detector
 from detection.export import main
 from detection.model import boxes
 from detection.model.config import RpnConfig, SecondStageConfig
 from detection.model.heads import SecondStage
 from detection.model.rpn import Proposals, RegionProposals
+from runtime.digests import digest
 
 CATEGORIES = [CategoryEntry(3, "red"), CategoryEntry(7, "b"), CategoryEntry(90, "c")]
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+SIZES = [(96, 128), (70, 101), (130, 33)]
 
 
 def picture(height: int, width: int) -> torch.Tensor:
@@ -31,22 +44,41 @@ def expected(detector: Detector, image: torch.Tensor):
         return detector.engine.predict([image[0]])[0]
 
 
+def real(detections):
+    """Those that are not padding."""
+    valid = detections["valid"]
+    return {key: detections[key][valid] for key in ("boxes", "scores", "labels")}
+
+
 def same(one, other) -> bool:
-    """In order, which `agreement` does not ask for."""
+    """In order, which `compare` does not ask for."""
     return len(one["labels"]) == len(other["labels"]) and all(
-        torch.allclose(one[key].float(), other[key].float(), rtol=0, atol=1e-3) for key in one
+        torch.allclose(one[key].float(), other[key].float(), rtol=0, atol=1e-3) for key in other
     )
 
 
-@pytest.mark.parametrize("size", [(96, 128), (70, 101), (33, 64)])
+def padded(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """To multiples of 32 with noise, which the program must not see, and the size without it."""
+    height, width = image.shape[2:]
+    whole = torch.rand(1, 3, -(-height // 32) * 32, -(-width // 32) * 32)
+    whole[:, :, :height, :width] = image
+    return whole, torch.tensor([height, width])
+
+
+def colours(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(pattern(height, width, seed)).permute(2, 0, 1)[None] / 255
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("make", [small_detector, small_c4_detector], ids=["fpn", "c4"])
 def test_the_form_without_branches_finds_what_the_engine_finds(make, size):
     detector = make(CATEGORIES)
+    detector.engine.divisor = 32
     program = FixedDetector(copy.deepcopy(detector.engine))
-    for image in (picture(*size), pattern(*size)):
+    for image in (picture(*size), colours(*size)):
         wanted = expected(detector, image)
         with torch.inference_mode():
-            found = program(image)
+            found = program(*padded(image))
         assert len(wanted["labels"]) > 5
         assert found["valid"].shape == (min(100, 30 * len(CATEGORIES)),)
         assert same(real(found), wanted)
@@ -58,6 +90,7 @@ class Tied(torch.nn.Module):
     """Both stages on numbers that are given: what an exported program makes of scores, without a network."""
 
     SIZE = (96, 128)
+    LIMITS = torch.tensor([128.0, 96, 128, 96])
     LEVELS = ((16, 12, 16, 8), (32, 6, 8, 16))  # anchor, rows, columns, stride
 
     def __init__(self):
@@ -91,24 +124,24 @@ class Tied(torch.nn.Module):
 
     def forward(self, objectness, moves, logits, deltas):
         found = Proposals(self.anchors, objectness, moves, self.counts)
-        proposals = fixed_proposals(self.rpn, found, self.SIZE)
-        return fixed_detections(self.head, logits, deltas, proposals, self.SIZE)
+        proposals = fixed_proposals(self.rpn, found, self.LIMITS)
+        return fixed_detections(self.head, logits, deltas, proposals, self.LIMITS)
 
 
-def test_scores_that_tie_give_the_same_detections_in_every_form():
+def test_scores_that_tie_give_the_same_detections_in_every_form(tmp_path):
     """Also in the same order: of equal scores the first proposal, then the first class."""
     tied = Tied()
-    traced = torch.export.export(tied, tied.inputs(0), strict=False)
+    trace = torch.export.export(tied, tied.inputs(0), strict=False)
     names = ["objectness", "moves", "logits", "deltas"]
-    model = to_onnx(traced, names)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    program, ties = traced.module(), 0
+    (tmp_path / "a.onnx").write_bytes(to_onnx(trace, names).SerializeToString())
+    session = open_program(tmp_path / "a.onnx")
+    program, ties = trace.run_decompositions(BY_TORCH).module(), 0
     for seed in range(100):
         inputs = tied.inputs(seed)
         wanted = tied.engine(*inputs)
         ties += len(wanted["scores"]) - len(wanted["scores"].unique())
-        answers = session.run(None, dict(zip(names, (one.numpy() for one in inputs), strict=True)))
-        by_onnx = dict(zip(OUTPUTS, map(torch.from_numpy, answers), strict=True))
+        answers = session.run(dict(zip(names, (one.numpy() for one in inputs), strict=True)))
+        by_onnx = {key: torch.from_numpy(value) for key, value in answers.items()}
         for found in (tied(*inputs), program(*inputs), by_onnx):
             assert same(real(found), wanted), seed
     assert ties > 500
@@ -122,7 +155,7 @@ def test_padding_is_never_found():
     detector.engine.box_head.config.score_threshold = float(expected(detector, image)["scores"][4])
     wanted = expected(detector, image)
     with torch.inference_mode():
-        found = FixedDetector(copy.deepcopy(detector.engine))(image)
+        found = FixedDetector(copy.deepcopy(detector.engine))(*padded(image))
     assert 0 < len(wanted["labels"]) <= 4
     assert same(real(found), wanted)
 
@@ -131,106 +164,267 @@ def test_weights_that_are_not_finite_give_no_detections():
     detector = small_detector(CATEGORIES)
     with torch.no_grad():
         detector.engine.box_head.box_deltas.weight.fill_(torch.nan)
-        found = FixedDetector(copy.deepcopy(detector.engine))(picture(64, 64))
+        found = FixedDetector(copy.deepcopy(detector.engine))(*padded(picture(64, 64)))
     assert not found["valid"].any()
     assert len(expected(detector, picture(64, 64))["labels"]) == 0
 
 
-def onnx(path: Path, image: torch.Tensor):
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    answers = session.run(names, {"image": image.numpy()})
-    return dict(zip(names, map(torch.from_numpy, answers), strict=True)), session
+def brief_detector(categories):
+    return small_detector(categories, brief=True)
 
 
-def test_the_command_writes_what_onnxruntime_answers_as_the_detector_does(tmp_path, capsys):
-    detector = small_c4_detector(CATEGORIES)
-    detector.save(tmp_path / "detector.safetensors", {})
-    path = tmp_path / "detector.onnx"
-    size = ["--size", "64", "96"]
-    words = [str(tmp_path / "detector.safetensors"), "--format", "onnx", *size, "--output", str(path)]
-    assert main(words) == 0
-    assert capsys.readouterr().out == f"{path}\n"
-    image = picture(64, 96)
-    found, session = onnx(path, image)
-    assert same(real(found), expected(detector, image))
-    metadata = session.get_modelmeta().custom_metadata_map
-    assert json.loads(metadata["categories"]) == [{"id": c.id, "name": c.name} for c in CATEGORIES]
-    described = json.loads(metadata["input"])
-    assert (described["height"], described["width"], described["min_size"]) == (64, 96, 96)
-    assert not [other for other in tmp_path.iterdir() if other.name.startswith(".")]
-    assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
+def opened(path: Path) -> Runner:
+    return Runner.of(TorchProgram(path) if path.suffix == ".pt2" else open_program(path), path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("make", [small_detector, small_c4_detector], ids=["fpn", "c4"])
-def test_each_format_finds_what_the_detector_finds(make, tmp_path):
-    detector = make(CATEGORIES)
-    image = picture(70, 101)
-    wanted = expected(detector, image)
-    export(detector, tmp_path / "a.pt2", "torch", 70, 101)
-    extra = {"categories.json": "", "input.json": ""}
-    program = torch.export.load(tmp_path / "a.pt2", extra_files=extra)
-    assert same(real(program.module()(image)), wanted)
-    assert json.loads(extra["input.json"])["width"] == 101
-    export(detector, tmp_path / "a.onnx", "onnx", 70, 101)
-    assert same(real(onnx(tmp_path / "a.onnx", image)[0]), wanted)
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """A folder with `detector.safetensors` and `detector.onnx`, `.xml` and `.pt2` of it."""
+    folder = tmp_path_factory.mktemp("files")
+    detector = brief_detector(CATEGORIES)
+    detector.save(folder / "detector.safetensors", {})
+    trace = traced(detector)
+    for format, suffix in SUFFIXES.items():
+        write(trace, folder / f"detector{suffix}", format, described(detector, "ab12"))
+    return folder
 
 
-@pytest.mark.slow
-def test_a_detector_that_finds_nothing_is_exported_with_a_warning(tmp_path, caplog):
-    detector = small_c4_detector(CATEGORIES)
-    torch.nn.init.zeros_(detector.engine.box_head.class_logits.weight)
-    torch.nn.init.constant_(detector.engine.box_head.class_logits.bias[-1:], 1000.0)
-    export(detector, tmp_path / "a.pt2", "torch", 64, 64)
-    assert "finds nothing on 8 coloured patterns" in caplog.text
+@pytest.mark.parametrize("suffix", SUFFIXES.values())
+def test_each_file_finds_what_the_detector_finds_in_pictures_of_any_size(files, suffix):
+    detector = Detector.load(files / "detector.safetensors", "cpu")
+    runner = opened(files / f"detector{suffix}")
+    pictures = [
+        pattern(*size, seed) for seed, size in enumerate([(96, 96), (60, 128), (300, 200), (75, 100)])
+    ]
+    found = compare(detector, runner, pictures)
+    assert (found.pictures, found.alone) == (4, 0)
+    assert found.found > 100
+    assert found.box < 1e-3
+    for image in pictures:
+        wanted, answer = detector(image)[0], runner(image)
+        assert answer["names"] == wanted["names"]
+        np.testing.assert_allclose(answer["boxes"], wanted["boxes"], rtol=0, atol=1e-3)
+    high = runner(pictures[0], threshold=float(wanted["scores"][0]))
+    assert len(high["scores"]) < len(runner(pictures[0])["scores"])
 
 
-@pytest.mark.slow
-def test_a_program_of_other_weights_is_not_written(tmp_path, monkeypatch):
+@pytest.mark.parametrize("suffix", SUFFIXES.values())
+def test_each_file_says_what_it_is(files, suffix):
+    metadata = opened(files / f"detector{suffix}").metadata
+    assert metadata["categories"] == [{"id": c.id, "name": c.name} for c in CATEGORIES]
+    assert metadata["preprocessing"] == {
+        "size": {"min_size": 96, "max_size": 192, "keep_aspect": True},
+        "multiple": 32,
+        "channels": "RGB",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+    }
+    assert (metadata["score_threshold"], metadata["detections_per_image"]) == (0.05, 100)
+    assert metadata["weights"] == "ab12"
+
+
+def test_files_name_no_place_of_the_machine_that_wrote_them(files):
+    for path in files.iterdir():
+        assert str(Path(__file__).parents[2]).encode() not in path.read_bytes(), path.name
+
+
+def test_openvino_reads_the_onnx_file_too(files):
+    image = pattern(96, 128)
+    found = [
+        Runner.open(files / name, "openvino", threads=1)(image) for name in ("detector.onnx", "detector.xml")
+    ]
+    np.testing.assert_array_equal(found[0]["boxes"], found[1]["boxes"])
+    assert len(found[0]["names"]) > 5
+
+
+def test_the_reader_in_the_documentation_finds_the_same_without_torch(files, tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "detection.md").read_text()
+    (code,) = re.findall(r"```python\n(import json\n.*?)```", text, re.DOTALL)
+    Image.fromarray(pattern(75, 100)).save(tmp_path / "photo.png")
+    code = code.replace("detector.onnx", str(files / "detector.onnx"))
+    code = code.replace("photo.jpg", str(tmp_path / "photo.png"))
+    script = f"import sys\nsys.modules['torch'] = None\n{code}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = Runner.open(files / "detector.onnx")(pattern(75, 100), threshold=0.5)
+    assert len(found["names"]) > 2
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == found["names"]
+    np.testing.assert_allclose([[float(x) for x in line[2:]] for line in lines], found["boxes"], atol=0.06)
+
+
+def test_the_command_compares_with_the_users_pictures(files, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    for seed in range(2):
+        Image.fromarray(pattern(75, 100, seed)).save(tmp_path / "images" / f"{seed}.png")
+    words = [str(files / "detector.safetensors"), "--format", "torch"]
+    path = tmp_path / "out" / "d.pt2"
+    assert main([*words, "--output", str(path), "--images", str(tmp_path / "images")]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        rf"compared on 2 of 2 pictures in {tmp_path}/images: boxes within \S+ px and scores within \S+ of "
+        r"\d+ detections, none found by one alone",
+        first,
+    )
+    assert last == str(path)
+    assert opened(path).metadata["weights"] == digest(files / "detector.safetensors")
+    assert [file.name for file in path.parent.iterdir()] == ["d.pt2"]
+
+
+def test_a_file_that_finds_something_else_is_not_written_and_removes_nothing(files, tmp_path, monkeypatch):
     class Other(FixedDetector):
         def __init__(self, engine):
             super().__init__(engine)
             engine.box_head.class_logits.weight.neg_()
 
     monkeypatch.setattr("detection.deployment.program.FixedDetector", Other)
-    with pytest.raises(ValueError, match=r"was not written: it finds \d+% of what the detector finds"):
-        export(small_c4_detector(CATEGORIES), tmp_path / "a.pt2", "torch", 64, 64)
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a.pt2").write_text("old")
+    detector = Detector.load(files / "detector.safetensors", "cpu")
+    with pytest.raises(
+        ValueError, match=r"a.pt2 was not written: on 3 coloured patterns, \d+ of \d+ detections"
+    ):
+        export(detector, tmp_path / "a.pt2", "torch")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.pt2", "old")]
 
 
-def test_agreement_counts_partners_on_both_sides():
-    one = {
-        "boxes": torch.tensor([[0.0, 0, 9, 9], [5, 5, 9, 9]]),
-        "scores": torch.tensor([0.9, 0.5]),
-        "labels": torch.tensor([0, 1]),
-    }
-    nothing = {key: value[:0] for key, value in one.items()}
-    assert agreement(one, one, 1e-3) == agreement(nothing, nothing, 1e-3) == 1.0
-    assert agreement(one, nothing, 1e-3) == 0.0
-    for key, by in (("boxes", 0.01), ("scores", 0.01), ("labels", 1)):
-        other = {**one, key: one[key].clone()}
-        other[key][0] += by
-        assert agreement(one, other, 1e-3) == 0.5
+def test_a_detector_that_finds_nothing_is_exported_with_a_warning(files, tmp_path, caplog):
+    detector = Detector.load(files / "detector.safetensors", "cpu")
+    torch.nn.init.zeros_(detector.engine.box_head.class_logits.weight)
+    torch.nn.init.constant_(detector.engine.box_head.class_logits.bias[-1:], 1000.0)
+    export(detector, tmp_path / "a.pt2", "torch")
+    assert "finds nothing on 3 coloured patterns" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+@pytest.mark.parametrize("rule", [Fixed(70), ShortestEdge((96,), 192)], ids=["one size", "any size"])
+def test_a_detector_on_one_map_is_exported_too(rule, format, tmp_path):
+    """At one size it is not padded, as it is not by `predict`."""
+    detector = small_c4_detector(CATEGORIES)
+    detector.input_size = rule
+    path = tmp_path / f"a{SUFFIXES[format]}"
+    report = export(detector, path, format)
+    assert report.comparison.alone == 0
+    assert report.comparison.found > 30
+    image = pattern(120, 90)
+    found = Runner.open(path)(image)
+    inputs = Runner.open(path).prepare(image)
+    assert inputs.image.shape == ((1, 3, 70, 70) if isinstance(rule, Fixed) else (1, 3, 128, 96))
+    if isinstance(rule, Fixed):
+        np.testing.assert_allclose(found["boxes"], detector(image)[0]["boxes"], rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_deep_backbone_with_the_padding_of_tensorflow_is_exported(tmp_path):
+    """Sizes of its maps are -(-H // 2), which PyTorch's exporter divides towards zero."""
+    report = export(small_detector(CATEGORIES), tmp_path / "a.xml", "openvino")
+    assert report.comparison.alone == 0
+    assert report.comparison.found > 30
 
 
 @pytest.mark.parametrize(
-    ("format", "name", "size", "message"),
+    ("format", "name", "options", "message"),
     [
-        ("onnx", "a.pt2", (64, 64), "a file of format onnx must end in .onnx"),
-        ("torch", "a.onnx", (64, 64), "a file of format torch must end in .pt2"),
-        ("openvino", "a.xml", (64, 64), "format = 'openvino', expected one of onnx, torch"),
-        ("torch", "a.pt2", (8, 64), "size = 8, must be in 32..10000 pixels"),
-        ("torch", ".pt2", (64, 64), "must end in .pt2"),
+        ("onnx", "a.pt2", {}, "a file of format onnx must end in .onnx"),
+        ("torch", "a.onnx", {}, "a file of format torch must end in .pt2"),
+        ("tflite", "a.xml", {}, "format = 'tflite', expected one of onnx, openvino, torch"),
+        ("torch", ".pt2", {}, "must end in .pt2"),
+        ("onnx", "a.onnx", {"int8": True}, "format = 'onnx', but int8 is written for openvino"),
+        ("openvino", "a.xml", {"int8": True}, "int8 is calibrated on pictures like those it is for"),
+        ("openvino", "a.xml", {"annotations": Path("a.json")}, "tell what int8 costs, so give --int8, too"),
+        ("openvino", "a.xml", {"images": Path("nowhere")}, "nowhere: no such image or folder"),
     ],
 )
-def test_a_wrong_request_is_refused_before_any_work(tmp_path, format, name, size, message):
+def test_a_wrong_request_is_refused_before_any_work(
+    files, tmp_path, format, name, options, message, monkeypatch
+):
+    monkeypatch.setattr("detection.deployment.export.traced", None)
+    detector = Detector.load(files / "detector.safetensors", "cpu")
     with pytest.raises(ValueError) as refusal:
-        export(None, tmp_path / name, format, *size)  # type: ignore[arg-type]
+        export(detector, tmp_path / name, format, **options)
     assert message in str(refusal.value)
 
 
-def test_a_missing_package_is_named_with_the_command(monkeypatch, tmp_path):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"needs onnx, .* -m pip install -e .*\[export\]"):
-        export(None, tmp_path / "a.onnx", "onnx", 64, 64)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("missing", "format", "options", "message"),
+    [
+        ("onnx", "onnx", {}, r"format onnx needs onnx, .* -m pip install -e .*\[export\]"),
+        ("nncf", "openvino", {"int8": True, "images": Path()}, r"int8 needs nncf, .*\[deploy\]"),
+    ],
+)
+def test_a_missing_package_is_named_with_the_command(
+    files, monkeypatch, tmp_path, missing, format, options, message
+):
+    monkeypatch.setitem(sys.modules, missing, None)
+    detector = Detector.load(files / "detector.safetensors", "cpu")
+    with pytest.raises(ModuleNotFoundError, match=message):
+        export(detector, tmp_path / f"a{SUFFIXES[format]}", format, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "runtime", "message"),
+    [
+        ("a.pt2", None, "expected an exported file that ends in .onnx or .xml"),
+        ("a.xml", "onnx", "expected an exported file that ends in .onnx"),
+        ("a.onnx", "tensorrt", "runtime = 'tensorrt', expected one of onnx, openvino"),
+        ("a.onnx", None, "a.onnx: onnx cannot read it"),
+        ("a.xml", None, "a.xml: openvino cannot read it"),
+    ],
+)
+def test_what_is_no_exported_file_is_refused(tmp_path, name, runtime, message):
+    (tmp_path / name).write_text("nothing")
+    with pytest.raises(ValueError) as refusal:
+        Runner.open(tmp_path / name, runtime)
+    assert message in str(refusal.value)
+
+
+def test_an_exported_network_is_no_detector(tmp_path):
+    tied = Tied()
+    names = ["objectness", "moves", "logits", "deltas"]
+    trace = torch.export.export(tied, tied.inputs(0), strict=False)
+    (tmp_path / "a.onnx").write_bytes(to_onnx(trace, names).SerializeToString())
+    with pytest.raises(ValueError, match="its metadata has no categories"):
+        Runner.open(tmp_path / "a.onnx")
+
+
+@pytest.mark.slow
+def test_int8_tells_what_it_costs(files, tmp_path, capsys):
+    pytest.importorskip("nncf")
+    images = tmp_path / "images"
+    images.mkdir()
+    detector = Detector.load(files / "detector.safetensors", "cpu")
+    annotations = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": c.id, "name": c.name} for c in CATEGORIES],
+    }
+    for number in range(4):
+        image = pattern(96, 128, number)
+        Image.fromarray(image).save(images / f"{number}.png")
+        size = {"height": 96, "width": 128}
+        annotations["images"].append({"id": number, "file_name": f"{number}.png", **size})
+        found = detector(image)[0]
+        for box, label in zip(found["boxes"][:5].tolist(), found["labels"][:5].tolist(), strict=True):
+            width, height = box[2] - box[0], box[3] - box[1]
+            one = {"id": len(annotations["annotations"]) + 1, "image_id": number, "iscrowd": 0}
+            one |= {"category_id": CATEGORIES[label].id, "bbox": [box[0], box[1], width, height]}
+            annotations["annotations"].append(one | {"area": width * height})
+    (tmp_path / "a.json").write_text(json.dumps(annotations))
+    path = tmp_path / "int8.xml"
+    words = [str(files / "detector.safetensors"), "--format", "openvino", "--output", str(path), "--int8"]
+    words += ["--images", str(images)]
+    assert main(words) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert (
+        told := re.fullmatch(
+            r"int8, calibrated on 4 pictures: finds (\d+) of the (\d+) detections of .*", line
+        )
+    )
+    assert int(told[2]) >= int(told[1]) > int(told[2]) / 2
+    assert main([*words, "--annotations", str(tmp_path / "a.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (told := re.fullmatch(r"int8, calibrated on 4 pictures: AP ([\d.]+) → ([\d.]+)", lines[1]))
+    assert float(told[1]) > 70
+    assert float(told[1]) / 2 < float(told[2])
+    assert [line.split()[0] for line in lines[2:-1]] == [c.name for c in CATEGORIES]
+    assert path.with_suffix(".bin").stat().st_size < 0.6 * (files / "detector.bin").stat().st_size

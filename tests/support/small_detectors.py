@@ -2,6 +2,7 @@
 
 import torch
 
+from backbones.base import Classifier
 from backbones.build import build
 from backbones.factory import create
 from backbones.genotype import Block, Cell, Genotype
@@ -17,12 +18,19 @@ BRIEF = Genotype(
     normal=Cell((Block(0, 1, "conv_1x1", "identity"),), (2,)),
     reduction=Cell((Block(0, 0, "avg_pool_3x3", "identity"),), (2,)),
 )
+SMALL = {"stem_filters": 4, "image_size": 64}
 
 
-def small_detector(categories: list[CategoryEntry], *, side: int = 96, **box_head) -> Detector:
-    """Untrained; box_head: keys of its configuration. Seeds torch."""
+def _brief() -> Classifier:
+    return build(NetworkSpec(BRIEF, 1, 8, stem="imagenet", **SMALL), 1)
+
+
+def small_detector(
+    categories: list[CategoryEntry], *, side: int = 96, brief: bool = False, **box_head
+) -> Detector:
+    """Untrained; box_head: keys of its configuration. brief: of few operators. Seeds torch."""
     torch.manual_seed(0)
-    backbone = create("nasnet_a_mobile", cells_per_stage=1, filters=8, stem_filters=4, image_size=64)
+    backbone = _brief() if brief else create("nasnet_a_mobile", cells_per_stage=1, filters=8, **SMALL)
     backbone.remove_classifier()
     config = TorchvisionFpnConfig(
         fpn_channels=8,
@@ -45,7 +53,7 @@ def small_detector(categories: list[CategoryEntry], *, side: int = 96, **box_hea
 def small_c4_detector(categories: list[CategoryEntry]) -> Detector:
     """The same on one map. Seeds torch."""
     torch.manual_seed(0)
-    backbone = build(NetworkSpec(BRIEF, 1, 8, stem_filters=4, image_size=64, stem="imagenet"), 1)
+    backbone = _brief()
     backbone.remove_classifier()
     rpn = RpnConfig(anchor_sizes=[16, 32, 64], pre_nms_test=50, post_nms_test=30)
     config = TorchvisionC4Config(rpn_channels=8, rpn=rpn, box_head=C4HeadConfig(crop_size=5), roi_chunk=7)
