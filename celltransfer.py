@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, str] = {
     "classification": "train a classifier",
     "classification.evaluate": "evaluate a classifier on labelled images",
     "classification.predict": "classify images",
+    "classification.int8": "write a classifier for OpenVINO in int8",
     "classification.split": "split class folders into training and validation images",
     "classification.check_data": "check class folders of images before training",
     "detection": "train a detector",

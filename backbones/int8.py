@@ -8,9 +8,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
 """Operators that are computed in int8; their input 0 is a map, the other one holds weights."""
@@ -18,6 +20,12 @@ ELEMENTWISE = ("Add", "Concat", "Multiply", "Maximum", "Minimum", "Subtract", "D
 """Operators of which every input may be a map; of the others it is the first one."""
 MOST_EXAMPLES = 300
 """More hardly move the ranges that are found."""
+
+
+def spread(things: Sequence[T], count: int = MOST_EXAMPLES) -> list[T]:
+    """`count` of them at most, evenly over the whole."""
+    step = max(1, -(-len(things) // count))
+    return list(things[::step])
 
 
 def quantised(model: Any, examples: Sequence[Mapping[str, NDArray[Any]]]) -> Any:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from backbones.export import replace_files
 from backbones.formats import check_export
+from backbones.int8 import spread
 from backbones.runtimes import open_program
 from backbones.words import counted
 from detection.data.annotations import CocoAnnotations, read_coco
@@ -64,11 +65,6 @@ class Pictures:
             log.warning("%s", problem)
         return cls(folder, [folder / name for name in coco.file_names.tolist()], coco)
 
-    def spread(self, count: int) -> list[Path]:
-        """`count` of them at most, evenly over the whole."""
-        places = np.linspace(0, len(self.paths) - 1, min(count, len(self.paths))).round().astype(int)
-        return [self.paths[place] for place in places]
-
 
 def export(
     detector: Detector,
@@ -108,7 +104,7 @@ def export(
         if pictures is None:
             what, some = counted(len(PATTERNS), "coloured pattern"), (pattern(*size) for size in PATTERNS)
         else:
-            chosen = pictures.spread(COMPARED)
+            chosen = spread(pictures.paths, COMPARED)
             what = f"{len(chosen)} of {counted(len(pictures.paths), 'picture')} in {images}"
             some = _decoded(chosen)
         comparison = compare(detector, runner, some)

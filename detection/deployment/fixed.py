@@ -50,15 +50,18 @@ class FixedDetector(nn.Module):
         maps = engine.maps_of(torch.where(inside, (image - engine.mean) / engine.std, 0.0))
         limits = size.flip(0).repeat(2).float()
         proposals = fixed_proposals(engine.rpn, engine.rpn(maps), limits)
-        logits, deltas = self._score(maps, proposals)
+        # A box without area has no samples, of which a mean is not a number in some runtimes.
+        corner = proposals.new_tensor([0.0, 0.0, 1.0, 1.0])
+        regions = torch.where(box_ops.has_area(proposals)[:, None], proposals, corner)
+        logits, deltas = self._score(maps, regions)
         return fixed_detections(engine.box_head, logits, deltas, proposals, limits)
 
-    def _score(self, maps: list[Tensor], proposals: Tensor) -> tuple[Tensor, Tensor]:
+    def _score(self, maps: list[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
         if not isinstance(self.engine, TorchvisionC4):
-            return self.engine.score(maps, [proposals])
-        first = torch.zeros(proposals.shape[0], dtype=torch.int64)
-        regions, rows = crops(maps, proposals, first, [C4_STRIDE], self.engine.crop_size)
-        return self.engine.box_head.score(self.engine.hidden(regions)[rows])
+            return self.engine.score(maps, [regions])
+        first = torch.zeros(regions.shape[0], dtype=torch.int64)
+        cropped, rows = crops(maps, regions, first, [C4_STRIDE], self.engine.crop_size)
+        return self.engine.box_head.score(self.engine.hidden(cropped)[rows])
 
 
 class _FixedPyramid(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from backbones.int8 import MOST_EXAMPLES, quantised
+from backbones.int8 import quantised, spread
 from backbones.runtimes import open_program, openvino_core, save_openvino
 from celltransfer import not_installed
 from detection.data.annotations import CocoAnnotations
@@ -53,9 +53,8 @@ def write_int8(
 ) -> tuple[Path, Cost]:
     """Quantises the OpenVINO file at `path`, which `runner` runs, into a folder of its own; returns the file.
 
-    paths: of the pictures, of which the first MOST_EXAMPLES calibrate. coco: their annotations."""
-    places = np.linspace(0, len(paths) - 1, min(MOST_EXAMPLES, len(paths))).round().astype(int)
-    examples = [runner.prepare(np.asarray(decode(paths[place]))).named() for place in places]
+    paths: of the pictures, of which some hundred calibrate. coco: their annotations."""
+    examples = [runner.prepare(np.asarray(decode(one))).named() for one in spread(paths)]
     model = quantised(openvino_core().read_model(path), examples)
     written = path.parent.with_name("int8") / path.name
     written.parent.mkdir()

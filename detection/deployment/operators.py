@@ -72,8 +72,8 @@ def crops(
 ) -> tuple[Tensor, Tensor]:
     """Crops `[R, C, size, size]` in any order, and the row of each box among them.
 
-    maps: `[1, C, H, W]` per stride. boxes: `[R, 4]`; of one without area anything may come. levels: `[R]`,
-    which map each is cropped from."""
+    maps: `[1, C, H, W]` per stride. boxes: `[R, 4]`, each with an area. levels: `[R]`, which map each is
+    cropped from."""
     return _crops(maps, boxes, levels, strides, size)
 
 
