@@ -20,7 +20,7 @@ class EvaluateConfig(EvaluationConfig):
     data: CocoDataConfig
     """Group `data`; its `val` split is scored."""
     evaluator: str = "pycocotools"
-    """`pycocotools`, whose numbers are the official ones, or `fast`: faster-coco-eval's, which are equal."""
+    """`pycocotools`, whose numbers are the official ones, or `fast`: hotcoco's, which are equal."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""COCO's numbers of detections: by pycocotools, which are reported, or faster-coco-eval, which are equal."""
+"""COCO's numbers of detections: by pycocotools, which are reported, or hotcoco, which are equal."""
 
 import contextlib
 import io
@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from faster_coco_eval import COCO as FastCOCO
-from faster_coco_eval import COCOeval_faster
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from backbones.words import counted
 from detection.data.annotations import CocoAnnotations
 from detection.evaluation.curves import Curves, curves_of
-from detection.evaluation.results_file import Result
+from detection.evaluation.results_file import Columns, Result
+from detection.evaluation.scorers import SCORERS
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +62,12 @@ def evaluate(coco: CocoAnnotations, results: Sequence[Result], evaluator: str = 
 
     No detections give 0.0 and a warning. Metrics for which nothing is annotated are left out.
     Raises ValueError for a box or score that is not finite."""
-    check_finite(results)
+    found = Columns.of(results)
+    _check_finite(found)
     if not results:
         log.warning("no detections at all: every metric is 0")
     with contextlib.redirect_stdout(io.StringIO()):
-        scored = scorer(coco, results, evaluator)
+        scored = SCORERS[evaluator](coco, found)
         scored.evaluate()
         scored.accumulate()
         scored.summarize()
@@ -87,66 +85,16 @@ def evaluate(coco: CocoAnnotations, results: Sequence[Result], evaluator: str = 
     return evaluation
 
 
-def check_finite(results: Sequence[Result]) -> None:
+def _check_finite(found: Columns) -> None:
     """Raises ValueError that names the first detection with a box or score that is not finite."""
-    values = np.array([(*result.bbox, result.score) for result in results]).reshape(-1, 5)
-    broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    broken = np.flatnonzero(~(np.isfinite(found.boxes).all(axis=1) & np.isfinite(found.scores)))
     if len(broken):
-        first = results[broken[0]]
+        first = broken[0]
         raise ValueError(
-            f"{len(broken)} of {len(results)} detections have a box or score that is not finite; first "
-            f"{list(first.bbox)} with score {first.score} in image {first.image_id}"
+            f"{len(broken)} of {len(found.scores)} detections have a box or score that is not finite; "
+            f"first {found.boxes[first].tolist()} with score {found.scores[first]} in image "
+            f"{found.image_ids[first]}"
         )
-
-
-def _as_coco(coco: CocoAnnotations, results: Sequence[Result]) -> list[list[dict[str, Any]]]:
-    """Images, categories, annotations and detections as the files hold them."""
-    images = [{"id": image_id} for image_id in coco.image_ids.tolist()]
-    categories = [{"id": i, "name": n} for i, n in zip(coco.category_ids, coco.category_names, strict=True)]
-    rows = np.repeat(np.arange(len(coco)), np.diff(coco.first))
-    columns = (
-        range(1, len(rows) + 1),  # not the file's: pycocotools takes a match with id 0 for none
-        coco.image_ids[rows].tolist(),
-        [coco.category_ids[label] for label in coco.labels.tolist()],
-        coco.bboxes.tolist(),
-        coco.areas.tolist(),
-        coco.crowd.astype(int).tolist(),
-    )
-    keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
-    truth = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
-    found = [
-        {
-            "id": number,
-            "image_id": result.image_id,
-            "category_id": result.category_id,
-            "bbox": list(result.bbox),
-            "area": result.bbox[2] * result.bbox[3],
-            "iscrowd": 0,
-            "score": result.score,
-        }
-        for number, result in enumerate(results, start=1)
-    ]
-    return [images, categories, truth, found]
-
-
-_CLASSES: Mapping[str, tuple[Any, Any]] = {
-    "pycocotools": (COCO, COCOeval),
-    "fast": (FastCOCO, COCOeval_faster),
-}
-"""By `config.EVALUATORS`."""
-
-
-def scorer(coco: CocoAnnotations, results: Sequence[Result], evaluator: str = "pycocotools") -> Any:
-    """A COCOeval before its first step; its annotations and detections have the ids 1, 2, …"""
-    kind, evaluation = _CLASSES[evaluator]
-    images, categories, *sides = _as_coco(coco, results)
-    indices = []
-    for annotations in sides:
-        index = kind()  # as `COCO.__init__` and `loadRes` make it of files; `loadRes` refuses an empty list
-        index.dataset = {"images": images, "categories": categories, "annotations": annotations}
-        index.createIndex()
-        indices.append(index)
-    return evaluation(*indices, "bbox")
 
 
 def _per_class(

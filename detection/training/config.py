@@ -108,7 +108,8 @@ class TrainingConfig:
     """Folder of a finished run whose last state this run begins with; it has the same configuration, but for
     its length. None: what the run in `run_dir` says."""
     evaluator: str = "pycocotools"
-    """`pycocotools`, whose numbers are the official ones, or `fast`: faster-coco-eval's, which are equal."""
+    """Of the last evaluation: `pycocotools`, whose numbers are the official ones, or `fast`: hotcoco's, which
+    are equal. Evaluations during training are always `fast`."""
     seed: int = 0
     """Of fresh weights, order, augmentation and sampling."""
 
