@@ -47,10 +47,12 @@ COMMANDS: Mapping[str, str] = {
     "detection.check_data": "check COCO-format data before training",
     "detection.import_labels": "convert YOLO or VOC labels to COCO format",
     "detection.split": "split COCO annotations, by a share of the images or into the paper's mini-val",
+    "detection.speed": "milliseconds and memory of detectors on this machine, exported files as well",
     "detection.profile": "parameters, multiply-adds and memory of a detector",
     "detection.convert": "convert a detector to another engine",
     "detection.export": "export a detector to ONNX, OpenVINO or torch.export",
     "backbones": "list, profile, draw, convert and export networks",
+    "backbones.speed": "milliseconds and memory of networks on this machine, exported files as well",
 }
 """What can be typed after `celltransfer`, or after `python -m`."""
 

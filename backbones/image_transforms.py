@@ -7,11 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from backbones.base import Backbone
-from backbones.pictures import as_picture
+from backbones.pictures import as_picture, central_square
 from backbones.spec import Preprocessing
 from backbones.words import counted
 
@@ -47,15 +46,6 @@ def transforms(
             partial(normalise, preprocessing=preprocessing),
         ]
     )
-
-
-def central_square(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """The middle of an image as evaluation sees it, `size` x `size` pixels."""
-    side = preprocessing.crop * min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    resample = Image.Resampling[preprocessing.interpolation.upper()]
-    size = (preprocessing.size, preprocessing.size)
-    return image.resize(size, resample, box=(left, top, left + side, top + side))
 
 
 def training_crop(preprocessing: Preprocessing, area_min: float = 0.05, flip: bool = True) -> Any:

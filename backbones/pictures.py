@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backbones.pixels import from_16_bits, picture_of
+from backbones.spec import Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,3 +77,12 @@ def as_picture(image: "Image.Image | Tensor | NDArray[Any]", grey: bool = False)
         image = image.convert("RGBA")
     mode = "L" if grey else "RGB"
     return image if image.mode == mode else image.convert(mode)
+
+
+def central_square(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """The middle of an image as evaluation sees it, `size` x `size` pixels."""
+    side = preprocessing.crop * min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    resample = Image.Resampling[preprocessing.interpolation.upper()]
+    size = (preprocessing.size, preprocessing.size)
+    return image.resize(size, resample, box=(left, top, left + side, top + side))

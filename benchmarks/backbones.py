@@ -24,12 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from backbones import processor
 from backbones.export import export
 from backbones.runtimes import openvino_core
 from backbones.spec import ACTIVATION_MEMORY
+from backbones.timing import interleaved
 from benchmarks import memory, switches
 from benchmarks.peers import IN_FLOAT64, check_equal, gradients, pair, training_step
-from benchmarks.ratios import Row, compare, cpu, interleaved, mebibytes, parser, report
+from benchmarks.ratios import Row, compare, mebibytes, parser, report
 
 CHANNELS_LAST = torch.channels_last
 RUNTIMES = ("ONNX Runtime", "OpenVINO")
@@ -208,7 +210,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    name = torch.cuda.get_device_name() if args.device == "cuda" else cpu()
+    name = torch.cuda.get_device_name() if args.device == "cuda" else processor.name()
     report([section for part in chosen for section in found[part]], args, name)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from backbones import processor
 from backbones.genotype import Genotype
-from benchmarks.ratios import cpu
 from classification.device_images import DeviceImages
 from runtime.random import derive
 from search.children.config import ChildConfig
@@ -89,7 +89,7 @@ def costs(cells: int, steps: int, child: ChildConfig) -> str:
         ),
     ]
     title = f"{cells} random cells, {steps} steps of {child.batch_size} images at {child.image_size} px, "
-    title += f"{child.filters} filters, {child.cells_per_stage} cells per stage; {cpu()}:"
+    title += f"{child.filters} filters, {child.cells_per_stage} cells per stage; {processor.name()}:"
     return "\n".join([title, "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 

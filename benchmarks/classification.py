@@ -26,11 +26,13 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from backbones import processor
 from backbones.arguments import whole
 from backbones.image_transforms import normalise
 from backbones.spec import Preprocessing
+from backbones.timing import interleaved
 from benchmarks import small_images
-from benchmarks.ratios import Row, compare, cpu, interleaved, parser, report
+from benchmarks.ratios import Row, compare, parser, report
 from classification.config import ImageDataConfig
 from classification.data import open_images
 from classification.decoded_images import DecodedImages, stack
@@ -125,7 +127,7 @@ def main() -> None:
         "overhead": lambda: small_images.overhead(args.rounds, steps=20),
     }
     chosen = [args.only] if args.only else SECTIONS
-    report([sections[name] for name in chosen], args, cpu())
+    report([sections[name] for name in chosen], args, processor.name())
 
 
 if __name__ == "__main__":

@@ -33,11 +33,13 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
+from backbones import processor
 from backbones.factory import create
+from backbones.timing import interleaved
 from benchmarks import detection_c4, detection_data, detection_evaluation
 from benchmarks.calibration import calibrate
 from benchmarks.peers import check_equal
-from benchmarks.ratios import Row, compare, cpu, interleaved, parser, report
+from benchmarks.ratios import Row, compare, parser, report
 from detection.data.images import Sample
 from detection.engines.base import Engine
 from detection.engines.config import TorchvisionFpnConfig
@@ -274,7 +276,7 @@ def main() -> None:
     found = sections(args)
     torch.set_num_threads(args.threads)
     chosen = [args.only] if args.only else list(found)
-    report([section for part in chosen for section in found[part]], args, cpu())
+    report([section for part in chosen for section in found[part]], args, processor.name())
 
 
 if __name__ == "__main__":

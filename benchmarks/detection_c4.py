@@ -17,9 +17,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from backbones import processor
 from backbones.base import Classifier
 from backbones.factory import create
-from benchmarks.ratios import Row, compare, cpu, interleaved, parser, report
+from backbones.timing import interleaved
+from benchmarks.ratios import Row, compare, parser, report
 from detection.engines.config import TorchvisionC4Config
 from detection.engines.torchvision_c4 import TorchvisionC4
 
@@ -79,7 +81,7 @@ def inference(rounds: int, network: Classifier | None = None, side: int = 600) -
 def main() -> None:
     args = parser(str(__doc__), rounds=5).parse_args()
     torch.set_num_threads(args.threads)
-    report([lambda: inference(args.rounds)], args, cpu())
+    report([lambda: inference(args.rounds)], args, processor.name())
 
 
 if __name__ == "__main__":

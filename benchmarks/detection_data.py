@@ -32,8 +32,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from backbones import processor
 from benchmarks.memory import REPOSITORY, STATUS
-from benchmarks.ratios import Row, compare, cpu, mebibytes, parser, report
+from benchmarks.ratios import Row, compare, mebibytes, parser, report
 from detection.data.images import open_split
 
 IMAGES, BOXES, CATEGORIES = 118_287, 860_001, 80
@@ -238,7 +239,7 @@ def main() -> None:
     if args.side is not None:
         print(json.dumps(measure(args.side, args.folder)))
         return
-    report([lambda: reading(args.rounds, args.threads)], args, cpu())
+    report([lambda: reading(args.rounds, args.threads)], args, processor.name())
 
 
 if __name__ == "__main__":

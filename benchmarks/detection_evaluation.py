@@ -12,7 +12,6 @@ to 1e-12, or there is no table. Ratios, quartiles and verdicts: `benchmarks.rati
 import contextlib
 import io
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -25,7 +24,9 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.ratios import Row, compare, cpu, interleaved, parser, report
+from backbones import processor
+from backbones.timing import interleaved, quartiles
+from benchmarks.ratios import Row, compare, parser, report
 from detection.data.annotations import CocoAnnotations
 from detection.evaluation.results_file import Columns, Result, read_results, write_results
 from detection.evaluation.scorers import official
@@ -135,9 +136,9 @@ def scoring(rounds: int) -> Iterator[Row]:
                 pair = {name: seconds[name], "fast": seconds["fast"]}
                 yield from compare(f"{work}, {name}", pair, GOALS, show)
             shares = [value / MOST_SECONDS for value in seconds["fast"]]
-            lower, median, upper = statistics.quantiles(shares, n=4) if rounds > 1 else shares * 3
-            medians = show(MOST_SECONDS), show(median * MOST_SECONDS)
-            yield Row(f"{work}, the goal", "fast", *medians, (lower, median, upper), 1.0, less=True)
+            limits = quartiles(shares)
+            medians = show(MOST_SECONDS), show(limits.median * MOST_SECONDS)
+            yield Row(f"{work}, the goal", "fast", *medians, limits, 1.0, less=True)
 
 
 def show(seconds: float) -> str:
@@ -148,7 +149,7 @@ def main() -> None:
     options = parser(__doc__, rounds=3)
     options.set_defaults(threads=1)
     args = options.parse_args()
-    report([lambda: scoring(args.rounds)], args, cpu())
+    report([lambda: scoring(args.rounds)], args, processor.name())
 
 
 if __name__ == "__main__":

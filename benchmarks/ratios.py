@@ -5,7 +5,6 @@ between the quartiles, else `missed`.
 """
 
 import argparse
-import os
 import platform
 import statistics
 import sys
@@ -16,7 +15,9 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from backbones import processor
 from backbones.arguments import whole
+from backbones.timing import quartiles
 
 COLUMNS = ("work", "way", "peer", "ours", "ratio", "quartiles", "goal")
 PACKAGES = ("torch", "torchvision", "timm", "pretrainedmodels", "onnxruntime", "openvino")
@@ -62,30 +63,6 @@ def mebibytes(size: float) -> str:
     return f"{size / 2**20:.1f} MiB"
 
 
-def interleaved(
-    ways: Mapping[str, Callable[[], object]],
-    rounds: int,
-    clock: Callable[[], float] = time.perf_counter,
-    wait: Callable[[], None] | None = None,
-) -> dict[str, list[float]]:
-    """Seconds of every way in every round, after one round that does not count; who begins changes.
-
-    wait: returns when the device has done what it was given.
-    """
-    names = list(ways)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 1):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            start = clock()
-            ways[name]()
-            if wait is not None:
-                wait()
-            if number:
-                seconds[name].append(clock() - start)
-    return seconds
-
-
 def compare(
     work: str,
     samples: Mapping[str, Sequence[float]],
@@ -100,7 +77,7 @@ def compare(
     (_, peer), *ways = samples.items()
     for way, own in ways:
         ratios = [b / a if less else a / b for a, b in zip(peer, own, strict=True)]
-        lower, median, upper = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        lower, median, upper = quartiles(ratios)
         medians = show(statistics.median(peer)), show(statistics.median(own))
         yield Row(work, way, *medians, (lower, median, upper), goals.get((work, way)), less)
 
@@ -148,16 +125,5 @@ def heading(args: argparse.Namespace, device: str) -> str:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     used = f"--threads {args.threads} --rounds {args.rounds}"
-    return f"{date.today()}, {device}, {cores} cores, {', '.join(versions)}, `{used}`"
-
-
-def cpu() -> str:
-    """What the processor calls itself."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return f"{date.today()}, {device}, {processor.cores()} cores, {', '.join(versions)}, `{used}`"

@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
+from backbones import processor
 from backbones.genotype import Genotype
 from benchmarks.child_costs import costs, random_cells, run_all
 from benchmarks.plain_child import PlainLoop
-from benchmarks.ratios import Row, compare, cpu, parser, report
+from benchmarks.ratios import Row, compare, parser, report
 from classification.config import ImageDataConfig
 from runtime.random import derive
 from search.children.config import ChildConfig
@@ -132,7 +133,7 @@ def main() -> None:
         section = partial(children, args.rounds, args.threads, data, child, genotypes)
     else:
         section = partial(keys, args.rounds, args.workers, data, child, genotypes)
-    report([section], args, torch.cuda.get_device_name() if args.device == "cuda" else cpu())
+    report([section], args, torch.cuda.get_device_name() if args.device == "cuda" else processor.name())
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from backbones.network import NASNet
+from backbones.timing import interleaved
 from backbones.zoo import ZOO
-from benchmarks.ratios import Row, compare, interleaved, milliseconds
+from benchmarks.ratios import Row, compare, milliseconds
 from classification.callbacks import L2Gradient
 from classification.config import RecipeConfig
 from classification.device_images import DeviceBatches, DeviceImages

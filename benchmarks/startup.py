@@ -17,7 +17,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.ratios import Row, compare, cpu, milliseconds, parser, report
+from backbones import processor
+from benchmarks.ratios import Row, compare, milliseconds, parser, report
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 WORK = "start of a command"
@@ -124,7 +125,7 @@ def main() -> None:
     args = parser(__doc__, rounds=9).parse_args()
     if not Path("/proc/self/stat").exists():
         sys.exit("no /proc/self/stat: the time of a running process is read there, on Linux")
-    report([lambda: startup(args.rounds)], args, cpu())
+    report([lambda: startup(args.rounds)], args, processor.name())
 
 
 if __name__ == "__main__":

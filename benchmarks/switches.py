@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from backbones import cell, fused, fused_operations, layers, network, norm
 from backbones.network import NASNet
+from backbones.timing import interleaved
 from benchmarks.peers import IN_FLOAT64, check_equal, gradients, pair, training_step
-from benchmarks.ratios import Row, compare, interleaved
+from benchmarks.ratios import Row, compare
 
 Result = TypeVar("Result")
 Patch = tuple[object, str, object]

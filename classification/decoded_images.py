@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from backbones.image_transforms import central_square
+from backbones.pictures import central_square
 from backbones.spec import Preprocessing
 from classification.crops import training_pixels
 from classification.data import ImageSet

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from backbones.image_transforms import central_square
+from backbones.pictures import central_square
 from backbones.ranges import KEY, ConfigError
 from backbones.spec import Preprocessing
 from classification.config import ImageDataConfig

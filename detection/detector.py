@@ -88,7 +88,7 @@ class Detector:
         To be called again when the weights have changed: a copy of them predicts (`Engine.for_inference`)."""
         self.device = torch.device(device)
         self.engine.to(self.device).eval()
-        self._predictor: Engine | None = None
+        self._predictors: dict[bool, Engine] = {}
         return self
 
     @classmethod
@@ -157,17 +157,16 @@ class Detector:
         """Detections in pixels of the stored image.
 
         image: `[3, H, W]` uint8, resized. size: (H, W) as stored. One image at a time, as Detectron2
-        evaluates: within a batch, what is found in an image depends on the others' padding.
+        evaluates: within a batch, what is found in an image depends on the others' padding. Under
+        `torch.autocast` maps and scores are computed in its precision.
 
         Raises ValueError for another image, and one that names the first weight that is not finite: the
         engines leave out what they compute from it, and would find nothing."""
         if image.dtype != torch.uint8:
             raise ValueError(f"an image of {image.dtype}, expected torch.uint8; `Detector(...)` takes others")
-        if self._predictor is None:
-            check_values(self.engine, "the detector")
-            self._predictor = self.engine.for_inference()
+        predictor = self._predicting()
         with torch.inference_mode():
-            (prediction,) = self._predictor.predict([image.to(self.device).float() / 255])
+            (prediction,) = predictor.predict([image.to(self.device).float() / 255])
         height, width = size
         scale = prediction["boxes"].new_tensor([width / image.shape[2], height / image.shape[1]] * 2)
         boxes = box_ops.clip(prediction["boxes"] * scale, height, width)
@@ -177,6 +176,15 @@ class Detector:
             "scores": prediction["scores"][good].cpu(),
             "labels": prediction["labels"][good].cpu(),
         }
+
+    def _predicting(self) -> Engine:
+        """The copy of the engine for the precision that is asked for, made when it is first needed."""
+        fuse = not torch.is_autocast_enabled(self.device.type)
+        if fuse not in self._predictors:
+            check_values(self.engine, "the detector")
+            with torch.autocast(self.device.type, enabled=False):
+                self._predictors[fuse] = self.engine.for_inference(fuse)
+        return self._predictors[fuse]
 
     def prepare(self, images: DetectionImages) -> DetectionImages:
         """The same images at the size that this detector looks at.

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
 from backbones.words import printable, told
 from runtime import zipped
-from runtime.pictures import is_folder, is_heic, is_image, walk
+from runtime.pictures import decode, is_folder, is_heic, is_image, walk
 
 
 class Unread(NamedTuple):
@@ -56,3 +58,13 @@ def tell_unread(unread: Sequence[Unread], read: int) -> None:
         print(printable(one.reason), file=sys.stderr)
     if unread and read + len(unread) > 1:
         print(f"{len(unread)} of {read + len(unread)} could not be read", file=sys.stderr)
+
+
+def pictures_of(words: Iterable[str], most: int) -> list[Image.Image]:
+    """The first `most` pictures that `words` name, as `find_images` finds them, in memory.
+
+    Raises ValueError or OSError for the first that cannot be read."""
+    paths, unread = find_images(words)
+    if unread:
+        raise ValueError(unread[0].reason)
+    return [decode(path) for path in paths[:most]]

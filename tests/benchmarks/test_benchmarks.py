@@ -16,10 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from backbones.export import export as backbones_export
 from backbones.network import NASNet
 from backbones.spec import ACTIVATION_MEMORY
+from backbones.timing import interleaved
 from backbones.zoo import ZOO
 from benchmarks import backbones, classification, memory, peers, small_images, switches
 from benchmarks.calibration import calibrate
-from benchmarks.ratios import Row, compare, interleaved, markdown, report
+from benchmarks.ratios import Row, compare, markdown, report
 
 pytest.importorskip("timm")
 pretrainedmodels = pytest.importorskip("pretrainedmodels")

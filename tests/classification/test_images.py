@@ -9,7 +9,8 @@ from PIL import Image
 from torch.nn import functional
 from torchvision.transforms import RandomResizedCrop
 
-from backbones.image_transforms import central_square, normalise
+from backbones.image_transforms import normalise
+from backbones.pictures import central_square
 from backbones.spec import Preprocessing
 from classification.config import ImageDataConfig
 from classification.crops import draw_crop, training_pixels

@@ -1,0 +1,138 @@
+"""How fast networks classify pictures on this machine, weights and exported files side by side, as a table.
+
+python -m backbones.speed backbone.safetensors backbone.onnx backbone.xml backbone.pt2
+python -m backbones.speed backbone.safetensors backbone.xml --images photos --precision f32 bf16 --threads 2
+python -m backbones.speed backbone.safetensors --json speed.json
+
+The models are loaded into one process and take turns: in each round every model looks at the same picture
+once. Timed is one picture at a time, from its pixels to its probabilities: cutting, scaling, normalising, the
+network. Reading the file is not. The memory is the peak of a process of its own with one model, which is
+Python, the runtime and all. Weights run in PyTorch, in the form that is fastest for many pictures.
+bf16 is the precision in which the network multiplies; ONNX Runtime does not have it.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from backbones.arguments import documented_parser, one_line_errors, whole
+from backbones.exported import FORMATS, RUNTIMES, check_precision, open_exported
+from backbones.files import existing
+from backbones.pictures import as_picture, central_square
+from backbones.spec import Preprocessing
+from backbones.speed_table import SYNTHETIC_SIZE, Step, add_options, report, synthetic
+
+WEIGHTS = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A `backbone.safetensors` in PyTorch. side: of the square that the network sees; None: the file's."""
+
+    name: str
+    precision: str
+    side: int | None = None
+    engine: str = "PyTorch"
+
+    def load(self, threads: int) -> Step:
+        """See `speed_table.Model`."""
+        import torch
+
+        from backbones import weights
+        from backbones.image_transforms import transforms
+        from backbones.network import NASNet
+
+        torch.set_num_threads(threads)
+        net: Any = weights.load(self.name)
+        if self.side is not None:
+            net.preprocessing = replace(net.preprocessing, size=self.side)
+        see = transforms(net)
+        net = net.fuse() if isinstance(net, NASNet) else net.eval().to(memory_format=torch.channels_last)
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        net = net.to(dtype)
+
+        def step(picture: Image.Image) -> object:
+            with torch.inference_mode():
+                images = see(picture)[None].to(dtype, memory_format=torch.channels_last)
+                return net(images).float().softmax(dim=1)
+
+        return step
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file that `python -m backbones export` wrote, in the runtime that it is for."""
+
+    name: str
+    precision: str
+
+    @property
+    def engine(self) -> str:
+        """By the file's name."""
+        return RUNTIMES[FORMATS[Path(self.name).suffix]]
+
+    def load(self, threads: int) -> Step:
+        """See `speed_table.Model`."""
+        run, preprocessing = open_exported(self.name, threads, self.precision)
+
+        def step(picture: Image.Image) -> object:
+            logits = run(_seen(picture, preprocessing))["logits"]
+            exponents = np.exp(logits - logits.max())
+            return exponents / exponents.sum()
+
+        return step
+
+
+def _seen(picture: Image.Image, preprocessing: Preprocessing) -> Any:
+    """`[1, C, S, S]` float32, as `transforms` makes it, by NumPy alone."""
+    channels = len(preprocessing.mean)
+    square = central_square(as_picture(picture, grey=channels == 1), preprocessing)
+    pixels = np.asarray(square, np.float32).reshape(preprocessing.size, preprocessing.size, channels)
+    mean, std = (np.array(values, np.float32) * 255 for values in (preprocessing.mean, preprocessing.std))
+    return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1)[None])
+
+
+def _models(options: Any) -> list[Weights | ExportedFile]:
+    models: list[Weights | ExportedFile] = []
+    for name in options.files:
+        suffix = existing(name, "network").suffix
+        if suffix != WEIGHTS and suffix not in FORMATS:
+            raise ValueError(f"{name}: expected a file that ends in {', '.join([WEIGHTS, *FORMATS])}")
+        if suffix != WEIGHTS and options.size is not None:
+            raise ValueError(f"--size {options.size}: the size of {name} is fixed; export it with that size")
+        for precision in options.precision:
+            check_precision(name, precision)
+            if suffix == WEIGHTS:
+                models.append(Weights(name, precision, options.size))
+            else:
+                models.append(ExportedFile(name, precision))
+    return models
+
+
+@one_line_errors
+def main(
+    read: Callable[[Sequence[str], int], list[Image.Image]], arguments: Sequence[str] | None = None
+) -> int:
+    """read: the first so many pictures that words of the command line name, as `runtime` reads them."""
+    parser = documented_parser("backbones.speed", __doc__)
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILE", help="a backbone.safetensors, or an exported .onnx, .xml or .pt2")
+    add("--size", type=whole(1), help="side of the square that weights see, in pixels (default: the file's)")
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    models = _models(options)
+    seen = options.warm_up + options.rounds
+    pictures = read(options.images, seen) if options.images else synthetic(*SYNTHETIC_SIZE)
+    report(models, pictures, options, {"size": options.size})
+    return 0
+
+
+if __name__ == "__main__":
+    from runtime.named_images import pictures_of
+
+    sys.exit(main(pictures_of))

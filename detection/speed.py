@@ -1,0 +1,135 @@
+"""How fast detectors look at pictures on this machine, weights and torchvision's side by side, as a table.
+
+python -m detection.speed detector.safetensors --size 480 640 --beside fasterrcnn_resnet50_fpn
+python -m detection.speed detector.safetensors --images photos --precision f32 bf16 --threads 2
+python -m detection.speed detector.safetensors --json speed.json
+
+The models are loaded into one process and take turns: in each round every model looks at the same picture
+once. Timed is one picture at a time, the whole of `predict` but for reading the file: scaling, the network,
+its boxes and their NMS. The memory is the peak of a process of its own with one model, which is Python, the
+runtime and all. Every model scales pictures as its file says, torchvision's to 800 px of the short side; with
+--size all but SSD look at pictures of that size as they are. torchvision's have random weights: as many
+proposals, hardly any detections. bf16 is the precision in which the network multiplies, in PyTorch by
+torch.autocast.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from backbones.arguments import documented_parser, one_line_errors, whole
+from backbones.files import existing
+from backbones.pictures import as_picture
+from backbones.speed_table import SYNTHETIC_SIZE, Model, Step, add_options, report, synthetic
+from detection.data.sizing import SIDES, ShortestEdge
+from runtime.named_images import pictures_of
+
+WEIGHTS = ".safetensors"
+BESIDE = (
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "retinanet_resnet50_fpn",
+    "retinanet_resnet50_fpn_v2",
+    "fcos_resnet50_fpn",
+    "ssd300_vgg16",
+    "ssdlite320_mobilenet_v3_large",
+)
+"""torchvision's detectors."""
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A `detector.safetensors` in PyTorch. size: (H, W) of pictures that are not scaled; None: the file's."""
+
+    name: str
+    precision: str
+    size: Size | None = None
+    engine: str = "PyTorch"
+
+    def load(self, threads: int) -> Step:
+        """See `speed_table.Model`."""
+        import torch
+
+        from detection.detector import Detector
+
+        torch.set_num_threads(threads)
+        detector = Detector.load(self.name, "cpu")
+        if self.size is not None:
+            detector.input_size = ShortestEdge((min(self.size),), max(self.size))
+
+        def step(picture: Image.Image) -> object:
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+                return detector(picture)
+
+        return step
+
+
+@dataclass(frozen=True)
+class TorchvisionModel:
+    """One of BESIDE with random weights and COCO's 91 classes, as torchvision builds it."""
+
+    name: str
+    precision: str
+    size: Size | None = None
+    engine: str = "PyTorch"
+
+    def load(self, threads: int) -> Step:
+        """See `speed_table.Model`."""
+        import torch
+        from torchvision.models import get_model
+
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        given: dict[str, Any] = {"weights": None, "weights_backbone": None}
+        if self.size is not None and not self.name.startswith("ssd"):  # whose size is part of the network
+            given |= {"min_size": min(self.size), "max_size": max(self.size)}
+        net = get_model(self.name, **given).eval()
+
+        def step(picture: Image.Image) -> object:
+            image = torch.from_numpy(np.array(as_picture(picture))).permute(2, 0, 1).float() / 255
+            lower = torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
+            with torch.inference_mode(), lower:
+                return net([image])
+
+        return step
+
+
+def _model(name: str, precision: str, size: Size | None) -> Model:
+    suffix = existing(name, "detector").suffix
+    if suffix == WEIGHTS:
+        return Weights(name, precision, size)
+    raise ValueError(f"{name}: expected a file that ends in {WEIGHTS}")
+
+
+@one_line_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = documented_parser("detection.speed", __doc__)
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILE", help="a detector.safetensors")
+    add("--beside", nargs="+", choices=BESIDE, default=[], metavar="NAME", help=f"{', '.join(BESIDE)}")
+    add("--size", type=whole(*SIDES), nargs=2, metavar=("H", "W"), help="pixels, as every network sees them")
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    size = None if options.size is None else (options.size[0], options.size[1])
+    models = [_model(name, precision, size) for name in options.files for precision in options.precision]
+    models += [
+        TorchvisionModel(name, precision, size) for name in options.beside for precision in options.precision
+    ]
+    seen = options.warm_up + options.rounds
+    pictures = pictures_of(options.images, seen) if options.images else synthetic(*(size or SYNTHETIC_SIZE))
+    if size is not None:
+        pictures = [picture.resize((size[1], size[0])) for picture in pictures]
+    report(models, pictures, options, {"size": options.size})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
