@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from backbones.arguments import documented_parser, one_line_errors, whole
-from backbones.exported import FORMATS, RUNTIMES, check_precision, open_exported
+from backbones.exported import RUNTIMES, check_precision, open_exported
 from backbones.files import existing
 from backbones.pictures import as_picture, central_square
 from backbones.spec import Preprocessing
@@ -74,7 +74,7 @@ class ExportedFile:
     @property
     def engine(self) -> str:
         """By the file's name."""
-        return RUNTIMES[FORMATS[Path(self.name).suffix]]
+        return RUNTIMES[Path(self.name).suffix]
 
     def load(self, threads: int) -> Step:
         """See `speed_table.Model`."""
@@ -101,8 +101,8 @@ def _models(options: Any) -> list[Weights | ExportedFile]:
     models: list[Weights | ExportedFile] = []
     for name in options.files:
         suffix = existing(name, "network").suffix
-        if suffix != WEIGHTS and suffix not in FORMATS:
-            raise ValueError(f"{name}: expected a file that ends in {', '.join([WEIGHTS, *FORMATS])}")
+        if suffix != WEIGHTS and suffix not in RUNTIMES:
+            raise ValueError(f"{name}: expected a file that ends in {', '.join([WEIGHTS, *RUNTIMES])}")
         if suffix != WEIGHTS and options.size is not None:
             raise ValueError(f"--size {options.size}: the size of {name} is fixed; export it with that size")
         for precision in options.precision:
