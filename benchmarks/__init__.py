@@ -4,6 +4,7 @@ from celltransfer import refuse_module
 
 COMMANDS = (
     "benchmarks.backbones",
+    "benchmarks.bf16",
     "benchmarks.classification",
     "benchmarks.detection",
     "benchmarks.detection_c4",

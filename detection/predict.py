@@ -1,14 +1,16 @@
-"""Finds objects in image files.
+"""Finds objects in image files and videos.
 
 python -m detection.predict detector.safetensors IMAGES… --output DIR
 python -m detection.predict detector.safetensors IMAGES… --json | jq …
+python -m detection.predict detector.onnx IMAGES… --engine openvino --output DIR
 """
 
 import argparse
+import itertools
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,24 +19,31 @@ from rich.markup import escape
 
 from backbones.arguments import number
 from backbones.files import check_output, write_atomically
-from backbones.words import printable, printable_lines, told
+from backbones.runtimes import RUNTIMES
+from backbones.words import counted, printable, printable_lines, told
 from celltransfer import program
+from runtime import video
 from runtime.named_images import Unread, find_images, tell_unread
 from runtime.progress import track
 from runtime.tables import print_table, whole_table
 
 if TYPE_CHECKING:
+    from detection.deployment.runner import Runner
+    from detection.detector import Detector
     from detection.evaluation.file_detections import Found, NamedResult
 
 SHOW_PROGRESS_FROM = 10
 """Images from which a person wants to know how many are left."""
+EXPORTED = (".onnx", ".xml")
 
 
-def _row(found: "Found") -> tuple[str, ...]:
-    names = [result.category for result in found.results]
+def _row(path: Path, results: Sequence["NamedResult"], frames: int) -> tuple[str, ...]:
+    """frames: of a video; 0: a picture."""
+    names = [result.category for result in results]
     counts = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
-    best = f"{found.results[0].score:.2f}" if names else ""
-    return escape(printable(str(found.path))), str(len(names)), best, escape(printable(counts))
+    best = f"{max(result.score for result in results):.2f}" if names else ""
+    name = f"{path} ({counted(frames, 'frame')})" if frames else str(path)
+    return escape(printable(name)), str(len(names)), best, escape(printable(counts))
 
 
 def _unread_row(unread: Unread) -> tuple[str, ...]:
@@ -45,13 +54,16 @@ def _unread_row(unread: Unread) -> tuple[str, ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program("detection.predict"),
-        description="Find objects in image files. Exit code 1 where one of them cannot be read; the others "
-        "are looked at all the same.",
+        description="Find objects in image files and videos. Exit code 1 where one of them cannot be read; "
+        "the others are looked at all the same.",
         epilog="detections.json and --json hold COCO's results format, a list of detections, with file_name "
-        "and category besides; image ids count the images from 1.",
+        "and category besides, and of a video the frame; image ids count images and frames from 1.",
     )
-    parser.add_argument("weights", help="a detector.safetensors")
-    parser.add_argument("images", nargs="+", help="image files, folders or patterns of them")
+    parser.add_argument("weights", help="a detector.safetensors, or an exported .onnx or .xml")
+    parser.add_argument("images", nargs="+", help="image or video files, folders or patterns of images")
+    parser.add_argument(
+        "--engine", choices=list(RUNTIMES), help="what runs an exported file (default: what it was made for)"
+    )
     parser.add_argument("--output", type=Path, help="folder for drawings and detections.json")
     parser.add_argument("--json", action="store_true", help="print the detections as JSON and nothing else")
     parser.add_argument(
@@ -59,6 +71,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     return parser
+
+
+def _open(options: argparse.Namespace) -> "Detector | Runner":
+    """What was exported needs no PyTorch, whose import takes seconds. Raises as `Detector.load` does."""
+    if Path(options.weights).suffix in EXPORTED:
+        from detection.deployment.runner import Runner
+
+        if options.device not in ("auto", "cpu"):
+            raise ValueError(f"--device {options.device}: exported files run on the CPU")
+        return Runner.open(options.weights, options.engine)
+    if options.engine is not None:
+        raise ValueError(
+            f"{options.weights}: --engine {options.engine} runs exported files, which end in "
+            f"{' or '.join(EXPORTED)}; {program('detection.export')} writes them"
+        )
+    from detection.detector import Detector
+
+    return Detector.load(options.weights, options.device)
+
+
+def _advancing(found: Iterator["Found"], advance: Callable[[], object]) -> Iterator["Found"]:
+    for one in found:
+        yield one
+        advance()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,21 +114,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         for missing in unread:
             table.add_row(*_unread_row(missing))
-        from detection.detector import Detector  # imports torch, for which nothing above need wait
+        for path in filter(video.is_video, paths):
+            video.check_installed(path)
         from detection.evaluation.file_detections import predict
 
-        detector = Detector.load(options.weights, options.device)
-        few = len(paths) < SHOW_PROGRESS_FROM
-        with track(len(paths), "predicting", images_per_unit=1, quiet=few) as progress:
-            for found in predict(detector, paths, options.output, options.min_score):
-                if found.error is None:
+        detector = _open(options)
+        frames = sum(video.count(path) if video.is_video(path) else 1 for path in paths)
+        with track(frames, "predicting", images_per_unit=1, quiet=frames < SHOW_PROGRESS_FROM) as progress:
+            found = _advancing(predict(detector, paths, options.output, options.min_score), progress.advance)
+            for place, looks in itertools.groupby(found, key=lambda one: one.place):
+                path, seen = paths[place - 1], list(looks)
+                own = [result for look in seen for result in look.results]
+                results += own
+                if seen[-1].error is None:
                     read += 1
-                    results += found.results
-                    table.add_row(*_row(found))
+                    table.add_row(*_row(path, own, sum(look.frame is not None for look in seen)))
                 else:
-                    unread.append(Unread(str(found.path), found.error))
+                    unread.append(Unread(str(path), seen[-1].error))
                     table.add_row(*_unread_row(unread[-1]))
-                progress.advance()
         # Names as they are, as escapes: a control character or a byte that is no UTF-8 cannot do harm so.
         content = json.dumps(msgspec.to_builtins(results), indent=2) + "\n"
         if options.output is not None:

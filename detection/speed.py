@@ -1,7 +1,8 @@
-"""How fast detectors look at pictures on this machine, weights and torchvision's side by side, as a table.
+"""How fast detectors look at pictures on this machine, weights and exported files side by side, as a table.
 
+python -m detection.speed detector.safetensors detector.onnx detector.xml detector.pt2
 python -m detection.speed detector.safetensors --size 480 640 --beside fasterrcnn_resnet50_fpn
-python -m detection.speed detector.safetensors --images photos --precision f32 bf16 --threads 2
+python -m detection.speed detector.safetensors detector.xml --images photos --precision f32 bf16 --threads 2
 python -m detection.speed detector.safetensors --json speed.json
 
 The models are loaded into one process and take turns: in each round every model looks at the same picture
@@ -10,25 +11,27 @@ its boxes and their NMS. The memory is the peak of a process of its own with one
 runtime and all. Every model scales pictures as its file says, torchvision's to 800 px of the short side; with
 --size all but SSD look at pictures of that size as they are. torchvision's have random weights: as many
 proposals, hardly any detections. bf16 is the precision in which the network multiplies, in PyTorch by
-torch.autocast.
+torch.autocast; neither ONNX Runtime nor an exported program of PyTorch has it.
 """
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from backbones.arguments import documented_parser, one_line_errors, whole
+from backbones.exported import RUNTIMES, check_precision
 from backbones.files import existing
 from backbones.pictures import as_picture
 from backbones.speed_table import SYNTHETIC_SIZE, Model, Step, add_options, report, synthetic
 from detection.data.sizing import SIDES, ShortestEdge
 from runtime.named_images import pictures_of
 
-WEIGHTS = ".safetensors"
+WEIGHTS, TORCH = ".safetensors", ".pt2"
 BESIDE = (
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_resnet50_fpn_v2",
@@ -63,7 +66,7 @@ class Weights:
         torch.set_num_threads(threads)
         detector = Detector.load(self.name, "cpu")
         if self.size is not None:
-            detector.input_size = ShortestEdge((min(self.size),), max(self.size))
+            detector.input_size = _unscaled(self.size)
 
         def step(picture: Image.Image) -> object:
             with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
@@ -102,18 +105,61 @@ class TorchvisionModel:
         return step
 
 
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file that `python -m detection.export` wrote, in the runtime that it is for."""
+
+    name: str
+    precision: str
+    size: Size | None = None
+
+    @property
+    def engine(self) -> str:
+        """By the file's name."""
+        return RUNTIMES[Path(self.name).suffix]
+
+    def load(self, threads: int) -> Step:
+        """See `speed_table.Model`."""
+        from detection.deployment.runner import Runner
+
+        if self.name.endswith(TORCH):
+            import torch
+
+            from detection.deployment.program import TorchProgram
+
+            torch.set_num_threads(threads)
+            runner = Runner.of(TorchProgram(Path(self.name)), self.name)
+        else:
+            runner = Runner.open(self.name, threads=threads, precision=self.precision)
+        if self.size is not None:
+            if runner.multiple == 1 and self.size != runner.size.largest():
+                raise ValueError(f"{self.name} looks at pictures of one size, {runner.size.largest()} px")
+            runner.size = _unscaled(self.size)
+        return lambda picture: runner(np.asarray(as_picture(picture)))
+
+
+def _unscaled(size: Size) -> ShortestEdge:
+    """The rule that leaves pictures of this size as they are."""
+    return ShortestEdge((min(size),), max(size))
+
+
 def _model(name: str, precision: str, size: Size | None) -> Model:
     suffix = existing(name, "detector").suffix
     if suffix == WEIGHTS:
         return Weights(name, precision, size)
-    raise ValueError(f"{name}: expected a file that ends in {WEIGHTS}")
+    if suffix not in RUNTIMES:
+        raise ValueError(f"{name}: expected a file that ends in {', '.join([WEIGHTS, *RUNTIMES])}")
+    check_precision(name, precision)
+    if suffix == TORCH and precision != "f32":
+        raise ValueError(f"{name}: a program of torch.export computes in f32, not in {precision}")
+    return ExportedFile(name, precision, size)
 
 
 @one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = documented_parser("detection.speed", __doc__)
     add = parser.add_argument
-    add("files", nargs="+", metavar="FILE", help="a detector.safetensors")
+    add("files", nargs="+", metavar="FILE", help="a detector.safetensors, or an exported .onnx, .xml, .pt2")
     add("--beside", nargs="+", choices=BESIDE, default=[], metavar="NAME", help=f"{', '.join(BESIDE)}")
     add("--size", type=whole(*SIDES), nargs=2, metavar=("H", "W"), help="pixels, as every network sees them")
     add_options(parser)

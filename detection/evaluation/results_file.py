@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -73,9 +73,9 @@ RESULT = Form(
 def to_results(image_id: int, prediction: Mapping[str, Any], category_ids: Sequence[int]) -> list[Result]:
     """Detections of one image, boxes in pixels of the stored image, rounded as they will be written.
 
+    prediction: a `detection.formats.Prediction` on the CPU, or arrays of the same keys.
     Raises ValueError for a number that is not finite."""
-    boxes = prediction["boxes"].double().cpu().numpy()
-    scores = prediction["scores"].double().cpu().numpy()
+    boxes, scores = (np.asarray(prediction[key], np.float64) for key in ("boxes", "scores"))
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         raise ValueError(f"image {image_id}: a predicted box or score is not finite")
     corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).round(3)

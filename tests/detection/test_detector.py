@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_detectors import small_c4_detector, small_detector
 
 from backbones import weights
+from detection.data.coco_file import CategoryEntry
 from detection.data.images import open_split
 from detection.detector import Detector
 from detection.evaluation.config import EvaluateConfig
@@ -260,3 +262,16 @@ def test_files_that_are_no_detector_are_refused_with_the_key(trained, backbone_f
             Detector.load(path)
         assert str(refusal.value).startswith(f"{path}: ")
         assert len(str(refusal.value)) < len(str(path)) + 400
+
+
+@pytest.mark.parametrize("make", [small_detector, small_c4_detector], ids=["fpn", "c4"])
+def test_a_detector_works_under_autocast_and_exactly_again_without(make):
+    detector = make([CategoryEntry(1, "a"), CategoryEntry(2, "b")])
+    image = torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    exact = detector.predict(image, (96, 128))
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = detector.predict(image, (96, 128))
+    assert rough["boxes"].dtype == rough["scores"].dtype == torch.float32
+    assert 1e-5 < (rough["scores"][:5] - exact["scores"][:5]).abs().max() < 0.1
+    again = detector.predict(image, (96, 128))
+    assert all(torch.equal(again[key], exact[key]) for key in exact)

@@ -1,10 +1,12 @@
 """`python -m detection.predict`: files, folders and patterns in; drawings, JSON and a table out."""
 
+import importlib.util
 import json
 import os
 import struct
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ import torch
 from PIL import Image
 from small_detectors import small_c4_detector, small_detector
 
+from celltransfer import install_command
 from detection.data.coco_file import CategoryEntry
 from detection.evaluation.file_detections import predict
 from detection.predict import main
+from runtime.video import VideoWriter, frames, header
 
 CATEGORIES = [CategoryEntry(3, "[red] cell"), CategoryEntry(7, "b"), CategoryEntry(90, "c")]
 
@@ -244,3 +248,54 @@ def test_what_is_not_there_is_named(weights, images, capsys):
     lines = printed.err.splitlines()
     assert lines[:2] == ["none.png: no such image or folder", "none.safetensors: no such detector file"]
     assert lines[2].startswith("device = 'foo', expected auto, cpu, cuda")
+
+
+def test_a_video_is_its_frames(detector, weights, images, tmp_path, capsys):
+    clip = tmp_path / "clip.MOV"
+    with VideoWriter(clip, Fraction(10)) as writer:
+        for seed in range(3):
+            writer.write(picture(seed))
+    output = tmp_path / "out"
+    words = [str(images / "a.png"), str(clip), "--output", str(output), "--min-score", "0", "--device", "cpu"]
+    assert main([weights, *words]) == 0
+    entries = json.loads((output / "detections.json").read_text())
+    shown = [Image.open(images / "a.png"), *frames(clip)]
+    for image_id, (found, frame) in enumerate(zip(detector(shown), (None, 1, 2, 3), strict=True), start=1):
+        own = [entry for entry in entries if entry["image_id"] == image_id]
+        assert [entry["score"] for entry in own] == pytest.approx(found["scores"].tolist(), abs=1e-6)
+        assert {entry.get("frame") for entry in own} == {frame}
+    assert header(output / "2_clip.mp4") == (3, 10)
+    drawn = list(frames(output / "2_clip.mp4"))
+    difference = np.abs(np.asarray(drawn[0], np.int16) - np.asarray(shown[1], np.int16))
+    assert difference.max() > 100  # boxes
+    printed = "".join(capsys.readouterr().out.split())
+    assert "(3frames)" in printed
+
+
+def test_a_video_that_cannot_be_read_costs_itself_alone(weights, images, tmp_path, capsys):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    assert main([weights, str(broken), str(images / "a.png"), "--json", "--device", "cpu"]) == 1
+    printed = capsys.readouterr()
+    assert {entry["image_id"] for entry in json.loads(printed.out)} == {2}
+    assert printed.err.startswith(f"{broken}: cannot be read as a video: ")
+
+
+def test_a_video_needs_its_extra(weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "clip.mp4").touch()
+    assert main([weights, str(tmp_path / "clip.mp4"), "--json"]) == 1
+    assert f"clip.mp4 needs av, which is not installed: {install_command('video')}" in capsys.readouterr().err
+
+
+def test_an_engine_is_for_exported_files(weights, images, tmp_path, capsys):
+    words = [str(images / "a.png"), "--json"]
+    assert main([weights, *words, "--engine", "openvino"]) == 1
+    assert main([str(tmp_path / "none.onnx"), *words]) == 1
+    assert main([str(tmp_path / "none.onnx"), *words, "--device", "cuda"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(
+        f"{weights}: --engine openvino runs exported files, which end in .onnx or .xml; "
+    )
+    assert lines[1] == f"{tmp_path / 'none.onnx'}: no such exported file"
+    assert lines[2] == "--device cuda: exported files run on the CPU"
