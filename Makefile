@@ -6,7 +6,7 @@ SITE = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('pur
 PIP := $(BIN)/python -m pip
 # Of pyproject.toml, for `make demo` and `make test`.
 EXTRAS_demo := demo
-EXTRAS_test := demo,test,timm,export,detectron2,tensorboard,ray,supervision
+EXTRAS_test := demo,test,timm,export,deploy,detectron2,tensorboard,ray,supervision,video
 PACKAGES := backbones runtime classification search detection pipeline conf benchmarks celltransfer.py
 
 .PHONY: demo test test-slow fuzz test-install gpu-check lint install detectron2 lock audit clean

@@ -28,6 +28,7 @@ OPTIONAL = {
     "onnx": ("backbones/onnx_graph.py",),
     "onnxruntime": ("backbones/runtimes.py",),
     "openvino": ("backbones/runtimes.py",),
+    "av": ("runtime/video.py",),
     "nncf": ("backbones/int8.py",),
     "detectron2": ("detection/engines/detectron2_parts.py",),
     "supervision": ("detection/detector.py",),

@@ -22,6 +22,7 @@ EXTRAS = {
     "supervision": ["supervision"],
     "export": ["onnx", "onnxscript", "onnxruntime", "openvino"],
     "deploy": ["nncf"],
+    "video": ["av"],
     "detectron2": ["detectron2", "fvcore", "iopath", "yacs", "tabulate", "cloudpickle", "termcolor"],
 }
 EVERYTHING = [module for modules in EXTRAS.values() for module in modules]
