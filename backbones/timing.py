@@ -16,7 +16,9 @@ class Quartiles(NamedTuple):
 
 def quartiles(values: Sequence[float]) -> Quartiles:
     """Of at least one value, which is all three then."""
-    return Quartiles(*(statistics.quantiles(values, n=4) if len(values) > 1 else values * 3))
+    if len(values) == 1:
+        return Quartiles(*[values[0]] * 3)
+    return Quartiles(*statistics.quantiles(values, n=4))
 
 
 def interleaved(

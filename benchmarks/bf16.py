@@ -11,7 +11,8 @@ processor without units for bfloat16 computes it far slower than float32.
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ NETWORKS = ("nasnet_a_mobile", "timm/resnet50")
 IMAGE_SIDE, DETECTOR_SIDES = 224, (480, 640)
 
 
-def timed(work: str, ways: dict[str, Callable[[], object]], rounds: int) -> Iterator[Row]:
+def timed(work: str, ways: Mapping[str, Callable[[], object]], rounds: int) -> Iterator[Row]:
     yield from compare(work, interleaved(ways, rounds, clock=time.process_time), {})
 
 
@@ -89,13 +90,12 @@ def main() -> None:
     args = options.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    sections: list[Callable[[], Iterator[Row]]] = []
-    for name in NETWORKS:
-        for batch in (1, 8):
-            sections.append(lambda name=name, batch=batch: networks(name, batch, args.rounds))
-    for name in NETWORKS:
-        sections.append(lambda name=name: detectors(name, max(1, args.rounds // 2)))
-    sections.append(lambda: children(max(1, args.rounds // 2)))
+    few = max(1, args.rounds // 2)
+    sections = [
+        *(partial(networks, name, batch, args.rounds) for name in NETWORKS for batch in (1, 8)),
+        *(partial(detectors, name, few) for name in NETWORKS),
+        partial(children, few),
+    ]
     report(sections, args, processor.name())
 
 

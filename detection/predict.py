@@ -28,9 +28,7 @@ from runtime.progress import track
 from runtime.tables import print_table, whole_table
 
 if TYPE_CHECKING:
-    from detection.deployment.runner import Runner
-    from detection.detector import Detector
-    from detection.evaluation.file_detections import Found, NamedResult
+    from detection.evaluation.file_detections import Finder, Found, NamedResult
 
 SHOW_PROGRESS_FROM = 10
 """Images from which a person wants to know how many are left."""
@@ -73,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _open(options: argparse.Namespace) -> "Detector | Runner":
+def _open(options: argparse.Namespace) -> "Finder":
     """What was exported needs no PyTorch, whose import takes seconds. Raises as `Detector.load` does."""
     if Path(options.weights).suffix in EXPORTED:
         from detection.deployment.runner import Runner

@@ -1,14 +1,10 @@
 """Boxes drawn on a picture."""
 
 import colorsys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
-
-if TYPE_CHECKING:
-    from detection.deployment.runner import Found
-    from detection.detector import Detection
 
 LINES = 48
 """Heights of a letter in the longer side of a picture: 20 px of 960."""
@@ -53,8 +49,8 @@ def _brightness(colour: tuple[int, int, int]) -> float:
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
 
 
-def draw_detection(picture: Image.Image, detection: "Detection | Found") -> Image.Image:
-    """The picture with everything found in it, the best on top."""
+def draw_detection(picture: Image.Image, detection: Mapping[str, Any]) -> Image.Image:
+    """The picture with everything found in it, the best on top. detection: a `Detection`, or arrays."""
     texts = [f"{n} {s:.2f}" for n, s in zip(detection["names"], detection["scores"].tolist(), strict=True)]
     boxes, labels = detection["boxes"].tolist(), detection["labels"].tolist()
     return draw_boxes(picture, boxes[::-1], labels[::-1], texts[::-1])

@@ -3,9 +3,9 @@
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -13,20 +13,27 @@ from PIL import Image
 
 from backbones.files import write_atomically
 from backbones.words import told
-from detection.deployment.runner import Found as Exported
-from detection.deployment.runner import Runner
+from detection.data.coco_file import CategoryEntry
 from detection.evaluation.draw import draw_detection
 from detection.evaluation.results_file import Result, to_results
 from runtime import video
 from runtime.pictures import decode
 
-if TYPE_CHECKING:
-    from detection.detector import Detection, Detector
-
 LONGEST_STEM = 200
 """Bytes of a file's name that its drawing keeps."""
 
-Find = Callable[[Image.Image], "Detection | Exported"]
+Detection = Mapping[str, Any]
+"""Boxes, scores, labels and names: a `detection.detector.Detection`, or arrays of the same keys."""
+Find = Callable[[Image.Image], Detection]
+
+
+class Finder(Protocol):
+    """A `Detector`, or a `detection.deployment.runner.Runner` of what was exported, which is above this."""
+
+    categories: list[CategoryEntry]
+
+    def __call__(self, picture: Any, /, threshold: float) -> Detection | Sequence[Detection]:
+        """What is found in an array `[H, W, 3]`: a `Detection`, or a list of one."""
 
 
 class NamedResult(Result):
@@ -51,7 +58,7 @@ class Found(NamedTuple):
 
 
 def predict(
-    detector: "Detector | Runner", paths: Sequence[Path], output: Path | None = None, min_score: float = 0.3
+    detector: Finder, paths: Sequence[Path], output: Path | None = None, min_score: float = 0.3
 ) -> Iterator[Found]:
     """Looks at one file after the other, at each frame of a video; image ids count both from 1.
 
@@ -82,15 +89,17 @@ def predict(
 
 
 class _Look(NamedTuple):
-    detection: "Detection | Exported | None"
+    detection: Detection | None
     frame: int | None = None
     error: str | None = None
 
 
-def _finder(detector: "Detector | Runner", min_score: float) -> Find:
-    if isinstance(detector, Runner):
-        return lambda picture: detector(np.asarray(picture), min_score)
-    return lambda picture: detector(picture, min_score)[0]
+def _finder(detector: Finder, min_score: float) -> Find:
+    def find(picture: Image.Image) -> Detection:
+        found = detector(np.asarray(picture), min_score)
+        return found if isinstance(found, Mapping) else found[0]
+
+    return find
 
 
 def _picture(find: Find, path: Path, drawing: Path | None) -> Iterator[_Look]:

@@ -41,7 +41,7 @@ def match(coco: CocoAnnotations, results: Sequence[Result]) -> Matches:
     right, wrong = np.zeros(len(results), np.bool_), _among_the_best(pairs, found.scores)
     wrong[asked] = False  # until it is matched: beyond the MOST best nothing is
     objects = np.zeros(len(coco.labels), np.bool_)
-    coco_eval = fast(coco, Columns(*(column[asked] for column in found)))
+    coco_eval = fast(coco, found.at(asked))
     params = coco_eval.params
     params.iou_thrs, params.max_dets = [IOU], [MOST]
     params.area_rng, params.area_rng_lbl = params.area_rng[:1], params.area_rng_lbl[:1]

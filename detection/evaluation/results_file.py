@@ -56,6 +56,10 @@ class Columns(NamedTuple):
             np.fromiter([result.score for result in results], np.float64, count),
         )
 
+    def at(self, rows: NDArray[np.int64]) -> "Columns":
+        """Those of these places."""
+        return Columns(self.image_ids[rows], self.category_ids[rows], self.boxes[rows], self.scores[rows])
+
 
 UNREAD_BOX = (0.0, 0.0, 1.0, 1.0)
 """Stands for a box that cannot be read, which is a problem of its own."""

@@ -11,6 +11,7 @@ from PIL import Image
 from small_detectors import small_c4_detector
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from backbones.runtimes import openvino_core, save_openvino
 from backbones.speed_table import synthetic
 from detection.data.coco_file import CategoryEntry
 from detection.data.sizing import ShortestEdge
@@ -29,8 +30,9 @@ def files(tmp_path_factory):
     detector = small_c4_detector([CategoryEntry(3, "a"), CategoryEntry(7, "b")])
     detector.save(folder / "net.safetensors", {})
     trace, said = traced(detector), described(detector, "")
-    for format, suffix in (("openvino", ".xml"), ("onnx", ".onnx"), ("torch", ".pt2")):
+    for format, suffix in (("onnx", ".onnx"), ("torch", ".pt2")):
         write(trace, folder / f"net{suffix}", format, said)
+    save_openvino(openvino_core().read_model(folder / "net.onnx"), folder / "net.xml", said)
     return folder
 
 
