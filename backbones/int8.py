@@ -5,9 +5,10 @@ lies before or behind, such as normalisation, softmax, the arithmetic of boxes a
 """
 
 import contextlib
+import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
@@ -28,10 +29,14 @@ def spread(things: Sequence[T], count: int = MOST_EXAMPLES) -> list[T]:
     return list(things[::step])
 
 
-def quantised(model: Any, examples: Sequence[Mapping[str, NDArray[Any]]]) -> Any:
-    """The model in int8. model: an `openvino.Model`, which stays as it is. examples: inputs by name."""
+def quantised(model: Any, examples: Sequence[T], inputs: Callable[[T], Mapping[str, NDArray[Any]]]) -> Any:
+    """The model in int8. model: an `openvino.Model`, which stays as it is.
+
+    examples: such as files of images; all in memory could be too many. inputs: makes the model's, by name."""
     os.environ.setdefault("NNCF_CI", "1")  # else it reports its use to a service on the internet
-    import nncf
+    with contextlib.redirect_stdout(sys.stderr):  # where its log goes from now on
+        import nncf
+    nncf.set_log_level(logging.ERROR)
 
     kept = _maps(model)
     names = [operator.get_friendly_name() for operator in model.get_ordered_ops()]
@@ -39,7 +44,7 @@ def quantised(model: Any, examples: Sequence[Mapping[str, NDArray[Any]]]) -> Any
     with contextlib.redirect_stdout(sys.stderr):  # its progress bars
         return nncf.quantize(
             model,
-            nncf.Dataset([dict(example) for example in examples]),
+            nncf.Dataset(examples, lambda example: dict(inputs(example))),
             subset_size=len(examples),
             target_device=nncf.TargetDevice.CPU,
             ignored_scope=ignored,

@@ -2,12 +2,14 @@
 
 import importlib.util
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from backbones.export import export, replace_files
 from backbones.image_transforms import transforms
@@ -57,14 +59,14 @@ def write_int8(weights: Path, output: Path, paths: Sequence[Path]) -> Cost:
         small.parent.mkdir()
         export(network, plain, "openvino")
         before = open_program(plain)
-        examples = [{"images": read(path, see)[None].numpy()} for path in spread(paths)]
-        save_openvino(quantised(openvino_core().read_model(plain), examples), small, before.metadata)
+        examples = spread(paths)
+        model = quantised(openvino_core().read_model(plain), examples, lambda path: _seen(path, see))
+        save_openvino(model, small, before.metadata)
         after = open_program(small)
         labelled = right = still = same = 0
         with track(len(paths), "comparing int8 with float32", images_per_unit=1) as progress:
             for path in paths:
-                images = read(path, see)[None].numpy()
-                answers = [_label(program, images) for program in (before, after)]
+                answers = [_label(program, _seen(path, see)) for program in (before, after)]
                 same += answers[0] == answers[1]
                 label = classes.get(path.parent.name)
                 if label is not None:
@@ -76,5 +78,9 @@ def write_int8(weights: Path, output: Path, paths: Sequence[Path]) -> Cost:
     return Cost(len(examples), len(paths), labelled, right, still, same)
 
 
-def _label(program: Program, images: NDArray[np.float32]) -> int:
-    return int(program.run({"images": images})["logits"][0].argmax())
+def _seen(path: Path, see: Callable[[Image.Image], Tensor]) -> dict[str, NDArray[np.float32]]:
+    return {"images": read(path, see)[None].numpy()}
+
+
+def _label(program: Program, inputs: dict[str, NDArray[np.float32]]) -> int:
+    return int(program.run(inputs)["logits"][0].argmax())

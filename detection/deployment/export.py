@@ -63,6 +63,8 @@ class Pictures:
         check_categories(coco, detector.categories)
         for problem in problems:
             log.warning("%s", problem)
+        if not len(coco):
+            raise ValueError(f"{annotations}: it has no images to compare on")
         return cls(folder, [folder / name for name in coco.file_names.tolist()], coco)
 
 
@@ -92,8 +94,6 @@ def export(
         check_int8(format, images)
     elif annotations is not None:
         raise ValueError(f"annotations = {annotations}: they tell what int8 costs, so give --int8, too")
-    if annotations is not None and images is None:
-        raise ValueError(f"annotations = {annotations}, expected the folder of their pictures, too: --images")
     pictures = None if images is None else Pictures.open(images, annotations, detector)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:

@@ -54,8 +54,12 @@ def write_int8(
     """Quantises the OpenVINO file at `path`, which `runner` runs, into a folder of its own; returns the file.
 
     paths: of the pictures, of which some hundred calibrate. coco: their annotations."""
-    examples = [runner.prepare(np.asarray(decode(one))).named() for one in spread(paths)]
-    model = quantised(openvino_core().read_model(path), examples)
+    examples = spread(paths)
+
+    def inputs(picture: Path) -> dict[str, Any]:
+        return runner.prepare(np.asarray(decode(picture))).named()
+
+    model = quantised(openvino_core().read_model(path), examples, inputs)
     written = path.parent.with_name("int8") / path.name
     written.parent.mkdir()
     save_openvino(model, written, runner.program.metadata)

@@ -193,9 +193,10 @@ def files(tmp_path_factory) -> Path:
 def test_each_file_finds_what_the_detector_finds_in_pictures_of_any_size(files, suffix):
     detector = Detector.load(files / "detector.safetensors", "cpu")
     runner = opened(files / f"detector{suffix}")
-    pictures = [
-        pattern(*size, seed) for seed, size in enumerate([(96, 96), (60, 128), (300, 200), (75, 100)])
-    ]
+    sizes = [(96, 96), (60, 128), (300, 200), (75, 100)]
+    if suffix != ".pt2":  # which refuses sides below 96 pixels
+        sizes[0] = (20, 200)
+    pictures = [pattern(*size, seed) for seed, size in enumerate(sizes)]
     found = compare(detector, runner, pictures)
     assert (found.pictures, found.alone) == (4, 0)
     assert found.found > 100
