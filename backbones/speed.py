@@ -17,14 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from backbones.arguments import documented_parser, one_line_errors, whole
 from backbones.exported import RUNTIMES, check_precision, open_exported
 from backbones.files import existing
-from backbones.pictures import as_picture, central_square
-from backbones.spec import Preprocessing
 from backbones.speed_table import SYNTHETIC_SIZE, Step, add_options, report, synthetic
 
 WEIGHTS = ".safetensors"
@@ -78,23 +75,7 @@ class ExportedFile:
 
     def load(self, threads: int) -> Step:
         """See `speed_table.Model`."""
-        run, preprocessing = open_exported(self.name, threads, self.precision)
-
-        def step(picture: Image.Image) -> object:
-            logits = run(_seen(picture, preprocessing))["logits"]
-            exponents = np.exp(logits - logits.max())
-            return exponents / exponents.sum()
-
-        return step
-
-
-def _seen(picture: Image.Image, preprocessing: Preprocessing) -> Any:
-    """`[1, C, S, S]` float32, as `transforms` makes it, by NumPy alone."""
-    channels = len(preprocessing.mean)
-    square = central_square(as_picture(picture, grey=channels == 1), preprocessing)
-    pixels = np.asarray(square, np.float32).reshape(preprocessing.size, preprocessing.size, channels)
-    mean, std = (np.array(values, np.float32) * 255 for values in (preprocessing.mean, preprocessing.std))
-    return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1)[None])
+        return open_exported(self.name, threads, self.precision).probabilities
 
 
 def _models(options: Any) -> list[Weights | ExportedFile]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -12,19 +11,12 @@ from backbones import weights
 from backbones.base import Classifier
 from backbones.image_transforms import transforms
 from backbones.network import NASNet
+from classification.guesses import Guess
 from runtime.device import resolve_device
 from runtime.pictures import read
 
 FUSE_FROM = 64
 """Images from which fusing a network of cells, which takes as long as some tens of images, pays on a CPU."""
-
-
-class Guess(NamedTuple):
-    """label: in 0..K-1. name: of the class. probability: in 0..1."""
-
-    label: int
-    name: str
-    probability: float
 
 
 @torch.inference_mode()

@@ -1,13 +1,14 @@
 """Names what is in image files.
 
 python -m classification.predict backbone.safetensors IMAGES… [--json]
+python -m classification.predict backbone.onnx IMAGES… --engine openvino
 """
 
 import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from backbones.arguments import whole
+from backbones.runtimes import RUNTIMES
 from backbones.words import printable, printable_lines, told
 from celltransfer import program
 from runtime.named_images import Unread, find_images, tell_unread
@@ -22,7 +24,10 @@ from runtime.progress import track
 from runtime.tables import print_table, whole_table
 
 if TYPE_CHECKING:
-    from classification.file_predictions import Guess
+    from classification.guesses import Guess
+
+
+EXPORTED = (".onnx", ".xml")
 
 
 def _as_json(path: Path, guesses: Sequence["Guess"]) -> str:
@@ -47,13 +52,36 @@ def _show_unread(table: Table, unread: Unread, as_json: bool) -> None:
         table.add_section()
 
 
+def _answers(
+    options: argparse.Namespace, paths: Sequence[Path]
+) -> Iterator[tuple[Path, list["Guess"] | Exception]]:
+    """Loads the network; what was exported needs no PyTorch, whose import takes seconds."""
+    if Path(options.weights).suffix in EXPORTED:
+        from backbones.exported import open_exported
+        from classification.exported_predictions import predict as predict_exported
+
+        if options.device not in ("auto", "cpu"):
+            raise ValueError(f"--device {options.device}: exported files run on the CPU")
+        network = open_exported(options.weights, runtime=options.engine)
+        return predict_exported(network, paths, top=options.top)
+    if options.engine is not None:
+        raise ValueError(
+            f"{options.weights}: --engine {options.engine} runs exported files, which end in "
+            f"{' or '.join(EXPORTED)}; {program('backbones')} export writes them"
+        )
+    from classification.file_predictions import load, predict
+
+    loaded = load(options.weights, options.device, len(paths))
+    return predict(loaded, paths, top=options.top, batch_size=options.batch_size)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=program("classification.predict"),
         description="Name what is in image files. Exit code 1 where one of them cannot be read; the others "
         "are answered all the same.",
     )
-    parser.add_argument("weights", help="a backbone.safetensors")
+    parser.add_argument("weights", help="a backbone.safetensors, or an exported .onnx or .xml")
     parser.add_argument("images", nargs="+", help="image files, folders or patterns of them")
     parser.add_argument("--top", type=whole(1), default=5, help="classes for each image (default 5)")
     parser.add_argument("--json", action="store_true", help="print a JSON object a line instead")
@@ -61,9 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--batch-size", type=whole(1), default=16, help="images per forward pass (default 16)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument(
+        "--engine", choices=list(RUNTIMES), help="what runs an exported file (default: what it was made for)"
+    )
     options = parser.parse_args(arguments)
-    from classification.file_predictions import load, predict  # imports torch, for which --help need not wait
-
     table = whole_table("image", "class", "probability")
     table.columns[2].justify = "right"
     read = 0
@@ -74,10 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not paths:
             tell_unread(unread, 0)
             return 1
-        network = load(options.weights, options.device, len(paths))
+        answers = _answers(options, paths)
         shown = not options.json and len(paths) > options.batch_size
         with track(len(paths), "predicting", images_per_unit=1, quiet=not shown) as progress:
-            for path, result in predict(network, paths, top=options.top, batch_size=options.batch_size):
+            for path, result in answers:
                 progress.advance()
                 if isinstance(result, Exception):
                     unread.append(Unread(str(path), told(result)))

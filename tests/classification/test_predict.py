@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 
 from backbones import weights
+from backbones.export import export
 from backbones.genotype import Block, Cell, Genotype
 from backbones.image_transforms import normalise
 from backbones.network import NASNet
@@ -20,6 +23,7 @@ from classification.data import open_images
 from classification.evaluation import evaluation_loader
 from runtime.named_images import Unread, find_images
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 NAMES = ["ant", "[bold]bee", "cat", "dog", "eel", "fly", "gnu"]
 CELL = Cell.with_unused_concat(
     [Block(0, 1, "sep_conv_3x3", "identity"), Block(0, 0, "avg_pool_3x3", "conv_1x1")]
@@ -227,3 +231,43 @@ def test_what_is_no_regular_file_is_found_and_never_opened(weights_file, picture
         "phone.heic: cannot be read as an image: a HEIC picture, which is not read: convert"
     )
     assert told[4:] == ["4 of 5 could not be read"]
+
+
+WITHOUT_TORCH = """
+import sys
+from classification.predict import main
+code = main(sys.argv[1:])
+assert "torch" not in sys.modules
+sys.exit(code)
+"""
+
+
+def test_an_exported_file_names_the_same_without_pytorch(weights_file, pictures, tmp_path, capsys):
+    export(weights_file, tmp_path / "net.onnx", "onnx")
+    code, expected, _ = as_json(capsys, weights_file, pictures, "--top", 7)
+    assert code == 0
+    for engine in ("onnx", "openvino"):
+        words = [tmp_path / "net.onnx", pictures, "--top", "7", "--json", "--engine", engine]
+        command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, words)]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [line["image"] for line in found] == [line["image"] for line in expected]
+        for ours, theirs in zip(found, expected, strict=True):
+            probabilities = {guess["class"]: guess["probability"] for guess in theirs["top"]}
+            assert {g["class"]: g["probability"] for g in ours["top"]} == pytest.approx(
+                probabilities, abs=1e-4
+            )
+            assert ours["top"][0]["label"] == NAMES.index(ours["top"][0]["class"])
+
+
+def test_an_engine_is_for_exported_files(weights_file, pictures, tmp_path, capsys):
+    assert predict.main([weights_file, str(pictures), "--engine", "onnx"]) == 1
+    assert predict.main([str(tmp_path / "none.xml"), str(pictures)]) == 1
+    assert predict.main([str(tmp_path / "none.xml"), str(pictures), "--device", "cuda:1"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(
+        f"{weights_file}: --engine onnx runs exported files, which end in .onnx or .xml"
+    )
+    assert lines[1] == f"{tmp_path / 'none.xml'}: no such exported file"
+    assert lines[2] == "--device cuda:1: exported files run on the CPU"
