@@ -108,7 +108,7 @@ def check_runtime(path: Path, runtime: str | None = None) -> str:
     if runtime is not None and runtime not in RUNTIMES:
         raise ValueError(f"runtime = {clipped(runtime)}, expected one of {', '.join(RUNTIMES)}")
     if not able or (runtime is not None and runtime not in able):
-        suffixes = RUNTIMES[runtime][1] if runtime in RUNTIMES else (".onnx", ".xml")
+        suffixes = (".onnx", ".xml") if runtime is None else RUNTIMES[runtime][1]
         raise ValueError(f"{path}: expected an exported file that ends in {' or '.join(suffixes)}")
     runtime = runtime or able[0]
     if importlib.util.find_spec(RUNTIMES[runtime][0]) is None:

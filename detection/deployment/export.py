@@ -3,7 +3,7 @@
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,12 +102,12 @@ def export(
         write(traced(detector), written, format, described(detector, weights))
         runner = _opened(written, format)
         if pictures is None:
-            what, some = counted(len(PATTERNS), "coloured pattern"), (pattern(*size) for size in PATTERNS)
+            what = counted(len(PATTERNS), "coloured pattern")
+            comparison = compare(detector, runner, (pattern(*size) for size in PATTERNS))
         else:
             chosen = spread(pictures.paths, COMPARED)
             what = f"{len(chosen)} of {counted(len(pictures.paths), 'picture')} in {images}"
-            some = _decoded(chosen)
-        comparison = compare(detector, runner, some)
+            comparison = compare(detector, runner, (np.asarray(decode(path)) for path in chosen))
         if comparison.agreement < LEAST_AGREEMENT:
             raise ValueError(
                 f"{path} was not written: on {what}, {comparison.alone} of {comparison.found} detections are "
@@ -126,10 +126,6 @@ def export(
 
 def _opened(path: Path, format: str) -> Runner:
     return Runner.of(TorchProgram(path) if format == "torch" else open_program(path), path)
-
-
-def _decoded(paths: Sequence[Path]) -> Iterator[NDArray[np.uint8]]:
-    return (np.asarray(decode(path)) for path in paths)
 
 
 def pattern(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -96,7 +96,7 @@ def _(
 
 
 _OPERATORS = torch.ops.celltransfer
-BY_TORCH: dict[Any, Callable[..., Tensor]] = {
+BY_TORCH: dict[Any, Callable[..., Any]] = {
     _OPERATORS.best.default: _best,
     _OPERATORS.kept.default: _kept,
     _OPERATORS.crops.default: _crops,

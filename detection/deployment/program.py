@@ -89,8 +89,8 @@ def described(detector: Detector, weights: str) -> dict[str, str]:
 
 def _fixed_side(detector: Detector) -> int | None:
     """The one size of a detector on one map, which is not padded, in pixels; None: any multiples do."""
-    fixed = isinstance(detector.engine, TorchvisionC4) and isinstance(detector.input_size, Fixed)
-    return detector.input_size.side if fixed else None
+    size = detector.input_size
+    return size.side if isinstance(detector.engine, TorchvisionC4) and isinstance(size, Fixed) else None
 
 
 def traced(detector: Detector) -> ExportedProgram:

@@ -1,7 +1,7 @@
 """Detection by an exported file, in ONNX Runtime or OpenVINO: no PyTorch is imported.
 
     detector = Runner.open("detector.onnx")
-    found = detector(numpy.asarray(Image.open("photo.jpg").convert("RGB")))
+    found = detector(numpy.asarray(picture))  # an upright RGB picture, such as of runtime.pictures.decode
 
 Letters: `H W` pixels, `R` detections.
 """
