@@ -1,17 +1,17 @@
 """A detector as one program for other runtimes: ONNX, OpenVINO, or PyTorch's exported program.
 
 It takes `image`, `[1, 3, H, W]` float32, RGB in 0..1, and `size`, `[2]` int64, the height and width of the
-picture in it, whose top left corner is the image's; beside it lies padding. H and W are any multiples of 32
-(of a detector on one map that looks at squares of one size: that size). It gives, best score first, `boxes`
-`[D, 4]` xyxy in pixels of the image, `scores` `[D]` in 0..1, `labels` `[D]` int64, places among the
+picture in it, whose top left corner is the image's; beside it lies padding. H and W are multiples of 32, at
+least 96 (of a detector on one map that looks at squares of one size: that size). It gives, best score first,
+`boxes` `[D, 4]` xyxy in pixels of the image, `scores` `[D]` in 0..1, `labels` `[D]` int64, places among the
 categories, and `valid` `[D]` bool, zeros where it is false; D is `detections_per_image`. Normalisation, NMS
 and RoIAlign are inside.
 
 The file says of itself, in JSON by key: `categories` (ids and names), `preprocessing` (`size`, the rule by
-which pictures are resized; `multiple`, of H and W; `channels`; `mean` and `std`, which the program applies),
-`score_threshold`, `detections_per_image`, and `weights`, the SHA-256 of the file that the detector came from.
-They are ONNX's metadata properties, OpenVINO's runtime information under `celltransfer`, and a .pt2's extra
-files `<key>.json`.
+which pictures are resized; `multiple` and `least`, of H and W; `channels`; `mean` and `std`, which the
+program applies), `score_threshold`, `detections_per_image`, and `weights`, the SHA-256 of the file that the detector
+came from. They are ONNX's metadata properties, OpenVINO's runtime information under `celltransfer`, and a
+.pt2's extra files `<key>.json`.
 """
 
 import copy
@@ -40,6 +40,9 @@ from detection.engines.torchvision_c4 import TorchvisionC4
 
 MULTIPLE = PYRAMID_STRIDES[-1]
 """Of the height and width of what the program takes."""
+LEAST = 3 * MULTIPLE
+"""Pixels of a side of it. OpenVINO pools no map that is smaller than the window, and `torch.export` takes a
+map of one row for a case of its own."""
 INPUTS = ("image", "size")
 
 
@@ -76,6 +79,7 @@ def described(detector: Detector, weights: str) -> dict[str, str]:
         "preprocessing": {
             "size": asdict(SizeRecord.of(detector.input_size)),
             "multiple": 1 if _fixed_side(detector) else MULTIPLE,
+            "least": _fixed_side(detector) or LEAST,
             "channels": "RGB",
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
@@ -127,7 +131,7 @@ def write(trace: ExportedProgram, path: Path, format: str, metadata: Mapping[str
             side.dim_param = name
     for key, text in metadata.items():
         model.metadata_props.add(key=key, value=text)
-    onnx = path.with_suffix(".onnx")
+    onnx = path if format == "onnx" else path.with_name(f"{path.name}.onnx")
     onnx.write_bytes(model.SerializeToString())
     if format == "openvino":
         save_openvino(openvino_core().read_model(onnx), path, metadata)

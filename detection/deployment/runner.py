@@ -54,9 +54,9 @@ class Inputs:
 class Runner:
     """An exported detector.
 
-    program: runs it. categories: by label. size: the rule by which pictures are resized. multiple: of the
-    sides of what the program takes. score_threshold: the program finds nothing below. most: detections in a
-    picture."""
+    program: runs it. categories: by label. size: the rule by which pictures are resized. multiple, least: of
+    the sides of what the program takes, pixels. score_threshold: the program finds nothing below. most:
+    detections in a picture."""
 
     def __init__(self, program: Program, metadata: Mapping[str, Any]) -> None:
         self.program = program
@@ -64,6 +64,7 @@ class Runner:
         self.categories = [CategoryEntry(**one) for one in metadata["categories"]]
         self.size = SizeRecord(**metadata["preprocessing"]["size"]).size
         self.multiple: int = metadata["preprocessing"]["multiple"]
+        self.least: int = metadata["preprocessing"]["least"]
         self.score_threshold: float = metadata["score_threshold"]
         self.most: int = metadata["detections_per_image"]
 
@@ -103,7 +104,7 @@ class Runner:
         stored = picture.shape[0], picture.shape[1]
         height, width = self.size.place(stored).size
         resized = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
-        sides = (-(-side // self.multiple) * self.multiple for side in (height, width))
+        sides = (max(self.least, -(-side // self.multiple) * self.multiple) for side in (height, width))
         image = np.zeros((1, 3, *sides), np.float32)
         image[0, :, :height, :width] = resized.transpose(2, 0, 1)
         image /= 255
