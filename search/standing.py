@@ -10,6 +10,8 @@ from runtime.yaml_files import read_mapping
 from search.ledger.rows import ENDED, SPENT
 from search.snapshot import Snapshot
 
+NO_WORD = "no process runs it, and the last one left no reason, as after kill -9 or on a full disk"
+
 
 class Standing(NamedTuple):
     """word: `running: …`, `paused`, `killed`, `finished` or `ended …`. why: in words; empty where the word
@@ -33,7 +35,7 @@ def standing(snapshot: Snapshot, folder: Path) -> Standing:
     why = snapshot.facts.get(ENDED)
     left = snapshot.count("running")
     if left or (ENDED in snapshot.facts and why is None):
-        return Standing("killed", f"no process runs it{_taken_up(left, settings(folder))}", None)
+        return Standing("killed", f"{NO_WORD}{_taken_up(left, settings(folder))}", None)
     if why == SPENT:
         why = "it was ended before it had written its results, as a full disk may end it"
     return Standing("paused", printable(str(why or "")), None)

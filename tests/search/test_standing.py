@@ -21,6 +21,7 @@ from search.ledger.writer import Ledger
 from search.messages import ChildTask, Failure, SearchPaused
 from search.report import write_report
 from search.run import run
+from search.standing import NO_WORD
 from search.status import main
 from search.strategies.config import RandomConfig
 
@@ -91,7 +92,7 @@ def test_killed(tmp_path, capsys, monkeypatch):
     assert in_fork(lambda: run(toy_config(folder, 9)), tmp_path / "log") == -signal.SIGKILL
     lines, text = told(folder, capsys)
     assert lines["search"] == f"{folder} (killed)"
-    assert lines["why"] == "no process runs it; 1 child that ran when it was killed will begin again"
+    assert lines["why"] == f"{NO_WORD}; 1 child that ran when it was killed will begin again"
     done = sum(row.status == "done" for row in read_children(folder / LEDGER))
     assert lines["children"].startswith(f"{done} of 9 done, 0 running, 1 broken off, ")
     assert lines["attempts"].endswith("1 broken off")
