@@ -79,8 +79,8 @@ class ChildConfig:
             numbers = isinstance(epoch, int) and isinstance(accuracy, int | float)
             if not numbers or not (1 <= epoch < self.epochs and 0 < accuracy <= 1):
                 raise ConfigError(
-                    f"{KEY}stop_below = {self.stop_below}, expected {{epoch: accuracy}} with epochs in "
-                    f"1..{self.epochs - 1} and accuracies in (0, 1], or null"
+                    f"{KEY}stop_below = {self.stop_below}, expected {{epoch: accuracy}} with epochs of at "
+                    f"least 1 and below epochs = {self.epochs}, and accuracies in (0, 1], or null"
                 )
 
     def spec(self, genotype: Genotype) -> NetworkSpec:

@@ -214,7 +214,8 @@ def test_epochs_that_end_a_child_are_read_back_from_a_stored_configuration():
 @pytest.mark.parametrize("stop_below", [{0: 0.5}, {2: 0.5}, {1: 0.0}, {1: 1.5}, {"a": 0.5}, {1: "b"}, 0.5])
 def test_epochs_and_accuracies_that_would_end_a_child_are_checked(stop_below):
     with pytest.raises(
-        ValueError, match=r"stop_below = .*, expected {epoch: accuracy} with epochs in 1..1 and"
+        ValueError,
+        match=r"stop_below = .*, expected {epoch: accuracy} .* at least 1 and below epochs = 2",
     ):
         ChildConfig(epochs=2, stop_below=stop_below)
 
