@@ -103,7 +103,7 @@ def _check(config: DictConfig) -> None:
         other = ", or null" if node._is_optional() else ""
         if not dataclasses.is_dataclass(kind) and isinstance(known[key], float):
             # Of any type, such as an argument of the user's own evaluator.
-            other += f"; for the text type {here}.{key!s}=\"'{known[key]}'\""
+            other += f"; for the text type \"'{known[key]}'\""
         try:
             with under(here):
                 _check_number(str(key), known[key], other)

@@ -117,6 +117,8 @@ def unknown_key(key: str, config: DictConfig) -> str:
 
     config: any composed configuration of the command."""
     parent, _, name = key.rpartition(".")
+    if whole := _of_any_keys(key, config):
+        return f"{key}: no such key; to add it to {whole} type +{key}=…"
     known = list(_keys(config))
     same_name = [each for each in known if each.endswith(f".{key}")]
     same_name += [each for each in known if each.rpartition(".")[2] == name]
@@ -133,6 +135,20 @@ def unknown_key(key: str, config: DictConfig) -> str:
     if siblings:
         return f"{key}: no such key; {parent or 'the configuration'} has {', '.join(siblings)}"
     return f"{key}: no such key; --cfg job shows all"
+
+
+def _of_any_keys(key: str, config: DictConfig) -> str | None:
+    """The part of a dotted key that may have any keys, such as `evaluator`; None where there is none."""
+    node: typing.Any = config
+    *parents, _ = key.split(".")
+    for number, name in enumerate(parents, 1):
+        kind = OmegaConf.get_type(node)
+        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        if hints.get(name) is typing.Any:
+            return ".".join(parents[:number])
+        node = node._get_node(name) if name in hints else None
+        node = node._maybe_dereference_node() if isinstance(node, DictConfig) else None
+    return None
 
 
 def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -43,7 +43,11 @@ REFUSED = {
     "search budget.children=2 window=1 strategy=nan": "strategy=nan: expected one of controller, evolution, "
     "prim_skip, random",
     "search +evaluator._target_=a.b +evaluator.mode=nan": "evaluator.mode = nan, must be finite, or null; "
-    "for the text type evaluator.mode=\"'nan'\"",
+    "for the text type \"'nan'\"",
+    "search +evaluator._target_=a.b evaluator.seconds=1": "evaluator.seconds: no such key; to add it to "
+    "evaluator type +evaluator.seconds=…",
+    "search child.stop_below.5=0.4": "child.stop_below.5: no such key; to add it to child.stop_below type "
+    "+child.stop_below.5=…",
     "search evaluator=5": "evaluator = 5, expected recorded, or _target_ and arguments: docs/search.md",
     "classification recipe.lrr=0.1": "recipe.lrr: no such key; did you mean recipe.lr?",
     "classification data=digits +recipe.lrr=0.1": "recipe.lrr: no such key; did you mean recipe.lr?",
