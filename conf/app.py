@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from backbones.files import STDOUT, check_output
 from backbones.ranges import ConfigError
 from backbones.words import printable, printable_lines, told
 from celltransfer import command_line, program, user_folder_last
@@ -198,6 +199,8 @@ class MakeFolder(Callback):
 
     def _make(self, folder: str, key: str) -> None:
         try:
+            if folder == STDOUT:
+                check_output(folder, folder=True)
             Path(folder).mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as error:  # the second of a zero byte
             reason = (getattr(error, "strerror", None) or str(error)).lower()

@@ -41,7 +41,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, word, key):
     (tmp_path / "notes").write_text("")
     os.symlink("nowhere", tmp_path / "link")
     sweep = ["-m"] if word != "run_dir" else []
-    for folder, reason in (("notes", "file exists"), ("notes/a", "not a directory"), ("link", "file exists")):
+    for folder, reason in (
+        ("notes", "file exists"),
+        ("notes/a", "not a directory"),
+        ("link", "file exists"),
+        ("-", "- means standard output, expected the name of a folder to write"),
+    ):
         message = refused(tmp_path, "classification", *sweep, "data=digits", f"{word}={folder}")
         assert message == f"{key} = {folder}: no folder can be made there ({reason}); choose another\n"
 
