@@ -61,8 +61,9 @@ def _code(searches: Sequence[History]) -> list[Answer]:
 
 def _comparison(groups: Sequence[Group], searches: Sequence[History]) -> list[Answer]:
     same = _same(groups, searches)
-    several = all(len(group.searches) > 1 for group in groups)
-    runs = ", ".join(f"{group.name}: {len(group.searches)}" for group in groups)
+    seeds = {group.name: len(set(group.seeds)) for group in groups}  # one seed twice is one run
+    several = all(count > 1 for count in seeds.values())
+    runs = ", ".join(f"{name}: {count}" for name, count in seeds.items())
     return [
         Answer("Same data, split, space and training for all methods", *same),
         Answer(
@@ -104,10 +105,8 @@ def _confounders(groups: Sequence[Group], searches: Sequence[History]) -> tuple[
         *(["devices, capabilities or versions of PyTorch differ"] if len(set().union(*kinds)) > 1 else []),
         *(["versions of packages differ"] if len(packages) > 1 else []),
     ]
-    hours = ", ".join(
-        f"{group.name} {sum(search.cpu_hours for search in group.searches):,.3g}" for group in groups
-    )
-    times = f"CPU-hours of the children: {hours}"
+    each = ", ".join(f"{group.name} {_cpu_time(group.searches)}" for group in groups)
+    times = f"CPU time of the children: {each}"
     if found:
         return "no", f"{'; '.join(found)}; {times}"
     equal = f"one kind of hardware, equal versions: {_hardware(searches)}"
@@ -128,9 +127,8 @@ def _with_random(groups: Sequence[Group], same: str) -> tuple[str, str]:
 
 def _details(searches: Sequence[History]) -> list[Answer]:
     wall = sum(search.snapshot.seconds for search in searches)
-    hours = sum(search.cpu_hours for search in searches)
     children = _children(sum(len(search.rows) for search in searches))
-    spent = f"{children}, {hours:,.2f} CPU-hours, {duration(wall)} of wall time for the searches"
+    spent = f"{children}, {_cpu_time(searches)} of CPU time, {duration(wall)} of wall time for the searches"
     hardware = _hardware(searches)
     return [
         Answer("Tuning of hyperparameters: how, with which time and resources", "open", OPEN),
@@ -145,6 +143,10 @@ def _details(searches: Sequence[History]) -> list[Answer]:
             f"measured by {program('search.probe')}; the ledger of a search has each cell once",
         ),
     ]
+
+
+def _cpu_time(searches: Sequence[History]) -> str:
+    return duration(3600 * sum(search.cpu_hours for search in searches))
 
 
 def _children(number: int) -> str:

@@ -102,7 +102,10 @@ def _context(searches: Sequence[History]) -> dict[str, Any]:
         "settings": differing,
         "unlike": unlike(groups, differing),
         "write": write,
-        "notes": [note for search in searches for note in (*search.notes, *_unfinished(search, names))],
+        "notes": [
+            *(note for search in searches for note in (*search.notes, *_unfinished(search, names))),
+            *_repeated(groups, names),
+        ],
         "figures": _figures(searches, groups, write),
         "late": late,
         "top_names": [*(f"top {count}" for count in TOP), f"last {late}"],
@@ -193,6 +196,19 @@ def _unfinished(search: History, names: Names) -> list[str]:
         return []
     which = f"{names[search.folder]}: " if len(names) > 1 else ""
     return [f"{which}{word}" + (f": {why}" if why else "")]
+
+
+def _repeated(groups: Sequence[Group], names: Names) -> list[str]:
+    """Which folders hold one search, as its copies do: each of them counts, its seed only once."""
+    found = []
+    for group in groups:
+        for seed in dict.fromkeys(group.seeds):
+            alike = [names[search.folder] for search in group.searches if search.seed == seed]
+            if len(alike) > 1:
+                found.append(
+                    f"{', '.join(alike)}: one configuration and one seed, so one search, {len(alike)} times"
+                )
+    return found
 
 
 def _late_mean(search: History, late: int) -> float | None:

@@ -140,7 +140,7 @@ def test_methods_are_compared_seed_by_seed(searches, tmp_path):
     assert found["Comparison with random search"] == ("yes", "on this page")
     state, text = found["Confounding factors controlled: hardware, versions, run times"]
     assert state == "open"
-    assert re.search("equal versions: cpu .*; CPU-hours of the children: random .*, controller", text)
+    assert re.search("equal versions: cpu .*; CPU time of the children: random .*, controller", text)
     assert found["Code that trains and scores the architectures of the search"][0] == "open"  # a user's own
     state, text = answers(searches[:3], tmp_path / "page.html")[SAME]
     assert (state, text) == (
@@ -243,6 +243,16 @@ def test_a_search_is_named_once(searches, capsys, tmp_path, way):
     assert main([str(searches[0]), str(again)]) == 1
     assert capsys.readouterr().err == f"{again}: the same search as {searches[0]}; name each one once\n"
     assert not (searches[0] / "search_report.html").exists()
+
+
+def test_copies_of_a_search_are_no_further_seeds(searches, tmp_path):
+    copy = shutil.copytree(searches[0], tmp_path / "copy")
+    found = answers([searches[0], copy], tmp_path / "page.html")
+    assert found["Several runs, with their seeds"] == ("no", "runs: random: 1")
+    told = Text((tmp_path / "page.html").read_text()).text
+    assert re.search(r"\S+, copy: one configuration and one seed, so one search, 2 times", told)
+    answers(searches, tmp_path / "page.html")
+    assert "so one search" not in (tmp_path / "page.html").read_text()
 
 
 def test_the_best_so_far_is_drawn_as_steps(searches, tmp_path):
