@@ -36,6 +36,8 @@ class PartProfile:
     buffers: int
     multiply_adds: int
     activation_bytes: int
+    pooled_bytes: int = 0
+    gathered_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,17 @@ class Profile:
         which nothing differentiates again, and has ReLUs of its own.
         """
         return sum(part.activation_bytes for part in self.parts)
+
+    @property
+    def pooled_bytes(self) -> int:
+        """float32 outputs of the poolings; 0 where the network is not one of ours, as the next."""
+        return sum(part.pooled_bytes for part in self.parts)
+
+    @property
+    def gathered_bytes(self) -> int:
+        """What convolutions that look at more than one pixel, and are not depthwise, read: their input
+        channels at each pixel of their outputs, in float32."""
+        return sum(part.gathered_bytes for part in self.parts)
 
 
 def profile(

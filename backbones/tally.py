@@ -13,12 +13,18 @@ class Map:
     height: int
     width: int
 
+    @property
+    def bytes(self) -> int:
+        """In float32."""
+        return 4 * self.channels * self.height * self.width
+
 
 class Tally:
     """Adds up one part. Each layer takes the map that enters it and returns the one that leaves it."""
 
     def __init__(self) -> None:
         self.parameters = self.buffers = self.multiply_adds = self.activation_bytes = 0
+        self.pooled_bytes = self.gathered_bytes = 0
 
     def conv(
         self, x: Map, channels: int, kernel: Pair = (1, 1), stride: Pair = (1, 1), groups: int = 1
@@ -27,6 +33,8 @@ class Tally:
         weights = channels * (x.channels // groups) * kernel[0] * kernel[1]
         self.parameters += weights
         self.multiply_adds += weights * out.height * out.width
+        if groups == 1 and kernel != (1, 1):
+            self.gathered_bytes += Map(x.channels, out.height, out.width).bytes
         return self.keep(out)
 
     def norm(self, x: Map) -> Map:
@@ -42,7 +50,9 @@ class Tally:
         return x if stride == 1 and x.channels == channels else self.conv_norm(x, channels, stride=stride)
 
     def pool(self, x: Map, stride: int) -> Map:
-        return self.keep(Map(x.channels, -(-x.height // stride), -(-x.width // stride)))
+        out = Map(x.channels, -(-x.height // stride), -(-x.width // stride))
+        self.pooled_bytes += out.bytes
+        return self.keep(out)
 
     def factorized_reduction(self, x: Map, channels: int) -> Map:
         half = self.conv(x, channels // 2, stride=(2, 2))
@@ -50,5 +60,5 @@ class Tally:
         return self.norm(Map(half.channels + other.channels, half.height, half.width))
 
     def keep(self, x: Map) -> Map:
-        self.activation_bytes += 4 * x.channels * x.height * x.width
+        self.activation_bytes += x.bytes
         return x

@@ -6,10 +6,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from backbones.files import expanded
+
 
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/celltransfer`, else `~/.cache/celltransfer`. It need not exist."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "celltransfer"
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "celltransfer"
 
 
 def write_folder(folder: Path, marker: str, write: Callable[[Path], None]) -> None:

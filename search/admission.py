@@ -68,6 +68,9 @@ class Admission:
             limit, value = getattr(self._limits, name), getattr(cost, name)
             if limit is not None and value > limit:
                 return f"{name} {value:,} are over limits.{name} = {limit:,}"
+        limit = self._limits.latency_ms
+        if limit is not None and cost.latency_ms is not None and cost.latency_ms > limit:
+            return f"predicted {cost.latency_ms:.1f} ms are over limits.latency_ms = {limit:g}"
         return ""
 
     def add(self, row: ChildRow) -> None:

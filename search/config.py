@@ -9,6 +9,7 @@ from backbones.ranges import KEY, ConfigError, require, under
 from classification.config import ImageDataConfig
 from runtime.config import LoggerConfig
 from search.children.config import ChildConfig
+from search.latency.config import LATENCY, LatencyConfig
 from search.messages import COUNTS, TRAINING_METRICS
 
 MOST_WINDOW = 100_000
@@ -73,9 +74,12 @@ class LimitsConfig:
     """Multiply-adds of one image."""
     activation_bytes: int | None = None
     """Of one image in training, in float32."""
+    latency_ms: float | None = None
+    """Predicted milliseconds of the network that `latency` describes, on this machine."""
 
     def __post_init__(self) -> None:
         require(self, "parameters", "multiply_adds", "activation_bytes", least=1)
+        require(self, "latency_ms", above=0)
 
 
 @dataclass(kw_only=True)
@@ -83,8 +87,8 @@ class ObjectiveConfig:
     """Lets a child's cost count in its reward: accuracy x (cost / target) ^ exponent."""
 
     cost: str | None = None
-    """`parameters`, `multiply_adds`, `activation_bytes`, or a metric that the evaluator returns. None: the
-    reward is the accuracy."""
+    """`parameters`, `multiply_adds`, `activation_bytes`, or a metric: `latency_ms`, or what the evaluator
+    returns. None: the reward is the accuracy."""
     target: float | None = None
     """The cost that leaves the accuracy as it is, in the unit of the cost; needed with `cost`."""
     exponent: float = -0.07
@@ -125,6 +129,11 @@ class SearchConfig:
     `search.table.recorded`."""
     executor: Any
     """Where children run: `search.executors`."""
+    metric: str | None = None
+    """`latency_ms`: the network of each child is timed on this machine, too, as `latency` says. A time is
+    measured once; a search that is run again from the start measures others."""
+    latency: LatencyConfig = field(default_factory=LatencyConfig)
+    """For `metric=latency_ms` and `limits.latency_ms`."""
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     window: int = 40
     """Virtual workers: how many children are proposed before the first of them is learned from. It is part
@@ -139,9 +148,12 @@ class SearchConfig:
     def __post_init__(self) -> None:
         require(self, "window", least=1, limit=MOST_WINDOW)
         self.evaluator = named_evaluator(self.evaluator)
+        require(self, "metric", among=(LATENCY,))
+        if self.objective.cost == LATENCY and self.evaluator is None and self.metric is None:
+            raise ConfigError(f"{KEY}objective.cost = {LATENCY} needs {KEY}metric = {LATENCY}")
         if self.evaluator is None and self.objective.cost is not None:
             with under("objective"):
-                require(self.objective, "cost", among=(*COUNTS, *TRAINING_METRICS))
+                require(self.objective, "cost", among=(*COUNTS, *TRAINING_METRICS, LATENCY))
 
     def parts(self) -> list[str]:
         """See `runtime.config.check_extras`: an evaluator of the user's own opens no images of ours."""

@@ -64,12 +64,14 @@ class Cost:
     """What the network of a child is predicted to cost, known before it runs.
 
     microseconds: run time; only ratios between children count. multiply_adds, activation_bytes: of one image.
+    latency_ms: of the network that a search may time; None where nobody asked.
     """
 
     microseconds: int
     parameters: int
     multiply_adds: int
     activation_bytes: int
+    latency_ms: float | None = None
 
 
 COUNTS = ("parameters", "multiply_adds", "activation_bytes")

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
 from statistics import mean
@@ -30,15 +31,18 @@ from search.budget import Budget
 from search.chance import FACT, at_chance
 from search.children.evaluators import Evaluation, evaluation
 from search.children.site import capability, here
+from search.children.timed import OpenTimed
 from search.commands import cures, rerank
 from search.config import SearchConfig
 from search.executors.protocol import Executor
+from search.latency.measure import check_engine
+from search.latency.predictor import LATENCY_MODEL, LatencyModel, calibrated
 from search.ledger.place import check_place, open_ledger
 from search.ledger.reader import LEDGER, is_ledger, read_fact
 from search.ledger.rows import ChildRow, best_first
 from search.ledger.writer import Ledger
 from search.loop import Search
-from search.messages import SearchPaused
+from search.messages import Cost, SearchPaused
 from search.naming import CHILDREN, Naming
 from search.plan import announce
 from search.snapshot import LATE
@@ -76,6 +80,10 @@ def _search(config: SearchConfig, clock: Callable[[], float], naming: Naming) ->
     with under("strategy"):
         strategy = config.strategy.build(Space.of(config.space), config.seed)
     scoring = evaluation(config.evaluator, config.data, config.child, config.seed)
+    if config.metric is not None or config.limits.latency_ms is not None:
+        check_engine(config.latency)
+    if config.metric is not None:
+        scoring = scoring._replace(open=OpenTimed(scoring.open, config.latency))
     with closing(config.executor.build(scoring.open, _name(config))) as executor:
         return _run_on(executor, config, strategy, scoring, clock, naming)
 
@@ -109,7 +117,7 @@ def _run_on(
             ledger,
             strategy,
             executor,
-            Admission(scoring.cost, config.limits),
+            Admission(_cost(config, ledger, scoring.cost), config.limits),
             seed=config.seed,
             window=config.window,
             budget=Budget(config.budget, float(ledger.fact("seconds") or 0), clock, naming),
@@ -194,6 +202,20 @@ def _check_facts(ledger: Ledger, path: Path, facts: dict[str, Any]) -> None:
             what = {"search": "keys", "split": "images"}[name]
             raise ValueError(f"{path}: this search began with other {what}: {', '.join(changed)}")
     ledger.save(facts=facts)
+
+
+def _cost(
+    config: SearchConfig, ledger: Ledger, cost: Callable[[Genotype], Cost]
+) -> Callable[[Genotype], Cost]:
+    """What a child costs, with predicted milliseconds where those are limited. The model of them is made
+    once, when the search begins."""
+    if config.limits.latency_ms is None:
+        return cost
+    known, latency = ledger.fact(LATENCY_MODEL), config.latency
+    model = LatencyModel(**known) if known else calibrated(Space.of(config.space), latency, config.seed)
+    ledger.save(facts={LATENCY_MODEL: plain(model)})
+    predict = partial(model.predict, config=latency)
+    return lambda genotype: replace(cost(genotype), latency_ms=predict(genotype))
 
 
 def _check_hardware(ledger: Ledger, path: Path, config: SearchConfig) -> None:

@@ -10,14 +10,16 @@ from classification.config import ImageDataConfig
 from runtime.yaml_files import read_mapping
 from search.children.config import ChildConfig
 from search.config import ObjectiveConfig, SearchConfig, SpaceConfig
+from search.latency.config import LatencyConfig
 
 PARTS: dict[str, type] = {
     "data": ImageDataConfig,
     "space": SpaceConfig,
     "child": ChildConfig,
     "objective": ObjectiveConfig,
+    "latency": LatencyConfig,
 }
-"""Of a search's configuration what decides how a child is trained and scored."""
+"""Of a search's configuration what decides how a child is trained, scored and timed."""
 
 
 def stored_search(folder: str | Path, **changes: Any) -> SearchConfig:
@@ -29,7 +31,7 @@ def stored_search(folder: str | Path, **changes: Any) -> SearchConfig:
     stored = read_mapping(path, "configuration of a search")
     if not {"strategy", "child", "budget"} <= stored.keys():
         raise ValueError(f"{path}: not the configuration of a search")
-    values: dict[str, Any] = {"seed": stored.get("seed", 0)}
+    values: dict[str, Any] = {"seed": stored.get("seed", 0), "metric": stored.get("metric")}
     values["evaluator"] = with_references(stored.get("evaluator"), stored)
     for name, kind in PARTS.items():
         if name not in stored:

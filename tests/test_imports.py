@@ -109,7 +109,7 @@ LAYERS = {
     ),
     "search": (
         {"space", "messages", "config", "naming", "chance"},
-        {"children"},
+        {"children", "latency"},
         {"executors", "strategies", "ledger"},
         {"clock", "budget", "admission", "objective", "pareto", "rank_agreement", "estimate", "snapshot"},
         {"progress"},

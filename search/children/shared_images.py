@@ -7,18 +7,17 @@ which ends with the process, however that ends; entries that nobody holds are de
 import contextlib
 import fcntl
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from backbones.files import expanded
+from runtime.cache import cache_folder
 from search.children.images import ChildImages
 
 
-def cache_folder() -> Path:
-    """`celltransfer/images` in XDG_CACHE_HOME, or else in ~/.cache."""
-    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "celltransfer" / "images"
+def images_folder() -> Path:
+    """Of all entries, in the user's cache."""
+    return cache_folder() / "images"
 
 
 @contextlib.contextmanager
@@ -26,7 +25,7 @@ def kept_on_disk(images: ChildImages) -> Iterator[Path]:
     """The folder of these images for `ChildImages.load`; deleted at the end unless another process uses it.
 
     Raises OSError, which names XDG_CACHE_HOME, where the files cannot be written."""
-    cache = cache_folder()
+    cache = images_folder()
     folder = cache / _digest(images)
     try:
         cache.mkdir(parents=True, exist_ok=True)

@@ -51,6 +51,12 @@ def part_profile(name, part, seen):
         activation_bytes=sum(
             4 * shape.numel() for module, shape in seen if not isinstance(module, nn.Linear)
         ),
+        pooled_bytes=sum(4 * shape.numel() for module, shape in seen if isinstance(module, Pool)),
+        gathered_bytes=sum(
+            4 * module.in_channels * shape[1:].numel()
+            for module, shape in seen
+            if isinstance(module, nn.Conv2d) and module.groups == 1 and module.kernel_size != (1, 1)
+        ),
     )
 
 
@@ -75,13 +81,25 @@ def test_costs_of_a_small_network_by_hand():
     assert [part.name for part in rest] == ["reduction_0", "cell_1", "reduction_1", "cell_2"]
     pixels = 16 * 16
     assert stem == PartProfile(
-        "stem", (8, 16, 16), 3 * 8 * 9 + 2 * 8, 16, 3 * 8 * 9 * pixels, 4 * 2 * 8 * pixels
+        "stem",
+        (8, 16, 16),
+        parameters=3 * 8 * 9 + 2 * 8,
+        buffers=16,
+        multiply_adds=3 * 8 * 9 * pixels,
+        activation_bytes=4 * 2 * 8 * pixels,
+        gathered_bytes=4 * 3 * pixels,
     )
     # h_i is fitted by a 1x1. There is no h_{i-1} yet: the raw h_i stands in, for twice 3x3 depthwise and 1x1.
     weights = 8 * 8 + 2 * (8 * 9 + 8 * 8)
     layers = 2 + 1 + 2 * 3 + 1  # fit and its norm, pool, twice depthwise, pointwise and norm, the cell
     assert cell_0 == PartProfile(
-        "cell_0", (8, 16, 16), weights + 3 * 2 * 8, 3 * 2 * 8, weights * pixels, 4 * layers * 8 * pixels
+        "cell_0",
+        (8, 16, 16),
+        parameters=weights + 3 * 2 * 8,
+        buffers=3 * 2 * 8,
+        multiply_adds=weights * pixels,
+        activation_bytes=4 * layers * 8 * pixels,
+        pooled_bytes=4 * 8 * pixels,
     )
     assert classifier == PartProfile("classifier", (10,), 32 * 10 + 10, 0, 32 * 10, 0)
 

@@ -20,7 +20,7 @@ from backbones.ranges import ConfigError
 from classification.config import ImageDataConfig
 from search.children.config import ChildConfig
 from search.children.images import ChildImages
-from search.children.shared_images import cache_folder, kept_on_disk
+from search.children.shared_images import images_folder, kept_on_disk
 from search.executors.config import InlineConfig, ProcessConfig
 from search.executors.packing import Device, Packed, devices, own_memory
 from search.ledger.reader import read_children
@@ -92,7 +92,7 @@ def test_search_on_processes_gives_what_the_driver_alone_gives(tmp_path):
     assert history(folders[0]) == history(folders[1])
     rows = read_children(folders[1] / "search.sqlite")
     assert all(row.reward is not None and row.peak_bytes for row in rows)
-    assert list(cache_folder().iterdir()) == [cache_folder() / "lock"]
+    assert list(images_folder().iterdir()) == [images_folder() / "lock"]
 
 
 DRIVER = """
@@ -257,7 +257,7 @@ def test_images_on_disk_are_those_that_were_opened():
 
 def test_images_on_disk_stay_while_anyone_uses_them_and_leftovers_go():
     images = ChildImages.open(DIGITS, TINY, seed=0)
-    left = [cache_folder() / name for name in ("0123", "0123.tmp")]  # of processes that were killed
+    left = [images_folder() / name for name in ("0123", "0123.tmp")]  # of processes that were killed
     for folder in left:
         folder.mkdir(parents=True)
     (left[0] / "pixels.npy").touch()
