@@ -1,18 +1,15 @@
 """Trains the best cells of a search for longer and with several seeds, and chooses among them."""
 
 import dataclasses
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import msgspec
-
-from backbones.files import decode_json, write_atomically, write_json
+from backbones.files import write_json
 from backbones.genotype import Genotype
-from backbones.ranges import KEY, ConfigError
+from backbones.ranges import under
 from backbones.words import counted
 from celltransfer import program
 from classification.config import RecipeConfig
@@ -20,26 +17,22 @@ from runtime.folder import RunFolder
 from runtime.overrides import override
 from runtime.owner import owned
 from search.chance import FACT, at_chance
+from search.choosing import best_cells, choose, predicted_costs, recorded_costs, scored
 from search.command_words import data_words
-from search.config import BudgetConfig
+from search.config import BudgetConfig, SearchConfig
+from search.latency.config import LATENCY
+from search.latency.kept import latencies
+from search.latency.measure import check_engine
 from search.ledger.located import located
-from search.ledger.reader import LEDGER, read_children, read_fact
-from search.ledger.rows import ChildRow, best_first
+from search.ledger.reader import LEDGER, read_fact
+from search.ledger.rows import ChildRow
 from search.messages import SearchPaused
-from search.pareto import pareto_ranks
+from search.pareto import pareto_front
 from search.stored import stored_search
 from search.studies import MAY_CHANGE, train, write_cells
 from search.studies_config import RerankConfig
 
 log = logging.getLogger(__name__)
-
-CELLS = "cells.json"
-"""Which children of the search a rerank trains, chosen once."""
-
-
-class _Chosen(msgspec.Struct):
-    child: int
-    cell_key: str
 
 
 def rerank(config: RerankConfig) -> dict[str, Any]:
@@ -47,89 +40,144 @@ def rerank(config: RerankConfig) -> dict[str, Any]:
 
     The cells are chosen when the rerank begins, and stay these when the search goes on. The seeds are those
     after the search's own, whose held-out images chose the cells. The reward is the search's: its objective
-    holds. Writes `cells.json`, `cells/`, a folder per seed, `rerank.json` (all cells, best first),
-    `genotype.json` and `metrics.json`. Raises as `search.run.run` does, and ConfigError where the search has
-    no scored child.
+    holds. Where the cost is `latency_ms`, the cells are timed, too. Writes `cells.json`, `cells/`, a folder
+    per size and seed, `rerank.json` (all cells, best first), `genotype.json` and `metrics.json`. Raises as
+    `search.run.run` does, and ConfigError where the search has no scored child.
     """
     found = located(Path(config.dir))
-    ledger = found.ledger
-    best = best_cells(ledger, config.top, config.by, config.cost)
-    budget = BudgetConfig(max_attempts=config.budget.max_attempts)
-    changes = {"run_dir": config.run_dir, "strategy": None, "executor": config.executor, "budget": budget}
-    stored = stored_search(found.folder, **changes)
-    child = dataclasses.replace(stored.child, stop_below=None, **_longer(config))
+    ledger, search = found.ledger, _search(config, found.folder)
+    timed = config.by == "pareto" and config.cost == LATENCY
+    if timed:
+        check_engine(search.latency)
+    sizes = [(size, _sized(search, size)) for size in config.sizes.all()]
+    rows = scored(ledger)
+    costs = recorded_costs(rows, config.cost, ledger) if config.by == "pareto" else None
     with owned(config.run_dir):
         folder = RunFolder.open(config.run_dir, config, stage="rerank", may_change=MAY_CHANGE)
-        chosen = _chosen(folder.path, ledger, best)
+        if timed and costs is None:
+            costs = predicted_costs(rows, search, ledger, folder.path)
+        chosen = choose(folder.path, ledger, best_cells(rows, config.top, costs))
         files = write_cells(folder.path, [row.genotype for row in chosen])
-        names = [f"child {row.number} of the search" for row in chosen]
-        runs = []
-        for number in range(config.seeds):
-            seed = stored.seed + 1 + number
-            cells = counted(len(chosen), "cell")
-            log.info("training %d of %d: %s with seed %d", number + 1, config.seeds, cells, seed)
-            search = dataclasses.replace(stored, child=child, seed=seed)
-            runs.append(train(search, folder.path / f"seed{seed}", files, names))
-            folder.log("rerank")
-        ranking = ranked(chosen, runs)
+        ranking = []
+        for size, sized in sizes:
+            cells = entries(chosen, [*_trainings(folder, sized, config.seeds, size, files, chosen)])
+            if timed:
+                times = latencies(folder.path, [row.genotype for row in chosen], sized.latency)
+                cells = [cell | {LATENCY: time} for cell, time in zip(cells, times, strict=True)]
+            ranking += [size | cell for cell in cells]
+        ranking = ranked(ranking, config.seeds)
+        if timed:
+            mark_front(ranking)
         write_json(folder.path / "rerank.json", ranking)
-        first = ranking[0]
-        genotype = next(row.genotype for row in chosen if row.number == first["child"])
-        origin = {
-            "search": str(config.dir),
-            "child": first["child"],
-            "reranked": first["reward"],
-            "seeds": config.seeds,
-        }
-        Genotype(genotype.normal, genotype.reduction, origin).save(folder.path / "genotype.json")
-        metrics = {
-            "best_reward": first["reward"],
-            "best_accuracy": first["accuracy"],
-            "cells": len(chosen),
-            "seeds": config.seeds,
-        }
-        content = folder.finish("rerank", "validation", metrics, ranking=ranking)
+        content = _finish(config, folder, chosen, ranking)
+    weighed = search.objective.cost is not None
     for each in ranking[:10]:
-        log.info("%s", _told(each, weighed=stored.objective.cost is not None))
-    if (warning := _at_chance(folder.path / f"seed{stored.seed + 1}", runs)) is not None:
+        log.info("%s", _told(each, weighed=weighed))
+    if (warning := _at_chance(folder.path / _place(sizes[0][0], search.seed + 1), ranking)) is not None:
         log.warning("%s", warning)
-    log.info("best: child %d; %s", first["child"], folder.path / "genotype.json")
+    if timed:
+        log.info("accuracy against milliseconds, the front:")
+        for each in (entry for entry in ranking if entry["front"]):
+            log.info("%6.1f ms  %s", each[LATENCY], _told(each, weighed=weighed))
+    log.info("best: child %d%s; %s", ranking[0]["child"], _size(ranking[0]), folder.path / "genotype.json")
     words = ["backbone=genotype", override("backbone.name", folder.path / "genotype.json")]
+    words += [f"backbone.{name}={ranking[0][name]}" for name in sizes[0][0]]
     log.info("a classifier of it trains for %d epochs unless recipe.epochs=… is added", RecipeConfig().epochs)
-    log.info("next: %s", program(" ".join(["classification", *words, *data_words(stored.data)])))
+    log.info("next: %s", program(" ".join(["classification", *words, *data_words(search.data)])))
     return content
 
 
-def best_cells(ledger: Path, top: int, by: str, cost: str) -> list[ChildRow]:
-    """The `top` best unique cells of a search, best first.
-
-    by: `reward`, or `pareto`: the front of accuracy against `cost` first, then the next front, and so on."""
-    rows = best_first(read_children(ledger))
-    if not rows:
-        raise ConfigError(f"{ledger}: no child has a reward yet")
-    if by == "reward":
-        return rows[:top]
-    costs = [row.costs.get(cost) for row in rows]
-    if None in costs:
-        known = ", ".join(sorted(set.intersection(*(set(row.costs) for row in rows))))
-        raise ConfigError(f"{KEY}cost = {cost!r}, which not every child of {ledger} has; all have {known}")
-    ranks = pareto_ranks([(row.accuracy or 0, value or 0) for row, value in zip(rows, costs, strict=True)])
-    order = sorted(range(len(rows)), key=lambda i: (ranks[i], -(rows[i].accuracy or 0), rows[i].number))
-    return [rows[i] for i in order[:top]]
+def _search(config: RerankConfig, folder: Path) -> SearchConfig:
+    """The search with what this rerank changes of all its children."""
+    budget = BudgetConfig(max_attempts=config.budget.max_attempts)
+    changes = {"run_dir": config.run_dir, "strategy": None, "executor": config.executor, "budget": budget}
+    stored = stored_search(folder, **changes)
+    child = dataclasses.replace(stored.child, stop_below=None, **_given(config.child))
+    latency = dataclasses.replace(stored.latency, **_given(config.latency))
+    # A time is the same with every seed: only a reward that it is part of needs it in each training.
+    metric = stored.metric if stored.objective.cost == LATENCY else None
+    return dataclasses.replace(stored, child=child, latency=latency, metric=metric)
 
 
-def ranked(chosen: Sequence[ChildRow], runs: Sequence[Mapping[str, ChildRow]]) -> list[dict[str, Any]]:
-    """One entry per cell, best mean reward first; cells that failed with some seed come last.
+def _given(changes: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(changes).items() if value is not None}
+
+
+def _sized(search: SearchConfig, size: Mapping[str, Any]) -> SearchConfig:
+    """The search with children and timed networks of that size. Raises ConfigError for none that can be."""
+    with under("sizes"):
+        latency = dataclasses.replace(search.latency, **size)
+    return dataclasses.replace(search, child=dataclasses.replace(search.child, **size), latency=latency)
+
+
+def _trainings(
+    folder: RunFolder,
+    search: SearchConfig,
+    seeds: int,
+    size: Mapping[str, Any],
+    files: Sequence[str],
+    chosen: Sequence[ChildRow],
+) -> Iterator[Mapping[str, ChildRow]]:
+    """For each seed the trained children by cell."""
+    names = [f"child {row.number} of the search" for row in chosen]
+    for number in range(1, seeds + 1):
+        seed, cells = search.seed + number, counted(len(chosen), "cell")
+        log.info("training %d of %d: %s with seed %d%s", number, seeds, cells, seed, _size(size))
+        yield train(dataclasses.replace(search, seed=seed), folder.path / _place(size, seed), files, names)
+        folder.log("rerank")
+
+
+def _place(size: Mapping[str, Any], seed: int) -> str:
+    """The subfolder of one training: `seed1`, or `filters16_seed1`."""
+    return "_".join([*(f"{name}{value}" for name, value in size.items()), f"seed{seed}"])
+
+
+def _at_chance(trained: Path, ranking: Sequence[Mapping[str, Any]]) -> str | None:
+    """As `at_chance`, of all trainings. trained: folder of one of them."""
+    scores = [
+        reward for entry in ranking for reward in entry["rewards"]
+    ]  # without an objective, as accuracies
+    facts = {FACT: read_fact(trained / LEDGER, FACT)}
+    return at_chance(scores, facts, f"the {counted(len(scores), 'training run')}")
+
+
+def _finish(
+    config: RerankConfig,
+    folder: RunFolder,
+    chosen: Sequence[ChildRow],
+    ranking: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Writes the best cell and the figures. ranking: best first."""
+    first = ranking[0]
+    genotype = next(row.genotype for row in chosen if row.number == first["child"])
+    origin = {
+        "search": str(config.dir),
+        "child": first["child"],
+        "reranked": first["reward"],
+        "seeds": config.seeds,
+    }
+    Genotype(genotype.normal, genotype.reduction, origin).save(folder.path / "genotype.json")
+    metrics = {
+        "best_reward": first["reward"],
+        "best_accuracy": first["accuracy"],
+        "cells": len(chosen),
+        "seeds": config.seeds,
+    }
+    return folder.finish("rerank", "validation", metrics, ranking=ranking)
+
+
+def entries(chosen: Sequence[ChildRow], runs: Sequence[Mapping[str, ChildRow]]) -> list[dict[str, Any]]:
+    """One entry per cell.
 
     chosen: the cells, as the search scored them. runs: for each seed the children by cell. An entry's
     `spread` is the standard deviation over the seeds, None where fewer than two of them scored the cell.
     """
-    ranking: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for row in chosen:
         again = [run[row.cell_key] for run in runs if row.cell_key in run]
         rewards = [each.reward for each in again if each.reward is not None]
         accuracies = [each.accuracy for each in again if each.accuracy is not None]
-        ranking.append(
+        found.append(
             {
                 "child": row.number,
                 "cell_key": row.cell_key,
@@ -139,54 +187,36 @@ def ranked(chosen: Sequence[ChildRow], runs: Sequence[Mapping[str, ChildRow]]) -
                 "rewards": rewards,
                 "searched": row.reward,
                 "searched_accuracy": row.accuracy,
-                "parameters": row.parameters,
-                "multiply_adds": row.multiply_adds,
+                "parameters": again[0].parameters if again else row.parameters,
+                "multiply_adds": again[0].multiply_adds if again else row.multiply_adds,
             }
         )
-    whole = [entry for entry in ranking if len(entry["rewards"]) == len(runs)]
+    return found
+
+
+def ranked(ranking: Sequence[dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
+    """Best mean reward first; entries that failed with one of the seeds come last.
+
+    Raises SearchPaused where all of them did."""
+    whole = [entry for entry in ranking if len(entry["rewards"]) == seeds]
     if not whole:
         raise SearchPaused("no cell was scored with every seed")
     rest = [entry for entry in ranking if entry not in whole]
     return sorted(whole, key=lambda entry: -entry["reward"]) + rest
 
 
-def _longer(config: RerankConfig) -> dict[str, Any]:
-    return {name: value for name, value in vars(config.child).items() if value is not None}
+def mark_front(ranking: Sequence[dict[str, Any]]) -> None:
+    """Gives each entry `front`: whether no other beats it in accuracy and milliseconds (`search.pareto`)."""
+    timed = [entry for entry in ranking if entry["accuracy"] is not None and entry[LATENCY] is not None]
+    front = pareto_front([(entry["accuracy"], entry[LATENCY]) for entry in timed])
+    for entry in ranking:
+        entry["front"] = any(entry is timed[i] for i in front)
 
 
-def _chosen(folder: Path, ledger: Path, best: Sequence[ChildRow]) -> Sequence[ChildRow]:
-    """The children to train: `best`, or those that were the best when the rerank began.
-
-    Raises ValueError where the ledger does not have those."""
-    path = folder / CELLS
-    if not path.exists():
-        chosen = [{"child": row.number, "cell_key": row.cell_key} for row in best]
-        write_atomically(path, json.dumps(chosen, indent=1))
-        return best
-    known = decode_json(path, list[_Chosen], "chosen cells")
-    rows = {row.number: row for row in read_children(ledger)}
-    for each in known:
-        if each.child not in rows or rows[each.child].cell_key != each.cell_key:
-            raise ValueError(
-                f"{path}: child {each.child} of {ledger} is not the cell {each.cell_key}, which was chosen "
-                "when this rerank began: the search is another one; choose another run_dir"
-            )
-    numbers = {each.child for each in known}
-    if newer := [str(row.number) for row in best if row.number not in numbers]:
-        log.warning(
-            "%s: goes on with the %s chosen when it began. Of the search as it is now it would choose "
-            "others, too (%s): for those, choose another run_dir",
-            *(folder, counted(len(known), "cell"), f"child {', '.join(newer[:8])}"),
-        )
-    return [rows[each.child] for each in known]
-
-
-def _at_chance(trained: Path, runs: Sequence[Mapping[str, ChildRow]]) -> str | None:
-    """As `at_chance`, of all trainings. trained: folder of one of them."""
-    rows = [row for run in runs for row in run.values()]
-    scores = [row.accuracy for row in rows if row.accuracy is not None]
-    facts = {FACT: read_fact(trained / LEDGER, FACT)}
-    return at_chance(scores, facts, f"the {counted(len(scores), 'training run')}")
+def _size(entry: Mapping[str, Any]) -> str:
+    """Of a network as a message tells it, such as ` at filters 16`; empty where there is one size."""
+    told = [f"{name} {entry[name]}" for name in ("cells_per_stage", "filters") if name in entry]
+    return f" at {', '.join(told)}" if told else ""
 
 
 def _told(entry: Mapping[str, Any], *, weighed: bool) -> str:
@@ -203,4 +233,4 @@ def _told(entry: Mapping[str, Any], *, weighed: bool) -> str:
     if weighed:
         reward = f"reward {reward}, accuracy {entry['accuracy']:.4g}"
         searched = f"reward {searched}, accuracy {entry['searched_accuracy']:.4g}"
-    return f"child {entry['child']}: {reward}; in the search {searched}"
+    return f"child {entry['child']}{_size(entry)}: {reward}; in the search {searched}"

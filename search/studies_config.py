@@ -1,10 +1,12 @@
 """The studies of cells as values: `search.rerank`, `search.probe`."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from backbones.ranges import KEY, ConfigError, require
+from backbones.spec import check_sizes
 from classification.config import ImageDataConfig
 from search.children.config import ChildConfig
 from search.config import REFERENCES, BudgetConfig, ObjectiveConfig, SpaceConfig
@@ -31,6 +33,48 @@ class LongerConfig:
 
 
 @dataclass(kw_only=True)
+class TimedConfig:
+    """What is changed of the search's `latency`. None: as in the search."""
+
+    engine: str | None = None
+    """`openvino` or `torch`."""
+    height: int | None = None
+    """Of the image, in pixels."""
+    width: int | None = None
+    """Likewise."""
+    cells_per_stage: int | None = None
+    """Normal cells in each of the three stages."""
+    filters: int | None = None
+    """Channels of a state in the first stage; a multiple of 4."""
+    threads: int | None = None
+    """CPU threads of one network."""
+    precision: str | None = None
+    """`f32` or `bf16`."""
+
+
+@dataclass(kw_only=True)
+class SizesConfig:
+    """Sizes at which each cell is trained and timed, each with each. None: that of `child`, and `latency`."""
+
+    cells_per_stage: list[int] | None = None
+    """Normal cells per stage."""
+    filters: list[int] | None = None
+    """Channels of a state in the first stage."""
+
+    def __post_init__(self) -> None:
+        for name, values in vars(self).items():
+            if values is not None and len(set(values)) != max(1, len(values)):
+                raise ConfigError(f"{KEY}{name} = {list(values)}, expected some numbers, none twice")
+        for size in self.all():
+            check_sizes(TimedConfig(**size))
+
+    def all(self) -> list[dict[str, Any]]:
+        """Each as keys and values; one without keys where there is no list."""
+        axes = {name: values for name, values in vars(self).items() if values is not None}
+        return [dict(zip(axes, each, strict=True)) for each in itertools.product(*axes.values())]
+
+
+@dataclass(kw_only=True)
 class StudyBudgetConfig:
     """Of a search's budget what a study leaves open; it may change when a study continues."""
 
@@ -54,7 +98,10 @@ class RerankConfig:
     by: str = "reward"
     """`reward`, or `pareto`: the front of accuracy against `cost` first, then the next one."""
     cost: str = "multiply_adds"
-    """`parameters`, `multiply_adds`, `activation_bytes` or a metric that every child has."""
+    """`parameters`, `multiply_adds`, `activation_bytes` or a metric that every child has; or `latency_ms`:
+    the cells are chosen by predicted milliseconds, unless the search has measured all, and then measured."""
+    sizes: SizesConfig = field(default_factory=SizesConfig)
+    latency: TimedConfig = field(default_factory=TimedConfig)
     seeds: int = 2
     """Trainings of each cell, with the seeds after the search's own, which also decide the split."""
     child: LongerConfig = field(default_factory=LongerConfig)
@@ -66,6 +113,9 @@ class RerankConfig:
         require(self, "top", least=1, limit=MOST_CELLS)
         require(self, "seeds", least=1, limit=1000)
         require(self, "by", among=("reward", "pareto"))
+        for name, values in vars(self.sizes).items():
+            if values is not None and getattr(self.child, name) is not None:
+                raise ConfigError(f"{KEY}child.{name} and {KEY}sizes.{name} are both set, give one of them")
 
 
 @dataclass(kw_only=True)

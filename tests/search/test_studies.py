@@ -26,6 +26,7 @@ from conf.compose import composed as compose
 from runtime.folder import plain
 from search.children.config import ChildConfig
 from search.children.evaluators import evaluation
+from search.choosing import best_cells, recorded_costs, scored
 from search.command_words import SET_BY_CHOICE
 from search.config import ObjectiveConfig, SpaceConfig
 from search.executors.config import InlineConfig
@@ -36,7 +37,7 @@ from search.probing import probe
 from search.rank_agreement import FEWEST, agreement, kendall_tau
 from search.replay import main as replay
 from search.report import main as report
-from search.reranking import best_cells, rerank
+from search.reranking import rerank
 from search.run import run
 from search.status import main as status
 from search.stored import stored_search
@@ -172,7 +173,9 @@ def test_what_was_trained_is_not_trained_again(searched):
 
 
 def test_the_pareto_front_comes_first(searched):
-    rows = best_cells(searched / "search.sqlite", 99, "pareto", "latency")
+    ledger = searched / "search.sqlite"
+    children = scored(ledger)
+    rows = best_cells(children, 99, recorded_costs(children, "latency", ledger))
     ranks = pareto_ranks([(row.accuracy, row.metrics["latency"]) for row in rows])
     assert ranks == sorted(ranks)
     with pytest.raises(
@@ -351,7 +354,7 @@ def test_a_rerank_keeps_its_cells_when_the_search_goes_on(searched, caplog):
     rerank(config)
     first = json.loads((searched / "rerank" / "rerank.json").read_text())
     run(toy_config(searched, 80, evaluator={"_target_": f"{__name__}.Noisy"}))
-    now = best_cells(searched / "search.sqlite", 4, "reward", "")
+    now = best_cells(scored(searched / "search.sqlite"), 4)
     assert {row.number for row in now} != {entry["child"] for entry in first}
     with caplog.at_level("WARNING"):
         rerank(config)
