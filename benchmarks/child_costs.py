@@ -75,7 +75,7 @@ def costs(cells: int, steps: int, child: ChildConfig) -> str:
     predicted = [predicted_cost(each, child, child.batch_size * steps) for each in genotypes]
     times = seconds / np.array([1e-6 * cost.microseconds for cost in predicted])
     sizes = memory / np.array([predicted_memory(each, child) for each in genotypes])
-    order = _spearman(seconds, np.array([cost.microseconds for cost in predicted]))
+    order = spearman(seconds, np.array([cost.microseconds for cost in predicted]))
     low, high = np.percentile(times, [5, 95])
     within = float(np.mean((sizes <= WITHIN) & (sizes >= 1 / WITHIN)))
     lines = [
@@ -93,7 +93,7 @@ def costs(cells: int, steps: int, child: ChildConfig) -> str:
     return "\n".join([title, "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
     first, second = (np.argsort(np.argsort(values)) for values in (a, b))
     return float(np.corrcoef(first, second)[0, 1])
 
