@@ -21,6 +21,7 @@ from typing import Any
 
 COMMANDS: Mapping[str, str] = {
     "pipeline": "search, classify and detect in one run",
+    "pipeline.machine": "which detector for this machine: searched and known ones by AP and milliseconds",
     "pipeline.report": "write report.html from the files of a run",
     "pipeline.doctor": "whether runs can start on this machine: packages, device, folders, wandb",
     "pipeline.wandb_sync": "send runs that were tracked offline to wandb, from wherever they lie now",

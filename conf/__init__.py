@@ -65,6 +65,7 @@ def roots() -> Mapping[str, Any]:
     import detection.evaluation.config
     import detection.training.config
     import pipeline.config
+    import pipeline.machine.config
     import search.config
     import search.studies_config
 
@@ -79,6 +80,7 @@ def roots() -> Mapping[str, Any]:
         "detection_evaluate": detection.evaluation.config.EvaluateConfig,
         "detection_preview": detection.training.config.PreviewConfig,
         "pipeline": pipeline.config.PipelineConfig,
+        "machine": pipeline.machine.config.MachineConfig,
     }
 
 

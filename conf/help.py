@@ -58,13 +58,13 @@ HELPS: Mapping[str, Help] = {
         (
             *("run_dir", "seed", "data.root", "budget.children", "budget.hours", "child.epochs"),
             *("child.filters", "child.cells_per_stage", "child.training", "child.lr", "child.image_size"),
-            *("objective.cost", "limits.multiply_adds", "window"),
+            *("objective.cost", "limits.multiply_adds", "limits.latency_ms", "metric", "window"),
         ),
     ),
     "search_rerank": Help(
         ("dir=RUN_DIR top=25", "dir=RUN_DIR top=25 seeds=3 child.epochs=60 executor=process"),
         {"executor": EXECUTORS},
-        ("dir", "run_dir", "top", "by", "cost", "seeds", "child.epochs", "child.filters"),
+        ("dir", "run_dir", "top", "by", "cost", "seeds", "child.epochs", "sizes.filters", "latency.height"),
     ),
     "search_probe": Help(
         (

@@ -143,7 +143,7 @@ def _unscaled(size: Size) -> ShortestEdge:
     return ShortestEdge((min(size),), max(size))
 
 
-def _model(name: str, precision: str, size: Size | None) -> Model:
+def model_of(name: str, precision: str, size: Size | None) -> Model:
     suffix = existing(name, "detector").suffix
     if suffix == WEIGHTS:
         return Weights(name, precision, size)
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_options(parser)
     options = parser.parse_args(arguments)
     size = None if options.size is None else (options.size[0], options.size[1])
-    models = [_model(name, precision, size) for name in options.files for precision in options.precision]
+    models = [model_of(name, precision, size) for name in options.files for precision in options.precision]
     models += [
         TorchvisionModel(name, precision, size) for name in options.beside for precision in options.precision
     ]

@@ -1,0 +1,1 @@
+"""Which detector for this machine: searched cells and known networks by AP and milliseconds."""
