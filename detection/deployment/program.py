@@ -9,9 +9,9 @@ and RoIAlign are inside.
 
 The file says of itself, in JSON by key: `categories` (ids and names), `preprocessing` (`size`, the rule by
 which pictures are resized; `multiple` and `least`, of H and W; `channels`; `mean` and `std`, which the
-program applies), `score_threshold`, `detections_per_image`, and `weights`, the SHA-256 of the file that the detector
-came from. They are ONNX's metadata properties, OpenVINO's runtime information under `celltransfer`, and a
-.pt2's extra files `<key>.json`.
+program applies), `score_threshold`, `detections_per_image`, and `weights`, the SHA-256 of the file that the
+detector came from. They are ONNX's metadata properties, OpenVINO's runtime information under `celltransfer`,
+and a .pt2's extra files `<key>.json`.
 """
 
 import copy
