@@ -33,12 +33,8 @@ test-install: $(VENV)/.test detectron2  ## the wheel in environments of its own,
 
 # Where there is a GPU, the packages are often installed already: the python of the PATH runs, without a venv.
 gpu-check: PYTHON = $(shell command -v python || command -v python3)
-gpu-check:  ## on a CUDA GPU: every path of the networks against the CPU, then the table of speeds; under 8 minutes
-	@$(PYTHON) -c "import sys, torch; sys.exit(None if torch.cuda.is_available() \
-		else 'make gpu-check needs a CUDA GPU, and PyTorch finds none on this machine')"
-	$(PYTHON) -m pytest -m gpu tests/gpu
-	$(PYTHON) -m benchmarks.backbones --device cuda
-	$(PYTHON) -m benchmarks.search keys --device cuda --cells 8 --rounds 1 --workers 1 2 4
+gpu-check:  ## on a CUDA GPU: every path of the networks against the CPU, then a table of speeds; under 9 minutes
+	$(PYTHON) -m benchmarks.gpu_check --markdown gpu-check.md
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

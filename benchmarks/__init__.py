@@ -11,6 +11,7 @@ COMMANDS = (
     "benchmarks.detection_data",
     "benchmarks.detection_evaluation",
     "benchmarks.driver",
+    "benchmarks.gpu_check",
     "benchmarks.latency",
     "benchmarks.learning",
     "benchmarks.memory",

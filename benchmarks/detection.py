@@ -103,8 +103,8 @@ def peer_detector(own: TorchvisionFpn, side: int = SIDE) -> FasterRCNN:
     return peer
 
 
-def batch(side: int = SIDE, objects: int = 7) -> tuple[list[Tensor], list[Target]]:
-    """Noise with boxes of many sizes."""
+def batch(side: int = SIDE, objects: int = 7, device: str = "cpu") -> tuple[list[Tensor], list[Target]]:
+    """Noise with boxes of many sizes, the same on every device."""
     draws = torch.Generator().manual_seed(0)
     images = [torch.rand(3, side, side, generator=draws) for _ in range(BATCH)]
     targets: list[Target] = []
@@ -112,8 +112,9 @@ def batch(side: int = SIDE, objects: int = 7) -> tuple[list[Tensor], list[Target
         sides = side * (0.05 + 0.4 * torch.rand(objects, 2, generator=draws))
         corners = torch.rand(objects, 2, generator=draws) * (side - sides)
         labels = torch.randint(CLASSES, (objects,), generator=draws)
-        targets.append({"boxes": torch.cat([corners, corners + sides], 1), "labels": labels, "seed": number})
-    return images, targets
+        boxes = torch.cat([corners, corners + sides], 1)
+        targets.append({"boxes": boxes.to(device), "labels": labels.to(device), "seed": number})
+    return [image.to(device) for image in images], targets
 
 
 @torch.inference_mode()
@@ -134,16 +135,16 @@ def step(model: nn.Module, losses: Callable[[], Mapping[str, Tensor]]) -> Callab
 
     def run() -> None:
         optimizer.zero_grad()
-        sum(losses().values(), torch.zeros(())).backward()
+        sum(losses().values(), torch.zeros((), device=trained[0].device)).backward()
         optimizer.step()
 
     return run
 
 
-def training(rounds: int, side: int = SIDE) -> Iterator[Row]:
-    own = own_detector(side=side)
-    peer = peer_detector(own, side)
-    images, targets = batch(side)
+def training(rounds: int, side: int = SIDE, device: str = "cpu") -> Iterator[Row]:
+    own = own_detector(side=side).to(device)
+    peer = peer_detector(own, side).to(device)
+    images, targets = batch(side, device=device)
     work = f"training step, resnet50 {side}, batch {BATCH}"
     check_first_stage(work, own.eval(), peer.eval(), images)
     theirs = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in targets]
@@ -151,14 +152,29 @@ def training(rounds: int, side: int = SIDE) -> Iterator[Row]:
         "torchvision": step(peer, lambda: peer(images, theirs)),
         "ours": step(own, lambda: own.losses(images, targets)),
     }
-    yield from compare(work, interleaved(ways, rounds), GOALS)
+    if device != "cpu":
+        ways["ours, bfloat16"] = step(own, lambda: _lower(own.losses, images, targets))
+    yield from timed(work, ways, rounds, device)
+
+
+def _lower(run: Callable[..., Any], images: list[Tensor], *more: Any) -> Any:
+    with torch.autocast(images[0].device.type, torch.bfloat16):
+        return run(images, *more)
+
+
+def timed(work: str, ways: Mapping[str, Callable[[], object]], rounds: int, device: str) -> Iterator[Row]:
+    """The goals are those of a CPU."""
+    if device.startswith("cuda"):
+        yield from compare(work, interleaved(ways, rounds, wait=torch.cuda.synchronize), {})
+    else:
+        yield from compare(work, interleaved(ways, rounds), GOALS)
 
 
 @torch.inference_mode()
-def inference(rounds: int, side: int = SIDE) -> Iterator[Row]:
-    own = own_detector(side=side).eval()
-    peer = peer_detector(own, side).eval()
-    images, _ = batch(side)
+def inference(rounds: int, side: int = SIDE, device: str = "cpu") -> Iterator[Row]:
+    own = own_detector(side=side).to(device).eval()
+    peer = peer_detector(own, side).to(device).eval()
+    images, _ = batch(side, device=device)
     work = f"inference, resnet50 {side}, batch {BATCH}"
     check_first_stage(work, own, peer, images)
     fast = own.for_inference()
@@ -167,7 +183,9 @@ def inference(rounds: int, side: int = SIDE) -> Iterator[Row]:
         "as trained": lambda: own.predict(images),
         "ours": lambda: fast.predict(images),
     }
-    yield from compare(work, interleaved(ways, rounds), GOALS)
+    if device != "cpu":
+        ways["ours, bfloat16"] = lambda: _lower(fast.predict, images)
+    yield from timed(work, ways, rounds, device)
 
 
 class _Samples:

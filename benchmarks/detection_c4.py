@@ -58,12 +58,14 @@ def check_equal(plain: TorchvisionC4, fast: TorchvisionC4, image: Tensor) -> Non
 
 
 @torch.inference_mode()
-def inference(rounds: int, network: Classifier | None = None, side: int = 600) -> Iterator[Row]:
+def inference(
+    rounds: int, network: Classifier | None = None, side: int = 600, device: str = "cpu"
+) -> Iterator[Row]:
     """An image of `side` x `side` pixels, with fresh weights. network: None is NASNet-A mobile."""
     torch.manual_seed(0)
     default = TorchvisionC4Config().roi_chunk
-    image = torch.rand(3, side, side)
-    plain = detector(network or create("nasnet_a_mobile"), side)
+    image = torch.rand(3, side, side).to(device)
+    plain = detector(network or create("nasnet_a_mobile"), side).to(device)
     chunked = copy.copy(plain)
     chunked.roi_chunk = default
     ways = {
@@ -75,7 +77,10 @@ def inference(rounds: int, network: Classifier | None = None, side: int = 600) -
         fast.roi_chunk = chunk
         check_equal(plain, fast, image)
         ways[f"chunks of {chunk}"] = partial(fast.predict, [image])
-    yield from compare(WORK, interleaved(ways, rounds), {(WORK, f"chunks of {default}"): 1.5})
+    if device.startswith("cuda"):
+        yield from compare(WORK, interleaved(ways, rounds, wait=torch.cuda.synchronize), {})
+    else:
+        yield from compare(WORK, interleaved(ways, rounds), {(WORK, f"chunks of {default}"): 1.5})
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ def keys(
                 opener = OpenTraining(data, replace(child, **setting), seed=0)
                 config = ProcessConfig(workers=workers, workers_per_gpu=workers)
                 with closing(config.build(opener, "benchmark")) as executor:
-                    run_all(executor, cells[:workers])
+                    run_all(executor, cells[:workers])  # until the workers are warm
                     start = time.perf_counter()
                     run_all(executor, cells)
                     walls.setdefault(name, []).append((time.perf_counter() - start) / len(cells))
