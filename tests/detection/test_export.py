@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from small_detectors import small_c4_detector, small_detector
 
-from backbones.runtimes import open_program
+from backbones.runtimes import open_program, openvino_core, save_openvino
 from detection.data.coco_file import CategoryEntry
 from detection.data.sizing import Fixed, ShortestEdge
 from detection.deployment.comparison import compare
@@ -183,9 +183,11 @@ def files(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("files")
     detector = brief_detector(CATEGORIES)
     detector.save(folder / "detector.safetensors", {})
-    trace = traced(detector)
-    for format, suffix in SUFFIXES.items():
-        write(trace, folder / f"detector{suffix}", format, described(detector, "ab12"))
+    trace, said = traced(detector), described(detector, "ab12")
+    for format in ("onnx", "torch"):
+        write(trace, folder / f"detector{SUFFIXES[format]}", format, said)
+    # As `write` does, which would make the ONNX file, half of the work, once more.
+    save_openvino(openvino_core().read_model(folder / "detector.onnx"), folder / "detector.xml", said)
     return folder
 
 
@@ -288,6 +290,7 @@ def test_a_file_that_finds_something_else_is_not_written_and_removes_nothing(fil
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.pt2", "old")]
 
 
+@pytest.mark.slow
 def test_a_detector_that_finds_nothing_is_exported_with_a_warning(files, tmp_path, caplog):
     detector = Detector.load(files / "detector.safetensors", "cpu")
     torch.nn.init.zeros_(detector.engine.box_head.class_logits.weight)
