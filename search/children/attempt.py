@@ -94,15 +94,24 @@ def _coerced(returned: Any, task: ChildTask, evaluator: Evaluator) -> Result:
         failure=None if returned.failure is None else Failure(returned.failure),
         detail=str(returned.detail),
         curve=tuple(_finite(f"curve[{i}]", value) for i, value in enumerate(returned.curve)),
-        seconds=_finite("seconds", returned.seconds),
-        cpu_seconds=_finite("cpu_seconds", returned.cpu_seconds),
-        peak_bytes=None if peak is None else min(int(_finite("peak_bytes", peak)), 2**62),
+        seconds=_amount("seconds", returned.seconds),
+        cpu_seconds=_amount("cpu_seconds", returned.cpu_seconds),
+        peak_bytes=None if peak is None else min(int(_amount("peak_bytes", peak)), 2**62),
         metrics=metrics,
     )
 
 
+def _amount(name: str, value: Any) -> float:
+    number = _finite(name, value)
+    if number < 0:
+        raise ValueError(f"{name} = {number:g}, must be at least 0")
+    return number
+
+
 def _finite(name: str, value: Any) -> float:
-    if isinstance(value, str | bytes | bool | np.bool_) or value is None:  # float("0.5") would read them
+    is_complex = isinstance(value, torch.Tensor) and value.is_complex()  # its float() is no TypeError
+    # float("0.5") would read a text.
+    if isinstance(value, str | bytes | bool | np.bool_) or value is None or is_complex:
         raise TypeError(f"{name} is {value!r:.80}, expected a number")
     try:
         number = float(value.detach() if isinstance(value, torch.Tensor) else value)

@@ -164,6 +164,13 @@ BAD = [
     (None, Failure.INVALID, "TypeError: the evaluator returned None, expected a number or a Result"),
     ([0.5, 0.25], Failure.INVALID, "reward is [0.5, 0.25], expected a number"),
     (np.ones(3), Failure.INVALID, "expected a number"),
+    (torch.ones(2), Failure.INVALID, "expected a number"),
+    (torch.tensor(1j), Failure.INVALID, "reward is tensor(0.+1.j), expected a number"),
+    (
+        lambda proposal: Result(proposal, reward=0.5, seconds=-3),
+        Failure.INVALID,
+        "seconds = -3, must be at least 0",
+    ),
     (lambda proposal: Result(proposal, failure="tired"), Failure.INVALID, "'tired' is not a valid Failure"),
     (lambda proposal: proposal.absent, Failure.INVALID, "AttributeError: "),
     (lambda proposal: proposal + 1, Failure.INVALID, "TypeError: unsupported operand"),
