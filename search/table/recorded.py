@@ -20,12 +20,10 @@ from search.ledger.reader import LEDGER
 from search.ledger.rows import ChildRow
 from search.messages import ChildFailed, ChildTask, Failure, Result
 from search.stored import stored_search
-from search.table.surrogate import DEFAULT_MODEL, MODELS, Surrogate
+from search.table.surrogate import DEFAULT_MODEL, LEARNED_FROM, MODELS, Surrogate
 
 SHIPPED = Path(__file__).with_name("cifar10")
 """Searches whose children are the shipped table; docs/protocol.md says what they are."""
-LEARNED_FROM = ("random", "prim_skip")
-"""Strategies that follow no reward: what the others propose is not spread over the space."""
 
 
 class Trained(NamedTuple):

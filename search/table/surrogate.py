@@ -16,6 +16,8 @@ from search.rank_agreement import kendall_tau
 from search.table.features import features
 
 FOLDS = 10
+LEARNED_FROM = ("random", "prim_skip")
+"""Strategies that follow no reward: what the others propose is not spread over the space."""
 FEWEST = 2 * FOLDS
 """Cells to learn from."""
 MODELS = ("gaussian", "ridge", "trees", "boosting")
@@ -61,7 +63,10 @@ class Quality(NamedTuple):
 def table(cells: Sequence[Genotype], child: ChildConfig) -> np.ndarray:
     """`[N, F]`, the features of each cell."""
     if len(cells) < FEWEST:
-        raise ConfigError(f"{len(cells)} cells with a reward, a surrogate needs at least {FEWEST}")
+        raise ConfigError(
+            f"{len(cells)} cells with a reward, a surrogate needs at least {FEWEST}; it learns from "
+            f"searches with strategy={' or '.join(LEARNED_FROM)} alone"
+        )
     return np.stack([features(cell, child) for cell in cells])
 
 
