@@ -198,7 +198,7 @@ def test_rewards_that_measure_another_thing_are_said_to(searches, tmp_path):
     same = copied(controller, tmp_path / "b", ("threads: 1", "threads: 2"), ("clip: 0.2", "clip: 0.1"))
     assert unlike([controller, same], page) == (
         [],
-        {"child.threads": ["1", "2"], "strategy.clip": ["0.2", "0.1"]},
+        {"child.threads": ["1", "2"], "latency.threads": ["1", "2"], "strategy.clip": ["0.2", "0.1"]},
     )
     with closing(Ledger(same / LEDGER)) as ledger:
         ledger.save(facts={"split": {"validation": 40, "sha256": "another"}})
