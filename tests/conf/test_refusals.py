@@ -68,7 +68,7 @@ REFUSED = {
     "pipeline +detection.recipe.step=3": "detection.recipe.step: no such key; did you mean "
     "detection.recipe.steps?",
     "classification +q=1": "q: no such key; the configuration has seed, run_dir, data, backbone, init, "
-    "recipe, trainer, logger, validate_every_epochs, eval_batch_size",
+    "continues, recipe, trainer, logger, validate_every_epochs, eval_batch_size",
     "classification data=digits +recipe.lr=0.1": "recipe.lr is a key already: leave out the +",
     "classification recipe.lr=abc": "recipe.lr = abc: expected a number",
     "classification recipe.lr=null": "recipe.lr = null: expected a number",
@@ -109,7 +109,7 @@ REFUSED = {
     "classification_evaluate data=digits": "weights is not set and has no default",
     "search_rerank top=3": "dir is not set and has no default",
     "search_rerank dir=. +recipe.lr=3": "recipe: no such key; the configuration has dir, run_dir, top, by, "
-    "cost, seeds, child, budget, executor",
+    "cost, sizes, latency, seeds, child, budget, executor",
     "classification recipe": "recipe: expected key=value, such as run_dir=DIR",
 }
 
