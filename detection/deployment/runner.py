@@ -9,12 +9,14 @@ Letters: `H W` pixels, `R` detections.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from backbones.files import convert_json
 from backbones.runtimes import Program, open_program, own_metadata
 from detection.data.coco_file import CategoryEntry
 from detection.data.sizing import SizeRecord
@@ -22,6 +24,26 @@ from detection.data.sizing import SizeRecord
 METADATA = ("categories", "preprocessing", "score_threshold", "detections_per_image", "weights")
 """Keys of what an exported file says of itself: `detection.deployment.program`."""
 OUTPUTS = ("boxes", "scores", "labels", "valid")
+
+
+Side = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+
+
+class Preprocessing(msgspec.Struct):
+    """`preprocessing` in METADATA. Colours are the program's own affair, so those keys are not looked at."""
+
+    size: SizeRecord
+    multiple: Side
+    least: Side
+
+
+class Said(msgspec.Struct):
+    """METADATA as values."""
+
+    categories: list[CategoryEntry]
+    preprocessing: Preprocessing
+    score_threshold: float
+    detections_per_image: int
 
 
 class Found(TypedDict):
@@ -58,15 +80,12 @@ class Runner:
     the sides of what the program takes, pixels. score_threshold: the program finds nothing below. most:
     detections in a picture."""
 
-    def __init__(self, program: Program, metadata: Mapping[str, Any]) -> None:
+    def __init__(self, program: Program, said: Said) -> None:
         self.program = program
-        self.metadata = metadata
-        self.categories = [CategoryEntry(**one) for one in metadata["categories"]]
-        self.size = SizeRecord(**metadata["preprocessing"]["size"]).size
-        self.multiple: int = metadata["preprocessing"]["multiple"]
-        self.least: int = metadata["preprocessing"]["least"]
-        self.score_threshold: float = metadata["score_threshold"]
-        self.most: int = metadata["detections_per_image"]
+        self.categories = said.categories
+        self.size = said.preprocessing.size.size
+        self.multiple, self.least = said.preprocessing.multiple, said.preprocessing.least
+        self.score_threshold, self.most = said.score_threshold, said.detections_per_image
 
     @classmethod
     def open(
@@ -86,7 +105,8 @@ class Runner:
     @classmethod
     def of(cls, program: Program, path: str | os.PathLike[str]) -> "Runner":
         """path: of the program, for the message. Raises ValueError for one that is no detector of ours."""
-        return cls(program, own_metadata(path, program.metadata, METADATA))
+        said = own_metadata(path, program.metadata, METADATA)
+        return cls(program, convert_json(said, Said, f"{path}: its metadata: "))
 
     def __call__(self, picture: NDArray[np.uint8], threshold: float = 0.0) -> Found:
         """Finds objects in a picture `[H, W, 3]`, RGB. threshold: detections of a lower score are left out.

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -392,6 +393,42 @@ def test_an_exported_network_is_no_detector(tmp_path):
     (tmp_path / "a.onnx").write_bytes(to_onnx(trace, names).SerializeToString())
     with pytest.raises(ValueError, match="its metadata has no categories"):
         Runner.open(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "preprocessing",
+            {"size": {"min_size": 64, "max_size": 96}, "multiple": 32},
+            "preprocessing.least is missing",
+        ),
+        ("preprocessing", {"size": {"min_size": 64, "max_size": 96}, "multiple": 0, "least": 96}, "multiple"),
+        ("preprocessing", {"size": {"min_size": 0, "max_size": 96}, "multiple": 32, "least": 96}, "min_size"),
+        ("categories", [{"id": 1}], "name"),
+        ("categories", 5, "categories"),
+        ("score_threshold", "high", "score_threshold"),
+        ("detections_per_image", None, "detections_per_image"),
+    ],
+)
+def test_damaged_words_of_an_exported_file_are_named(key, value, message):
+    said = {
+        "categories": [{"id": 1, "name": "cell"}],
+        "preprocessing": {
+            "size": {"min_size": 64, "max_size": 96},
+            "multiple": 32,
+            "least": 96,
+            "mean": [0.5],
+        },
+        "score_threshold": 0.05,
+        "detections_per_image": 100,
+        "weights": "0",
+    }
+    program = SimpleNamespace(metadata={name: json.dumps(said[name]) for name in said})
+    assert Runner.of(program, "d.onnx").least == 96
+    program.metadata[key] = json.dumps(value)
+    with pytest.raises(ValueError, match=f"d.onnx: its metadata: .*{message}"):
+        Runner.of(program, "d.onnx")
 
 
 @pytest.mark.slow
