@@ -6,6 +6,7 @@ box. Annotations and detections are numbered 1, 2, … in either: pycocotools ta
 Legend: `D` detections, `R` annotated boxes over all images.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ from pycocotools.cocoeval import COCOeval
 
 from detection.data.annotations import CocoAnnotations
 from detection.evaluation.results_file import Columns
+
+_ran_in: dict[str, int] = {}
+"""The process in which hotcoco began its threads."""
 
 
 def official(coco: CocoAnnotations, found: Columns) -> COCOeval:
@@ -35,7 +39,13 @@ def official(coco: CocoAnnotations, found: Columns) -> COCOeval:
 def fast(coco: CocoAnnotations, found: Columns) -> hotcoco.COCOeval:
     """hotcoco's COCOeval before its first step; images and categories have their `numbers` as ids.
 
-    hotcoco reads the ids of detections as floats, which do not tell large ones apart."""
+    hotcoco reads the ids of detections as floats, which do not tell large ones apart. Raises RuntimeError in
+    a process that was forked from one in which it ran: its threads are gone there, and it would wait for
+    them for ever."""
+    if _ran_in.setdefault("pid", os.getpid()) != os.getpid():
+        raise RuntimeError(
+            "hotcoco ran before this process was forked: score in one that is started by spawn"
+        )
     truth = hotcoco.COCO.from_arrays(
         [{"id": number} for number in range(1, len(coco) + 1)],
         [{"id": k, "name": name} for k, name in enumerate(coco.category_names, start=1)],

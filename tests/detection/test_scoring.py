@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -226,3 +227,16 @@ def test_nothing_is_printed(tmp_path, capfd, evaluator):
 def test_an_unknown_evaluator_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="evaluator = 'quick', expected one of pycocotools, fast"):
         EvaluateConfig(weights="detector.safetensors", data=CocoDataConfig(), evaluator="quick")
+
+
+def test_a_process_forked_after_hotcoco_ran_is_told_and_does_not_wait_for_ever(tmp_path):
+    coco = write_annotations(tmp_path / "a.json", [1], [(0, 1, (0, 0, 8, 8), 1, 1)])
+    found = [Result(1, 1, (0, 0, 8, 8), 0.5)]
+    evaluate(coco, found, "fast")
+    if not (child := os.fork()):
+        try:
+            evaluate(coco, found, "fast")
+        except RuntimeError as error:
+            os._exit(7 * ("hotcoco ran before this process was forked" in str(error)))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
