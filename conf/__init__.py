@@ -80,7 +80,7 @@ def roots() -> Mapping[str, Any]:
         "detection_evaluate": detection.evaluation.config.EvaluateConfig,
         "detection_preview": detection.training.config.PreviewConfig,
         "pipeline": pipeline.config.PipelineConfig,
-        "machine": pipeline.machine.config.MachineConfig,
+        "pipeline_machine": pipeline.machine.config.MachineConfig,
     }
 
 

@@ -155,6 +155,15 @@ HELPS: Mapping[str, Help] = {
             *("search.child.epochs", "classification.recipe.epochs", "detection.recipe.epochs"),
         ),
     ),
+    "pipeline_machine": Help(
+        ("experiment=own_machine data.root=CLASSES detection.data.root=PHOTOGRAPHS run_dir=DIR",),
+        {"data": IMAGES, "logger": LOGGERS},
+        (
+            *("run_dir", "seed", "data.root", "detection.data.root", "search.budget.children", "cells"),
+            *("search.limits.latency_ms", "search.latency.threads", "classification.recipe.epochs"),
+            *("detection.recipe.steps", "baselines"),
+        ),
+    ),
 }
 
 

@@ -16,7 +16,7 @@ REFUSED = {
     "detection.split a --output o --minival 1 --seed 1e9": "--seed: 1e9, must be a whole number",
     f"detection.split a --output o --minival {2**63}": f"--minival: {2**63}, must be at most {2**63 - 1}",
     f"detection.split a --output o --minival 1 --seed {'9' * 5000}": "must be a whole number",
-    "detection.export w --format onnx --output o.onnx --size 16 64": "--size: 16, must be in 32..10000",
+    "detection.speed w --size 16 64": "--size: 16, must be in 32..10000",
     "detection.profile --name n --detector torchvision_fpn --classes 0": "--classes: 0, must be at least 1",
     "search.replay d -- -1": "child: -1, must be at least 0",
     "backbones profile nasnet_a_cifar --filters -4": "--filters: -4, must be at least 1",

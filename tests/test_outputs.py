@@ -19,7 +19,7 @@ COMMANDS = {
     "classification.split": "none --output {output}",
     "detection.split": "none.json --minival 3 --output {output}",
     "detection.import_labels": "--from yolo {pictures} --output {output}/a.json",
-    "detection.export": "none.safetensors --format onnx --size 64 64 --output {output}/a.onnx",
+    "detection.export": "none.safetensors --format onnx --output {output}/a.onnx",
     "detection.convert": "none.safetensors --engine detectron2 --output {output}/a.safetensors",
     "search.report": "none. --output {output}/a.html",
     "search.status": "none. --csv {output}/a.csv",

@@ -1,4 +1,4 @@
 from conf.app import main
 
 if __name__ == "__main__":
-    main("machine", "pipeline.machine.run:run")
+    main("pipeline_machine", "pipeline.machine.run:run")

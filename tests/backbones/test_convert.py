@@ -160,7 +160,7 @@ def test_without_a_connection_a_download_is_one_sentence(tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     message = done.stderr.strip().splitlines()[-1]
-    assert message.startswith("the weights of timm's nasnetalarge could not be downloaded")
+    assert message.startswith("the weights of timm's nasnetalarge cannot be had (")
     assert message.endswith("give them by --checkpoint FILE")
     assert not output.exists()
 

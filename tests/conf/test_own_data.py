@@ -9,9 +9,9 @@ from conf.compose import composed
 
 
 def photos(root, count):
+    (root / "images").mkdir(parents=True, exist_ok=True)
     for name in range(count):
-        (root / "images").mkdir(parents=True, exist_ok=True)
-        (root / "images" / f"{name}.png").touch()
+        Image.new("L", (40, 20)).save(root / "images" / f"{name}.png")
     images = [{"id": i, "file_name": f"{i}.png", "width": 40, "height": 20} for i in range(count)]
     boxes = [{"id": i + 1, "image_id": i, "category_id": 1, "bbox": [1, 1, 9, 9]} for i in range(count)]
     content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]}

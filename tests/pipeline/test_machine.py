@@ -26,7 +26,7 @@ SMALL = (
 
 
 def config(run_dir, *words):
-    return composed("machine", "experiment=own_machine", f"run_dir={run_dir}", *SMALL, *words)
+    return composed("pipeline_machine", "experiment=own_machine", f"run_dir={run_dir}", *SMALL, *words)
 
 
 def test_baselines_are_networks_with_the_sizes_of_the_template(tmp_path):
