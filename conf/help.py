@@ -161,7 +161,7 @@ HELPS: Mapping[str, Help] = {
         (
             *("run_dir", "seed", "data.root", "detection.data.root", "search.budget.children", "cells"),
             *("search.limits.latency_ms", "search.latency.threads", "classification.recipe.epochs"),
-            *("detection.recipe.steps", "baselines"),
+            "detection.recipe.steps",
         ),
     ),
 }

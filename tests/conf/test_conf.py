@@ -40,8 +40,9 @@ def test_every_experiment_composes_with_its_command_and_says_how_it_is_typed(com
     first, second = path.read_text().splitlines()[:2]
     assert first == "# @package _global_"
     start, module, *overrides = second.removeprefix("# ").partition("   (")[0].split(" ")[1:]
-    assert (start, module, overrides[0]) == ("-m", command, f"experiment={experiment}")
-    config = composed(module, *overrides)
+    typed = command.replace("_", ".")
+    assert (start, module, overrides[0]) == ("-m", typed, f"experiment={experiment}")
+    config = composed(command, *overrides)
     if module != "pipeline":
         return
     assert config.detection.backbone.weights == "run/classification/backbone.safetensors"
