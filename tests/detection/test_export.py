@@ -178,6 +178,11 @@ def opened(path: Path) -> Runner:
     return Runner.of(TorchProgram(path) if path.suffix == ".pt2" else open_program(path), path)
 
 
+def words_of(path):
+    """What an exported file says of itself."""
+    return {key: json.loads(text) for key, text in opened(path).program.metadata.items()}
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
     """A folder with `detector.safetensors` and `detector.onnx`, `.xml` and `.pt2` of it."""
@@ -213,7 +218,7 @@ def test_each_file_finds_what_the_detector_finds_in_pictures_of_any_size(files, 
 
 @pytest.mark.parametrize("suffix", SUFFIXES.values())
 def test_each_file_says_what_it_is(files, suffix):
-    metadata = opened(files / f"detector{suffix}").metadata
+    metadata = words_of(files / f"detector{suffix}")
     assert metadata["categories"] == [{"id": c.id, "name": c.name} for c in CATEGORIES]
     assert metadata["preprocessing"] == {
         "size": {"min_size": 96, "max_size": 192, "keep_aspect": True},
@@ -260,6 +265,7 @@ def test_the_reader_in_the_documentation_finds_the_same_without_torch(files, tmp
     np.testing.assert_allclose([[float(x) for x in line[2:]] for line in lines], found["boxes"], atol=0.06)
 
 
+@pytest.mark.slow
 def test_the_command_compares_with_the_users_pictures(files, tmp_path, capsys):
     (tmp_path / "images").mkdir()
     for seed in range(2):
@@ -274,10 +280,11 @@ def test_the_command_compares_with_the_users_pictures(files, tmp_path, capsys):
         first,
     )
     assert last == str(path)
-    assert opened(path).metadata["weights"] == digest(files / "detector.safetensors")
+    assert words_of(path)["weights"] == digest(files / "detector.safetensors")
     assert [file.name for file in path.parent.iterdir()] == ["d.pt2"]
 
 
+@pytest.mark.slow
 def test_a_file_that_finds_something_else_is_not_written_and_removes_nothing(files, tmp_path, monkeypatch):
     class Other(FixedDetector):
         def __init__(self, engine):
