@@ -22,6 +22,13 @@ def pareto_front(points: Points, among: Iterable[int] | None = None) -> list[int
     return front
 
 
+def on_front(points: Sequence[tuple[float | None, float | None]]) -> list[bool]:
+    """Whether each point is on the Pareto front; one that lacks its accuracy or cost is not."""
+    known = [(i, a, c) for i, (a, c) in enumerate(points) if a is not None and c is not None]
+    front = {known[place][0] for place in pareto_front([(a, c) for _, a, c in known])}
+    return [i in front for i in range(len(points))]
+
+
 def pareto_ranks(points: Points) -> list[int]:
     """Rank of each point: 0 on the Pareto front, 1 on the front without those, and so on.
 

@@ -27,7 +27,7 @@ from search.ledger.located import located
 from search.ledger.reader import LEDGER, read_fact
 from search.ledger.rows import ChildRow
 from search.messages import SearchPaused
-from search.pareto import pareto_front
+from search.pareto import on_front
 from search.stored import stored_search
 from search.studies import MAY_CHANGE, train, write_cells
 from search.studies_config import RerankConfig
@@ -67,7 +67,8 @@ def rerank(config: RerankConfig) -> dict[str, Any]:
             ranking += [size | cell for cell in cells]
         ranking = ranked(ranking, config.seeds)
         if timed:
-            mark_front(ranking)
+            front = on_front([(entry["accuracy"], entry[LATENCY]) for entry in ranking])
+            ranking = [entry | {"front": is_on} for entry, is_on in zip(ranking, front, strict=True)]
         write_json(folder.path / "rerank.json", ranking)
         content = _finish(config, folder, chosen, ranking)
     weighed = search.objective.cost is not None
@@ -203,14 +204,6 @@ def ranked(ranking: Sequence[dict[str, Any]], seeds: int) -> list[dict[str, Any]
         raise SearchPaused("no cell was scored with every seed")
     rest = [entry for entry in ranking if entry not in whole]
     return sorted(whole, key=lambda entry: -entry["reward"]) + rest
-
-
-def mark_front(ranking: Sequence[dict[str, Any]]) -> None:
-    """Gives each entry `front`: whether no other beats it in accuracy and milliseconds (`search.pareto`)."""
-    timed = [entry for entry in ranking if entry["accuracy"] is not None and entry[LATENCY] is not None]
-    front = pareto_front([(entry["accuracy"], entry[LATENCY]) for entry in timed])
-    for entry in ranking:
-        entry["front"] = any(entry is timed[i] for i in front)
 
 
 def _size(entry: Mapping[str, Any]) -> str:

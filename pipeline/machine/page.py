@@ -13,7 +13,7 @@ from backbones.words import printable
 from celltransfer import program
 from runtime.charts import Series, charts
 from runtime.page import page, percent, short
-from search.pareto import pareto_front
+from search.pareto import on_front
 
 TEMPLATE = Path(__file__).with_name("machine.html.j2")
 CARD = Path(__file__).with_name("card.md.j2")
@@ -49,10 +49,9 @@ def _cells(entry: Entry) -> list[str]:
 
 def mark_front(entries: Sequence[dict[str, Any]]) -> None:
     """Gives each entry `front`: no other one is as good and as fast, and better in one of them."""
-    scored = [entry for entry in entries if "AP" in entry["metrics"]]
-    front = pareto_front([(entry["metrics"]["AP"], entry["ms"]) for entry in scored])
-    for entry in entries:
-        entry["front"] = any(entry is scored[i] for i in front)
+    front = on_front([(entry["metrics"].get("AP"), entry["ms"]) for entry in entries])
+    for entry, is_on in zip(entries, front, strict=True):
+        entry["front"] = is_on
 
 
 def write_page(folder: Path, entries: Sequence[Entry], protocol: str, processor: str) -> Path:
