@@ -7,13 +7,13 @@ from pathlib import Path
 
 import msgspec
 
-from backbones.files import convert_json, decode_json, read_json, write_atomically, write_json
+from backbones.files import decode_json, read_json, write_atomically, write_json
 from backbones.ranges import KEY, ConfigError
 from backbones.words import counted
 from runtime.folder import plain
 from search.config import SearchConfig
 from search.latency.config import LATENCY
-from search.latency.predictor import LATENCY_MODEL, LatencyModel, calibrated
+from search.latency.predictor import LATENCY_MODEL, known_or_calibrated
 from search.ledger.reader import read_children, read_fact
 from search.ledger.rows import ChildRow, best_first
 from search.pareto import pareto_ranks
@@ -58,10 +58,9 @@ def predicted_costs(
     """Milliseconds by the model of the search, or by one that is made once and kept in `folder`."""
     path, latency = folder / MODEL, search.latency
     known = read_fact(ledger, LATENCY_MODEL) or (read_json(path, "latency model") if path.exists() else None)
+    model = known_or_calibrated(known, str(path), Space.of(search.space), latency, search.seed)
     if known is None:
-        known = plain(calibrated(Space.of(search.space), latency, search.seed))
-        write_json(path, known)
-    model = convert_json(known, LatencyModel, f"{path}: ")
+        write_json(path, plain(model))
     return [model.predict(row.genotype, latency) for row in rows]
 
 

@@ -36,7 +36,7 @@ from search.commands import cures, rerank
 from search.config import SearchConfig
 from search.executors.protocol import Executor
 from search.latency.measure import check_engine
-from search.latency.predictor import LATENCY_MODEL, LatencyModel, calibrated
+from search.latency.predictor import LATENCY_MODEL, known_or_calibrated
 from search.ledger.place import check_place, open_ledger
 from search.ledger.reader import LEDGER, is_ledger, read_fact
 from search.ledger.rows import ChildRow, best_first
@@ -211,8 +211,8 @@ def _cost(
     once, when the search begins."""
     if config.limits.latency_ms is None:
         return cost
-    known, latency = ledger.fact(LATENCY_MODEL), config.latency
-    model = LatencyModel(**known) if known else calibrated(Space.of(config.space), latency, config.seed)
+    latency, known = config.latency, ledger.fact(LATENCY_MODEL)
+    model = known_or_calibrated(known, config.run_dir, Space.of(config.space), latency, config.seed)
     ledger.save(facts={LATENCY_MODEL: plain(model)})
     predict = partial(model.predict, config=latency)
     return lambda genotype: replace(cost(genotype), latency_ms=predict(genotype))

@@ -5,10 +5,12 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from backbones.costs import profile
+from backbones.files import convert_json
 from backbones.genotype import Genotype
 from backbones.words import counted
 from runtime.progress import track
@@ -72,6 +74,15 @@ def _not_negative(relative: np.ndarray) -> list[float]:
                 best, found = error, np.zeros(count)
                 found[chosen] = values
     return found.tolist()
+
+
+def known_or_calibrated(
+    known: Any, where: str, space: Space, config: LatencyConfig, seed: int
+) -> LatencyModel:
+    """The model that is `known`, as JSON gave it, or one that is made now. where: what held it."""
+    if known is None:
+        return calibrated(space, config, seed)
+    return convert_json(known, LatencyModel, f"{where}: {LATENCY_MODEL}.")
 
 
 def calibrated(space: Space, config: LatencyConfig, seed: int) -> LatencyModel:
