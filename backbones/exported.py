@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from backbones import runtimes
 from backbones.files import convert_json, existing
 from backbones.formats import SUFFIXES
 from backbones.pictures import as_picture, central_square
-from backbones.runtimes import open_program, own_metadata
+from backbones.runtimes import check_runtime, open_program, own_metadata
 from backbones.spec import Preprocessing
 
 RUNTIMES: Mapping[str, str] = {".onnx": "ONNX Runtime", ".xml": "OpenVINO", ".pt2": "torch.export"}
@@ -47,9 +48,9 @@ class Exported(NamedTuple):
 
 
 def check_precision(path: str | os.PathLike[str], precision: str) -> None:
-    """Raises ValueError that names the file where its runtime does not have the precision."""
-    if Path(path).suffix == SUFFIXES["onnx"] and precision != "f32":
-        raise ValueError(f"{path}: ONNX Runtime computes in f32, not in {precision}")
+    """Raises as `runtimes.check_precision` and `runtimes.check_runtime` do; PyTorch has every precision."""
+    if precision != "f32" and Path(path).suffix in (SUFFIXES["onnx"], SUFFIXES["openvino"]):
+        runtimes.check_precision(path, check_runtime(Path(path)), precision)
 
 
 def open_exported(
@@ -65,8 +66,6 @@ def open_exported(
     ModuleNotFoundError with the command that installs its runtime."""
     if Path(path).suffix == SUFFIXES["torch"]:
         return _open_torch(path, threads, precision)
-    if runtime is None:
-        check_precision(path, precision)
     program = open_program(path, runtime, threads, precision, batch=1)
     return Exported(lambda images: program.run({"images": images}), *_said(path, program.metadata))
 

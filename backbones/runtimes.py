@@ -89,8 +89,7 @@ def open_program(
     runtime = check_runtime(path, runtime)
     if precision not in PRECISIONS:
         raise ValueError(f"precision = {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    if precision != "f32" and runtime == "onnx":
-        raise ValueError(f"{path}: precision = {precision}, but ONNX Runtime computes in f32: take openvino")
+    check_precision(path, runtime, precision)
     try:
         if runtime == "onnx":
             return OnnxProgram(path, threads)
@@ -114,6 +113,21 @@ def check_runtime(path: Path, runtime: str | None = None) -> str:
     if importlib.util.find_spec(RUNTIMES[runtime][0]) is None:
         raise not_installed(f"runtime {runtime}", RUNTIMES[runtime][0], "export")
     return runtime
+
+
+def check_precision(what: object, runtime: str, precision: str) -> None:
+    """what: the file or key that asks for it. Raises ValueError where the runtime cannot compute in it here.
+
+    OpenVINO would take f32 without a word on a processor that has no bf16."""
+    if precision == "f32":
+        return
+    if runtime == "onnx":
+        raise ValueError(f"{what}: ONNX Runtime computes in f32, not in {precision}")
+    able = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision.upper() not in able:
+        raise ValueError(
+            f"{what}: OpenVINO computes in {', '.join(able).lower()} on this processor, not in {precision}"
+        )
 
 
 def own_metadata(

@@ -30,7 +30,7 @@ class LatencyConfig:
     threads: int = 1
     """CPU threads of one network."""
     precision: str = "f32"
-    """`f32`, or `bf16`, which processors without instructions for it run slowly."""
+    """`f32`, or `bf16`: on processors without instructions for it OpenVINO refuses, and torch is slow."""
     calibration: int = 16
     """Random cells that are timed once to learn how costs become milliseconds on this machine; only
     `limits.latency_ms` needs it."""

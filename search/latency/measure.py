@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 
 from backbones.formats import NEEDS
 from backbones.genotype import Genotype
+from backbones.runtimes import check_precision
 from backbones.words import printable
 from celltransfer import not_installed
 from runtime.cache import cache_folder
@@ -48,10 +49,14 @@ class Timing:
 
 
 def check_engine(config: LatencyConfig) -> None:
-    """Raises ModuleNotFoundError with the command that installs what the engine lacks."""
-    for name in NEEDS["openvino"] if config.engine == "openvino" else ():
+    """Raises ModuleNotFoundError with the command that installs what the engine lacks, and ValueError where
+    it cannot compute in `config.precision` on this machine."""
+    if config.engine != "openvino":
+        return
+    for name in NEEDS["openvino"]:
         if importlib.util.find_spec(name) is None:
             raise not_installed(f"latency.engine = {config.engine}", name, "export")
+    check_precision("latency.precision", "openvino", config.precision)
 
 
 def measure(

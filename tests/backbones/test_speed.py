@@ -1,19 +1,23 @@
 """`python -m backbones.speed`: each file is timed in its runtime, and all give the same answer."""
 
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from backbones import Block, Cell, Genotype, NetworkSpec, load, save, transforms
+from backbones import Block, Cell, Genotype, NetworkSpec, load, processor, runtimes, save, transforms
 from backbones.export import export
 from backbones.network import NASNet
 from backbones.spec import Preprocessing
 from backbones.speed import ExportedFile, Weights, main
 from backbones.speed_table import synthetic
 from runtime.named_images import pictures_of
+from search.latency.config import LatencyConfig
+from search.latency.measure import check_engine
 
 CELL = Cell((Block(0, 1, "sep_conv_3x3", "identity"),), (2,))
 REDUCTION = Cell((Block(0, 0, "avg_pool_3x3", "identity"),), (2,))
@@ -33,14 +37,19 @@ def files(tmp_path_factory):
     return folder
 
 
+REFUSED = {".onnx": "ONNX Runtime computes in f32"}
+if not processor.features()["bf16"]:
+    REFUSED[".xml"] = "OpenVINO computes in .* on this processor"
+
+
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize("suffix", RUNTIMES)
 def test_every_runtime_gives_the_probabilities_of_the_picture(files, suffix, precision):
     path, picture = str(files / f"net{suffix}"), synthetic(50, 60)[1]
     model = (Weights if suffix == ".safetensors" else ExportedFile)(path, precision)
     assert model.engine == RUNTIMES[suffix]
-    if (suffix, precision) == (".onnx", "bf16"):
-        with pytest.raises(ValueError, match=r"net\.onnx: ONNX Runtime computes in f32, not in bf16"):
+    if precision == "bf16" and (refused := REFUSED.get(suffix)):
+        with pytest.raises(ValueError, match=rf"net\{suffix}: {refused}, not in bf16"):
             model.load(1)
         return
     net = load(files / "net.safetensors")
@@ -51,6 +60,22 @@ def test_every_runtime_gives_the_probabilities_of_the_picture(files, suffix, pre
         assert difference < 1e-5
     else:
         assert 1e-6 < difference < 0.05
+
+
+def test_openvino_without_bf16_is_refused_where_it_would_take_f32(files, monkeypatch, capsys):
+    able = ["FP32", "INT8"]
+    core = SimpleNamespace(get_property=lambda device, name: able)
+    monkeypatch.setattr(runtimes, "openvino_core", lambda: core)
+    path = str(files / "net.xml")
+    told = f"{path}: OpenVINO computes in fp32, int8 on this processor, not in bf16"
+    assert main(pictures_of, [path, "--precision", "f32", "bf16"]) == 1
+    assert capsys.readouterr().err.strip().endswith(told)
+    with pytest.raises(ValueError, match=re.escape(told)):
+        runtimes.open_program(path, precision="bf16")
+    with pytest.raises(ValueError, match=r"latency\.precision: OpenVINO computes in fp32, int8"):
+        check_engine(LatencyConfig(precision="bf16"))
+    able.append("BF16")
+    check_engine(LatencyConfig(precision="bf16"))
 
 
 def test_the_command_prints_a_table_and_writes_it(files, tmp_path, capsys):
