@@ -7,7 +7,7 @@ Legend: `D` detections, `R` annotated boxes over all images.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import hotcoco
@@ -42,10 +42,11 @@ def fast(coco: CocoAnnotations, found: Columns) -> hotcoco.COCOeval:
     hotcoco reads the ids of detections as floats, which do not tell large ones apart. Raises RuntimeError in
     a process that was forked from one in which it ran: its threads are gone there, and it would wait for
     them for ever."""
-    if _ran_in.setdefault("pid", os.getpid()) != os.getpid():
+    if _forked():
         raise RuntimeError(
             "hotcoco ran before this process was forked: score in one that is started by spawn"
         )
+    _ran_in["pid"] = os.getpid()
     truth = hotcoco.COCO.from_arrays(
         [{"id": number} for number in range(1, len(coco) + 1)],
         [{"id": k, "name": name} for k, name in enumerate(coco.category_names, start=1)],
@@ -59,8 +60,18 @@ def fast(coco: CocoAnnotations, found: Columns) -> hotcoco.COCOeval:
     return hotcoco.COCOeval(truth, truth.load_res(rows), "bbox")
 
 
-SCORERS: Mapping[str, Callable[[CocoAnnotations, Columns], Any]] = {"pycocotools": official, "fast": fast}
-"""By `config.EVALUATORS`."""
+def scorer(evaluator: str) -> Callable[[CocoAnnotations, Columns], Any]:
+    """`official` or `fast`, by `config.EVALUATORS`.
+
+    In a process forked from one in which hotcoco ran, `fast` is `official`, too: the same figures, later."""
+    if evaluator == "fast" and not _forked():
+        return fast
+    return official
+
+
+def _forked() -> bool:
+    """Whether hotcoco's threads are another process's."""
+    return _ran_in.get("pid", os.getpid()) != os.getpid()
 
 
 def numbers(

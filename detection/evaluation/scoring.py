@@ -14,7 +14,7 @@ from backbones.words import counted
 from detection.data.annotations import CocoAnnotations
 from detection.evaluation.curves import Curves, curves_of
 from detection.evaluation.results_file import Columns, Result
-from detection.evaluation.scorers import SCORERS
+from detection.evaluation.scorers import scorer
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def evaluate(coco: CocoAnnotations, results: Sequence[Result], evaluator: str = 
     if not results:
         log.warning("no detections at all: every metric is 0")
     with contextlib.redirect_stdout(io.StringIO()):
-        scored = SCORERS[evaluator](coco, found)
+        scored = scorer(evaluator)(coco, found)
         scored.evaluate()
         scored.accumulate()
         scored.summarize()

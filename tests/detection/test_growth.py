@@ -11,8 +11,6 @@ import torch
 from checkpoints import checkpoint
 
 from backbones.ranges import ConfigError
-from detection.evaluation import scoring
-from detection.evaluation.scorers import official
 from detection.train import run
 from detection.training.module import DetectionModule
 from runtime.config import LoggerConfig
@@ -99,7 +97,6 @@ def test_each_step_has_the_rate_of_a_run_of_the_new_length(tmp_path, finished, c
 
 
 def die_in_step(config, step):
-    scoring.SCORERS["fast"] = official  # hotcoco's threads are gone in a forked process
     training_step = DetectionModule.training_step
 
     def dying_step(self, *args):

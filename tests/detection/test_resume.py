@@ -13,8 +13,6 @@ import torch
 from checkpoints import checkpoint
 
 from detection.engines.config import ENGINES
-from detection.evaluation import scoring
-from detection.evaluation.scorers import official
 from detection.model.config import C4HeadConfig, RpnConfig
 from detection.train import run
 from detection.training.module import DetectionModule
@@ -50,9 +48,7 @@ def config(small_config, backbone_file, scenes):
 
 def train_and_signal(config, step, number):
     """Sends its own process the signal `number` in the first pass of optimiser step `step`, from 0."""
-    # A forked process must not use the pools of threads that it lost: torch's, and hotcoco's.
-    torch.set_num_threads(1)
-    scoring.SCORERS["fast"] = official
+    torch.set_num_threads(1)  # a forked process must not use the pool of threads that it lost
     training_step, sent = DetectionModule.training_step, False
 
     def signalling_step(self, *args):
