@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from backbones import Block, Cell, Genotype, NetworkSpec, load, save, transforms
+from backbones import Block, Cell, Genotype, NetworkSpec, load, processor, save, transforms
 from backbones.export import export
 from backbones.network import NASNet
 from backbones.spec import Preprocessing
@@ -47,7 +47,8 @@ def test_every_runtime_gives_the_probabilities_of_the_picture(files, suffix, pre
     with torch.inference_mode():
         expected = net(transforms(net)(picture)[None]).softmax(dim=1).numpy()
     difference = np.abs(np.asarray(model.load(1)(picture)) - expected[0]).max()
-    if precision == "f32":
+    has_bf16 = (processor.features() or {}).get("bf16", False)
+    if precision == "f32" or (suffix == ".xml" and not has_bf16):  # OpenVINO then computes in f32
         assert difference < 1e-5
     else:
         assert 1e-6 < difference < 0.05
