@@ -1,5 +1,7 @@
 """The check of annotations: one case per fault, each found alone, counted and named."""
 
+import json
+
 import pytest
 from annotated_folder import found, of
 
@@ -35,6 +37,13 @@ ANNOTATION_FAULTS = {
         1,
         "width must be a whole number",
         'images[1] (id 3): width = "20"',
+    ),
+    "a number of 5000 digits": (
+        lambda c: json.dumps(c).replace('"width": 20', f'"width": {"1" * 5000}'),
+        "error",
+        1,
+        "width must be a whole number",
+        "images[1] (id 3): width = Infinity",
     ),
     "unknown category": (
         of("annotations", 1, category_id=8),
