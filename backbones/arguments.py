@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 from backbones.ranges import LARGEST_INT, rule
-from backbones.words import printable_lines, told
+from backbones.words import clipped, printable_lines, told
 from celltransfer import program
 
 Given = ParamSpec("Given")
@@ -32,7 +32,7 @@ def whole(least: int | None = None, most: int | None = None) -> Callable[[str], 
         try:
             value = int(word)
         except ValueError:  # also of more digits than Python reads
-            raise argparse.ArgumentTypeError(f"{word}, must be a whole number") from None
+            raise argparse.ArgumentTypeError(f"{clipped(word)[1:-1]}, must be a whole number") from None
         if (least is not None and value < least) or (most is not None and value > most):
             raise argparse.ArgumentTypeError(f"{word}, must be {rule(least, None, most, None)}")
         if not -LARGEST_INT - 1 <= value <= LARGEST_INT:

@@ -32,6 +32,15 @@ def check_sizes(config: Any) -> None:
             require(config, key, least=1, limit=most)
 
 
+def check_imagenet_stem(config: Any) -> None:
+    """Raises ConfigError for `filters` that the imagenet stem cannot halve twice. config: has that key."""
+    if config.filters % 4 or config.filters < 8:
+        raise ConfigError(
+            f"{KEY}filters = {config.filters}, but the imagenet stem halves them twice: "
+            "use a multiple of 4 from 8 on"
+        )
+
+
 @dataclass(frozen=True)
 class NetworkSpec:
     """A network up to its weights and classes.
@@ -75,11 +84,8 @@ class NetworkSpec:
         require(self, "cells_per_stage", least=1, most=MOST_CELLS)
         require(self, "filters", "stem_filters", "in_channels", least=1, most=MOST_CHANNELS)
         require(self, "image_size", least=1, most=LARGEST_IMAGE)
-        if self.stem == "imagenet" and (self.filters % 4 or self.filters < 8):
-            raise ConfigError(
-                f"{KEY}filters = {self.filters}, but the imagenet stem halves them twice: "
-                "use a multiple of 4 from 8 on"
-            )
+        if self.stem == "imagenet":
+            check_imagenet_stem(self)
         if self.image_size < self.smallest_image:
             raise ConfigError(
                 f"{KEY}image_size = {self.image_size}, the {self.stem} stem needs at least "

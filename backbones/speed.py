@@ -13,86 +13,65 @@ bf16 is the precision in which the network multiplies; ONNX Runtime does not hav
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from PIL import Image
 
 from backbones.arguments import documented_parser, one_line_errors, whole
-from backbones.exported import RUNTIMES, check_precision, open_exported
-from backbones.files import existing
-from backbones.speed_table import SYNTHETIC_SIZE, Step, add_options, report, synthetic
+from backbones.exported import RUNTIMES, open_exported
+from backbones.speed_table import (
+    PYTORCH,
+    SYNTHETIC_SIZE,
+    WEIGHTS,
+    Model,
+    Step,
+    add_options,
+    report,
+    suffix_of,
+    synthetic,
+)
 
-WEIGHTS = ".safetensors"
 
-
-@dataclass(frozen=True)
-class Weights:
+def open_weights(name: str, precision: str, side: int | None, threads: int) -> Step:
     """A `backbone.safetensors` in PyTorch. side: of the square that the network sees; None: the file's."""
+    import torch
 
-    name: str
-    precision: str
-    side: int | None = None
-    engine: str = "PyTorch"
+    from backbones import weights
+    from backbones.image_transforms import transforms
+    from backbones.network import NASNet
 
-    def load(self, threads: int) -> Step:
-        """See `speed_table.Model`."""
-        import torch
+    torch.set_num_threads(threads)
+    net: Any = weights.load(name)
+    if side is not None:
+        net.preprocessing = replace(net.preprocessing, size=side)
+    see = transforms(net)
+    net = net.fuse() if isinstance(net, NASNet) else net.eval().to(memory_format=torch.channels_last)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    net = net.to(dtype)
 
-        from backbones import weights
-        from backbones.image_transforms import transforms
-        from backbones.network import NASNet
+    def step(picture: Image.Image) -> object:
+        with torch.inference_mode():
+            images = see(picture)[None].to(dtype, memory_format=torch.channels_last)
+            return net(images).float().softmax(dim=1)
 
-        torch.set_num_threads(threads)
-        net: Any = weights.load(self.name)
-        if self.side is not None:
-            net.preprocessing = replace(net.preprocessing, size=self.side)
-        see = transforms(net)
-        net = net.fuse() if isinstance(net, NASNet) else net.eval().to(memory_format=torch.channels_last)
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        net = net.to(dtype)
-
-        def step(picture: Image.Image) -> object:
-            with torch.inference_mode():
-                images = see(picture)[None].to(dtype, memory_format=torch.channels_last)
-                return net(images).float().softmax(dim=1)
-
-        return step
+    return step
 
 
-@dataclass(frozen=True)
-class ExportedFile:
+def open_program(name: str, precision: str, threads: int) -> Step:
     """A file that `python -m backbones export` wrote, in the runtime that it is for."""
-
-    name: str
-    precision: str
-
-    @property
-    def engine(self) -> str:
-        """By the file's name."""
-        return RUNTIMES[Path(self.name).suffix]
-
-    def load(self, threads: int) -> Step:
-        """See `speed_table.Model`."""
-        return open_exported(self.name, threads, self.precision).probabilities
+    return open_exported(name, threads, precision).probabilities
 
 
-def _models(options: Any) -> list[Weights | ExportedFile]:
-    models: list[Weights | ExportedFile] = []
-    for name in options.files:
-        suffix = existing(name, "network").suffix
-        if suffix != WEIGHTS and suffix not in RUNTIMES:
-            raise ValueError(f"{name}: expected a file that ends in {', '.join([WEIGHTS, *RUNTIMES])}")
-        if suffix != WEIGHTS and options.size is not None:
-            raise ValueError(f"--size {options.size}: the size of {name} is fixed; export it with that size")
-        for precision in options.precision:
-            check_precision(name, precision)
-            if suffix == WEIGHTS:
-                models.append(Weights(name, precision, options.size))
-            else:
-                models.append(ExportedFile(name, precision))
-    return models
+def model_of(name: str, precision: str, side: int | None = None) -> Model:
+    """side: see `open_weights`. Raises FileNotFoundError or ValueError for what cannot be timed."""
+    suffix = suffix_of(name, "network", precision)
+    if suffix == WEIGHTS:
+        return Model(name, PYTORCH, precision, partial(open_weights, name, precision, side))
+    if side is not None:
+        raise ValueError(f"--size {side}: the size of {name} is fixed; export it with that size")
+    return Model(name, RUNTIMES[suffix], precision, partial(open_program, name, precision))
 
 
 @one_line_errors
@@ -106,7 +85,9 @@ def main(
     add("--size", type=whole(1), help="side of the square that weights see, in pixels (default: the file's)")
     add_options(parser)
     options = parser.parse_args(arguments)
-    models = _models(options)
+    models = [
+        model_of(name, precision, options.size) for name in options.files for precision in options.precision
+    ]
     seen = options.warm_up + options.rounds
     pictures = read(options.images, seen) if options.images else synthetic(*SYNTHETIC_SIZE)
     report(models, pictures, options, {"size": options.size})

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -30,11 +30,14 @@ from rich.table import Table
 
 from backbones import processor
 from backbones.arguments import whole
-from backbones.files import check_output, write_atomically
+from backbones.exported import RUNTIMES, check_precision
+from backbones.files import check_output, existing, write_atomically
 from backbones.timing import Quartiles, interleaved, quartiles
 from backbones.words import counted, printable
 
 PRECISIONS = ("f32", "bf16")
+PYTORCH, WEIGHTS = "PyTorch", ".safetensors"
+"""What runs weights, and how their files end."""
 PACKAGES = ("torch", "torchvision", "onnxruntime", "openvino")
 STATUS = Path("/proc/self/status")
 SYNTHETIC_SIZE = (480, 640)
@@ -44,23 +47,19 @@ SYNTHETIC = 4
 Step = Callable[[Image.Image], object]
 
 
-class Model(Protocol):
-    """What is timed. It is sent to a process of its own, so it holds names and numbers only."""
+@dataclass(frozen=True)
+class Model:
+    """What is timed. name: as the user named it. engine: what runs it, such as `ONNX Runtime`. precision: one
+    of PRECISIONS.
 
-    @property
-    def name(self) -> str:
-        """As the user named it."""
+    load: given the number of threads, returns what looks at one picture. It is sent to a process of its own,
+    so it is a function of a module or a `partial` of one. Raises ValueError, OSError or ImportError that
+    names the file."""
 
-    @property
-    def engine(self) -> str:
-        """What runs it, such as `ONNX Runtime`."""
-
-    @property
-    def precision(self) -> str:
-        """One of PRECISIONS."""
-
-    def load(self, threads: int) -> Step:
-        """What looks at one picture. Raises ValueError, OSError or ImportError that names the file."""
+    name: str
+    engine: str
+    precision: str
+    load: Callable[[int], Step]
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--warm-up", type=whole(1), default=3, help="rounds that do not count (default 3)")
     add("--rounds", type=whole(1), default=20, help="rounds that count (default 20)")
     add("--json", type=Path, metavar="FILE", help="write the table there, with the times of all rounds")
+
+
+def suffix_of(name: str, content: str, precision: str) -> str:
+    """Of a file that can be timed: WEIGHTS or one of RUNTIMES. content: what it holds, for a message.
+
+    Raises FileNotFoundError or ValueError that names the file."""
+    suffix = existing(name, content).suffix
+    if suffix != WEIGHTS and suffix not in RUNTIMES:
+        raise ValueError(f"{name}: expected a file that ends in {', '.join([WEIGHTS, *RUNTIMES])}")
+    check_precision(name, precision)
+    return suffix
 
 
 def synthetic(height: int, width: int) -> list[Image.Image]:

@@ -39,7 +39,7 @@ def check(
             report.add("no such folder", str(root))
             return report
         folders = [split_folder(root, is_train, train, test) for is_train in (True, False)]
-    except ValueError as error:  # a broken archive
+    except (ValueError, OSError) as error:  # a broken archive
         report.add(str(error), str(root))
         return report
     report.taken = taken_folders(root, folders)

@@ -19,6 +19,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from backbones.words import clipped, long_number
 from runtime.overrides import override
 
 SCHEMAS = ("schema", "images_schema")
@@ -34,6 +35,8 @@ def refusal(error: Exception, command: str, words: Sequence[str], *, sweep: bool
 
     command: the name of its configuration. words: of the command line, without the options. sweep: whether
     they are a sweep's, of which one job cannot be composed."""
+    if (long := _long_number(words)) is not None:
+        return long
     if sweep and (job := _failing_job(command, words)):
         number, words = job
         message = refusal(error, command, words)
@@ -63,6 +66,18 @@ def refusal(error: Exception, command: str, words: Sequence[str], *, sweep: bool
         return _no_group(given[1], command, words)
     lines = [line for line in str(error).splitlines() if not line.startswith("To append to")]
     return "\n".join(lines).partition("\nConfig search path:")[0].partition(" value: {")[0]
+
+
+def _long_number(words: Sequence[str]) -> str | None:
+    """The message for a word with a number of more digits than Python, and so Hydra's parser, reads."""
+    for word in words:
+        try:
+            list(_overrides([word]))
+        except ValueError:
+            key, _, value = word.partition("=")
+            digits = max(re.findall(r"\d+", value.replace("_", "")), key=len, default="")
+            return f"{key} = {clipped(value)}: {long_number(digits)}"
+    return None
 
 
 def _wrong_value(key: str, error: OmegaConfBaseException, words: Sequence[str]) -> str:

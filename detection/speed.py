@@ -16,7 +16,7 @@ torch.autocast; neither ONNX Runtime nor an exported program of PyTorch has it.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,23 @@ import numpy as np
 from PIL import Image
 
 from backbones.arguments import documented_parser, one_line_errors, whole
-from backbones.exported import RUNTIMES, check_precision
-from backbones.files import existing
+from backbones.exported import RUNTIMES
+from backbones.formats import SUFFIXES
 from backbones.pictures import as_picture
-from backbones.speed_table import SYNTHETIC_SIZE, Model, Step, add_options, report, synthetic
+from backbones.speed_table import (
+    PYTORCH,
+    SYNTHETIC_SIZE,
+    WEIGHTS,
+    Model,
+    Step,
+    add_options,
+    report,
+    suffix_of,
+    synthetic,
+)
 from detection.data.sizing import SIDES, ShortestEdge
 from runtime.named_images import pictures_of
 
-WEIGHTS, TORCH = ".safetensors", ".pt2"
 BESIDE = (
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_resnet50_fpn_v2",
@@ -48,94 +57,63 @@ BESIDE = (
 Size = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Weights:
+def open_weights(name: str, precision: str, size: Size | None, threads: int) -> Step:
     """A `detector.safetensors` in PyTorch. size: (H, W) of pictures that are not scaled; None: the file's."""
+    import torch
 
-    name: str
-    precision: str
-    size: Size | None = None
-    engine: str = "PyTorch"
+    from detection.detector import Detector
 
-    def load(self, threads: int) -> Step:
-        """See `speed_table.Model`."""
-        import torch
+    torch.set_num_threads(threads)
+    detector = Detector.load(name, "cpu")
+    if size is not None:
+        detector.input_size = _unscaled(size)
 
-        from detection.detector import Detector
+    def step(picture: Image.Image) -> object:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            return detector(picture)
 
-        torch.set_num_threads(threads)
-        detector = Detector.load(self.name, "cpu")
-        if self.size is not None:
-            detector.input_size = _unscaled(self.size)
-
-        def step(picture: Image.Image) -> object:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
-                return detector(picture)
-
-        return step
+    return step
 
 
-@dataclass(frozen=True)
-class TorchvisionModel:
+def open_torchvision(name: str, precision: str, size: Size | None, threads: int) -> Step:
     """One of BESIDE with random weights and COCO's 91 classes, as torchvision builds it."""
+    import torch
+    from torchvision.models import get_model
 
-    name: str
-    precision: str
-    size: Size | None = None
-    engine: str = "PyTorch"
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    given: dict[str, Any] = {"weights": None, "weights_backbone": None}
+    if size is not None and not name.startswith("ssd"):  # whose size is part of the network
+        given |= {"min_size": min(size), "max_size": max(size)}
+    net = get_model(name, **given).eval()
 
-    def load(self, threads: int) -> Step:
-        """See `speed_table.Model`."""
+    def step(picture: Image.Image) -> object:
+        image = torch.from_numpy(np.array(as_picture(picture))).permute(2, 0, 1).float() / 255
+        lower = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+        with torch.inference_mode(), lower:
+            return net([image])
+
+    return step
+
+
+def open_program(name: str, precision: str, size: Size | None, threads: int) -> Step:
+    """A file that `python -m detection.export` wrote, in the runtime that it is for."""
+    from detection.deployment.runner import Runner
+
+    if name.endswith(SUFFIXES["torch"]):
         import torch
-        from torchvision.models import get_model
+
+        from detection.deployment.program import TorchProgram
 
         torch.set_num_threads(threads)
-        torch.manual_seed(0)
-        given: dict[str, Any] = {"weights": None, "weights_backbone": None}
-        if self.size is not None and not self.name.startswith("ssd"):  # whose size is part of the network
-            given |= {"min_size": min(self.size), "max_size": max(self.size)}
-        net = get_model(self.name, **given).eval()
-
-        def step(picture: Image.Image) -> object:
-            image = torch.from_numpy(np.array(as_picture(picture))).permute(2, 0, 1).float() / 255
-            lower = torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
-            with torch.inference_mode(), lower:
-                return net([image])
-
-        return step
-
-
-@dataclass(frozen=True)
-class ExportedFile:
-    """A file that `python -m detection.export` wrote, in the runtime that it is for."""
-
-    name: str
-    precision: str
-    size: Size | None = None
-
-    @property
-    def engine(self) -> str:
-        """By the file's name."""
-        return RUNTIMES[Path(self.name).suffix]
-
-    def load(self, threads: int) -> Step:
-        """See `speed_table.Model`."""
-        from detection.deployment.runner import Runner
-
-        if self.name.endswith(TORCH):
-            import torch
-
-            from detection.deployment.program import TorchProgram
-
-            torch.set_num_threads(threads)
-            runner = Runner.of(TorchProgram(Path(self.name)), self.name)
-        else:
-            runner = Runner.open(self.name, threads=threads, precision=self.precision)
-        if self.size is not None:
-            if runner.multiple == 1 and self.size != runner.size.largest():
-                raise ValueError(f"{self.name} looks at pictures of one size, {runner.size.largest()} px")
-            runner.size = _unscaled(self.size)
-        return lambda picture: runner(np.asarray(as_picture(picture)))
+        runner = Runner.of(TorchProgram(Path(name)), name)
+    else:
+        runner = Runner.open(name, threads=threads, precision=precision)
+    if size is not None:
+        if runner.multiple == 1 and size != runner.size.largest():
+            raise ValueError(f"{name} looks at pictures of one size, {runner.size.largest()} px")
+        runner.size = _unscaled(size)
+    return lambda picture: runner(np.asarray(as_picture(picture)))
 
 
 def _unscaled(size: Size) -> ShortestEdge:
@@ -143,16 +121,14 @@ def _unscaled(size: Size) -> ShortestEdge:
     return ShortestEdge((min(size),), max(size))
 
 
-def model_of(name: str, precision: str, size: Size | None) -> Model:
-    suffix = existing(name, "detector").suffix
-    if suffix == WEIGHTS:
-        return Weights(name, precision, size)
-    if suffix not in RUNTIMES:
-        raise ValueError(f"{name}: expected a file that ends in {', '.join([WEIGHTS, *RUNTIMES])}")
-    check_precision(name, precision)
-    if suffix == TORCH and precision != "f32":
+def model_of(name: str, precision: str, size: Size | None = None) -> Model:
+    """size: see `open_weights`. Raises FileNotFoundError or ValueError for what cannot be timed."""
+    suffix = suffix_of(name, "detector", precision)
+    if suffix == SUFFIXES["torch"] and precision != "f32":
         raise ValueError(f"{name}: a program of torch.export computes in f32, not in {precision}")
-    return ExportedFile(name, precision, size)
+    if suffix == WEIGHTS:
+        return Model(name, PYTORCH, precision, partial(open_weights, name, precision, size))
+    return Model(name, RUNTIMES[suffix], precision, partial(open_program, name, precision, size))
 
 
 @one_line_errors
@@ -167,7 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = None if options.size is None else (options.size[0], options.size[1])
     models = [model_of(name, precision, size) for name in options.files for precision in options.precision]
     models += [
-        TorchvisionModel(name, precision, size) for name in options.beside for precision in options.precision
+        Model(name, PYTORCH, precision, partial(open_torchvision, name, precision, size))
+        for name in options.beside
+        for precision in options.precision
     ]
     seen = options.warm_up + options.rounds
     pictures = pictures_of(options.images, seen) if options.images else synthetic(*(size or SYNTHETIC_SIZE))

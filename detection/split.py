@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from backbones.arguments import number, one_line_errors, whole
 from backbones.files import check_output, read_text, real_path
-from backbones.words import counted
+from backbones.words import clipped, counted
 from celltransfer import program
 from detection.data.subsets import Merged, draw_fraction, merge, write
 from runtime.random import counter_hash
@@ -59,8 +59,8 @@ def draw(merged: Merged, count: int, seed: int) -> tuple[NDArray[np.bool_], str]
 def chosen_by_list(merged: Merged, path: Path) -> tuple[NDArray[np.bool_], str]:
     """The images whose ids stand in a file, one a line. Raises ValueError for an id that no image has."""
     words = read_text(path, "list of image ids").split()
-    if wrong := [word for word in words if not word.isdecimal() or int(word) >= 2**63]:
-        raise ValueError(f"{path}: {wrong[0]!r} is no image id")
+    if wrong := [word for word in words if not word.isdecimal() or len(word) > 19 or int(word) >= 2**63]:
+        raise ValueError(f"{path}: {clipped(wrong[0])} is no image id")
     wanted = np.unique(np.array(words, np.int64))
     ids = merged.image_ids
     if len(absent := np.setdiff1d(wanted, ids)):

@@ -158,12 +158,13 @@ def track(
     quiet: bool = False,
     seconds_left: Callable[[], float | None] | None = None,
 ) -> Iterator[Track]:
-    """Shows progress on stderr. total, done: units of work in all and before this process.
+    """Shows progress on stderr. total, done: units of work in all and before this process; of a total of 0
+    there is nothing to show.
 
     images_per_unit: what images per second are counted by. None: they are not shown. clock, seconds_left:
     see `Track`.
     quiet: counts and shows nothing."""
-    console = Console(stderr=True, quiet=quiet)
+    console = Console(stderr=True, quiet=quiet or not total)
     progress = Track(console, total, description, done, images_per_unit, clock, seconds_left)
     try:
         yield progress

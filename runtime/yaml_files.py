@@ -1,14 +1,16 @@
 """YAML files from outside: what is broken or hostile ends in one message that names file and line."""
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 
 from backbones.files import read_text
-from backbones.words import clipped
+from backbones.words import clipped, long_number
 
+WHOLE = "tag:yaml.org,2002:int"
 MOST_LEVELS = 64
 """Lists and mappings inside each other."""
 
@@ -65,7 +67,25 @@ def read_mapping(path: str | os.PathLike[str], what: str) -> Mapping[str, Any]:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ValueError(f"{path}: {line}{error.problem}") from None
     except (ValueError, TypeError, LookupError, OverflowError) as error:  # such as 2026-99-99
+        for key, scalar in _scalars(node):
+            if scalar.tag == WHOLE and 0 < sys.get_int_max_str_digits() < len(scalar.value):
+                line = scalar.start_mark.line + 1
+                raise ValueError(
+                    f"{path}: line {line}: {clipped(key)[1:-1] or 'it'} is {long_number(scalar.value)}"
+                ) from None
         raise ValueError(f"{path}: expected a {what} in YAML, but {error}") from None
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: expected a {what} of keys and values, found {clipped(content)}")
     return {str(key): value for key, value in content.items()}
+
+
+def _scalars(node: yaml.Node | None, key: str = "") -> Iterator[tuple[str, yaml.ScalarNode]]:
+    """All single values of a document without aliases, by dotted keys."""
+    if isinstance(node, yaml.ScalarNode):
+        yield key, node
+    elif isinstance(node, yaml.SequenceNode):
+        for index, inner in enumerate(node.value):
+            yield from _scalars(inner, f"{key}[{index}]")
+    elif isinstance(node, yaml.MappingNode):
+        for name, inner in node.value:
+            yield from _scalars(inner, f"{key}.{name.value}".lstrip("."))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from backbones.files import existing
 from backbones.words import clipped
 
-SUFFIX = ".zip"
+SUFFIX, WHAT = ".zip", "zip"
 MOST_BYTES = 1 << 28
 """Of one file, unpacked."""
 MOST_LEVELS = 64
@@ -54,20 +54,22 @@ class Entry:
 
 
 def place(path: str | os.PathLike[str]) -> Place | None:
-    """Where a path leads that goes through a zip archive; None for all others."""
+    """Where a path leads that goes through a zip archive; None for all others.
+
+    Raises as `existing` does where the archive is no regular file."""
     text = os.fspath(path)
     if SUFFIX not in text.lower():
         return None
     parts = text.split(os.sep)
     for count, part in enumerate(parts, start=1):
         archive = os.sep.join(parts[:count])
-        if part.lower().endswith(SUFFIX) and os.path.isfile(archive):
-            return Place(archive, "/".join(parts[count:]))
+        if part.lower().endswith(SUFFIX) and os.path.lexists(archive) and not os.path.isdir(archive):
+            return Place(str(existing(archive, WHAT)), "/".join(parts[count:]))
     return None
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is such a folder, on the disk or in an archive. Raises ValueError for a broken one."""
+    """Whether there is such a folder, on the disk or in an archive. Raises for a broken one as `place`."""
     at = place(path)
     return path.is_dir() if at is None else at.name in _folders(at)
 
@@ -96,9 +98,9 @@ def read(at: Place) -> bytes:
 
 
 def archives(folder: Path) -> list[Path]:
-    """The zip archives in a folder, by name."""
+    """The zip archives in a folder, by name, whatever they are: to open one tells."""
     found = (path for path in folder.iterdir() if path.suffix.lower() == SUFFIX and path.name[0] != ".")
-    return sorted(path for path in found if path.is_file())
+    return sorted(path for path in found if not path.is_dir())
 
 
 def _path(at: Place) -> str:
@@ -108,7 +110,7 @@ def _path(at: Place) -> str:
 @functools.lru_cache(maxsize=8)
 def _opened(archive: str, process: int, modified: int) -> zipfile.ZipFile:
     """process: the id of this one, so that a fork opens its own."""
-    file = existing(archive, "zip")
+    file = existing(archive, WHAT)
     try:
         return zipfile.ZipFile(file)
     except PermissionError:

@@ -1,6 +1,5 @@
 """One moment of a ledger: what a status shows, without genotypes and tensors, also while the search runs."""
 
-import json
 import sqlite3
 import statistics
 from collections import Counter
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 
 from search.estimate import Pace
 from search.ledger.reader import connect, damage_named
-from search.ledger.rows import best_first
+from search.ledger.rows import best_first, from_json
 from search.messages import Failure
 
 LATE = 100
@@ -71,8 +70,14 @@ class Snapshot:
             return cls(
                 [Child(*row) for row in _select(database, Child, "children", "number")],
                 [Attempt(*row) for row in _select(database, Attempt, "attempts", "id")],
-                {name: json.loads(value) for name, value in database.execute("SELECT * FROM facts")},
-                [(time, kind, json.loads(detail)) for time, kind, detail in _events(database)],
+                {
+                    name: from_json(value, f"fact {name}")
+                    for name, value in database.execute("SELECT * FROM facts")
+                },
+                [
+                    (time, kind, from_json(detail, f"event {kind}"))
+                    for time, kind, detail in _events(database)
+                ],
                 dict(_epochs(database)),
             )
 

@@ -46,6 +46,8 @@ class TimedConfig:
     """Normal cells in each of the three stages."""
     filters: int | None = None
     """Channels of a state in the first stage; a multiple of 4."""
+    stem_filters: int | None = None
+    """Channels of the stem's convolution."""
     threads: int | None = None
     """CPU threads of one network."""
     precision: str | None = None

@@ -1,13 +1,12 @@
 """The lists of an annotation file in COCO format as text, element by element."""
 
-import json
 import os
 import re
 from typing import Any
 
 import msgspec
 
-from backbones.files import read_bytes, unreadable
+from backbones.files import loads, read_bytes, unreadable
 
 LISTS = ("images", "categories", "annotations")
 
@@ -72,7 +71,7 @@ def _strict(data: bytes, refusal: Exception) -> Elements:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        strict = msgspec.json.encode(json.loads(data))
+        strict = msgspec.json.encode(loads(data))
     except UnicodeEncodeError:
         raise ValueError("holds half of a surrogate pair (such as \\ud800), which is no text") from None
     except (ValueError, RecursionError, OverflowError):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from backbones.files import loads
 from backbones.words import clipped
 from runtime.problems import Problem, note
 
@@ -146,7 +147,7 @@ def _loosely(
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        content = json.loads(bytes(element))  # which reads 1e400
+        content = loads(bytes(element))
     except UnicodeDecodeError:
         return {}, "element is not in UTF-8"
     except (ValueError, RecursionError) as error:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backbones.files import read_bytes, unreadable, write_atomically
+from backbones.files import loads, read_bytes, unreadable, write_atomically
 from backbones.words import clipped
 from detection.data.annotations import CocoAnnotations
 from detection.data.coco_file import Int64
@@ -147,7 +147,7 @@ def _entries(path: str | os.PathLike[str]) -> list[msgspec.Raw]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         refusal = error
     try:
-        content = json.loads(data)  # which reads Python's NaN
+        content = loads(data)  # which reads Python's NaN
     except (ValueError, RecursionError) as error:
         if str(error).startswith("Extra data"):
             text = "expected one list of detections, found several values one after the other (JSON Lines?)"

@@ -5,6 +5,7 @@ from typing import Any
 
 from backbones.config import BackboneConfig
 from backbones.ranges import KEY, ConfigError, require, under
+from backbones.spec import NetworkSpec
 from backbones.words import clipped
 from classification.config import ClassificationConfig, ImageDataConfig
 from detection.training.config import DetectionConfig
@@ -54,6 +55,13 @@ class MachineConfig:
             self.baseline(number)
         if self.rerank.by != "pareto" or self.rerank.cost != LATENCY:
             raise ConfigError(f"{KEY}rerank.by and {KEY}rerank.cost must be pareto and {LATENCY}")
+        stem = self.classification.backbone.stem_filters or NetworkSpec.stem_filters
+        if stem != self.search.latency.stem_filters:
+            raise ConfigError(
+                f"{KEY}search.latency.stem_filters = {self.search.latency.stem_filters}, but "
+                f"{KEY}classification.backbone.stem_filters = {stem}; set both, or other networks are timed "
+                "than are trained"
+            )
         if max(self.classification.trainer.processes, self.detection.trainer.processes) > 1:
             raise ConfigError(f"{KEY}trainer.devices: every network trains on one device")
 

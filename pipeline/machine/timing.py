@@ -61,7 +61,7 @@ def timed(folder: Path, files: Sequence[Path], config: MachineConfig) -> Times:
     pictures = [images.read(i) for i in islice(range(len(images)), PICTURES)]
     log.info("timing %s", counted(len(files), "detector"))
     before = torch.get_num_threads()
-    models = [model_of(str(file), latency.precision, None) for file in files]
+    models = [model_of(str(file), latency.precision) for file in files]
     speeds = measure(models, pictures, latency.threads, WARM_UP, ROUNDS)
     torch.set_num_threads(before)
     protocol = (

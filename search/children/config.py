@@ -7,6 +7,7 @@ from typing import Any
 from backbones.genotype import Genotype
 from backbones.ranges import KEY, ConfigError, require
 from backbones.spec import NetworkSpec, check_sizes
+from backbones.words import clipped
 from classification.config import MOST_IMAGES
 from runtime.config import MOST_PROCESSES, check_device_name
 
@@ -73,14 +74,17 @@ class ChildConfig:
     def _check_stop_below(self) -> None:
         found = {} if self.stop_below is None else self.stop_below
         if isinstance(found, Mapping):  # a stored configuration has its keys as text
-            found = {int(key) if str(key).isdecimal() else key: value for key, value in found.items()}
+            found = {
+                int(key) if str(key).isdecimal() and len(str(key)) < 20 else key: value
+                for key, value in found.items()
+            }
             self.stop_below = found or None
         for epoch, accuracy in found.items() if isinstance(found, Mapping) else [(found, found)]:
             numbers = isinstance(epoch, int) and isinstance(accuracy, int | float)
             if not numbers or not (1 <= epoch < self.epochs and 0 < accuracy <= 1):
                 raise ConfigError(
-                    f"{KEY}stop_below = {self.stop_below}, expected {{epoch: accuracy}} with epochs of at "
-                    f"least 1 and below epochs = {self.epochs}, and accuracies in (0, 1], or null"
+                    f"{KEY}stop_below = {clipped(self.stop_below)}, expected {{epoch: accuracy}} with epochs "
+                    f"of at least 1 and below epochs = {self.epochs}, and accuracies in (0, 1], or null"
                 )
 
     def spec(self, genotype: Genotype) -> NetworkSpec:

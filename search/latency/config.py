@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from backbones.ranges import KEY, ConfigError, require
-from backbones.spec import LARGEST_IMAGE, check_sizes
+from backbones.ranges import require
+from backbones.spec import LARGEST_IMAGE, NetworkSpec, check_imagenet_stem, check_sizes
 from runtime.config import MOST_PROCESSES
 
 LATENCY = "latency_ms"
@@ -27,6 +27,8 @@ class LatencyConfig:
     """Normal cells in each of the three stages."""
     filters: int = 24
     """Channels of a state in the first stage; a multiple of 4."""
+    stem_filters: int = NetworkSpec.stem_filters
+    """Channels of the stem's convolution, as `backbone.stem_filters` of the detector's classifier."""
     threads: int = 1
     """CPU threads of one network."""
     precision: str = "f32"
@@ -42,5 +44,4 @@ class LatencyConfig:
         require(self, "height", "width", least=32, most=LARGEST_IMAGE)
         require(self, "threads", least=1, limit=MOST_PROCESSES)
         require(self, "calibration", least=8, limit=1000)
-        if self.filters % 4 or self.filters < 8:
-            raise ConfigError(f"{KEY}filters = {self.filters}, expected a multiple of 4 from 8 on")
+        check_imagenet_stem(self)

@@ -21,6 +21,7 @@ def target(genotype: Genotype, config: LatencyConfig) -> NetworkSpec:
         genotype.canonical(),
         config.cells_per_stage,
         config.filters,
+        stem_filters=config.stem_filters,
         image_size=max(config.height, config.width),
     )
 

@@ -1,6 +1,5 @@
 """Reading a ledger: what a report needs, without tensors."""
 
-import json
 import os
 import shutil
 import sqlite3
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.files import existing
-from search.ledger.rows import SCHEMA, ChildRow, row_of
+from search.ledger.rows import SCHEMA, ChildRow, from_json, row_of
 
 LEDGER = "search.sqlite"
 """In the folder of a search."""
@@ -165,7 +164,7 @@ def damage_named(path: Path) -> Iterator[None]:
 def fact(database: sqlite3.Connection, name: str) -> Any:
     """None where it is not known."""
     row = database.execute("SELECT value FROM facts WHERE name = ?", [name]).fetchone()
-    return None if row is None else json.loads(row[0])
+    return None if row is None else from_json(row[0], f"fact {name}")
 
 
 def read_rows(database: sqlite3.Connection) -> list[ChildRow]:

@@ -1,11 +1,13 @@
 """The tables of a ledger, and a child as a value."""
 
 import json
+import sqlite3
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from backbones.files import parse_json
 from backbones.genotype import Genotype
 from search.messages import COUNTS, Failure, Proposal, Result
 
@@ -177,6 +179,7 @@ class ChildRow:
         return self.metrics.get("accuracy", self.reward)
 
 
+_IN_JSON = ("genotype", "decisions", "curve", "metrics")
 _OF_RESULT = tuple(ChildRow.__dataclass_fields__.keys() & Result.__dataclass_fields__.keys())
 
 
@@ -205,14 +208,17 @@ def best_first(rows: Iterable[Row]) -> list[Row]:
 
 
 def row_of(columns: dict[str, Any]) -> ChildRow:
-    """The inverse of `columns_of`."""
+    """The inverse of `columns_of`. Raises as `from_json`."""
     where = f"ledger, child {columns['number']}"
+    known = {
+        name: from_json(columns.get(name, "{}"), f"child {columns['number']}: {name}") for name in _IN_JSON
+    }
     parsed = {
-        "genotype": Genotype.from_dict(json.loads(columns["genotype"]), where),
-        "decisions": tuple(json.loads(columns["decisions"])),
+        "genotype": Genotype.from_dict(known["genotype"], where),
+        "decisions": tuple(known["decisions"]),
         "log_probs": _floats(columns.get("log_probs")),
-        "curve": tuple(json.loads(columns["curve"])),
-        "metrics": json.loads(columns.get("metrics", "{}")),
+        "curve": tuple(known["curve"]),
+        "metrics": known["metrics"],
         "failure": Failure(columns["failure"]) if columns["failure"] else None,
         "alone": bool(columns["alone"]),
         "observed": bool(columns["observed"]),
@@ -229,6 +235,15 @@ def columns_of(row: ChildRow) -> dict[str, Any]:
 
 def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))  # of 20,000 children the spaces are 10 MB
+
+
+def from_json(text: str, where: str) -> Any:
+    """A value as a ledger holds it. where: what a message calls it. Raises sqlite3.DataError, as SQLite does
+    for other damage."""
+    try:
+        return parse_json(text, f"{where}: expected JSON")
+    except ValueError as error:
+        raise sqlite3.DataError(str(error)) from None
 
 
 def _floats(content: bytes | None) -> tuple[float, ...] | None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from search.ledger.copying import copy_whole, made_whole
 from search.ledger.reader import connect, damage_named, fact, is_ledger, read_rows
-from search.ledger.rows import MIGRATIONS, SCHEMA, TABLES, ChildRow, columns_of
+from search.ledger.rows import MIGRATIONS, SCHEMA, TABLES, ChildRow, columns_of, from_json
 from search.messages import Site
 from search.strategies.protocol import State
 
@@ -101,7 +101,7 @@ class Ledger:
             row = self._database.execute(
                 "SELECT tensors.content, known.content FROM strategy_tensors tensors, strategy_values known"
             ).fetchone()
-        return None if row is None else State(load_tensors(row[0]), json.loads(row[1]))
+            return None if row is None else State(load_tensors(row[0]), from_json(row[1], "strategy"))
 
     def save(
         self,

@@ -53,12 +53,12 @@ def untrained(network, loss):
     return found
 
 
-def trains_by_its_logits(spec, seed, layout, memory):
+def assert_trains_by_its_logits(spec, seed, layout, memory):
     torch.manual_seed(seed)
-    check(spec, images(spec), layout, memory)
+    assert_trains(spec, images(spec), layout, memory)
 
 
-def check(spec, batch, layout, memory):
+def assert_trains(spec, batch, layout, memory):
     """Trains one step and compares every shape with the profile and with arithmetic."""
     size = spec.image_size
     network = calibrate(NASNet(spec, CLASSES, drop_path_keep=0.9), size=size).to(memory_format=layout)
@@ -80,7 +80,7 @@ def check(spec, batch, layout, memory):
     }
 
 
-def trains_every_parameter_of_an_auxiliary_head(spec, seed, memory):
+def assert_trains_its_auxiliary_head(spec, seed, memory):
     torch.manual_seed(seed)
     network = NASNet(spec, CLASSES, drop_path_keep=0.9, auxiliary=True)
     calibrate(network, size=spec.image_size).set_activation_memory(memory)
@@ -94,7 +94,7 @@ def trains_every_parameter_of_an_auxiliary_head(spec, seed, memory):
     assert untrained(network, loss) == []
 
 
-def trains_by_its_features_without_a_classifier(spec, seed, layout, memory):
+def assert_trains_by_its_features(spec, seed, layout, memory):
     torch.manual_seed(seed)
     network = calibrate(NASNet(spec, CLASSES), size=spec.image_size).to(memory_format=layout)
     network.set_activation_memory(memory)
@@ -109,37 +109,37 @@ def trains_by_its_features_without_a_classifier(spec, seed, layout, memory):
 
 up_to_the_largest = small_specs(st.integers(71, 331), stems=["imagenet"], max_cells_per_stage=1)
 PROPERTIES = {
-    "small sizes": (trains_by_its_logits, small_specs(st.integers(32, 70)), seeds, layouts, memories),
-    "up to the largest size": (trains_by_its_logits, up_to_the_largest, seeds, layouts, memories),
+    "small sizes": (assert_trains_by_its_logits, small_specs(st.integers(32, 70)), seeds, layouts, memories),
+    "up to the largest size": (assert_trains_by_its_logits, up_to_the_largest, seeds, layouts, memories),
     "down to maps of one pixel": (
-        trains_by_its_logits,
+        assert_trains_by_its_logits,
         small_specs(st.integers(3, 31)),
         seeds,
         layouts,
         memories,
     ),
     "auxiliary head": (
-        trains_every_parameter_of_an_auxiliary_head,
+        assert_trains_its_auxiliary_head,
         small_specs(st.integers(20, 40), stems=["cifar"]),
         seeds,
         memories,
     ),
     "features": (
-        trains_by_its_features_without_a_classifier,
+        assert_trains_by_its_features,
         small_specs(st.integers(32, 48)),
         seeds,
         layouts,
         memories,
     ),
 }
-"""What holds, and the strategies of its arguments."""
+"""What asserts it, and the strategies of its arguments."""
 
 
 @pytest.mark.parametrize("examples", [5, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", PROPERTIES)
 def test_any_genotype_trains_every_parameter(case, examples):
-    holds, *arguments = PROPERTIES[case]
-    settings(max_examples=examples, deadline=None)(given(*arguments)(holds))()
+    assert_holds, *arguments = PROPERTIES[case]
+    settings(max_examples=examples, deadline=None)(given(*arguments)(assert_holds))()
 
 
 @pytest.mark.parametrize("combine", COMBINATIONS)
@@ -155,14 +155,14 @@ def test_every_operation_trains_at_each_place_of_a_cell(operation, combine):
     skip = (OPERATION_NAMES.index(operation) + COMBINATIONS.index(combine)) % 2 == 0
     padding, layout = ("same", LAYOUTS[0]) if skip else ("symmetric", LAYOUTS[1])
     spec = NetworkSpec(genotype, 1, 8, "cifar", 4, 18, padding=padding, skip_reduction_input=skip)
-    trains_by_its_logits(spec, 0, layout, "keep")
+    assert_trains_by_its_logits(spec, 0, layout, "keep")
 
 
 @pytest.mark.parametrize(("stem", "smallest"), [("imagenet", 35), ("cifar", 5)])
 def test_training_on_one_image_needs_a_last_map_of_more_than_one_pixel(stem, smallest):
     # 35 px give maps of 17, 9, 5, 3 and 2, 34 px of 16, 8, 4, 2 and 1; cifar: 5, 3 and 2, and 4, 2 and 1.
     spec = NetworkSpec(NASNET_A, 1, 8, stem, 4, smallest)
-    check(spec, torch.randn(1, 3, smallest, smallest), torch.channels_last, "keep")
+    assert_trains(spec, torch.randn(1, 3, smallest, smallest), torch.channels_last, "keep")
     network = NASNet(spec, CLASSES)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         network(torch.randn(1, 3, smallest - 1, smallest - 1))

@@ -85,10 +85,13 @@ def curve_points(svg: str):
                 yield x3 + shift, y3 + (then[1] - y3) * step / 20
 
 
-def check_geometry(svg: str) -> None:
+def assert_nothing_overlaps(genotype: Genotype) -> None:
+    svg = draw(genotype)
     root = ET.fromstring(svg)
     page = Box(0, 0, float(root.attrib["width"]), float(root.attrib["height"]))
     boxes = labelled_boxes(svg)
+    blocks = len(genotype.normal.blocks) + len(genotype.reduction.blocks)
+    assert len(boxes) == 3 * blocks + 2 * 4  # a cell has 2 inputs, a concatenation and a result
     for (a, _, _), (b, _, _) in itertools.combinations(boxes, 2):
         assert not a.overlaps(b), f"{a} over {b}"
     for box, texts, shift in boxes:
@@ -109,7 +112,7 @@ def check_geometry(svg: str) -> None:
 @given(genotypes)
 @settings(max_examples=60, deadline=None)
 def test_no_box_label_or_curve_lies_over_another(genotype):
-    check_geometry(draw(genotype))
+    assert_nothing_overlaps(genotype)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +126,7 @@ def test_no_box_label_or_curve_lies_over_another(genotype):
     ids=["nasnet_a", "chain", "seven_side_by_side", "one_block"],
 )
 def test_extreme_cells_are_drawn_without_overlap(genotype):
-    check_geometry(draw(genotype))
+    assert_nothing_overlaps(genotype)
 
 
 @given(genotypes)

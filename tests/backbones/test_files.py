@@ -102,6 +102,22 @@ def test_json_of_another_form_is_refused_with_key_and_value(value, message):
     assert str(refusal.value) == message
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('{"a": [{"b": LONG}]}', "a[0].b"),
+        ('{"a": 1e999, "b": -LONG}', "b"),
+        ("LONG", "it"),
+    ],
+)
+def test_a_number_of_too_many_digits_is_named_by_its_key(tmp_path, text, place):
+    (tmp_path / "f.json").write_text(text.replace("LONG", "1" * 5000))
+    told = f"expected a run file in JSON, but {place} is a number of 5000 digits, expected at most 4300"
+    with pytest.raises(ValueError) as refusal:
+        read_json(tmp_path / "f.json", "run")
+    assert str(refusal.value) == f"{tmp_path / 'f.json'}: {told}"
+
+
 def test_json_becomes_the_dataclass_and_free_keys_stay_free():
     value = {
         "part": {"size": 1, "name": "b"},

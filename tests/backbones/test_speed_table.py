@@ -2,7 +2,7 @@
 
 import pytest
 from PIL import Image
-from speed_models import Ending, Large, Noted
+from speed_models import ending, large, noted
 
 from backbones import processor
 from backbones.speed_table import Speed, measure, synthetic
@@ -11,24 +11,24 @@ from backbones.timing import quartiles
 
 def test_models_take_turns_on_the_same_pictures(tmp_path):
     pictures = [Image.new("RGB", (8, height)) for height in (1, 2, 3)]
-    speeds = measure([Noted(name, str(tmp_path / name)) for name in "ab"], pictures, 1, warm_up=1, rounds=4)
+    speeds = measure([noted(name, str(tmp_path / name)) for name in "ab"], pictures, 1, warm_up=1, rounds=4)
     assert [(speed.name, len(speed.milliseconds)) for speed in speeds] == [("a", 4), ("b", 4)]
     for name in "ab":  # in a process of its own each of them, then five rounds
         assert (tmp_path / name).read_text().split() == [f"{name}{h}" for h in (1, 2, 3, 1, 2, 3, 1, 2)]
 
     together = str(tmp_path / "together")
-    measure([Noted(name, together) for name in "ab"], pictures[:1], 1, warm_up=1, rounds=3)
+    measure([noted(name, together) for name in "ab"], pictures[:1], 1, warm_up=1, rounds=3)
     assert (tmp_path / "together").read_text().split()[2:] == ["a1", "b1", "b1", "a1", "a1", "b1", "b1", "a1"]
 
 
 def test_the_memory_of_a_model_is_that_of_a_process_of_its_own():
-    small, large = measure([Large("small", 1), Large("large", 200_000_000)], synthetic(8, 8), 1, 1, 1)
-    assert 190e6 < large.peak_bytes - small.peak_bytes < 230e6
+    small, held = measure([large("small", 1), large("large", 200_000_000)], synthetic(8, 8), 1, 1, 1)
+    assert 190e6 < held.peak_bytes - small.peak_bytes < 230e6
 
 
 def test_a_process_that_ends_is_told_by_the_name_of_its_model():
     with pytest.raises(ValueError, match=r"^ending: the process that measured its memory was ended"):
-        measure([Ending("ending")], synthetic(8, 8), 1, 1, 1)
+        measure([ending("ending")], synthetic(8, 8), 1, 1, 1)
 
 
 def test_ratios_are_of_pairs_in_a_round():

@@ -253,6 +253,23 @@ def test_broken_archives_are_named(clean, tmp_path_factory):
         images.image(1)
 
 
+@pytest.mark.parametrize("name", ["folder", "imagefolder"])
+@pytest.mark.parametrize("where", [".", "train.zip"])
+def test_an_archive_that_is_a_fifo_is_named_and_not_opened(tmp_path, name, where):
+    os.mkfifo(tmp_path / "train.zip")
+    told = f"{tmp_path / 'train.zip'}: expected a zip file, but this is a FIFO"
+    for split in ("train", "test"):
+        with pytest.raises(ValueError) as refusal:
+            open_images(ImageDataConfig(name=name, root=str(tmp_path / where)), split)
+        assert str(refusal.value) == told
+    assert [rule for _, rule, *_ in problems(tmp_path / where)] == [told]
+
+
+def test_where_there_is_nothing_to_check_no_progress_is_shown(tmp_path, capsys):
+    assert main([str(tmp_path), "--workers", "0"]) == 1
+    assert capsys.readouterr().err == ""
+
+
 def test_archives_made_to_do_harm_are_named(clean, tmp_path_factory):
     root = tmp_path_factory.mktemp("zips")
     path, content = root / "data.zip", (clean / "train" / "a" / "0.jpg").read_bytes()

@@ -39,6 +39,8 @@ def answers(folder, *commands):
 
 
 DATA = "expected one of cifar10, digits, fashion_mnist, folder, imagefolder, imagenet"
+LONG, CLIPPED = "1" * 5000, f"'{'1' * 27}...{'1' * 28}'"
+DIGITS = "a number of 5000 digits, expected at most 4300"
 REFUSED = {
     "search budget.children=2 window=1 strategy=nan": "strategy=nan: expected one of controller, evolution, "
     "prim_skip, random",
@@ -110,6 +112,10 @@ REFUSED = {
     "search_rerank top=3": "dir is not set and has no default",
     "search_rerank dir=. +recipe.lr=3": "recipe: no such key; the configuration has dir, run_dir, top, by, "
     "cost, sizes, latency, seeds, child, budget, executor",
+    f"search data=digits seed={LONG}": f"seed = {CLIPPED}: {DIGITS}",
+    f"search data=digits -m seed={LONG},1": f"seed = '{'1' * 27}...{'1' * 26},1': {DIGITS}",
+    f"search 'child.stop_below={{{LONG}: 0.4}}'": f"child.stop_below = '{{{'1' * 26}...{'1' * 22}: 0.4}}': "
+    f"{DIGITS}",
     "classification recipe": "recipe: expected key=value, such as run_dir=DIR",
 }
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from annotated_folder import annotated_folder
 from label_folders import ROW, picture, put, xml
 from PIL import Image
 
@@ -131,6 +132,12 @@ def trained(tmp_path_factory, small_config, backbone_file, scenes):
     """A finished run: its folder and what it returned."""
     folder = tmp_path_factory.mktemp("run")
     return folder, train(small_config(folder, backbone_file, scenes))
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Writes the annotations of a small data set; see `annotated_folder`."""
+    return annotated_folder(tmp_path)
 
 
 @pytest.fixture

@@ -3,17 +3,12 @@
 import os
 
 import pytest
-from annotated_folder import annotated_folder, found, of
+from annotated_folder import found, of
 
 from detection.check_data import main
 from detection.data.annotations import read_coco
 from detection.data.config import CocoDataConfig
 from detection.data.images import open_split
-
-
-@pytest.fixture
-def data(tmp_path):
-    return annotated_folder(tmp_path)
 
 
 @pytest.mark.parametrize(

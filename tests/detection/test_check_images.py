@@ -6,18 +6,13 @@ import struct
 import zlib
 
 import pytest
-from annotated_folder import annotated_folder, found, of, pool_threads
+from annotated_folder import found, of, pool_threads
 from PIL import Image
 
 from detection.check_data import check
 from detection.data.config import CocoDataConfig
 from detection.data.image_check import upright_size
 from detection.data.images import open_split
-
-
-@pytest.fixture
-def data(tmp_path):
-    return annotated_folder(tmp_path)
 
 
 def bomb() -> bytes:

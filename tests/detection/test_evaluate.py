@@ -57,6 +57,8 @@ RESULT = '{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}'
         (f"{RESULT}\n{RESULT}", r"found several values one after the other \(JSON Lines\?\)"),
         ('[{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}]', r"score is missing.*detections\[0\]"),
         (f"[{RESULT}, {RESULT.replace('2', 'NaN')}]", r"detections\[1\]: bbox = \[1, NaN, 3, 4\]"),
+        (f"[{RESULT.replace('7', '1' * 5000)}]", r"image_id must be a whole number: 1 .*= Infinity\)"),
+        (f"[{RESULT.replace('7', '1' * 5000)}, NaN]", r"image_id must be a whole number: 1 .*= Infinity\)"),
         (f"[{RESULT.replace('0.5', '-Infinity')}]", r"detections\[0\]: score = -Infinity"),
         (f"[{RESULT.replace('7', '8')}]", r"image_id is not in .*7, 3: 1 \(detections\[0\]: image_id = 8\)"),
         (f"[{RESULT.replace('7', '7.5')}]", r"image_id must be a whole number: 1 .*image_id = 7\.5\)"),

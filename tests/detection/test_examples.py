@@ -7,11 +7,11 @@ from PIL import Image
 from detection.data.annotations import read_split
 from detection.data.config import CocoDataConfig
 from detection.data.images import open_split
+from detection.evaluation import trackers
 from detection.evaluation.examples import LOWEST_SCORE, varied
 from detection.evaluation.results_file import Result
 from detection.evaluation.run import record
 from detection.evaluation.scoring import evaluate
-from detection.evaluation.trackers import log_examples
 from runtime.config import LoggerConfig
 from runtime.tracking import build_loggers, finish
 
@@ -41,9 +41,12 @@ def test_wandb_gets_examples_with_boxes_and_curves(coco_folder, tmp_path, monkey
     assert sorted(annotated) == ["person", "person", "toothbrush"]
 
 
-def test_without_wandb_no_image_is_read(scenes, tmp_path):
+def test_without_wandb_no_image_is_read(scenes, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(trackers, "decode", read.append)
     loggers = build_loggers(LoggerConfig(name="csv"), tmp_path, "detection", {})
-    log_examples(loggers, read_split(scenes, "val")[0], tmp_path / "nowhere", [], "val")
+    trackers.log_examples(loggers, read_split(scenes, "val")[0], scenes, [], "val")
+    assert read == []
 
 
 def test_the_examples_are_those_of_the_annotations_alone(scenes):

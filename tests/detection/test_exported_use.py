@@ -17,7 +17,7 @@ from detection.data.coco_file import CategoryEntry
 from detection.data.sizing import ShortestEdge
 from detection.deployment.program import described, traced, write
 from detection.detector import Detector
-from detection.speed import ExportedFile, TorchvisionModel, Weights, main
+from detection.speed import main, model_of, open_torchvision
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUNTIMES = {".onnx": "ONNX Runtime", ".xml": "OpenVINO", ".pt2": "torch.export"}
@@ -44,9 +44,9 @@ def test_every_runtime_finds_what_the_weights_find_in_the_same_picture(files, su
     detector = Detector.load(files / "net.safetensors", "cpu")
     detector.input_size = ShortestEdge((96,), 192)
     (expected,) = detector(picture)
-    model = ExportedFile(str(files / f"net{suffix}"), "f32", size)
+    model = model_of(str(files / f"net{suffix}"), "f32", size)
     assert model.engine == RUNTIMES[suffix]
-    weights = Weights(str(files / "net.safetensors"), "f32", size).load(1)(picture)[0]
+    weights = model_of(str(files / "net.safetensors"), "f32", size).load(1)(picture)[0]
     for found, tolerance in ((weights, 0), (model.load(1)(picture), 1e-3)):
         assert len(expected["labels"]) == len(found["labels"]) > 5
         assert np.abs(np.asarray(found["boxes"]) - expected["boxes"].numpy()).max() <= tolerance
@@ -56,7 +56,7 @@ def test_every_runtime_finds_what_the_weights_find_in_the_same_picture(files, su
 def test_weights_in_bf16_are_less_exact(files):
     picture = synthetic(96, 96)[0]
     exact, rough = (
-        Weights(str(files / "net.safetensors"), precision).load(1)(picture)[0]
+        model_of(str(files / "net.safetensors"), precision).load(1)(picture)[0]
         for precision in ("f32", "bf16")
     )
     difference = (exact["scores"][:5] - rough["scores"][:5]).abs().max()
@@ -96,7 +96,7 @@ def test_detectors_of_torchvision_look_at_the_size_that_is_asked_for(monkeypatch
         return result
 
     monkeypatch.setattr(GeneralizedRCNNTransform, "forward", watched)
-    TorchvisionModel("fasterrcnn_mobilenet_v3_large_320_fpn", "f32", (64, 96)).load(1)(synthetic(64, 96)[0])
+    open_torchvision("fasterrcnn_mobilenet_v3_large_320_fpn", "f32", (64, 96), 1)(synthetic(64, 96)[0])
     assert sizes == [(64, 96)]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from detection.formats import check_target
+from detection.formats import BEYOND, check_target
 
 
 def on(device):
@@ -20,6 +20,17 @@ def test_values_are_looked_at_only_where_no_gpu_has_to_be_waited_for():
         check_target(on("cpu"), (40, 50), 3, "targets[0]")
 
 
+def refused(*box):
+    target = {"boxes": torch.tensor([box]), "labels": torch.tensor([2])}
+    try:
+        check_target(target, (40, 50), 3, "targets[0]")
+    except ValueError:
+        return True
+    return False
+
+
 def test_a_box_may_leave_the_image_by_what_was_rounded():
-    target = {"boxes": torch.tensor([[-1e-3, 0, 50.0001, 40]]), "labels": torch.tensor([2])}
-    check_target(target, (40, 50), 3, "targets[0]")
+    assert not refused(-1e-3, 0.0, 50.0001, 40.0)
+    assert not refused(-BEYOND, -BEYOND, 50 + BEYOND, 40 + BEYOND)
+    assert refused(0.0, 0.0, 50.1 + BEYOND, 40.0)
+    assert refused(0.0, -0.1 - BEYOND, 50.0, 40.0)

@@ -174,6 +174,7 @@ def test_files_that_do_not_go_together_are_refused(tmp_path, capsys, second, mes
         (["--minival", "20"], "--minival 20: must be less than the 20 images of val2014"),
         (["--minival-ids", "ids.txt"], "ids.txt: 1 of 2 ids are of no image, first 7"),
         (["--minival-ids", "words.txt"], "words.txt: 'x' is no image id"),
+        (["--minival-ids", "long.txt"], "1111' is no image id"),
         (["--minival-ids", "none.txt"], "none.txt: no such list of image ids"),
     ],
 )
@@ -181,6 +182,7 @@ def test_an_impossible_minival_is_refused(coco2014, tmp_path, capsys, monkeypatc
     monkeypatch.chdir(tmp_path)
     Path("ids.txt").write_text("203\n7\n")
     Path("words.txt").write_text("203 x\n")
+    Path("long.txt").write_text("1" * 5000)
     assert main([*map(str, coco2014), *more, "--output", "out"]) == 1
     assert message in capsys.readouterr().err
     assert not Path("out").exists()

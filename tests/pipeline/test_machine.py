@@ -44,6 +44,10 @@ def test_baselines_are_networks_with_the_sizes_of_the_template(tmp_path):
         (["baselines=[{name:nasnet_a_mobile,width:8}]"], r"baselines\.0 = .*width.*, expected name"),
         (["baselines=[{name:nasnet_a_mobile,filters:0}]"], r"baselines\.0\.filters = 0, must be at least 1"),
         (["rerank.cost=parameters"], r"rerank\.by and rerank\.cost must be pareto and latency_ms"),
+        (
+            ["classification.backbone.stem_filters=16"],
+            r"search\.latency\.stem_filters = 32, but classification\.backbone\.stem_filters = 16",
+        ),
         (["cells=0"], r"cells = 0, must be at least 1"),
     ],
 )

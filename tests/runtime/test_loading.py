@@ -227,4 +227,4 @@ next(batches)
 
 
 def test_a_process_with_a_stuck_worker_can_end():
-    subprocess.run([sys.executable, "-c", READ_AND_EXIT], check=True, timeout=60)
+    assert subprocess.run([sys.executable, "-c", READ_AND_EXIT], timeout=60).returncode == 0

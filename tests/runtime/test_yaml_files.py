@@ -30,6 +30,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: !!python/object/apply:os.system ['touch /tmp/x']", "line 1: could not determine a constructor"),
         ("a: 2026-99-99", "expected a configuration in YAML, but month must be in 1..12"),
         ("a: \x01", "not YAML: unacceptable character"),
+        (f"a:\n  b: [1, -{'1' * 5000}]", "line 2: a.b[1] is a number of 5000 digits, expected at most 4300"),
         ("? [1, 2]\n: 3", "line 1: found unhashable key"),
     ],
 )

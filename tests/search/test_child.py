@@ -211,7 +211,9 @@ def test_epochs_that_end_a_child_are_read_back_from_a_stored_configuration():
     assert ChildConfig(**yaml.safe_load(yaml.safe_dump(plain(config)))) == config
 
 
-@pytest.mark.parametrize("stop_below", [{0: 0.5}, {2: 0.5}, {1: 0.0}, {1: 1.5}, {"a": 0.5}, {1: "b"}, 0.5])
+@pytest.mark.parametrize(
+    "stop_below", [{0: 0.5}, {2: 0.5}, {1: 0.0}, {1: 1.5}, {"a": 0.5}, {"1" * 5000: 0.5}, {1: "b"}, 0.5]
+)
 def test_epochs_and_accuracies_that_would_end_a_child_are_checked(stop_below):
     with pytest.raises(
         ValueError,

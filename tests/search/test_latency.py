@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from toy_search import DIGITS, TINY, toy_config
 
+from backbones.config import BackboneConfig
 from backbones.ranges import ConfigError
 from runtime.cache import cache_folder
 from search.children.evaluators import OpenTraining
@@ -22,6 +23,7 @@ from search.executors.config import InlineConfig, ProcessConfig
 from search.latency import kept, predictor
 from search.latency.config import LatencyConfig
 from search.latency.measure import Timing, check_engine, measure
+from search.latency.network import target
 from search.latency.passes import LEAST, MOST, interleaved
 from search.latency.predictor import LatencyModel, costs_of, fitted
 from search.ledger.reader import read_children, read_fact
@@ -121,6 +123,13 @@ def test_the_model_finds_the_milliseconds_of_each_cost_and_none_below_zero():
     assert min(fitted(CELLS, noise, SMALL).milliseconds.values()) >= 0
 
 
+def test_the_timed_network_is_the_detectors_with_its_stem():
+    backbone = BackboneConfig(name="cell.json", cells_per_stage=1, filters=8, stem_filters=16, image_size=48)
+    config = dataclasses.replace(SMALL, stem_filters=16)
+    assert target(CELLS[0].canonical(), config) == backbone.spec_of(CELLS[0].canonical())
+    assert costs_of(CELLS[0], config)["multiply_adds"] < costs_of(CELLS[0], SMALL)["multiply_adds"]
+
+
 def small_search(folder, children, **changes):
     settings = {"evaluator": None, "data": DIGITS, "child": TINY, "latency": SMALL, "window": 2}
     return toy_config(folder, children, **settings | changes)
@@ -185,7 +194,7 @@ def test_what_cannot_be_timed_is_refused_first(tmp_path, monkeypatch):
         small_search(tmp_path, 1, objective=ObjectiveConfig(cost="latency_ms", target=5))
     with pytest.raises(ConfigError, match=r"metric = 'speed', expected one of latency_ms"):
         small_search(tmp_path, 1, metric="speed")
-    with pytest.raises(ConfigError, match=r"filters = 10, expected a multiple of 4"):
+    with pytest.raises(ConfigError, match=r"filters = 10, but the imagenet stem .* a multiple of 4"):
         LatencyConfig(filters=10)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"latency\.engine = openvino needs onnx"):
@@ -262,7 +271,7 @@ def test_cells_are_chosen_by_predicted_milliseconds_where_none_were_measured(tmp
         ({"sizes": {"filters": []}}, r"filters = \[\], expected some numbers, none twice"),
         ({"sizes": {"filters": [8, 8]}}, r"filters = \[8, 8\], expected some numbers, none twice"),
         ({"sizes": {"cells_per_stage": [0]}}, r"cells_per_stage = 0, must be at least 1"),
-        ({"sizes": {"filters": [10]}}, r"sizes\.filters = 10, expected a multiple of 4"),
+        ({"sizes": {"filters": [10]}}, r"sizes\.filters = 10, but the imagenet stem .* a multiple of 4"),
         (
             {"sizes": {"filters": [8]}, "child": {"filters": 4}},
             r"child\.filters and sizes\.filters are both set",

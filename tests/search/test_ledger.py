@@ -9,10 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save as save_tensors
 
+from search.ledger.located import located
 from search.ledger.reader import connect, read_children, read_fact, read_rows
 from search.ledger.rows import ChildRow, columns_of
 from search.ledger.writer import Ledger
 from search.messages import Failure, Result, Site
+from search.snapshot import Snapshot
 from search.space import Space
 from search.strategies.protocol import State
 
@@ -307,6 +309,35 @@ def test_a_damaged_ledger_is_named_and_left_as_it_is(tmp_path, spoil):
         ):
             reader(path)
     assert path.read_bytes() == damaged
+
+
+LONG = "1" * 5000
+
+
+@pytest.mark.parametrize(
+    ("change", "read", "place"),
+    [
+        (f"UPDATE children SET metrics = '{{\"a\": {LONG}}}'", read_children, "child 0: metrics: .* a is"),
+        (f"INSERT INTO facts VALUES ('life', '{LONG}')", located, "fact life: .* it is"),
+        (f"INSERT INTO facts VALUES ('life', '{LONG}')", Snapshot.read, "fact life: .* it is"),
+        (
+            f"INSERT INTO events VALUES (0, 'started', '[{LONG}]')",
+            Snapshot.read,
+            r"event started: .* \[0\] is",
+        ),
+        (
+            f"UPDATE strategy_values SET content = '{LONG}'",
+            lambda path: Ledger(path).state(),
+            "strategy: .* it",
+        ),
+    ],
+)
+def test_a_number_of_too_many_digits_is_named_by_ledger_and_place(ledger, tmp_path, change, read, place):
+    ledger.step([row(0)], STATE, group=0)
+    with ledger.transaction() as database:
+        database.execute(change)
+    with pytest.raises(ValueError, match=rf"search\.sqlite: .*damaged: {place}.* 5000 digits"):
+        read(tmp_path / "search.sqlite")
 
 
 def test_a_full_disk_names_the_ledger(ledger, tmp_path):

@@ -62,6 +62,15 @@ server:/home /over {kind} rw 0 0
 """
 
 
+def refusal(ledger):
+    """What is said against a search in /home/me/run."""
+    try:
+        place.check_place(Path("/home/me/run"), ledger)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
 @pytest.mark.parametrize(
     "kind", ["nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "fuse.sshfs", "fuse.gcsfuse", "9p"]
 )
@@ -73,20 +82,18 @@ def test_file_systems_that_machines_share_are_refused(tmp_path, monkeypatch, kin
         (None, "run_dir = /home/me/run"),
         ("/home/me/ledgers", "ledger = /home/me/ledgers"),
     ):
-        with pytest.raises(ConfigError) as caught:
-            place.check_place(Path("/home/me/run"), ledger)
         message = f"{refused} is on {kind}, where SQLite's write-ahead log is not safe; {advice}"
-        assert str(caught.value) == message
+        assert refusal(ledger) == message
     for ledger in ("/home/me/local disk/here", "/homely", "/over/there", "/"):
-        place.check_place(Path("/home/me/run"), ledger)
+        assert refusal(ledger) is None
 
 
 def test_local_file_systems_are_not_refused(tmp_path, monkeypatch):
     (tmp_path / "mounts").write_text(MOUNTS.format(kind="fuseblk"))
     monkeypatch.setattr(file_system, "MOUNTS", tmp_path / "mounts")
-    place.check_place(Path("/home/me/run"), None)
+    assert refusal(None) is None
     monkeypatch.setattr(file_system, "MOUNTS", tmp_path / "absent")
-    place.check_place(Path("/home/me/run"), None)
+    assert refusal(None) is None
 
 
 def test_a_search_in_a_shared_folder_is_refused_before_it_writes(tmp_path, monkeypatch):

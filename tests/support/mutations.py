@@ -21,6 +21,7 @@ TOKENS = [
         b"%s",
         b"../..",
         b" nan inf",
+        b"1" * 5000,
     ),
 ]
 """What breaks readers, put in place of some bytes."""

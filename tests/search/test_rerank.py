@@ -1,70 +1,50 @@
-"""Cells that are trained again: `search.rerank`, `search.probe`, `search.replay`."""
+"""The best cells of a search, trained longer and with several seeds: `search.rerank`."""
 
 import contextlib
 import dataclasses
-import itertools
 import json
-import math
 import re
-import shlex
 import sqlite3
 import statistics
 from pathlib import Path
 
 import pytest
 import yaml
-from commands import run_here
 from hypothesis import given
 from hypothesis import strategies as st
 from toy_search import DIGITS, TINY, evaluator, toy_config
+from toy_studies import (
+    LEARNER,
+    OBJECTIVE,
+    Noisy,
+    composed,
+    reranking,
+    typed,
+)
 
 import conf
 from backbones.genotype import Genotype
-from backbones.ranges import ConfigError
 from classification.config import ImageDataConfig
-from conf.compose import composed as compose
 from runtime.folder import plain
 from search.children.config import ChildConfig
-from search.children.evaluators import evaluation
 from search.choosing import best_cells, recorded_costs, scored
 from search.command_words import SET_BY_CHOICE
-from search.config import ObjectiveConfig, SpaceConfig
 from search.executors.config import InlineConfig
 from search.ledger.reader import read_children
-from search.messages import Result, SearchPaused
+from search.messages import SearchPaused
 from search.pareto import pareto_ranks
-from search.probing import probe
-from search.rank_agreement import FEWEST, agreement, kendall_tau
 from search.replay import main as replay
 from search.report import main as report
 from search.reranking import rerank
 from search.run import run
 from search.status import main as status
-from search.stored import stored_search
-from search.studies_config import LongerConfig, ProbeConfig, RerankConfig, StudyBudgetConfig
-
-
-class Noisy:
-    """Scores by the cell and the seed, and counts."""
-
-    calls = 0
-
-    def __call__(self, genotype, task):
-        Noisy.calls += 1
-        accuracy = int(genotype.key, 16) % 1000 / 1000
-        noise = task.seed % 1000 / 1e5
-        return Result(task.proposal, reward=accuracy + noise, metrics={"latency": 1.0 + accuracy})
+from search.studies_config import LongerConfig, RerankConfig, StudyBudgetConfig
 
 
 @pytest.fixture
 def searched(tmp_path):
-    run(toy_config(tmp_path / "search", 12, evaluator={"_target_": f"{__name__}.Noisy"}))
+    run(toy_config(tmp_path / "search", 12, evaluator={"_target_": "toy_studies.Noisy"}))
     return tmp_path / "search"
-
-
-def reranking(searched, **settings):
-    settings = {"top": 4, "seeds": 3, "executor": InlineConfig(), "child": LongerConfig(epochs=7)} | settings
-    return RerankConfig(dir=str(searched), run_dir=str(searched / "rerank"), **settings)
 
 
 def test_the_best_unique_cells_are_trained_again_with_every_seed(searched):
@@ -148,20 +128,6 @@ def test_what_the_choices_of_data_set_is_known():
             assert SET_BY_CHOICE[choice["name"]] == tuple(key for key in choice if key not in kept)
 
 
-def typed(messages):
-    """The words of the command in the last line that a study logged."""
-    line = messages[-1]
-    assert line.startswith("next: "), line
-    return shlex.split(line.partition("python -m ")[2])
-
-
-def composed(*words, cwd):
-    """What `python -m` words gives, without a run; references resolved."""
-    done = run_here(*words, "--cfg", "job", "--resolve", cwd=cwd)
-    assert (done.returncode, done.stderr) == (0, "")
-    return yaml.safe_load(done.stdout)
-
-
 def test_what_was_trained_is_not_trained_again(searched):
     content = rerank(reranking(searched))
     Noisy.calls = 0
@@ -219,141 +185,11 @@ def test_a_rank_is_the_longest_chain_of_points_that_beat_each_other(points):
     assert pareto_ranks(points) == [chain(i) for i in range(len(points))]
 
 
-def test_kendalls_tau_of_orders_that_can_be_counted_by_hand():
-    assert kendall_tau([1, 2, 3], [10, 20, 30]) == 1
-    assert kendall_tau([1, 2, 3], [3, 2, 1]) == -1
-    assert kendall_tau([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(4 / 6)
-    assert kendall_tau([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / (2 * 3) ** 0.5)  # one tie
-    order = [*range(FEWEST)]
-    found = agreement([(order, [*order[:-2], order[-1], order[-2]])], seed=0)
-    assert found.low < found.tau < found.high == 1
-    assert agreement([(order[:-1], order[:-1])], seed=0)[:3] == (1, None, None)
-    assert agreement([([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])], seed=0).spread == pytest.approx((1 / 2) ** 0.5)
-    same = ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
-    both = agreement([same, ([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])], seed=0)
-    assert (both.tau, both.spread) == (pytest.approx((1 + 1 / 3) / 2), pytest.approx((1 / 4) ** 0.5))
-
-
-def probing(run_dir, **settings):
-    toy = toy_config("", 1)
-    common = {"cells": 8, "data": ImageDataConfig(), "space": toy.space, "executor": InlineConfig()}
-    chosen = {"child": ChildConfig(epochs=2), "evaluator": {"_target_": f"{__name__}.Noisy"}}
-    return ProbeConfig(run_dir=str(run_dir), **{**common, **chosen, **settings})
-
-
-class Broken:
-    """Fails with every cell."""
-
-    def __call__(self, genotype, task):
-        return math.nan
-
-
-def test_a_study_that_pauses_names_the_cell_and_no_budget(tmp_path):
-    config = probing(tmp_path / "probe", cells=3, evaluator={"_target_": f"{__name__}.Broken"})
-    first = r"short_seed0: 3 cells finished, none with a reward; cell 1 of 3: "
-    with pytest.raises(SearchPaused, match=first) as error:
-        probe(config)
-    assert "budget" not in str(error.value)
-
-
-class Learner:
-    """Scores a cell by its key and the epochs; the key is what it becomes, the noise goes with the epochs."""
-
-    def __init__(self, child, seed=0):
-        self.epochs, self.seed = child["epochs"], seed
-
-    def __call__(self, genotype, task):
-        noise = task.seed % 1000 / 10_000 / self.epochs
-        return (int(genotype.key, 16) % 1000 / 1000 + noise) * (1 - 0.5**self.epochs)
-
-
-LEARNER = {"_target_": f"{__name__}.Learner", "child": "${child}", "seed": "${seed}"}
-
-
-def _by_hand(folder):
-    """tau, short against long and among the short ones, of the trainings in a probe with three seeds."""
-    scores = []
-    for name in RUNS:
-        rows = {row.cell_key: row.reward for row in read_children(folder / name / "search.sqlite")}
-        scores.append([reward for _, reward in sorted(rows.items())])
-    *short, long = scores
-    return {
-        "proxy_tau": statistics.mean(kendall_tau(each, long) for each in short[:2]),
-        "noise_tau": statistics.mean(kendall_tau(*pair) for pair in itertools.combinations(short, 2)),
-    }
-
-
-def test_a_probe_compares_short_and_long_training_with_the_noise(tmp_path, caplog):
-    config = probing(tmp_path, evaluator=LEARNER, child=ChildConfig(epochs=4, lr=0.01), epochs=40, seeds=3)
-    with caplog.at_level("INFO"):
-        metrics = probe(config)["metrics"]
-    assert 0.8 < metrics["noise_tau"] <= metrics["proxy_tau"] <= 1
-    assert 0 < metrics["noise_spread"] < 0.1 < metrics["short_spread_of_cells"]
-    stored = {name: yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in RUNS}
-    trained = [(each["child"]["epochs"], each["seed"]) for each in stored.values()]
-    assert trained == [(4, 0), (4, 1), (4, 2), (40, 2)]
-    expected = _by_hand(tmp_path)
-    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
-    begun = [line for line in caplog.messages if line.startswith("training ")]
-    assert begun[0] == "training 1 of 4: 8 cells for 4 epochs with seed 0"
-    assert begun[3] == "training 4 of 4: 8 cells for 40 epochs with seed 2"
-    assert not [line for line in caplog.messages if "workers" in line]
-    asked = composed(*typed(caplog.messages), cwd=tmp_path)
-    for part in ("data", "space", "child", "executor", "objective"):
-        assert asked[part] == plain(getattr(config, part))
-    assert asked["evaluator"] == {**LEARNER, "child": asked["child"], "seed": 0}
-
-
-RUNS = ("short_seed0", "short_seed1", "short_seed2", "long_seed2")
-
-
-def test_a_probe_tells_that_longer_training_changed_nothing(tmp_path, caplog):
-    with caplog.at_level("INFO"):
-        probe(probing(tmp_path))  # Noisy does not look at the epochs
-    assert "the longer training changed nothing" in caplog.messages[-1]
-    assert "${child}" in caplog.messages[-1]
-
-
-def test_a_probe_whose_cells_all_score_alike_tells_so(tmp_path, caplog):
-    with caplog.at_level("INFO"):
-        metrics = probe(probing(tmp_path, evaluator={"_target_": f"{__name__}.constant"}))["metrics"]
-    assert json.loads((tmp_path / "metrics.json").read_text())["metrics"] == metrics
-    assert [metrics[f"proxy_{name}"] for name in ("tau", "low", "high")] == [None] * 3
-    assert "all cells score alike in the short and the longer training" in caplog.messages[-1]
-
-
-def test_a_longer_training_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"epochs = 9, must be above child\.epochs = 9"):
-        probing(tmp_path, child=ChildConfig(epochs=9), epochs=9)
-
-
-def constant(genotype, task):
-    return 0.1
-
-
-def test_the_cost_in_an_objective_does_not_hide_that_cells_score_alike(tmp_path, caplog):
-    objective = ObjectiveConfig(cost="parameters", target=1e4, exponent=-1)
-    alike = probing(tmp_path, evaluator={"_target_": f"{__name__}.constant"}, objective=objective)
-    with caplog.at_level("INFO"):
-        metrics = probe(alike)["metrics"]
-    assert (metrics["proxy_tau"], metrics["accuracy_proxy_tau"]) == (1, None)
-    assert "all cells score alike" in caplog.messages[-1]
-
-
-def test_a_probe_has_no_cell_twice(tmp_path):
-    tiny = SpaceConfig(blocks=1, operations=["identity", "conv_1x1"], combinations=["add"])
-    probe(probing(tmp_path, space=tiny, cells=40))
-    rows = read_children(tmp_path / "long_seed1" / "search.sqlite")
-    assert len({row.cell_key for row in rows}) == len(rows) == 40
-    with pytest.raises(ValueError, match=r"cells = 500, but the space has hardly more than \d+"):
-        probe(probing(tmp_path / "more", space=tiny, cells=500))
-
-
 def test_a_rerank_keeps_its_cells_when_the_search_goes_on(searched, caplog):
     config = reranking(searched, seeds=1)
     rerank(config)
     first = json.loads((searched / "rerank" / "rerank.json").read_text())
-    run(toy_config(searched, 80, evaluator={"_target_": f"{__name__}.Noisy"}))
+    run(toy_config(searched, 80, evaluator={"_target_": "toy_studies.Noisy"}))
     now = best_cells(scored(searched / "search.sqlite"), 4)
     assert {row.number for row in now} != {entry["child"] for entry in first}
     with caplog.at_level("WARNING"):
@@ -375,7 +211,7 @@ def test_a_rerank_of_another_search_in_the_same_place_is_refused(searched):
         if path.is_file():
             path.unlink()
     (searched / "rerank").rename(searched.parent / "rerank")
-    run(toy_config(searched, 12, evaluator={"_target_": f"{__name__}.Noisy"}, seed=7))
+    run(toy_config(searched, 12, evaluator={"_target_": "toy_studies.Noisy"}, seed=7))
     with pytest.raises(ValueError, match=f"child {chosen[0]['child']} of .* is not the cell .* another one"):
         rerank(dataclasses.replace(config, run_dir=str(searched.parent / "rerank")))
 
@@ -384,7 +220,7 @@ def test_trainings_of_other_cells_are_refused(searched):
     config = reranking(searched, seeds=1)
     rerank(config)
     (searched / "rerank" / "cells.json").unlink()  # a folder of before there was this file
-    run(toy_config(searched, 80, evaluator={"_target_": f"{__name__}.Noisy"}))
+    run(toy_config(searched, 80, evaluator={"_target_": "toy_studies.Noisy"}))
     with pytest.raises(ValueError, match="seed1 holds the training of other cells"):
         rerank(config)
 
@@ -404,34 +240,8 @@ def test_a_rerank_gives_the_evaluator_the_longer_children_and_its_seed(tmp_path,
     assert "training 1 of 1: 2 cells with seed 1" in caplog.messages
 
 
-def test_copies_of_the_childs_settings_that_older_searches_stored_follow_it(tmp_path):
-    run(toy_config(tmp_path, 2, evaluator=LEARNER))
-    path = tmp_path / "config.yaml"
-    stored = yaml.safe_load(path.read_text())
-    stored["evaluator"] = {"deep": {"child": dict(stored["child"])}, "data": {"name": "digits"}}
-    path.write_text(yaml.safe_dump(stored))
-    again = stored_search(tmp_path, strategy=None, executor=None, run_dir="")
-    assert again.evaluator == {"deep": {"child": "${child}"}, "data": {"name": "digits"}}
-
-
-def test_references_in_a_command_stay_references_and_all_else_is_resolved(tmp_path):
-    words = ["_target_=a.B", "child=${child}", "n=[${child.epochs}]", "seed=${..seed}", "text=${seed}s"]
-    words += ["data=${data}", "window=${window}"]
-    asked = compose("search", "data=digits", *(f"+evaluator.{word}" for word in words))
-    references = {"child": "${child}", "n": ["${child.epochs}"], "seed": "${seed}", "data": "${data}"}
-    assert asked.evaluator == {"_target_": "a.B", "text": "0s", "window": 40, **references}
-    chain = ["+search.evaluator._target_=a.B", "+search.evaluator.child=${search.child}"]
-    asked = compose("pipeline", "experiment=demo", *chain, "+search.evaluator.seed=${seed}")
-    assert asked.search.evaluator == {"_target_": "a.B", "child": "${child}", "seed": "${seed}"}
-    with pytest.raises(ConfigError, match=r"evaluator: \$\{child.size\} names no key of the search"):
-        evaluation({"_target_": "a.B", "n": "${child.size}"}, ImageDataConfig(), ChildConfig(), 0)
-
-
-OBJECTIVE = ObjectiveConfig(cost="parameters", target=1e4, exponent=-1)
-
-
 def test_a_rerank_measures_what_the_search_maximised(tmp_path, caplog):
-    run(toy_config(tmp_path, 8, evaluator={"_target_": f"{__name__}.Noisy"}, objective=OBJECTIVE))
+    run(toy_config(tmp_path, 8, evaluator={"_target_": "toy_studies.Noisy"}, objective=OBJECTIVE))
     with caplog.at_level("INFO"):
         content = rerank(reranking(tmp_path, seeds=2))
     (rows,) = [read_children(tmp_path / "rerank" / "seed1" / "search.sqlite")]
@@ -446,19 +256,6 @@ def test_a_rerank_measures_what_the_search_maximised(tmp_path, caplog):
     assert "(mean over 2 seeds, standard deviation " in told
 
 
-def test_replay_weighs_as_the_search_did(tmp_path, capsys):
-    """A child that lacks the cost fails by the objective, not by its training."""
-    objective = ObjectiveConfig(cost="energy", target=1)
-    with pytest.raises(SearchPaused):
-        run(toy_config(tmp_path / "a", 2, evaluator=evaluator(), objective=objective))
-    assert replay([str(tmp_path / "a"), "0"]) == 0
-    assert "objective.cost = 'energy' is not among its metrics" in capsys.readouterr().out
-    run(toy_config(tmp_path / "b", 2, evaluator=evaluator(), objective=OBJECTIVE))
-    (row, *_) = read_children(tmp_path / "b" / "search.sqlite")
-    assert replay([str(tmp_path / "b"), "0"]) == 0
-    assert capsys.readouterr().out.count(f"reward {row.reward:.4g}, ") == 2
-
-
 @pytest.mark.parametrize("command", [replay, status, report])
 def test_the_searches_inside_a_folder_are_named(searched, command, capsys):
     rerank(reranking(searched, seeds=2))
@@ -470,16 +267,3 @@ def test_the_searches_inside_a_folder_are_named(searched, command, capsys):
         told = str(end)
     inside = ", ".join(str(searched / "rerank" / name) for name in ("seed1", "seed2"))
     assert told.strip().endswith(f"holds no search, expected search.sqlite in it; there is one in {inside}")
-
-
-def test_replay_says_whether_a_child_comes_out_the_same(tmp_path, capsys):
-    run(toy_config(tmp_path, 4, evaluator=evaluator()))
-    assert replay([str(tmp_path), "2"]) == 0
-    assert capsys.readouterr().out.endswith("the same\n")
-    config = tmp_path / "config.yaml"
-    config.write_text(config.read_text().replace("toy_search.Favourite", "toy_search.score\n  scale: 0.5"))
-    changed = [row.number for row in read_children(tmp_path / "search.sqlite") if row.reward]
-    assert replay([str(tmp_path), str(changed[0])]) == 1
-    assert capsys.readouterr().out.endswith("not the same\n")
-    with pytest.raises(SystemExit, match=r"child 9 has not been trained; it has 0\.\.3"):
-        replay([str(tmp_path), "9"])
