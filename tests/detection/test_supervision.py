@@ -62,7 +62,7 @@ def test_the_lines_in_the_document_run(detector, photo, monkeypatch):
     exec(lines.replace("0.5", str(float(scores[2:4].mean()))), names)
     assert len(names["detections"]) == 3
     changed = np.any(np.asarray(names["drawn"]) != np.asarray(names["photo"]), axis=2)
-    for left, top, right, bottom in names["detections"].xyxy.astype(int):
+    for top, right, bottom in names["detections"].xyxy[:, 1:].astype(int):
         assert changed[top : bottom - 1, right - 1].all()  # the box's own edge: the label is to the left
     assert len(names["tiled"]) > 0
 
