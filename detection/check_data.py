@@ -4,10 +4,10 @@
     python -m detection.check_data ANNOTATIONS.json IMAGES_DIR [--decode] [--json]
 
 DIR is what training takes as `data=folder data.root=DIR`, in the layout of COCO, YOLO or Pascal VOC; all of
-its splits are checked. Exit code 0 when nothing is wrong, 1 when anything is: a line that starts with `error`
-stops or falsifies a training, one that starts with `left out` counts boxes or images that a training leaves
-out. A line that starts with `warning` changes nothing, the exit code neither. Of every image the header is
-read, for its size; with --decode all of it, which finds what is cut off or damaged further on.
+its splits are checked. Exit code 0 when nothing is wrong, 1 when anything is: what a line that starts with
+`error` or `left out` means for training stands in docs/detection.md; one that starts with `warning` changes
+nothing, the exit code neither. Of every image the header is read, for its size; with --decode all of it,
+which finds what is cut off or damaged further on.
 """
 
 import argparse
