@@ -45,7 +45,7 @@ COMMANDS: Mapping[str, str] = {
     "detection.preview": "draw images and boxes as a training would see them",
     "detection.evaluate": "evaluate a detector, or a results file, on COCO-format data",
     "detection.predict": "detect objects in images",
-    "detection.check_data": "check COCO-format data before training",
+    "detection.check_data": "check labelled images before training: COCO, YOLO, VOC",
     "detection.import_labels": "convert YOLO or VOC labels to COCO format",
     "detection.split": "split COCO annotations, by a share of the images or into the paper's mini-val",
     "detection.speed": "milliseconds and memory of detectors on this machine, exported files as well",

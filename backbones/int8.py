@@ -24,9 +24,9 @@ MOST_EXAMPLES = 300
 
 
 def spread(things: Sequence[T], count: int = MOST_EXAMPLES) -> list[T]:
-    """`count` of them at most, evenly over the whole."""
-    step = max(1, -(-len(things) // count))
-    return list(things[::step])
+    """`count` of them, or all where there are fewer, evenly over the whole."""
+    count = min(count, len(things))
+    return [things[place * len(things) // count] for place in range(count)]
 
 
 def quantised(model: Any, examples: Sequence[T], inputs: Callable[[T], Mapping[str, NDArray[Any]]]) -> Any:

@@ -134,7 +134,9 @@ class _Description:
 
     def __post_init__(self) -> None:
         if self.classes is not None and len(self.classes) != self.num_classes:
-            raise ValueError(f"classes = {clipped(self.classes)}, expected {self.num_classes} names")
+            raise ValueError(
+                f"classes = {clipped(self.classes)}, expected {counted(self.num_classes, 'name')}"
+            )
 
 
 def from_description(metadata: Mapping[str, Any], where: str, **training: Any) -> Classifier:

@@ -150,7 +150,8 @@ def _own_folder(config: ImageDataConfig, split: str) -> ImageSet:
     images = _read_classes(found.train if split == "train" or found.test is None else found.test, root)
     if found.test is not None:
         if split == "test":
-            names = f"trained on {found.train.name}, scored on {found.test.name} ({len(images)} images)"
+            count = counted(len(images), "image")
+            names = f"trained on {found.train.name}, scored on {found.test.name} ({count})"
             names += f"; {' and '.join(found.unused)} not used" if found.unused else ""
             number = counted(len(images.classes), "class", "classes")
             log.info("%s: class folders: %s; %s", root, names, number)
@@ -159,8 +160,9 @@ def _own_folder(config: ImageDataConfig, split: str) -> ImageSet:
     drawn = held_out(files, config.val_fraction, config.split_seed, images.labels.tolist())
     if split == "test":
         log.info(
-            "%s: class folders, no split: %g %% drawn for validation by seed %d (%d of %d images); %s",
-            *(root, 100 * config.val_fraction, config.split_seed, drawn.sum(), len(drawn)),
+            "%s: class folders, no split: %g %% drawn for validation by seed %d (%d of %s); %s",
+            *(root, 100 * config.val_fraction, config.split_seed, drawn.sum()),
+            counted(len(drawn), "image"),
             counted(len(images.classes), "class", "classes"),
         )
     return images.subset(np.flatnonzero(drawn if split == "test" else ~drawn))

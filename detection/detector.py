@@ -22,11 +22,11 @@ from backbones.weights import (
     read_safetensors,
     write_safetensors,
 )
-from backbones.words import counted
 from celltransfer import not_installed
 from detection.data.annotations import CocoAnnotations
 from detection.data.augment import placed_image
 from detection.data.coco_file import CategoryEntry
+from detection.data.coco_rules import category_difference
 from detection.data.images import DetectionImages, to_tensor
 from detection.data.sizing import EvaluationSize, SizeRecord
 from detection.engines.base import Engine
@@ -198,13 +198,8 @@ def check_categories(coco: CocoAnnotations, categories: Sequence[CategoryEntry])
     """Raises ValueError that names the first category in which the data and the detector differ."""
     found = list(zip(coco.category_ids, coco.category_names, strict=True))
     wanted = [(category.id, category.name) for category in categories]
-    if found != wanted:
-        pairs = zip([*found, None], [*wanted, None], strict=False)
-        theirs, ours = next(pair for pair in pairs if pair[0] != pair[1])
-        raise ValueError(
-            f"{coco.path} has {counted(len(found), 'category', 'categories')}, the detector {len(wanted)}; "
-            f"the first that differs is {theirs} here, {ours} there"
-        )
+    if difference := category_difference(found, wanted, "the detector"):
+        raise ValueError(f"{coco.path} {difference}")
 
 
 def _pictures(images: Picture | Iterable[Picture]) -> Iterator[Image.Image]:

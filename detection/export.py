@@ -19,6 +19,7 @@ from backbones.words import counted, printable
 from celltransfer import program
 from detection.deployment import FORMATS
 from runtime.digests import digest
+from runtime.progress import ConsoleHandler
 
 if TYPE_CHECKING:
     from detection.deployment.export import Report
@@ -83,5 +84,6 @@ def _cost(cost: "Cost") -> list[str]:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[ConsoleHandler()])
+    logging.getLogger("detection").setLevel(logging.INFO)
     sys.exit(main())

@@ -35,13 +35,14 @@ SHOW_PROGRESS_FROM = 10
 EXPORTED = (".onnx", ".xml")
 
 
-def _row(path: Path, results: Sequence["NamedResult"], frames: int) -> tuple[str, ...]:
+def _row(path: Path, results: Sequence["NamedResult"], frames: int, drawing: Path | None) -> tuple[str, ...]:
     """frames: of a video; 0: a picture."""
     names = [result.category for result in results]
     counts = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
     best = f"{max(result.score for result in results):.2f}" if names else ""
     name = f"{path} ({counted(frames, 'frame')})" if frames else str(path)
-    return escape(printable(name)), str(len(names)), best, escape(printable(counts))
+    drawn = () if drawing is None else (escape(printable(drawing.name)),)
+    return escape(printable(name)), str(len(names)), best, escape(printable(counts)), *drawn
 
 
 def _unread_row(unread: Unread) -> tuple[str, ...]:
@@ -100,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.output is None and not options.json:
         parser.error("give --output DIR, or --json, or both")
-    table = whole_table("image", "objects", "best", "found")
+    drawn = [] if options.output is None else ["drawn in"]
+    table = whole_table("image", "objects", "best", "found", *drawn)
+    drawings: list[Path] = []
     results: list[NamedResult] = []
     read = 0
     try:
@@ -124,9 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 path, seen = paths[place - 1], list(looks)
                 own = [result for look in seen for result in look.results]
                 results += own
+                drawings += [drawing] if (drawing := seen[0].drawing) is not None else []
                 if seen[-1].error is None:
                     read += 1
-                    table.add_row(*_row(path, own, sum(look.frame is not None for look in seen)))
+                    of_video = sum(look.frame is not None for look in seen)
+                    table.add_row(*_row(path, own, of_video, drawing))
                 else:
                     unread.append(Unread(str(path), seen[-1].error))
                     table.add_row(*_unread_row(unread[-1]))
@@ -141,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(content, end="")
     else:
         print_table(table)
+        print(printable(f"{options.output}: {counted(len(drawings), 'drawing')}"))
         print(printable(str(options.output / "detections.json")))
     tell_unread(unread, read)
     return 1 if unread else 0

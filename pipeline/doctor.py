@@ -208,11 +208,11 @@ def _data(runs: Path, data: Sequence[Path]) -> Iterator[Line]:
         topic = ""
     for root in _roots(runs):
         fault = _unreadable(root)
-        text = f"{root}, of earlier runs: {fault or 'is there'}"
+        text = f"{root}: {fault or 'is there'} (from earlier runs)"
         yield Line("note" if fault else "ok", topic, text)
         topic = ""
-    if topic:
-        text = f"{runs} names no data folder; digits and scenes are built in, others: data.root=DIR"
+    if not data:
+        text = "no folder given: --data DIR looks at yours; the demo's digits and scenes need none"
         yield Line("ok", topic, text)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from backbones.words import counted
 from runtime.charts import Series, text_at
 
 NODE_WIDTH, NODE_HEIGHT = 220, 138
@@ -106,8 +107,9 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     middle = top + side / 2
     parts.append(f'<text text-anchor="middle" transform="translate(12 {middle:.1f}) rotate(-90)">true</text>')
     width = left + side + right + 2
+    classes = counted(size, "class", "classes")
     return (
-        f'<svg class="confusion" role="img" aria-label="Confusion matrix of {size} classes" '
+        f'<svg class="confusion" role="img" aria-label="Confusion matrix of {classes}" '
         f'width="{width}" viewBox="0 0 {width} {top + side + 24}">{"".join(parts)}</svg>'
     )
 

@@ -22,7 +22,9 @@ from runtime.pictures import decode
 Detected = tuple[Result, bool, bool]
 """A detection, whether it is right, whether it is wrong; neither where it does not count."""
 SCORES = (LOWEST_SCORE, 0.25, 0.5, 0.75)
-"""From which detections can be seen, beside the score at which precision and recall balance."""
+"""From which detections can be seen, beside the score at which precision and recall balance …"""
+APART = 0.05
+"""… and unless they are nearer to it than this."""
 SCORE_OF_NOTHING_RIGHT = 0.5
 """From which detections are shown where none is right."""
 LONGEST_SIDE = 420
@@ -97,7 +99,7 @@ def gallery(coco: CocoAnnotations, results: Sequence[Result], folder: Path) -> G
     ranked = sorted(results, key=lambda result: -result.score)
     matches = match(coco, ranked)
     score, f1 = balanced_score(np.array([result.score for result in ranked]), matches)
-    scores = sorted({score, *SCORES})
+    scores = sorted([score, *(each for each in SCORES if round(abs(each - score), 2) >= APART)])
     examples = varied(coco)
     found: dict[int, list[Detected]] = {int(coco.image_ids[index]): [] for index in examples}
     for detected in zip(ranked, matches.right.tolist(), matches.wrong.tolist(), strict=True):

@@ -6,6 +6,8 @@ from typing import Any
 
 import jinja2
 
+from backbones.words import counted
+
 
 def page(template: Path, context: Mapping[str, Any]) -> str:
     """The HTML of a template, which may include the style and import the macros that lie here.
@@ -18,7 +20,7 @@ def page(template: Path, context: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"percent": percent, "short": short}
+    environment.filters |= {"percent": percent, "short": short, "counted": counted}
     return environment.get_template(template.name).render(**context)
 
 

@@ -49,7 +49,8 @@ class StepPlan:
         if images < self.batch_size:
             few = 2 ** int(math.log2(max(1, images // 16)))  # some 16 steps an epoch
             raise ConfigError(
-                f"{KEY}recipe.batch_size = {self.batch_size} exceeds the {images} training images; set for "
+                f"{KEY}recipe.batch_size = {self.batch_size} exceeds the "
+                f"{counted(images, 'training image')}; set for "
                 f"example {KEY}recipe.batch_size={few}"
             )
 
@@ -83,12 +84,12 @@ def log_rate(lr: float, used: float, batch_size: int, reference_batch_size: int 
     if used == lr:
         return
     if max(used / lr, lr / used) <= FAR:
-        log.info("learning rate %.4g for %d images per step", used, batch_size)
+        log.info("learning rate %.4g for %s per step", used, counted(batch_size, "image"))
         return
     times, direction = (used / lr, "higher") if used > lr else (lr / used, "lower")
     log.warning(
         "The learning rate is %.3g, %.3g times %s than recipe.lr = %.3g: that is for "
-        "recipe.reference_batch_size = %d images per step, and recipe.batch_size = %d. So far from it the "
+        "recipe.reference_batch_size = %d, and recipe.batch_size = %d. So far from it the "
         "rule may fail; to train at %.3g set recipe.reference_batch_size=null",
         *(used, times, direction, lr, reference_batch_size, batch_size, lr),
     )

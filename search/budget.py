@@ -32,8 +32,9 @@ class Budget:
         """Raises SearchPaused for a child that has had all its attempts."""
         if row.attempts >= self.config.max_attempts:
             raise SearchPaused(
-                f"{self._naming.of(row.number)} was lost {row.attempts} times with its host or process; when "
-                f"that is cured, start again with {KEY}budget.max_attempts above {self.config.max_attempts}"
+                f"{self._naming.of(row.number)} was lost {counted(row.attempts, 'time')} with its host or "
+                f"process; when that is cured, start again with {KEY}budget.max_attempts above "
+                f"{self.config.max_attempts}"
             )
 
     def check_rejections(self, in_a_row: int) -> None:

@@ -121,7 +121,9 @@ def _report(
     """measured: as `_metrics` takes it; accuracies where there is an objective.
 
     The cost is known without training and equal in all of them, so rewards agree by it alone."""
-    lines = [f"{counted(len(measured[0]), 'cell')}, {config.child.epochs} and {config.epochs} epochs"]
+    lines = [
+        f"{counted(len(measured[0]), 'cell')}, {config.child.epochs} and {counted(config.epochs, 'epoch')}"
+    ]
     parts = {"": ""} if config.objective.cost is None else {"": ", rewards", "accuracy_": ", accuracies"}
     for prefix, of in parts.items():
         proxy, noise = (_agreement(metrics, f"{prefix}{name}_") for name in ("proxy", "noise"))

@@ -64,6 +64,7 @@ def test_showing_a_configuration_imports_no_tensors(command):
 def test_looking_at_annotations_imports_no_tensors(tmp_path):
     annotations = annotated_folder(tmp_path)()
     assert imported("detection.check_data", annotations, tmp_path / "images", "--decode") == []
+    assert imported("detection.check_data", tmp_path) == []
     split = ("detection.split", annotations, "--minival", "1", "--output", tmp_path / "split")
     assert imported(*split) == []
 

@@ -5,11 +5,12 @@ of it, and a `warning` is only told.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backbones.words import counted
 from detection.data.coco_file import CocoFile
 from detection.data.elements import UNREAD
 from detection.data.listed_files import LEAVES, leaves
@@ -41,6 +42,18 @@ def find_problems(file: CocoFile, where: str, shown: int = SHOWN) -> list[Proble
             if count:
                 problems.append(Problem(rule, count, names, level, where))
     return problems
+
+
+def category_difference(
+    found: Sequence[tuple[int, str]], wanted: Sequence[tuple[int, str]], other: str
+) -> str | None:
+    """How categories, ids with names in order of the ids, differ from those of `other`; None: not at all."""
+    if found == wanted:
+        return None
+    pairs = zip([*found, None], [*wanted, None], strict=False)
+    theirs, ours = next(pair for pair in pairs if pair[0] != pair[1])
+    count = counted(len(found), "category", "categories")
+    return f"has {count}, {other} {len(wanted)}; the first that differs is {theirs} here, {ours} there"
 
 
 class _Rows:

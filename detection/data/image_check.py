@@ -55,16 +55,22 @@ def damaged_images(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def check_images(
-    folder: Path, names: Sequence[str], sizes: Sequence[Sequence[int]], *, decode: bool, workers: int
+    folder: Path,
+    names: Sequence[str],
+    sizes: Sequence[Sequence[int]],
+    *,
+    decode: bool,
+    workers: int,
+    unreadable: str = "error",
 ) -> Iterator[list[Fault]]:
     """What is wrong with each file, in order; a file that is in order has no fault.
 
     sizes: height and width in pixels, as annotated. decode: read all pixels, which finds what is cut off.
-    workers: processes; 0: this one."""
+    workers: processes; 0: this one. unreadable: level of what cannot be decoded."""
     tasks = [
         (names[start : start + CHUNK], sizes[start : start + CHUNK]) for start in range(0, len(names), CHUNK)
     ]
-    check = partial(_check_some, folder, decode)
+    check = partial(_check_some, folder, decode, unreadable)
     if not workers:
         for task in tasks:
             yield from check(task)
@@ -78,18 +84,21 @@ def check_images(
 
 
 def _check_some(
-    folder: Path, decode: bool, task: tuple[Sequence[str], Sequence[Sequence[int]]]
+    folder: Path, decode: bool, unreadable: str, task: tuple[Sequence[str], Sequence[Sequence[int]]]
 ) -> list[list[Fault]]:
-    return [list(_check(folder / name, name, size, decode)) for name, size in zip(*task, strict=True)]
+    return [
+        list(_check(folder / name, name, size, decode, unreadable)) for name, size in zip(*task, strict=True)
+    ]
 
 
-def _check(path: Path, name: str, annotated: Sequence[int], decode: bool) -> Iterator[Fault]:
+def _check(path: Path, name: str, annotated: Sequence[int], decode: bool, unreadable: str) -> Iterator[Fault]:
     try:
         width, height = upright_size(path)
     except (ValueError, FileNotFoundError) as error:
         reason = str(error).removeprefix(f"{path}: ")
         bomb = "decompression bomb" in reason
-        yield Fault("image is too large to be decoded" if bomb else "file is no image", f"{name}: {reason}")
+        rule = "image is too large to be decoded" if bomb else "file is no image"
+        yield Fault(rule, f"{name}: {reason}", unreadable)
         return
     if (height, width) != tuple(annotated):
         turned = " (before its EXIF rotation?)" if (width, height) == tuple(annotated) else ""
@@ -103,4 +112,4 @@ def _check(path: Path, name: str, annotated: Sequence[int], decode: bool) -> Ite
             f"image has more than {limit / 1e6:.0f} million pixels", f"{name}: {width}x{height}", "warning"
         )
     if decode and (problem := check_file(path).problem) is not None:
-        yield Fault(problem, name)
+        yield Fault(problem, name, unreadable)

@@ -87,6 +87,15 @@ class Wrong(ValueError):
         self.kind = kind
 
 
+class LabelFaults(ValueError):
+    """Labels that cannot be read. problems: of all kinds, warnings, too."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        errors = [problem for problem in problems if problem.level == "error"]
+        super().__init__("\n".join(line for problem in errors for line in problem.lines()))
+        self.problems = problems
+
+
 @dataclass
 class Faults:
     """Collected by kind, so that one run tells all that is to be mended. shown: files named of each kind."""
@@ -102,9 +111,9 @@ class Faults:
         note(self.problems, kind, f"{place}: {message}", level, shown=self.shown)
 
     def refuse(self) -> None:
-        """Raises ValueError that lists the faults of each kind, where there are any."""
-        if errors := [problem for problem in self.problems if problem.level == "error"]:
-            raise ValueError("\n".join(line for problem in errors for line in problem.lines()))
+        """Raises LabelFaults that lists the faults of each kind, where there are any."""
+        if any(problem.level == "error" for problem in self.problems):
+            raise LabelFaults(self.problems)
 
 
 def picture_size(path: Path, faults: Faults) -> tuple[int, int] | None:

@@ -64,6 +64,12 @@ class Layout:
     root: Path
     parts: dict[str, Part]
 
+    @property
+    def in_place(self) -> bool:
+        """Whether training reads annotations and images as they are. All else it converts, and leaves out
+        the images that cannot be decoded."""
+        return self.kind == COCO and not self.parts.keys().isdisjoint(("val", "test"))
+
 
 def recognise(root: Path, kind: str | None) -> Layout:
     """The layout of a folder. kind: take this of LAYOUTS. None: the only one that is there.
@@ -84,6 +90,11 @@ def recognise(root: Path, kind: str | None) -> Layout:
         )
     expected = "; or ".join(LAYOUTS.values() if kind is None else [LAYOUTS[kind]])
     raise ConfigError(f"{KEY}root = {root}: {_content(root)}; expected {expected}")
+
+
+def layout_name(layout: Layout) -> str:
+    exported = any((layout.root / name).exists() for name in ("README.roboflow.txt", "README.dataset.txt"))
+    return f"{layout.kind.upper()} layout{' (Roboflow export)' if exported else ''}"
 
 
 def _layouts(root: Path) -> list[Layout]:

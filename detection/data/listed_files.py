@@ -16,7 +16,11 @@ LEAVES = "images: file_name leaves the folder"
 
 
 def note_absent_images(
-    problems: list[Problem], file_names: Iterable[str | None], folder: Path, shown: int = SHOWN
+    problems: list[Problem],
+    file_names: Iterable[str | None],
+    folder: Path,
+    shown: int = SHOWN,
+    level: str = "error",
 ) -> set[str]:
     """Adds what is wrong with the places of the images, no file being opened; returns the names that are not
     those of regular files.
@@ -47,7 +51,7 @@ def note_absent_images(
         kinds.setdefault(rule, []).append(f"{name}{reason}")
     for rule, names in kinds.items():
         told = [nearest.told(name) if rule == MISSING else name for name in names[:shown]]
-        problems.append(Problem(rule, len(names), told, where=str(folder)))
+        problems.append(Problem(rule, len(names), told, level, str(folder)))
     return set(absent)
 
 

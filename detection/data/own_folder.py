@@ -21,11 +21,10 @@ from backbones.ranges import KEY, ConfigError
 from backbones.words import counted, printable
 from detection.data.coco_text import split_file
 from detection.data.image_check import damaged_images
-from detection.data.imported import import_labels, write_labels
+from detection.data.imported import read_part, write_labels
 from detection.data.labels import child
-from detection.data.layouts import COCO, Layout, Part, recognise
+from detection.data.layouts import COCO, Layout, Part, layout_name, recognise
 from detection.data.subsets import Merged, draw_fraction, merge, write
-from detection.data.yolo_labels import read_listed_yolo
 from detection.data.yolo_lists import label_of
 from runtime.cache import cache_folder, write_folder
 from runtime.pictures import entries, is_folder, is_image, walk
@@ -64,7 +63,7 @@ def open_folder(root: Path, kind: str | None, fraction: float, seed: int) -> Own
     layout = recognise(root, kind)
     train = layout.parts.get("train") or layout.parts["whole"]
     val = layout.parts.get("val") or layout.parts.get("test")
-    if layout.kind == COCO and val is not None:
+    if val is not None and layout.in_place:
         told = _told(layout, train, val, train.labels, val.labels)
         return OwnFolder(Place(train.labels, train.images), Place(val.labels, val.images), told)
     drawn = _Drawn(fraction, seed)
@@ -111,7 +110,7 @@ def _convert(layout: Layout, train: Part, val: Part | None, drawn: _Drawn, folde
         lost = _names(merged, ~whole)
         chosen = draw_fraction(merged, drawn.fraction, drawn.seed, stratify=True)
         how = (
-            f"{_name(layout)}, no split: {100 * drawn.fraction:g} % drawn for validation by seed "
+            f"{layout_name(layout)}, no split: {100 * drawn.fraction:g} % drawn for validation by seed "
             f"{drawn.seed} ({int((chosen & whole).sum())} of {counted(int(whole.sum()), 'image')}); "
             f"{counted(len(merged.categories), 'class', 'classes')}"
         )
@@ -147,16 +146,8 @@ def _names(merged: Merged, chosen: NDArray[np.bool_]) -> list[str]:
 
 def _import(layout: Layout, part: Part, output: Path) -> Path:
     """Writes the labels of a part as a COCO file. What the check warns of is logged."""
-    where = str(part.labels)
-    if part.listed:
-        labelled = read_listed_yolo(layout.root, part.images, part.listed)
-        problems = write_labels(labelled, layout.kind, layout.root, output, where)
-    elif part.stated:
-        labels, images = part.labels, part.images
-        _, problems = import_labels(layout.kind, layout.root, output, None, images, labels, where)
-    else:
-        _, problems = import_labels(layout.kind, layout.root, output, part.name or None, where=where)
-    for problem in problems:
+    labelled = read_part(layout, part)
+    for problem in write_labels(labelled, layout.kind, layout.root, output, str(part.labels)):
         log.warning("%s", problem)
     return output
 
@@ -165,16 +156,13 @@ def _told(layout: Layout, train: Part, val: Part, *files: Path) -> str:
     """files: annotation files of both."""
     elements = [split_file(path) for path in files]
     counts = [counted(len(each.images or []), "image") for each in elements]
-    text = f"{_name(layout)}: trained on {train.name} ({counts[0]}), scored on {val.name} ({counts[1]}); "
+    text = (
+        f"{layout_name(layout)}: trained on {train.name} ({counts[0]}), scored on {val.name} ({counts[1]}); "
+    )
     unused = [part.name for part in layout.parts.values() if part not in (train, val)]
     if unused:
         text += f"{' and '.join(unused)} not used; "
     return text + counted(len(elements[0].categories or []), "class", "classes")
-
-
-def _name(layout: Layout) -> str:
-    exported = any((layout.root / name).exists() for name in ("README.roboflow.txt", "README.dataset.txt"))
-    return f"{layout.kind.upper()} layout{' (Roboflow export)' if exported else ''}"
 
 
 def _digest(layout: Layout, train: Part, val: Part | None, drawn: _Drawn) -> str:

@@ -37,6 +37,7 @@ from detection.data.splits import (
 )
 from detection.data.voc_pictures import Pictures, length, listed, listed_splits
 from detection.data.voc_xml import Document, XmlError
+from runtime.problems import SHOWN
 from runtime.progress import track
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -49,14 +50,19 @@ DIFFICULT = {
 
 
 def read_voc(
-    root: Path, split: str | None, images: Path | None = None, annotations: Path | None = None
+    root: Path,
+    split: str | None,
+    images: Path | None = None,
+    annotations: Path | None = None,
+    shown: int = SHOWN,
 ) -> LabelledImages:
     """split: a part of it, listed in `ImageSets/Main/SPLIT.txt`, or in its own folders: `SPLIT/Annotations`,
     `Annotations/SPLIT`, or `SPLIT` with labels beside its images. Categories, by name, are those of all files
     of all parts, so that the parts agree on them. None: all; parts that this merges are told as a warning.
 
     images, annotations: folders of the images and of their XML files, where they lie elsewhere.
-    Raises FileNotFoundError for a missing folder, ValueError that lists faults by kind, file and line."""
+    shown: of each kind of fault. Raises FileNotFoundError for a missing folder, LabelFaults by kind, file and
+    line."""
     lists = child(child(root, "ImageSets"), "Main")
     parts = split_folders(root, FOLDERS)
     pairs = [] if split is None or (lists / f"{split}.txt").exists() else split_pairs(root, split, FOLDERS)
@@ -66,7 +72,7 @@ def read_voc(
     files = label_files(labels, SUFFIX)
     if not files:
         raise ValueError(f"{labels}: no .xml files in this folder")
-    faults = Faults()
+    faults = Faults(shown)
     pictures = Pictures(folder, picture_files(folder, faults))
     found: dict[Path, LabelledImage] = {}
     taken: dict[Path, Path] = {}

@@ -33,6 +33,7 @@ from detection.data.listed_files import Nearest
 from detection.data.splits import FolderNames, note_merged_folders, split_folders, split_pairs
 from detection.data.yolo_lists import ListedImage, label_of
 from detection.data.yolo_names import YoloNames, read_names
+from runtime.problems import SHOWN
 from runtime.progress import track
 
 SUFFIX = ".txt"
@@ -42,16 +43,21 @@ TOLERANCE = 0.01
 
 
 def read_yolo(
-    root: Path, split: str | None, images: Path | None = None, annotations: Path | None = None
+    root: Path,
+    split: str | None,
+    images: Path | None = None,
+    annotations: Path | None = None,
+    shown: int = SHOWN,
 ) -> LabelledImages:
     """split: a part of it, `images/SPLIT` with `labels/SPLIT`, `SPLIT/images` with `SPLIT/labels`, or `SPLIT`
     with labels beside its images. None: all of `images`; splits that this merges are told as a warning.
 
     images, annotations: folders of the images and of their label files, where they lie elsewhere.
-    Raises FileNotFoundError for a missing folder, ValueError that lists faults by kind, file and line."""
+    shown: of each kind of fault. Raises FileNotFoundError for a missing folder, LabelFaults by kind, file and
+    line."""
     splits = split_folders(root, FOLDERS)
     folder, labels = _folders(root, split, (images, annotations), list(splits))
-    faults = Faults()
+    faults = Faults(shown)
     names = read_names(root, faults)
     files = picture_files(folder, faults)
     if not files and not faults.problems:
@@ -71,11 +77,13 @@ def read_yolo(
     return LabelledImages(folder, names.categories, found, unlabelled, faults.problems)
 
 
-def read_listed_yolo(root: Path, folder: Path, listed: Sequence[ListedImage]) -> LabelledImages:
+def read_listed_yolo(
+    root: Path, folder: Path, listed: Sequence[ListedImage], shown: int = SHOWN
+) -> LabelledImages:
     """The images that data.yaml in `root` lists, all below `folder`, each with the label file that it has.
 
-    Raises FileNotFoundError for a data set without class names, ValueError that lists faults by kind."""
-    faults = Faults()
+    shown, and what is raised: as of `read_yolo`."""
+    faults = Faults(shown)
     names = read_names(root, faults)
     labels: dict[Path, list[Path]] = {}
     for each in listed:

@@ -3,9 +3,10 @@
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,9 @@ from backbones.export import replace_files
 from backbones.formats import check_export
 from backbones.int8 import spread
 from backbones.runtimes import open_program
-from backbones.words import counted
+from backbones.words import counted, printable
 from detection.data.annotations import CocoAnnotations, read_coco
+from detection.data.image_check import damaged_images
 from detection.deployment import FORMATS
 from detection.deployment.comparison import LEAST_AGREEMENT, Comparison, compare
 from detection.deployment.int8 import Cost, check_int8, write_int8
@@ -25,8 +27,12 @@ from detection.deployment.runner import Runner
 from detection.detector import Detector, check_categories
 from runtime.named_images import find_images
 from runtime.pictures import decode
+from runtime.problems import SHOWN
+from runtime.progress import track
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 COMPARED = 16
 """Pictures of the user's that file and detector are compared on."""
@@ -45,27 +51,52 @@ class Report:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Of the user; coco: their annotations."""
+    """Of the user, all of which can be decoded. compared: those that file and detector are compared on.
 
-    folder: Path
+    told: the same in words, with what was left out. coco: their annotations."""
+
     paths: Sequence[Path]
+    compared: Sequence[Path]
+    told: str
     coco: CocoAnnotations | None = None
 
     @classmethod
-    def open(cls, folder: Path, annotations: Path | None, detector: Detector) -> "Pictures":
-        """Raises FileNotFoundError or ValueError that names what is wrong with them."""
+    def open(cls, folder: Path, annotations: Path | None, detector: Detector, int8: bool) -> "Pictures":
+        """Looks at COMPARED pictures of the folder, for int8 at all of them. Damaged ones are left out, but
+        not of annotated ones, whose AP would be another.
+
+        Raises FileNotFoundError or ValueError that names what is wrong with them."""
         if annotations is None:
+            coco = None
             paths, unread = find_images([str(folder)])
             if unread:
                 raise ValueError(unread[0].reason)
-            return cls(folder, paths)
-        coco, problems = read_coco(annotations, folder)
-        check_categories(coco, detector.categories)
-        for problem in problems:
-            log.warning("%s", problem)
-        if not len(coco):
-            raise ValueError(f"{annotations}: it has no images to compare on")
-        return cls(folder, [folder / name for name in coco.file_names.tolist()], coco)
+        else:
+            coco = _annotated(annotations, folder, detector)
+            paths = [folder / name for name in coco.file_names.tolist()]
+        looked_at = paths if int8 else spread(paths, COMPARED)
+        damaged = damaged_images(Path(), [str(path) for path in looked_at])
+        whole = [path for path in looked_at if str(path) not in damaged]
+        reasons = [f"{Path(name).name}: {reason}" for name, reason in damaged.items()]
+        if damaged and (coco is not None or not whole):
+            count = f"{len(damaged)} of {counted(len(looked_at), 'picture')}"
+            raise ValueError(f"{folder}: {count} cannot be decoded, such as {reasons[0]}")
+        compared = spread(whole, COMPARED)
+        told = f"{len(compared)} of {counted(len(paths), 'picture')} in {folder}"
+        if damaged:
+            more = [f"and {len(reasons) - SHOWN} more"] if len(reasons) > SHOWN else []
+            told += f" (left out: {printable(', '.join([*reasons[:SHOWN], *more]))})"
+        return cls(whole, compared, told, coco)
+
+
+def _annotated(annotations: Path, folder: Path, detector: Detector) -> CocoAnnotations:
+    coco, problems = read_coco(annotations, folder)
+    check_categories(coco, detector.categories)
+    for problem in problems:
+        log.warning("%s", problem)
+    if not len(coco):
+        raise ValueError(f"{annotations}: it has no images to compare on")
+    return coco
 
 
 def export(
@@ -94,7 +125,7 @@ def export(
         check_int8(format, images)
     elif annotations is not None:
         raise ValueError(f"annotations = {annotations}: they tell what int8 costs, so give --int8, too")
-    pictures = None if images is None else Pictures.open(images, annotations, detector)
+    pictures = None if images is None else Pictures.open(images, annotations, detector, int8)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         written = Path(folder) / "float32" / path.name
@@ -103,11 +134,11 @@ def export(
         runner = _opened(written, format)
         if pictures is None:
             what = counted(len(PATTERNS), "coloured pattern")
-            comparison = compare(detector, runner, (pattern(*size) for size in PATTERNS))
+            compared = [pattern(*size) for size in PATTERNS]
+            comparison = compare(detector, runner, _tracked(compared))
         else:
-            chosen = spread(pictures.paths, COMPARED)
-            what = f"{len(chosen)} of {counted(len(pictures.paths), 'picture')} in {images}"
-            comparison = compare(detector, runner, (np.asarray(decode(path)) for path in chosen))
+            what = pictures.told
+            comparison = compare(detector, runner, map(_pixels, _tracked(pictures.compared)))
         if comparison.agreement < LEAST_AGREEMENT:
             raise ValueError(
                 f"{path} was not written: on {what}, {comparison.alone} of {comparison.found} detections are "
@@ -122,6 +153,18 @@ def export(
             written, cost = write_int8(written, runner, pictures.paths, pictures.coco)
         replace_files(written.parent, path)
     return Report(what, comparison, cost)
+
+
+def _tracked(pictures: Sequence[T]) -> Iterator[T]:
+    """The same, counted on the screen when the next is asked for."""
+    with track(len(pictures), "export: comparing", images_per_unit=1) as progress:
+        for picture in pictures:
+            yield picture
+            progress.advance()
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    return np.asarray(decode(path))
 
 
 def _opened(path: Path, format: str) -> Runner:

@@ -1,6 +1,7 @@
 """A detector in int8, and what that costs."""
 
 import importlib.util
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from backbones.int8 import quantised, spread
 from backbones.runtimes import open_program, openvino_core, save_openvino
+from backbones.words import counted
 from celltransfer import not_installed
 from detection.data.annotations import CocoAnnotations
 from detection.deployment.runner import Found, Runner
@@ -18,6 +20,8 @@ from detection.evaluation.results_file import Result, to_results
 from detection.evaluation.scoring import evaluate
 from runtime.pictures import decode
 from runtime.progress import track
+
+log = logging.getLogger(__name__)
 
 CONFIDENT = 0.5
 """Score from which a detection of the float32 file should be found in int8, too, …"""
@@ -55,6 +59,7 @@ def write_int8(
 
     paths: of the pictures, of which some hundred calibrate. coco: their annotations."""
     examples = spread(paths)
+    log.info("export: quantising, calibrated on %s", counted(len(examples), "picture"))
 
     def inputs(picture: Path) -> dict[str, Any]:
         return runner.prepare(np.asarray(decode(picture))).named()

@@ -16,6 +16,7 @@ and a .pt2's extra files `<key>.json`.
 
 import copy
 import json
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -37,6 +38,8 @@ from detection.detector import Detector
 from detection.engines.fpn import PYRAMID_STRIDES
 from detection.engines.torchvision import TorchvisionEngine
 from detection.engines.torchvision_c4 import TorchvisionC4
+
+log = logging.getLogger(__name__)
 
 MULTIPLE = PYRAMID_STRIDES[-1]
 """Of the height and width of what the program takes."""
@@ -99,6 +102,7 @@ def _fixed_side(detector: Detector) -> int | None:
 
 def traced(detector: Detector) -> ExportedProgram:
     """The detector, which stays as it is, in operators that each format has its own form of."""
+    log.info("export: building the program")
     engine = copy.deepcopy(exportable(detector)).cpu().eval().requires_grad_(False)
     side = _fixed_side(detector)
     height, width = (side, side) if side else (7 * MULTIPLE, 10 * MULTIPLE)
@@ -116,6 +120,7 @@ def traced(detector: Detector) -> ExportedProgram:
 def write(trace: ExportedProgram, path: Path, format: str, metadata: Mapping[str, str]) -> None:
     """Writes a traced detector as a file of `format`; of OpenVINO also the .bin beside it."""
     if format == "torch":
+        log.info("export: writing the program of torch.export")
         with warnings.catch_warnings():
             # torchvision's NMS asks for its number of boxes in a way that PyTorch deprecates.
             warnings.filterwarnings("ignore", "`create_unbacked_symint`", FutureWarning)
@@ -124,6 +129,7 @@ def write(trace: ExportedProgram, path: Path, format: str, metadata: Mapping[str
             node.meta.pop("stack_trace", None)
         torch.export.save(own, path, extra_files={f"{key}.json": text for key, text in metadata.items()})
         return
+    log.info("export: writing ONNX")
     model = to_onnx(trace, INPUTS)
     sides = model.graph.input[0].type.tensor_type.shape.dim
     for side, name in zip(sides[2:], ("height", "width"), strict=True):
@@ -134,6 +140,7 @@ def write(trace: ExportedProgram, path: Path, format: str, metadata: Mapping[str
     onnx = path if format == "onnx" else path.with_name(f"{path.name}.onnx")
     onnx.write_bytes(model.SerializeToString())
     if format == "openvino":
+        log.info("export: converting ONNX to OpenVINO")
         save_openvino(openvino_core().read_model(onnx), path, metadata)
         onnx.unlink()
 

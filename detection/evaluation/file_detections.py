@@ -48,13 +48,15 @@ class NamedResult(Result):
 
 class Found(NamedTuple):
     """What is found in a picture, best first. place: of the file among those given, from 1. error: why the
-    file cannot be read, or not further; None where it can. frame: of a video, from 1."""
+    file cannot be read, or not further; None where it can. frame: of a video, from 1. drawing: the file with
+    the boxes, where there is one."""
 
     path: Path
     results: list[NamedResult]
     error: str | None = None
     place: int = 1
     frame: int | None = None
+    drawing: Path | None = None
 
 
 def predict(
@@ -85,13 +87,14 @@ def predict(
                     to_results(image_id, found.detection, category_ids), found.detection["names"], strict=True
                 )
                 results = [_named(result, path, name, frame) for result, name in pairs]
-            yield Found(path, results, found.error, place, found.frame)
+            yield Found(path, results, found.error, place, found.frame, found.drawing)
 
 
 class _Look(NamedTuple):
     detection: Detection | None
     frame: int | None = None
     error: str | None = None
+    drawing: Path | None = None
 
 
 def _finder(detector: Finder, min_score: float) -> Find:
@@ -112,8 +115,9 @@ def _picture(find: Find, path: Path, drawing: Path | None) -> Iterator[_Look]:
     if drawing is not None:
         png = io.BytesIO()
         draw_detection(picture, detection).save(png, "png")
-        write_atomically(drawing.with_name(f"{drawing.name}.png"), png.getvalue())
-    yield _Look(detection)
+        drawing = drawing.with_name(f"{drawing.name}.png")
+        write_atomically(drawing, png.getvalue())
+    yield _Look(detection, drawing=drawing)
 
 
 def _video(find: Find, path: Path, drawing: Path | None) -> Iterator[_Look]:
@@ -124,13 +128,13 @@ def _video(find: Find, path: Path, drawing: Path | None) -> Iterator[_Look]:
             rate = video.header(path).rate
             writer = None
             if drawing is not None:
-                copy = drawing.with_name(f"{drawing.name}.mp4")
-                writer = stack.enter_context(video.VideoWriter(copy, rate))
+                drawing = drawing.with_name(f"{drawing.name}.mp4")
+                writer = stack.enter_context(video.VideoWriter(drawing, rate))
             for frame, picture in enumerate(video.frames(path), start=1):
                 detection = find(picture)
                 if writer is not None:
                     writer.write(draw_detection(picture, detection))
-                yield _Look(detection, frame)
+                yield _Look(detection, frame, drawing=drawing)
         except (ValueError, OSError) as error:
             fault = told(error)
     if fault is not None:

@@ -157,7 +157,7 @@ def find_batch_size(
     """`recipe.batch_size = auto` as a number: what one device holds, times the accumulated batches."""
     if images < recipe.accumulate:
         raise ConfigError(
-            f"{KEY}recipe.accumulate = {recipe.accumulate} exceeds the {images} training images"
+            f"{KEY}recipe.accumulate = {recipe.accumulate} exceeds the {counted(images, 'training image')}"
         )
     height, width = data.training_size.largest()
     found = largest_batch(

@@ -43,5 +43,5 @@ def latencies(folder: Path, cells: Sequence[Genotype], config: LatencyConfig) ->
 
 def _told(config: LatencyConfig) -> str:
     threads = counted(config.threads, "thread")
-    size = f"{config.cells_per_stage} cells per stage, {config.filters} filters"
+    size = f"{counted(config.cells_per_stage, 'cell')} per stage, {counted(config.filters, 'filter')}"
     return f"{size}, {config.width}x{config.height} px, {config.engine} {config.precision}, {threads}"

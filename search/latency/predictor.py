@@ -104,6 +104,6 @@ def learned(genotypes: Sequence[Genotype], timings: Sequence[Timing], config: La
     if len(ran) <= len(genotypes) // 2:
         error = next(timing.error for timing in timings if timing.error)
         raise RuntimeError(
-            f"latency.engine = {config.engine}: {len(genotypes) - len(ran)} cells failed: {error}"
+            f"latency.engine = {config.engine}: {counted(len(genotypes) - len(ran), 'cell')} failed: {error}"
         )
     return fitted([cell for cell, _ in ran], [each for _, each in ran], config)

@@ -10,6 +10,7 @@ import numpy as np
 
 from backbones.genotype import Genotype
 from backbones.ranges import ConfigError
+from backbones.words import counted
 from celltransfer import not_installed
 from search.children.config import ChildConfig
 from search.rank_agreement import kendall_tau
@@ -64,8 +65,8 @@ def table(cells: Sequence[Genotype], child: ChildConfig) -> np.ndarray:
     """`[N, F]`, the features of each cell."""
     if len(cells) < FEWEST:
         raise ConfigError(
-            f"{len(cells)} cells with a reward, a surrogate needs at least {FEWEST}; it learns from "
-            f"searches with strategy={' or '.join(LEARNED_FROM)} alone"
+            f"{counted(len(cells), 'cell')} with a reward, a surrogate needs at least {FEWEST}; it learns "
+            f"from searches with strategy={' or '.join(LEARNED_FROM)} alone"
         )
     return np.stack([features(cell, child) for cell in cells])
 

@@ -25,7 +25,9 @@ def test_a_name_is_as_large_in_every_picture_shown_at_960_px(width):
     assert 14 <= label <= 26
 
 
-@pytest.mark.parametrize("box", [[560, 200, 638, 400], [0, 0, 90, 90], [600, 0, 640, 480]])
+@pytest.mark.parametrize(
+    "box", [[560, 200, 638, 400], [0, 0, 90, 90], [600, 0, 640, 480], [200, 5, 300, 90], [200, 12, 420, 200]]
+)
 def test_a_name_stays_within_the_picture(box):
     def label(box):
         return (painted((640, 480), box, "traffic light 0.88") & ~painted((640, 480), box, "")).sum()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from small_detectors import small_c4_detector, small_detector
 from backbones.runtimes import open_program, openvino_core, save_openvino
 from detection.data.coco_file import CategoryEntry
 from detection.data.sizing import Fixed, ShortestEdge
+from detection.deployment import int8
 from detection.deployment.comparison import compare
 from detection.deployment.export import export, pattern
 from detection.deployment.fixed import FixedDetector
@@ -28,6 +30,7 @@ CATEGORIES = [CategoryEntry(3, "red"), CategoryEntry(7, "b"), CategoryEntry(90, 
 
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+CUT_OFF = "truncated or damaged image (image file is truncated)"
 
 
 def brief_detector(categories):
@@ -125,8 +128,56 @@ def test_the_reader_in_the_documentation_finds_the_same_without_torch(files, tmp
     np.testing.assert_allclose([[float(x) for x in line[2:]] for line in lines], found["boxes"], atol=0.06)
 
 
+def numbered_pictures(folder: Path, count: int, damaged: tuple[int, ...] = ()) -> Path:
+    """A folder of `00.png`, `01.png`, …, of which some are cut off."""
+    folder.mkdir()
+    for number in range(count):
+        path = folder / f"{number:02}.png"
+        Image.fromarray(pattern(75, 100, number)).save(path)
+        if number in damaged:
+            path.write_bytes(path.read_bytes()[:-30])
+    return folder
+
+
+@pytest.fixture
+def known_file(files, monkeypatch):
+    """The export takes the file that is there, which spares its minutes."""
+    monkeypatch.setattr("detection.deployment.export.traced", lambda detector: None)
+    copied = lambda trace, path, *_: shutil.copy(files / "detector.onnx", path)  # noqa: E731
+    monkeypatch.setattr("detection.deployment.export.write", copied)
+
+
+@pytest.mark.parametrize(
+    ("count", "damaged", "told"),
+    [
+        (17, (), "16 of 17 pictures in {images}"),
+        (40, (1, 39), "16 of 40 pictures in {images}"),  # neither is among the 16
+        (3, (1,), "2 of 3 pictures in {images} (left out: 01.png: {why})"),
+    ],
+)
+def test_it_compares_on_16_pictures_and_names_those_left_out(
+    files, known_file, tmp_path, capsys, count, damaged, told
+):
+    images = numbered_pictures(tmp_path / "images", count, damaged)
+    words = [str(files / "detector.safetensors"), "--format", "onnx", "--output", str(tmp_path / "d.onnx")]
+    assert main([*words, "--images", str(images)]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"compared on {told.format(images=images, why=CUT_OFF)}: boxes within ")
+    compared = told.partition(" ")[0]
+    assert f"export: comparing {compared}/{compared}, " in err
+
+
+def test_pictures_of_which_none_can_be_decoded_are_refused_before_any_work(files, tmp_path, capsys):
+    images = numbered_pictures(tmp_path / "images", 2, (0, 1))
+    words = [str(files / "detector.safetensors"), "--format", "onnx", "--output", str(tmp_path / "d.onnx")]
+    assert main([*words, "--images", str(images)]) == 1
+    told = f"{images}: 2 of 2 pictures cannot be decoded, such as 00.png: {CUT_OFF}\n"
+    assert capsys.readouterr().err.endswith(told)
+
+
 @pytest.mark.slow
-def test_the_command_compares_with_the_users_pictures(files, tmp_path, capsys):
+def test_the_command_compares_with_the_users_pictures_and_tells_its_stages(files, tmp_path, capsys, caplog):
+    caplog.set_level("INFO", "detection")
     (tmp_path / "images").mkdir()
     for seed in range(2):
         Image.fromarray(pattern(75, 100, seed)).save(tmp_path / "images" / f"{seed}.png")
@@ -140,6 +191,7 @@ def test_the_command_compares_with_the_users_pictures(files, tmp_path, capsys):
         first,
     )
     assert last == str(path)
+    assert caplog.messages == ["export: building the program", "export: writing the program of torch.export"]
     assert words_of(path)["weights"] == digest(files / "detector.safetensors")
     assert [file.name for file in path.parent.iterdir()] == ["d.pt2"]
 
@@ -237,7 +289,7 @@ def test_a_missing_package_is_named_with_the_command(
 
 
 @pytest.mark.slow
-def test_int8_tells_what_it_costs(files, tmp_path, capsys):
+def test_int8_tells_what_it_costs(files, tmp_path, monkeypatch, capsys):
     pytest.importorskip("nncf")
     images = tmp_path / "images"
     images.mkdir()
@@ -259,6 +311,9 @@ def test_int8_tells_what_it_costs(files, tmp_path, capsys):
             one |= {"category_id": CATEGORIES[label].id, "bbox": [box[0], box[1], width, height]}
             annotations["annotations"].append(one | {"area": width * height})
     (tmp_path / "a.json").write_text(json.dumps(annotations))
+    monkeypatch.setattr(
+        int8, "CONFIDENT", float(found["scores"][3])
+    )  # a detector trained briefly is never sure
     path = tmp_path / "int8.xml"
     words = [str(files / "detector.safetensors"), "--format", "openvino", "--output", str(path), "--int8"]
     words += ["--images", str(images)]

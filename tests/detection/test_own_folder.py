@@ -6,23 +6,7 @@ from pathlib import Path
 
 import pytest
 from label_folders import BOX, picture, put, xml
-from photo_folders import (
-    NAMES,
-    coco,
-    coco_parts,
-    coco_whole,
-    coco_with_test,
-    roboflow_coco,
-    roboflow_voc,
-    roboflow_yolo,
-    voc,
-    voc_lists,
-    yolo,
-    yolo_by_lists,
-    yolo_by_several_folders,
-    yolo_by_yaml,
-    yolo_parts,
-)
+from own_folders import LAYOUTS, NAMES, coco, coco_parts, coco_whole, voc, yolo, yolo_by_lists
 
 from backbones.ranges import ConfigError
 from conf.compose import composed
@@ -37,88 +21,6 @@ from pipeline.report import write_report
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-DRAWN = "no split: 20 % drawn for validation by seed 0 (2 of 10 images); 1 class"
-
-
-LAYOUTS = {
-    "VOC of a stranger": (voc, f"VOC layout, {DRAWN}", 8, 2),
-    "VOC, other names": (lambda root: voc(root, "images", "annotations"), f"VOC layout, {DRAWN}", 8, 2),
-    "VOC with lists": (
-        voc_lists,
-        "VOC layout: trained on train (4 images), scored on val (2 images); 1 class",
-        4,
-        2,
-    ),
-    "labels beside the images": (lambda root: voc(root, ".", "."), f"VOC layout, {DRAWN}", 8, 2),
-    "in a folder in it": (lambda root: voc(root / "unpacked"), f"VOC layout, {DRAWN}", 8, 2),
-    "YOLO": (yolo, f"YOLO layout, {DRAWN}", 8, 2),
-    "YOLO, images and labels in one folder": (
-        lambda root: yolo(root, "data", "data"),
-        f"YOLO layout, {DRAWN}",
-        8,
-        2,
-    ),
-    "YOLO with splits": (
-        lambda root: yolo_parts(
-            root, {("images/train", "labels/train"): NAMES[:7], ("images/val", "labels/val"): NAMES[7:]}
-        ),
-        "YOLO layout: trained on train (7 images), scored on val (3 images); 1 class",
-        7,
-        3,
-    ),
-    "YOLO, split by data.yaml": (
-        yolo_by_yaml,
-        "YOLO layout: trained on train (6 images), scored on val (2 images); 1 class",
-        6,
-        2,
-    ),
-    "YOLO, lists in data.yaml": (
-        yolo_by_lists,
-        "YOLO layout: trained on train (7 images), scored on val (2 images); 1 class",
-        7,
-        2,
-    ),
-    "YOLO, several folders in data.yaml": (
-        yolo_by_several_folders,
-        "YOLO layout: trained on train (8 images), scored on val (1 image); 1 class",
-        8,
-        1,
-    ),
-    "Roboflow, YOLO": (
-        roboflow_yolo,
-        "YOLO layout (Roboflow export): trained on train (2 images), scored on val (2 images); "
-        "test not used; 1 class",
-        2,
-        2,
-    ),
-    "Roboflow, VOC": (
-        roboflow_voc,
-        "VOC layout: trained on train (6 images), scored on valid (4 images); 1 class",
-        6,
-        4,
-    ),
-    "Roboflow, COCO": (
-        roboflow_coco,
-        "COCO layout: trained on train (6 images), scored on valid (4 images); 1 class",
-        6,
-        4,
-    ),
-    "COCO": (
-        coco_parts,
-        "COCO layout: trained on train2017 (6 images), scored on val2017 (4 images); 1 class",
-        6,
-        4,
-    ),
-    "COCO without a split": (coco_whole, f"COCO layout, {DRAWN}", 8, 2),
-    "COCO with test alone": (
-        coco_with_test,
-        "COCO layout: trained on train (6 images), scored on test (4 images); 1 class",
-        6,
-        4,
-    ),
-}
 
 
 def state(folder: Path) -> dict[str, tuple[int, bytes]]:

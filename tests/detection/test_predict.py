@@ -104,9 +104,11 @@ def test_images_are_drawn_listed_and_tabulated(detector, weights, images, tmp_pa
         drawn, shown = Image.open(output / f"{number}_a.png"), Image.open(path).convert("RGB")
         assert drawn.size == shown.size
         assert drawn.tobytes() != shown.tobytes()
-    printed = "".join(capsys.readouterr().out.split())
-    assert "[red]cell" in printed
-    assert "detections.json" in printed
+    shown = capsys.readouterr().out
+    assert "[red] cell" in shown
+    rows = [line for line in shown.splitlines() if str(images) in line]
+    assert [row.split("│")[-2].strip() for row in rows] == ["1_a.png", "2_a.png"]
+    assert shown.endswith(f"{output}: 2 drawings\n{output}/detections.json\n")
 
 
 def test_json_is_all_that_stands_on_stdout(detector, weights, images, capsys):
@@ -198,6 +200,7 @@ def test_the_table_has_whole_names_where_it_goes_to_a_file(weights, images, tmp_
     words = [weights, str(images), "gone" * 40, "--output", str(tmp_path / "out"), "--device", "cpu"]
     assert main(words) == 1
     shown = capsys.readouterr().out
+    assert f"{tmp_path / 'out'}: 2 drawings\n" in shown  # of the files that were read
     assert (str(name) in shown, "gone" * 40 in shown) == (True, True)
 
 
@@ -270,6 +273,8 @@ def test_a_video_is_its_frames(detector, weights, images, tmp_path, capsys):
     assert difference.max() > 100  # boxes
     printed = "".join(capsys.readouterr().out.split())
     assert "(3frames)" in printed
+    assert "2_clip.mp4│" in printed
+    assert f"{output}:2drawings" in printed
 
 
 def test_a_video_that_cannot_be_read_costs_itself_alone(weights, images, tmp_path, capsys):

@@ -56,10 +56,15 @@ def test_the_lines_in_the_document_run(detector, photo, monkeypatch):
     monkeypatch.chdir(photo.parent)
     detector.save("detector.safetensors", {})
     (lines,) = re.findall(r"```python\n(import supervision\n.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    assert lines.count("threshold=0.5") == 2
+    scores = detector("photo.jpg")[0]["scores"]
     names: dict = {}
-    exec(lines, names)
-    assert np.any(np.asarray(names["drawn"]) != np.asarray(names["photo"]))
-    assert {*names["tiled"]["class_name"].tolist()} == {"cat", "dog"}
+    exec(lines.replace("0.5", str(float(scores[2:4].mean()))), names)
+    assert len(names["detections"]) == 3
+    changed = np.any(np.asarray(names["drawn"]) != np.asarray(names["photo"]), axis=2)
+    for top, right, bottom in names["detections"].xyxy[:, 1:].astype(int):
+        assert changed[top : bottom - 1, right - 1].all()  # the box's own edge: the label is to the left
+    assert len(names["tiled"]) > 0
 
 
 def test_without_supervision_the_message_says_how_to_install_it(monkeypatch):

@@ -62,6 +62,7 @@ def test_the_level_names_what_is_wrong_with_folders(tmp_path, lines):
         ("", "absent: no such file or directory"),
     ]
     assert ("ok", "data", "data: is there") in found
+    assert not any("--data DIR" in text for _, _, text in found)
 
 
 def test_data_folders_of_earlier_runs_are_looked_for(tmp_path, lines):
@@ -75,11 +76,16 @@ def test_data_folders_of_earlier_runs_are_looked_for(tmp_path, lines):
     (runs / "search" / "config.yaml").write_text("a: [")
     found, code = lines()
     assert code == 0
-    told = sorted((level, text) for level, _, text in found if "of earlier runs" in text)
+    told = sorted((level, text) for level, _, text in found if "from earlier runs" in text)
     assert told == [
-        ("note", f"{tmp_path / 'gone'}, of earlier runs: no such file or directory"),
-        ("ok", f"{tmp_path}, of earlier runs: is there"),
+        ("note", f"{tmp_path / 'gone'}: no such file or directory (from earlier runs)"),
+        ("ok", f"{tmp_path}: is there (from earlier runs)"),
     ]
+
+
+def test_without_data_the_option_that_looks_at_them_is_named(lines):
+    (text,) = (text for _, topic, text in lines()[0] if topic == "data")
+    assert text.startswith("no folder given: --data DIR looks at yours")
 
 
 def test_little_room_is_told(lines, monkeypatch):

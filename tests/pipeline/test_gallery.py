@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -92,6 +93,22 @@ def test_a_pair_counts_what_is_right_what_is_wrong_and_what_is_drawn(tmp_path):
     ]
     truth = [[(box.name, box.crowd, box.wrong) for box in pair.truth] for pair in shown.pairs]
     assert truth == [[("1", False, False), ("2", False, False), ("3", True, False)], []]
+
+
+@pytest.mark.parametrize(
+    ("score", "scores"),
+    [
+        (0.49, [0.05, 0.25, 0.49, 0.75]),
+        (0.55, [0.05, 0.25, 0.5, 0.55, 0.75]),
+        (0.3, [0.05, 0.25, 0.3, 0.5, 0.75]),
+        (0.07, [0.07, 0.25, 0.5, 0.75]),
+    ],
+)
+def test_scores_that_can_be_chosen_differ_by_something(score, scores, tmp_path):
+    annotations = coco(tmp_path, [(1, 50, 0)])
+    Image.new("RGB", (300, 200)).save(tmp_path / "0.png")
+    found = [Result(0, 3, (0.0, 0.0, 50.0, 50.0), score + 0.001)]
+    assert gallery(annotations, found, tmp_path).scores == scores
 
 
 def test_labels_lie_side_by_side_and_move_where_another_is():

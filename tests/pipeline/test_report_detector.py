@@ -37,6 +37,7 @@ def test_detections_lie_beside_the_ground_truth(run_dir):
     assert [choice["id"] for choice in choices if "checked" in choice] == ["score-5"]
     assert len(page.having("panel")) == 4
     text = page.sections["detections"]
+    assert "at least 0.05 0.25 0.50 0.75 0.80 (best balance) First what" in text
     assert "1.png: 1 of 2 found, 1 wrong" in text
     assert "2.png: nothing to find; nothing scores 0.80, the best 0.30" in text
     # 1 of 2 shown is right, 1 of 2 objects found; with the third detection F1 would be 2 / (3 + 2)
@@ -127,6 +128,16 @@ def test_a_detector_alone_has_a_page_of_its_own(run_dir):
     assert len(page.having("pair")) == len(read(run_dir).having("pair")) == 2
     assert "2 images of val.json" in page.sections["detector"]
     assert f"predictions={folder / 'predictions.json'}" in page.sections["again"]
+
+
+def test_one_class_and_one_image_are_singular(run_dir):
+    folder = run_dir / "detection"
+    small_detector([CategoryEntry(5, CLASSES[0])]).save(folder / "detector.safetensors", {})
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"images": 1}))
+    text = read(folder).sections["detector"]
+    assert re.search(r"Engine \w+, 1 class\.", text)
+    assert "1 image of val.json" in text
 
 
 def test_a_detectors_evaluation_alone_says_that_it_has_no_images(run_dir):
