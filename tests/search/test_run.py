@@ -78,6 +78,21 @@ def test_finished_search_is_not_run_again(tmp_path):
     assert (tmp_path / "metrics.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"metrics": []}', f'{{"metrics": {{"children": {"1" * 5000}}}}}']
+)
+def test_what_damaged_figures_tell_to_do_gives_them_back(tmp_path, content):
+    first = run(toy_config(tmp_path, 6))
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(
+        ValueError, match=r"metrics\.json.*, or delete it .* makes it again from search\.sqlite$"
+    ):
+        run(toy_config(tmp_path, 6))
+    (tmp_path / "metrics.json").unlink()
+    assert run(toy_config(tmp_path, 6)) == first
+    assert json.loads((tmp_path / "metrics.json").read_text()) == first
+
+
 def test_metrics_of_a_smaller_budget_do_not_outlive_a_larger_one(tmp_path, monkeypatch):
     run(toy_config(tmp_path, 4))
 
