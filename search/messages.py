@@ -111,6 +111,10 @@ class Site:
     capability: str
 
 
+class ResultError(ValueError):
+    """Raised for a `Result` with both a reward and a failure, or with neither."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What became of a child: a `reward`, or None and a `failure` with its `detail`.
@@ -134,7 +138,7 @@ class Result:
 
     def __post_init__(self) -> None:
         if (self.reward is None) == (self.failure is None):
-            raise ValueError(f"child {self.proposal.number}: a result has either a reward or a failure")
+            raise ResultError(f"child {self.proposal.number}: a result has either a reward or a failure")
 
 
 Evaluator = Callable[[Genotype, ChildTask], "Result | float"]

@@ -171,6 +171,12 @@ BAD = [
         Failure.INVALID,
         "seconds = -3, must be at least 0",
     ),
+    (lambda proposal: Result(proposal), Failure.INVALID, ": a result has either a reward or a failure"),
+    (
+        lambda proposal: Result(proposal, reward=0.5, failure=Failure.CRASH),
+        Failure.INVALID,
+        ": a result has either a reward or a failure",
+    ),
     (lambda proposal: Result(proposal, failure="tired"), Failure.INVALID, "'tired' is not a valid Failure"),
     (lambda proposal: proposal.absent, Failure.INVALID, "AttributeError: "),
     (lambda proposal: proposal + 1, Failure.INVALID, "TypeError: unsupported operand"),
