@@ -241,8 +241,8 @@ def test_a_copy_whose_ledger_is_gone_is_read_and_told(tmp_path, capsys, monkeypa
     def stops(self, genotype, task):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Favourite, "__call__", stops)
+    monkeypatch.setattr(Favourite, "__call__", stops)
+    with pytest.raises(KeyboardInterrupt):
         run(toy_config(run_dir, 7, ledger=str(disk)))
     (live,) = disk.glob("*.sqlite")
     assert not [words for words in shown(capsys, run_dir) if words[:2] == ["read", "from"]]
