@@ -189,18 +189,12 @@ class RunFolder:
         return known
 
     def finished(self) -> dict[str, Any] | None:
-        """The content of `metrics.json`, which a run writes last; None before."""
+        """The content of `metrics.json`, which a run writes last; None before it. Raises ValueError."""
         path = self.path / "metrics.json"
         if not os.path.lexists(path):
             return None
-        try:
-            content = read_json(path, "metrics")
-            convert_json(content, _Figures, f"{path}: ")
-        except ValueError as error:
-            raise ValueError(
-                f"{error}; restore it, or delete it and start the same command again, which evaluates the "
-                "last checkpoint"
-            ) from None
+        content = read_json(path, "metrics")
+        convert_json(content, _Figures, f"{path}: ")
         return content
 
     def finish(

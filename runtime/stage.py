@@ -37,8 +37,8 @@ class Stage:
     """A stage of the chain. name: in files and figures. may_change: keys that may change when a run is
     resumed. products: files that a finished run leaves, the first one for the next stage. length: keys in
     which a longer run may differ from the finished one that it continues. sources: files in the run's folder
-    from each of which products can be made again. report: the command that shows a run. config, below: the
-    stage's root dataclass."""
+    from each of which products and figures can be made again. report: the command that shows a run. config,
+    below: the stage's root dataclass."""
 
     name: str
     may_change: tuple[str, ...]
@@ -82,12 +82,25 @@ class Stage:
             return None
         if not launched_rank():
             folder.check(config, stage=self.name, may_change=self.may_change)
-        content = folder.finished()
+        content = self._figures(folder)
         if content is not None and not quiet and not launched_rank():
             folder.log_if_possible(self.name)
             log.info("%s: was finished before", self.name)
             self.show(folder, content)
         return content
+
+    def _figures(self, folder: RunFolder) -> dict[str, Any] | None:
+        try:
+            return folder.finished()
+        except ValueError as error:
+            left = self._source(folder.path)
+            advice = f"and start the same command again, which makes it again from {left}"
+            if left is None:
+                advice = f"to start from the beginning: {self.sources[0]}, which it was made from, is gone"
+            raise ValueError(f"{error}; restore it, or delete it {advice}") from None
+
+    def _source(self, folder: Path) -> str | None:
+        return next((name for name in self.sources if (folder / name).exists()), None)
 
     def is_finished(self, folder: Path) -> bool:
         """Whether the folder holds figures and products.
@@ -104,7 +117,7 @@ class Stage:
         gone = self._gone(folder)
         if not gone or not (folder / "config.yaml").exists():
             return True
-        if not any((folder / name).exists() for name in self.sources):
+        if self._source(folder) is None:
             raise ValueError(
                 f"{folder} holds a finished {self.name} run whose {gone[0]} is gone, and "
                 f"{self.sources[0]}, from "
@@ -121,8 +134,7 @@ class Stage:
         """Logs that a finished run goes on because a product is gone."""
         gone = self._gone(folder)
         if gone and (folder / "metrics.json").exists():
-            left = next((name for name in self.sources if (folder / name).exists()), self.sources[0])
-            log.warning("%s is gone and is made again from %s", folder / gone[0], left)
+            log.warning("%s is gone and is made again from %s", folder / gone[0], self._source(folder))
 
     def open(self, config: Any, trainer: L.Trainer, data: Mapping[str, Any] | None = None) -> RunFolder:
         """The run's folder; the first process makes it and gives the trainer its loggers.

@@ -31,11 +31,19 @@ class Failure(StrEnum):
 FINAL_AT_ONCE = frozenset({Failure.REJECTED, Failure.INVALID, Failure.NOT_FINITE})
 
 
+class ResultError(ValueError):
+    """Raised for a `Result` with both a reward and a failure, or with neither, and for an unknown failure."""
+
+
 class ChildFailed(Exception):
     """Raised by an evaluator to end a child with a typed failure."""
 
     def __init__(self, failure: Failure, detail: str):
-        self.failure, self.detail = Failure(failure), str(detail)
+        try:
+            self.failure = Failure(failure)
+        except ValueError as error:
+            raise ResultError(f"{error}, expected one of {', '.join(Failure)}") from None
+        self.detail = str(detail)
         super().__init__(self.failure, self.detail)  # both, so that it can be pickled
 
     def __str__(self) -> str:
@@ -134,7 +142,7 @@ class Result:
 
     def __post_init__(self) -> None:
         if (self.reward is None) == (self.failure is None):
-            raise ValueError(f"child {self.proposal.number}: a result has either a reward or a failure")
+            raise ResultError(f"child {self.proposal.number}: a result has either a reward or a failure")
 
 
 Evaluator = Callable[[Genotype, ChildTask], "Result | float"]

@@ -3,8 +3,8 @@
     python -m search.share DIR OUT
 
 OUT receives `search.sqlite` and `config.yaml`, for search.report, search.status, search.surrogate and
-search.rerank. Left out are the strategy's state, learning curves, names of hosts, and paths. Such a folder
-can be read, not continued.
+search.rerank. Left out are the strategy's state, learning curves, attempts that run, names of hosts, and
+paths. Such a folder can be read, not continued.
 """
 
 import sqlite3
@@ -22,6 +22,7 @@ from runtime.yaml_files import read_mapping
 from search.ledger.copying import copy_whole
 from search.ledger.located import located
 from search.ledger.reader import LEDGER, connect, damage_named
+from search.ledger.rows import SHARED
 
 FACTS = ("search", "split", "hardware", "seconds", "finished")
 """Those that say what the search was."""
@@ -30,7 +31,10 @@ DELETE FROM strategy_tensors;
 DELETE FROM strategy_values;
 DELETE FROM events WHERE kind != 'started';
 DELETE FROM facts WHERE name NOT IN ({", ".join(f"'{name}'" for name in FACTS)});
+INSERT OR REPLACE INTO facts VALUES ('{SHARED}', 'true');
 UPDATE children SET curve = '[]', log_probs = NULL;
+UPDATE children SET status = 'queued' WHERE status = 'running';
+DELETE FROM attempts WHERE ended IS NULL;
 UPDATE attempts SET host = NULL, node = NULL, pid = NULL;
 """
 

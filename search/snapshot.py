@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from search.estimate import Pace
 from search.ledger.reader import connect, damage_named
-from search.ledger.rows import best_first, from_json
+from search.ledger.rows import SHARED, best_first, from_json
 from search.messages import Failure
 
 LATE = 100
@@ -99,6 +99,11 @@ class Snapshot:
         if finished is None or not self.asked:
             return finished is None or any(row.status != "done" for row in self.children)
         return finished != self.asked
+
+    @property
+    def shared(self) -> bool:
+        """Whether this is a copy that `search.share` wrote."""
+        return bool(self.facts.get(SHARED))
 
     @property
     def seconds(self) -> float:

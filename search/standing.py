@@ -14,8 +14,9 @@ NO_WORD = "no process runs it, and the last one left no reason, as after kill -9
 
 
 class Standing(NamedTuple):
-    """word: `running: …`, `paused`, `killed`, `finished` or `ended …`. why: in words; empty where the word
-    says all, or an older version wrote the ledger. driver: the process that runs it; None without one."""
+    """word: `running: …`, `paused`, `killed`, `finished`, `ended …` or `a copy …`. why: in words; empty where
+    the word says all, or an older version wrote the ledger. driver: the process that runs it; None without
+    one."""
 
     word: str
     why: str
@@ -32,6 +33,9 @@ def standing(snapshot: Snapshot, folder: Path) -> Standing:
         return Standing(f"finished: {hours} is spent" if snapshot.spent == "hours" else "finished", "", None)
     if fruitless(snapshot):
         return Standing("ended without a reward", f"{hours} was spent" if in_no_time(snapshot) else "", None)
+    if snapshot.shared:
+        done = f"{snapshot.count('done'):,} of {counted(snapshot.budget, 'child', 'children')}"
+        return Standing(f"a copy of a search at {done}", "", None)
     why = snapshot.facts.get(ENDED)
     left = snapshot.count("running")
     if left or (ENDED in snapshot.facts and why is None):

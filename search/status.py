@@ -114,7 +114,7 @@ def _outcome(attempt: Attempt, *, alive: bool) -> str:
 
 def _time(snapshot: Snapshot, now: float, *, alive: bool) -> str:
     spent = duration(snapshot.seconds)
-    if not snapshot.left_open or (not alive and fruitless(snapshot)):
+    if not snapshot.left_open or snapshot.shared or (not alive and fruitless(snapshot)):
         return spent
     left = snapshot.seconds_left(now, alive=alive)
     return f"{spent} so far, " + ("ETA not known yet" if left is None else f"ETA {estimated(left)}")
@@ -163,6 +163,9 @@ def _hosts(attempts: Sequence[Attempt]) -> Table:
 
 def _what_next(snapshot: Snapshot, folder: Path, config: Mapping[str, Any], *, alive: bool) -> list[str]:
     report = f"report: {commands.about('search.report', folder)}"
+    rerank = f"train the best cells longer: {commands.rerank(folder)}"
+    if snapshot.shared:
+        return ["search.share wrote this copy, which is not continued.", rerank, report]
     if alive:
         return ["To pause, press Ctrl-C where it runs, or send it SIGTERM.", report]
     if snapshot.left_open and not fruitless(snapshot):
@@ -180,7 +183,7 @@ def _what_next(snapshot: Snapshot, folder: Path, config: Mapping[str, Any], *, a
         tried = [*_why_fruitless(snapshot, config)]
         return [*tried, f"To go on with other cells, add budget.{key}={larger:g}{typed}"]
     extend = f"To extend it, add budget.{key}={larger:g} to its command{typed}"
-    return [extend, f"train the best cells longer: {commands.rerank(folder)}", report]
+    return [extend, rerank, report]
 
 
 def _why_fruitless(snapshot: Snapshot, config: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from backbones.words import printable
 from celltransfer import program
 from runtime.charts import Series, charts
 from runtime.page import page, percent, short
+from search import commands
 from search.pareto import on_front
 
 TEMPLATE = Path(__file__).with_name("machine.html.j2")
@@ -66,6 +67,8 @@ def write_page(folder: Path, entries: Sequence[Entry], protocol: str, processor:
         "protocol": protocol,
         "processor": processor,
         "command": _predict,
+        "again": commands.again(folder / "search"),
+        "quoted": lambda entry: shlex.quote(str(folder / entry["folder"])),
     }
     for entry in entries:
         card = page(CARD, context | {"entry": entry, "figures": json.dumps(entry["metrics"], indent=1)})

@@ -13,7 +13,7 @@ import torch
 from backbones.genotype import GenotypeError
 from backbones.words import printable
 from search.children.site import here
-from search.messages import ChildFailed, ChildTask, Evaluator, Failure, OnProgress, Result
+from search.messages import ChildFailed, ChildTask, Evaluator, Failure, OnProgress, Result, ResultError
 
 LONGEST_DETAIL = 2_000
 """Characters of a failure's text that are kept."""
@@ -41,8 +41,8 @@ def attempt(evaluator: Evaluator, task: ChildTask, on_progress: OnProgress | Non
     error's type and text stay in `detail`. Numbers of NumPy and one-element tensors become floats; one that
     is not finite is a failure, and so is a reward outside the `reward_range` that the evaluator declares.
     Times that the result leaves out are those of the call.
-    What is the evaluator's own doing, wherever it runs, is `invalid`, which is tried once: whatever it
-    returned that is no result of this child, and OF_THE_PROGRAM.
+    What is the evaluator's own doing, wherever it runs, is `invalid`, which is tried once: whatever it made
+    or returned that is no result of this child, and OF_THE_PROGRAM.
     """
     number = task.proposal.number
     begun, cpu_begun = time.monotonic(), time.process_time()
@@ -51,7 +51,7 @@ def attempt(evaluator: Evaluator, task: ChildTask, on_progress: OnProgress | Non
         result = _judged(evaluator(task.proposal.genotype, task), task, evaluator)
     except ChildFailed as error:
         result = Result(task.proposal, failure=error.failure, detail=error.detail)
-    except GenotypeError as error:
+    except (GenotypeError, ResultError) as error:
         result = Result(task.proposal, failure=Failure.INVALID, detail=str(error))
     except (Exception, SystemExit, GeneratorExit) as error:
         result = Result(task.proposal, failure=_kind(error), detail=_words(error))

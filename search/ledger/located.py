@@ -12,7 +12,8 @@ from search.ledger.reader import connect, damage_named, fact, is_ledger, ledger_
 class Located(NamedTuple):
     """folder: of the search. ledger: the file to read.
 
-    elsewhere: where a newer one is that this host cannot read, as `host:path`; empty without one."""
+    elsewhere: where a newer one is or was that cannot be read, as `host:path` or `path, which is gone`; empty
+    without one."""
 
     folder: Path
     ledger: Path
@@ -35,7 +36,9 @@ def located(place: Path) -> Located:
         return Located(folder if folder.is_dir() else path.parent, path)
     if not here:
         return Located(path.parent, path, f"{where.get('host')}:{original}")
-    newer = is_ledger(original) and (life_and_place(original)["life"] or 0) >= (known["life"] or 0)
+    if not is_ledger(original):
+        return Located(path.parent, path, f"{original}, which is gone")
+    newer = (life_and_place(original)["life"] or 0) >= (known["life"] or 0)
     return Located(path.parent, original if newer else path)
 
 

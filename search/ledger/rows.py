@@ -18,6 +18,8 @@ ENDED = "ended"
 ledgers do not have it."""
 SPENT = "the budget is spent"
 """Its value where nothing was left to run."""
+SHARED = "shared"
+"""Fact: true in a copy that `search.share` wrote, which is read and not continued."""
 
 ATTEMPTS = """
 CREATE TABLE attempts (

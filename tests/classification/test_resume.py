@@ -248,6 +248,23 @@ def test_a_finished_run_whose_product_is_gone_makes_it_again(tmp_path, digit_fol
     assert not product.exists()
 
 
+def test_what_damaged_figures_tell_to_do_gives_them_back(tmp_path, digit_folders, straight):
+    asked = config(tmp_path, digit_folders)
+    run(asked)
+    figures = tmp_path / "metrics.json"
+    figures.write_text(figures.read_text()[:90])
+    with pytest.raises(ValueError, match=r"metrics\.json: expected .* again from checkpoints/last\.ckpt$"):
+        run(asked)
+    figures.unlink()
+    run(asked)
+    assert_equal_runs(tmp_path, straight(0))
+    shutil.rmtree(tmp_path / "checkpoints")
+    figures.write_text("{}")
+    gone = r"metrics is missing; .* delete it to start from the beginning: checkpoints/last\.ckpt.* is gone$"
+    with pytest.raises(ValueError, match=gone):
+        run(asked)
+
+
 @pytest.mark.parametrize("stage", ["search", "detection"])
 def test_a_finished_run_of_another_stage_is_named_and_kept(tmp_path, digit_folders, stage):
     (tmp_path / "config.yaml").write_text("seed: 0\n")

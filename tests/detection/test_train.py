@@ -121,7 +121,11 @@ def test_a_training_that_gets_no_better_ends_early_and_its_best_weights_are_kept
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert [int(row["step"]) for row in rows if row["val/AP"]] == [2, 4, 6, 6]
 
-    (tmp_path / "metrics.json").unlink()  # as if killed in its last evaluation
+    (tmp_path / "metrics.json").write_text("{")
+    again = r"metrics\.json: .*, or delete it and start .* makes it again from checkpoints/last\.ckpt$"
+    with pytest.raises(ValueError, match=again):
+        train(patient_config)
+    (tmp_path / "metrics.json").unlink()  # also as if killed in its last evaluation
     assert train(patient_config) == result
 
 

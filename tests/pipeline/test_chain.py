@@ -66,6 +66,11 @@ def test_started_again_the_chain_skips_finished_stages_and_continues_the_unfinis
     run, _ = chain
     weights = (run / "classification" / "backbone.safetensors").stat().st_mtime_ns
     before = (run / "detection" / "detector.safetensors").read_bytes()
+    (run / "detection" / "metrics.json").write_text('{"stage": "detection", ')
+    refused = command("pipeline", "experiment=smoke", "run_dir=run", cwd=run.parent, check=False)
+    assert (refused.returncode, "Traceback" in refused.stderr) == (1, False)
+    assert "run/detection/metrics.json: expected a metrics file in JSON" in refused.stderr
+    assert "delete it and start the same command again" in refused.stderr
     for name in ("metrics.json", "detector.safetensors"):
         (run / "detection" / name).unlink()
     again = command("pipeline", "experiment=smoke", "run_dir=run", cwd=run.parent)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,8 @@ def test_table_page_and_cards_show_the_front_and_escape_names(tmp_path):
     assert [each["front"] for each in entries] == [True, True, False, False]
     for each in entries:
         (tmp_path / each["folder"]).mkdir(parents=True)
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search/command.txt").write_text("python -m pipeline.machine 'data.root=a b'\n")
     page = write_page(tmp_path, entries, "medians, <1 thread>", "a processor").read_text()
     assert "medians, &lt;1 thread&gt;" in page
     rows = page[page.index("<table") :]
@@ -118,6 +121,8 @@ def test_table_page_and_cards_show_the_front_and_escape_names(tmp_path):
     card = (tmp_path / "networks/fast/README.md").read_text()
     assert "AP, AP50 | 40.0 %, 40.0 % on 9 validation images" in card
     assert "'a folder/fast/detector.safetensors' IMAGES" in card
+    train = f"rm -r {tmp_path}/networks/fast\npython -m pipeline.machine 'data.root=a b' run_dir={tmp_path}\n"
+    assert f"```sh\n{train}```" in card
     assert table(entries).row_count == 4
 
 
@@ -137,3 +142,8 @@ def test_a_comparison_from_the_search_to_the_page(tmp_path):
     times = json.loads((tmp_path / "run/times.json").read_text())
     assert machine.run(asked) == content  # nothing is trained or timed again
     assert json.loads((tmp_path / "run/times.json").read_text()) == times
+    first = content["networks"][0]
+    shutil.rmtree(tmp_path / "run" / first["folder"])  # as its card says
+    again = machine.run(asked)["networks"]
+    assert [each["metrics"] for each in again] == [each["metrics"] for each in content["networks"]]
+    assert Path(first["weights"]).is_file()

@@ -184,12 +184,12 @@ def test_damaged_inputs_are_named_with_what_to_do(tmp_path, content, caplog):
     assert f"{path} is missing: the input files are taken to be those that the run began with" in caplog.text
 
 
-def test_damaged_figures_are_named_with_what_to_do(tmp_path):
+def test_damaged_figures_are_named(tmp_path):
     folder = opened(tmp_path)
     path = folder.path / "metrics.json"
     for content in (b"", b'{"stage": "sea', b"[1]", bytes(64)):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"^{path}.* expected .*; restore it, or delete it and start "):
+        with pytest.raises(ValueError, match=f"^{path}.* expected "):
             folder.finished()
         assert path.read_bytes() == content
 
@@ -205,10 +205,10 @@ def test_damaged_figures_are_named_with_what_to_do(tmp_path):
         ({"metrics": {}, "steps": [1]}, ": steps = [1], expected int"),
     ],
 )
-def test_figures_of_another_form_are_named_with_what_to_do(tmp_path, content, told):
+def test_figures_of_another_form_are_named(tmp_path, content, told):
     folder = opened(tmp_path)
     (folder.path / "metrics.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="; restore it, or delete it and start ") as error:
+    with pytest.raises(ValueError) as error:
         folder.finished()
     assert str(error.value).startswith(f"{folder.path / 'metrics.json'}{told}")
 

@@ -136,6 +136,10 @@ def fails_as_text(proposal):
     raise ChildFailed("not finite", torch.tensor(3))
 
 
+def fails_of_no_kind(proposal):
+    raise ChildFailed("tired", "why")
+
+
 GOOD = [
     (0.5, 0.5),
     (np.float32(0.5), 0.5),
@@ -171,7 +175,14 @@ BAD = [
         Failure.INVALID,
         "seconds = -3, must be at least 0",
     ),
+    (lambda proposal: Result(proposal), Failure.INVALID, ": a result has either a reward or a failure"),
+    (
+        lambda proposal: Result(proposal, reward=0.5, failure=Failure.CRASH),
+        Failure.INVALID,
+        ": a result has either a reward or a failure",
+    ),
     (lambda proposal: Result(proposal, failure="tired"), Failure.INVALID, "'tired' is not a valid Failure"),
+    (fails_of_no_kind, Failure.INVALID, "'tired' is not a valid Failure, expected one of rejected, "),
     (lambda proposal: proposal.absent, Failure.INVALID, "AttributeError: "),
     (lambda proposal: proposal + 1, Failure.INVALID, "TypeError: unsupported operand"),
     (quits, Failure.CRASH, "SystemExit: bye"),

@@ -225,4 +225,4 @@ def test_a_search_that_runs_is_read_where_it_writes(folder, monkeypatch):
     assert found["away"] == (run_dir, run_dir / LEDGER, f"{socket.gethostname()}:{live}")
     assert found["done"] > CHILDREN / 2
     shutil.rmtree(disk)
-    assert located(run_dir) == (run_dir, run_dir / LEDGER, "")
+    assert located(run_dir) == (run_dir, run_dir / LEDGER, f"{live}, which is gone")

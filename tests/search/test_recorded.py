@@ -6,7 +6,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from toy_search import DIGITS, evaluator, reward, toy_config
+from toy_search import DIGITS, Favourite, evaluator, reward, toy_config
 
 from backbones.ranges import ConfigError
 from runtime.config import LoggerConfig
@@ -76,6 +76,28 @@ def test_a_shared_search_is_never_continued(random_search, tmp_path):
     )
     with pytest.raises(ValueError, match="no state of the strategy"):
         run(more)
+
+
+def test_a_search_that_is_shared_while_it_runs_is_a_copy_and_not_killed(tmp_path, capsys, monkeypatch):
+    def shares(self, genotype, task):
+        if task.proposal.number == 6:
+            share(tmp_path / "run", tmp_path / "copy")
+        return honest(self, genotype, task)
+
+    honest = Favourite.__call__
+    monkeypatch.setattr(Favourite, "__call__", shares)
+    run(toy_config(tmp_path / "run", 9, strategy=RandomConfig(), logger=NO_LOGGER))
+    done = sum(row.status == "done" for row in read_children(tmp_path / "copy" / LEDGER))
+    assert 3 < done < 9
+    assert status([str(tmp_path / "copy")]) == 0
+    said = capsys.readouterr().out
+    assert f"copy (a copy of a search at {done} of 9 children)\n" in said
+    assert f"{done} of 9 done, 0 running, " in said
+    assert said.splitlines()[-3] == "search.share wrote this copy, which is not continued."
+    for word in ("killed", "ETA", "broken off", "continues it"):
+        assert word not in said
+    page = write_report([tmp_path / "copy"], tmp_path / "page.html").read_text()
+    assert f"a copy of a search at {done} of 9 children" in page
 
 
 @pytest.mark.parametrize("where", ["itself", "another run"])

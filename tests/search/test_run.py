@@ -78,6 +78,21 @@ def test_finished_search_is_not_run_again(tmp_path):
     assert (tmp_path / "metrics.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"metrics": []}', f'{{"metrics": {{"children": {"1" * 5000}}}}}']
+)
+def test_what_damaged_figures_tell_to_do_gives_them_back(tmp_path, content):
+    first = run(toy_config(tmp_path, 6))
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(
+        ValueError, match=r"metrics\.json.*, or delete it .* makes it again from search\.sqlite$"
+    ):
+        run(toy_config(tmp_path, 6))
+    (tmp_path / "metrics.json").unlink()
+    assert run(toy_config(tmp_path, 6)) == first
+    assert json.loads((tmp_path / "metrics.json").read_text()) == first
+
+
 def test_metrics_of_a_smaller_budget_do_not_outlive_a_larger_one(tmp_path, monkeypatch):
     run(toy_config(tmp_path, 4))
 
@@ -151,9 +166,9 @@ def test_other_hardware_is_warned_of_or_refused(tmp_path, caplog, strict):
     run(toy_config(tmp_path, 4))
     with closing(Ledger(tmp_path / "search.sqlite")) as ledger:
         before = ledger.fact("hardware")
-        ledger.save(facts={"hardware": {**before, "capability": "another", "torch": "2.0"}})
+        ledger.save(facts={"hardware": {**before, "capability": "other", "torch": "2.0"}})
     config = toy_config(tmp_path, 6, strict_hardware=strict)
-    changes = f"torch 2.0 -> {before['torch']}, capability another -> {before['capability']}"
+    changes = f"torch 2.0 -> {before['torch']}, capability other -> {before['capability']}"
     if strict:
         with pytest.raises(ValueError, match=re.escape(f"({changes}), and strict_hardware is true")):
             run(config)

@@ -235,6 +235,23 @@ def test_a_search_that_writes_elsewhere_is_shown_while_it_runs(tmp_path, capsys,
         assert not [words for words in lines if words[:2] == ["read", "from"]]
 
 
+def test_a_copy_whose_ledger_is_gone_is_read_and_told(tmp_path, capsys, monkeypatch):
+    run_dir, disk = tmp_path / "run", tmp_path / "disk"
+
+    def stops(self, genotype, task):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Favourite, "__call__", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run(toy_config(run_dir, 7, ledger=str(disk)))
+    (live,) = disk.glob("*.sqlite")
+    assert not [words for words in shown(capsys, run_dir) if words[:2] == ["read", "from"]]
+    live.unlink()
+    lines, (note,) = shown(capsys, run_dir), History.read(located(run_dir)).notes
+    assert told(lines, "read from") == f"read from a copy; the ledger itself is {live}, which is gone"
+    assert note == f"{run_dir / LEDGER} is a copy; the ledger itself is {live}, which is gone"
+
+
 @pytest.mark.parametrize("name", ["my search", "x=1,y=2"])
 def test_commands_can_be_pasted_whatever_the_folder_is_called(tmp_path, capsys, caplog, name):
     folder = tmp_path / name
