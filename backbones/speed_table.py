@@ -43,6 +43,8 @@ STATUS = Path("/proc/self/status")
 SYNTHETIC_SIZE = (480, 640)
 SYNTHETIC = 4
 """Pictures that are made where none are given."""
+LONGEST_NAME = 40
+"""Letters of a model's name in the table."""
 
 Step = Callable[[Image.Image], object]
 
@@ -193,7 +195,7 @@ def report(
             for speed in speeds
         ],
     }
-    Console(width=130).print(_table(speeds))
+    Console(width=150).print(_table(speeds))
     print(f"{heading()}\n{_protocol(options, pictures)}")
     if options.json is not None:
         write_atomically(options.json, json.dumps(content, indent=2) + "\n")
@@ -231,15 +233,15 @@ def _versions() -> dict[str, str]:
 
 def _table(speeds: Sequence[Speed]) -> Table:
     table = Table()
-    table.add_column("model", overflow="fold")
+    table.add_column("model", no_wrap=True)
     for heading in ("engine", "precision"):
         table.add_column(heading)
     for heading in ("ms", "quartiles", "images/s", "times the first", "memory"):
         table.add_column(heading, justify="right")
-    for speed in speeds:
+    for name, speed in zip(short_names([speed.name for speed in speeds]), speeds, strict=True):
         lower, median, upper = speed.quartiles
         table.add_row(
-            escape(printable(speed.name)),
+            escape(printable(name)),
             speed.engine,
             speed.precision,
             f"{median:.1f}",
@@ -249,3 +251,22 @@ def _table(speeds: Sequence[Speed]) -> Table:
             "–" if speed.peak_bytes is None else f"{speed.peak_bytes / 2**20:,.0f} MiB",
         )
     return table
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """The names; of long paths the end by which they differ, of LONGEST_NAME letters at most."""
+    paths = {name: Path(name).parts for name in names}
+
+    def short(name: str) -> str:
+        if len(name) <= LONGEST_NAME:
+            return name
+        parts = paths[name]
+        differs = (
+            count
+            for count in range(1, len(parts))
+            if sum(other[-count:] == parts[-count:] for other in paths.values()) == 1
+        )
+        end = str(Path("…", *parts[-next(differs, len(parts)) :]))
+        return end if len(end) <= LONGEST_NAME else f"…{end[1 - LONGEST_NAME :]}"
+
+    return [short(name) for name in names]

@@ -4,10 +4,10 @@
 
 yolo: DIR/images, DIR/labels and class names in DIR/data.yaml or DIR/classes.txt. voc: DIR/Annotations or
 DIR/annots, and DIR/JPEGImages or DIR/images. Both: labels beside the images in DIR, or in the folders that
---images and --annotations name. --split takes a part: `images/SPLIT` or `SPLIT/images` (VOC:
-`SPLIT/Annotations` with its images), `SPLIT` with labels beside the images, or the names in
-`ImageSets/Main/SPLIT.txt`; without it, parts that are merged are told. Nothing is written when anything is
-wrong; every kind of fault is listed with its count, by file and line.
+--images and --annotations name. --split takes a part: what data.yaml names, folders and lists of images;
+`images/SPLIT` or `SPLIT/images` (VOC: `SPLIT/Annotations` with its images), `SPLIT` with labels beside the
+images, or the names in `ImageSets/Main/SPLIT.txt`. Without it, parts that are merged are told. Nothing is
+written when anything is wrong; every kind of fault is listed with its count, by file and line.
 """
 
 import argparse

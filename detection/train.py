@@ -25,6 +25,7 @@ from detection.training.build import build_detector, find_batch_size, open_image
 from detection.training.config import DetectionConfig
 from detection.training.module import DetectionModule
 from detection.training.recipe import AUTO
+from detection.training.sizes import warn_of_few_steps
 from detection.training.validation import Validation
 from runtime.distributed import broadcast_buffers, rank
 from runtime.folder import RunFolder
@@ -35,7 +36,7 @@ from runtime.progress_callback import ProgressCallback
 from runtime.stage import Stage, log_metrics, seed_process
 from runtime.steps import log_rate
 from runtime.tracking import log_costs
-from runtime.trainer import build_trainer, check_machine, last_checkpoint
+from runtime.trainer import build_trainer, check_machine, last_checkpoint, training_device
 
 log = logging.getLogger(__name__)
 
@@ -227,8 +228,11 @@ def _tell(config: DetectionConfig, detector: Detector, train: DetectionImages, s
     )
     if still := sum(not p.requires_grad for p in detector.engine.backbone.parameters()):
         log.info("%d tensors of the backbone, up to c%d, stay as loaded", still, config.backbone.freeze_at)
-    if not frozen and not config.start.pretrained:
-        warn_of_slow_statistics(detector.engine.backbone, steps * recipe.accumulate)
+    if not config.start.pretrained:
+        cuda = training_device(config.trainer).type == "cuda"
+        warn_of_few_steps(len(train), steps, recipe.images_per_step, cuda=cuda)
+        if not frozen:
+            warn_of_slow_statistics(detector.engine.backbone, steps * recipe.accumulate)
     if not frozen:
         # The rest of the network sees regions of a detector on one map, which are many.
         last = C4_STRIDE if isinstance(config.detector, C4Config) else None

@@ -5,7 +5,7 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,9 +86,14 @@ def _wandb_logger(
         log.info("wandb: %s", run.url)
         _use_inputs(logger)
     elif run.settings.mode == "offline":
-        sync = program(f"pipeline.wandb_sync {shlex.quote(str(folder))}")
-        log.info("wandb: offline, in %s; %s sends it", folder / "wandb", sync)
+        _tell_offline(folder.parent if config.group and folder.name == stage else folder)
     return [logger]
+
+
+@cache
+def _tell_offline(folder: Path) -> None:
+    """Once for a chain, whose stages are sent by one command. folder: of the chain or of the stage."""
+    log.info("wandb: offline; %s sends it", program(f"pipeline.wandb_sync {shlex.quote(str(folder))}"))
 
 
 def _use_inputs(logger: ForgivingWandbLogger) -> None:

@@ -11,14 +11,14 @@ from detection.data.coco_file import CocoFile, columns
 from detection.data.coco_rules import find_problems
 from detection.data.coco_text import Elements
 from detection.data.labels import LabelledImages
-from detection.data.layouts import Layout, Part
+from detection.data.layouts import VOC, YOLO, Layout, Part, stated_parts
 from detection.data.voc_labels import read_voc
 from detection.data.yolo_labels import read_listed_yolo, read_yolo
 from runtime.problems import SHOWN, Problem, refuse
 
 READERS: Mapping[str, Callable[[Path, str | None, Path | None, Path | None, int], LabelledImages]] = {
-    "yolo": read_yolo,
-    "voc": read_voc,
+    YOLO: read_yolo,
+    VOC: read_voc,
 }
 
 
@@ -32,13 +32,23 @@ def import_labels(
 ) -> tuple[LabelledImages, list[Problem]]:
     """Reads labels and writes them to `output`; returns them and what the check warns of. kind: of READERS.
 
-    images, annotations: folders of the images and of the labels, where they lie elsewhere.
+    split: a part of it, which of YOLO is what data.yaml names, before folders of that name. images,
+    annotations: folders of the images and of the labels, where they lie elsewhere.
     Raises FileNotFoundError for a missing folder, ValueError that lists all faults by file and line or names
     an output that cannot be written."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
     check_output(output)
-    labelled = READERS[kind](root, split, images, annotations, SHOWN)
+    stated = stated_parts(root) if kind == YOLO and images is None and annotations is None else {}
+    if split is None and any(part.listed for part in stated.values()):
+        names = " and ".join(stated)
+        raise ValueError(
+            f"{root}: data.yaml lists the images of {names}: choose one with --split, as in --split train"
+        )
+    if (part := stated.get("val" if split == "valid" else split or "")) is not None:
+        labelled = read_part(Layout(kind, root, stated), part)
+    else:
+        labelled = READERS[kind](root, split, images, annotations, SHOWN)
     return labelled, write_labels(labelled, kind, root, output)
 
 

@@ -128,6 +128,14 @@ def by_role(parts: Sequence[Part], root: Path) -> dict[str, Part]:
     return roles if "train" in roles else {"whole": roles["whole"]}
 
 
+def stated_parts(root: Path) -> dict[str, Part]:
+    """The parts that data.yaml names, by role; see `yolo_names.named_parts`, which raises the same."""
+    return {
+        role: Part(role, named.images, named.labels, stated=True, listed=named.listed)
+        for role, named in named_parts(root).items()
+    }
+
+
 def _labelled(root: Path, kind: str, names: FolderNames) -> Layout | None:
     """Images with a label file each."""
     parts = [
@@ -135,11 +143,8 @@ def _labelled(root: Path, kind: str, names: FolderNames) -> Layout | None:
         for name, pair in split_folders(root, names).items()
         if split_role(name) and _any(pair[1], names.suffix)
     ]
-    if kind == YOLO and (stated := named_parts(root)):
-        parts = [
-            Part(role, named.images, named.labels, stated=True, listed=named.listed)
-            for role, named in stated.items()
-        ]
+    if kind == YOLO and (stated := stated_parts(root)):
+        parts = [*stated.values()]
     pairs = [*names.inside(root), *([(root, root)] if lies_beside_images(root, names.suffix) else [])]
     for images, labels in pairs:
         if not any(split_role(part.name) == "train" for part in parts) and _is_pair(images, labels, names):

@@ -4,10 +4,17 @@ On a CPU the head is that of `experiment=bccd`, which learns 205 images in minut
 Detectron2.
 """
 
+import logging
 from dataclasses import dataclass
+
+from backbones.words import counted
+
+log = logging.getLogger(__name__)
 
 WITHOUT_DATA = 200
 """Images that are assumed where the data cannot be opened, which the training then tells."""
+FEW = 0.25
+"""Share of these steps below which a network with fresh weights has not begun to find anything."""
 
 
 @dataclass(frozen=True)
@@ -59,3 +66,14 @@ def own_photos(
         *(steps, batch, warmup, every, [288, 320, 352], 320, 533, 1, 2, 24),
         *([16, 32, 64, 128, 256], 64, 256, 250, 64),
     )
+
+
+def warn_of_few_steps(images: int, steps: int, batch_size: int, *, cuda: bool) -> None:
+    """Warns of a training of fresh weights that is far shorter than `own_photos` would make it."""
+    enough = own_photos(images, cuda=cuda, batch_size=batch_size).steps
+    if steps < FEW * enough:
+        log.warning(
+            "%s: far too few for a detector from scratch, which will find next to nothing. For %s "
+            "experiment=own_photos takes recipe.steps=%d; trained weights (backbone.weights=FILE) need fewer",
+            *(counted(steps, "step"), counted(images, "training image"), enough),
+        )

@@ -95,6 +95,7 @@ def test_the_command_prints_a_table_and_writes_it(files, tmp_path, capsys):
     assert onnx["peak_bytes"] < weights["peak_bytes"]  # without PyTorch
     printed = capsys.readouterr().out
     assert "ONNX Runtime" in printed
+    assert "│ …/net.safetensors " in printed
     assert "1 thread, one picture at a time, 1 picture in turn" in printed
     assert "AVX2" in printed
 

@@ -5,7 +5,7 @@ from PIL import Image
 from speed_models import ending, large, noted
 
 from backbones import processor
-from backbones.speed_table import Speed, measure, synthetic
+from backbones.speed_table import Speed, measure, short_names, synthetic
 from backbones.timing import quartiles
 
 
@@ -36,6 +36,23 @@ def test_ratios_are_of_pairs_in_a_round():
     assert other.through(first) == 2
     assert first.quartiles == (1, 2, 100)
     assert quartiles([3.0]) == (3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["d.onnx", "runs/d.onnx", "timm/resnet50"], ["d.onnx", "runs/d.onnx", "timm/resnet50"]),
+        ([f"/home/{'joe' * 20}/d.onnx", "d.xml"], ["…/d.onnx", "d.xml"]),
+        (
+            [f"/home/{'joe' * 20}/{run}/d.onnx" for run in ("one", "two", "two")],  # in f32 and in bf16
+            ["…/one/d.onnx", "…/two/d.onnx", "…/two/d.onnx"],
+        ),
+        ([f"runs/{'long' * 20}-name.onnx"], [f"…g{'long' * 7}-name.onnx"]),
+        ([f"a/{'b' * 40}", f"./a/{'b' * 40}"], [f"…{'b' * 39}"] * 2),
+    ],
+)
+def test_the_table_has_the_ends_by_which_long_paths_differ(names, shown):
+    assert short_names(names) == shown
 
 
 def test_synthetic_pictures_are_the_same_each_time_and_differ_from_one_another():

@@ -112,3 +112,17 @@ def test_the_command_that_continues_names_the_folder_as_hydra_and_a_shell_read_i
     assert override.value() == folder
     monkeypatch.setattr(sys, "argv", ["classification", "seed=1", f"run_dir={folder}"])
     assert app._how_to_continue(OmegaConf.create({"run_dir": folder}), sweep=False).endswith("seed=1")
+
+
+def test_a_first_run_tells_nothing_of_fonts(tmp_path):
+    """matplotlib, which torchmetrics imports, looks for fonts once and says so."""
+    words = ["weights=none.safetensors", "data=coco", "data.root=."]
+    done = subprocess.run(
+        [sys.executable, "-m", "detection.evaluate", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "MPLCONFIGDIR": str(tmp_path / "fonts")},
+        capture_output=True,
+        text=True,
+    )
+    assert list((tmp_path / "fonts").glob("fontlist*"))
+    assert done.stderr == "none.safetensors: no such detector file\n"

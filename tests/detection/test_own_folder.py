@@ -177,7 +177,7 @@ def test_a_data_yaml_stands_for_its_folder(tmp_path):
     assert len(opened(root / "data.yaml")[0][0]) == 8
 
 
-def test_training_evaluation_resume_and_report_see_the_same_split(tmp_path, capsys):
+def test_training_evaluation_resume_and_report_see_the_same_split(tmp_path, capsys, caplog):
     voc(root := tmp_path / "photos")
     words = [
         f"data.root={root}",
@@ -191,6 +191,8 @@ def test_training_evaluation_resume_and_report_see_the_same_split(tmp_path, caps
     assert (config.recipe.batch_size, config.recipe.warmup_steps, config.backbone.filters) == (2, 0, 24)
     done = train(config)
     assert (done["images"], done["steps"]) == (2, 2)
+    assert "2 steps: far too few for a detector from scratch" in caplog.text
+    assert "For 8 training images experiment=own_photos takes recipe.steps=300" in caplog.text
     assert train(config) == done
     weights = tmp_path / "run" / "detector.safetensors"
     scored = composed("detection_evaluate", f"weights={weights}", "data=folder", f"data.root={root}")

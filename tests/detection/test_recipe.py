@@ -3,6 +3,7 @@
 import pytest
 
 from detection.training.recipe import DetectionRecipe
+from detection.training.sizes import warn_of_few_steps
 from runtime.steps import StepPlan
 
 
@@ -28,6 +29,23 @@ def test_epochs_count_whole_batches():
     recipe = DetectionRecipe(epochs=3, steps=None, batch_size=4)
     assert recipe.total_steps(StepPlan(4), 11) == 3 * 2
     assert DetectionRecipe(steps=5).total_steps(StepPlan(4), 11) == 5
+
+
+@pytest.mark.parametrize(
+    ("images", "steps", "cuda", "enough"),
+    [
+        (130, 194, False, 780),  # 12 passes on 2 images a step
+        (130, 195, False, None),
+        (10, 74, False, 300),
+        (10, 75, False, None),
+        (130, 780, True, 3900),  # 60 passes
+        (118_287, 4500, True, None),
+    ],
+)
+def test_a_quarter_of_the_steps_of_own_photos_is_taken_without_a_word(caplog, images, steps, cuda, enough):
+    warn_of_few_steps(images, steps, 2, cuda=cuda)
+    told = [f"recipe.steps={enough};" in message for message in caplog.messages]
+    assert told == ([] if enough is None else [True])
 
 
 @pytest.mark.parametrize(

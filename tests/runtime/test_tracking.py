@@ -144,11 +144,17 @@ def test_a_run_of_wandb_says_what_it_is_of(tmp_path, monkeypatch):
     assert describe(multirun, "classification", {}, "p", None).artifact("backbone") == "backbone-10-20-30-0"
 
 
-def test_where_a_run_of_wandb_is_and_how_to_send_it_is_told(tmp_path, nobody_logged_in, caplog):
-    with caplog.at_level(logging.INFO):
-        finish(build_loggers(LoggerConfig(name="wandb"), tmp_path, "search", {}))
-    sync = f"python -m pipeline.wandb_sync {tmp_path} sends it"
-    assert f"wandb: offline, in {tmp_path / 'wandb'}; {sync}" in caplog.text
+def test_how_to_send_runs_of_wandb_is_told_once_for_a_stage_and_for_a_chain(
+    tmp_path, nobody_logged_in, caplog
+):
+    chain = tmp_path / "chain"
+    for folder, group in ((tmp_path / "search", None), (chain / "search", "a"), (chain / "detection", "a")):
+        folder.mkdir(parents=True)
+        with caplog.at_level(logging.INFO):
+            finish(build_loggers(LoggerConfig(name="wandb", group=group), folder, folder.name, {}))
+    lines = [message for message in caplog.messages if message.startswith("wandb: ")]
+    sync = "wandb: offline; python -m pipeline.wandb_sync"
+    assert lines == [f"{sync} {tmp_path / 'search'} sends it", f"{sync} {chain} sends it"]
 
 
 def test_a_failure_of_wandb_never_stops_a_run(tmp_path, monkeypatch, caplog):
