@@ -6,10 +6,12 @@ checkpoint and end the process by `sys.exit`. Of a search it is the record of it
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from runtime.launch import launched_rank
 
@@ -18,6 +20,8 @@ _AGAIN = {
     signal.SIGINT: "Press Ctrl-C again to stop immediately.",
     signal.SIGTERM: "A second SIGTERM stops immediately.",
 }
+_SOON = 0.1
+"""Seconds, in which what could not raise an interrupt has ended."""
 
 
 @contextmanager
@@ -37,13 +41,32 @@ def ignore_signals() -> None:
 
 
 def sigterm_as_interrupt() -> None:
-    """Makes SIGTERM raise KeyboardInterrupt, as Ctrl-C does. Only a main thread can."""
+    """Makes SIGTERM raise KeyboardInterrupt, as Ctrl-C does. Only a main thread can.
+
+    Either is raised again where Python could only print it: in a destructor, in a weak reference's callback."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, interrupt)
+        if not isinstance(sys.unraisablehook, _RaisedAgain):
+            sys.unraisablehook = _RaisedAgain(sys.unraisablehook)
+
+
+class _RaisedAgain:
+    """An `unraisablehook` that sends SIGTERM to its own process for an interrupt; before: takes all else."""
+
+    def __init__(self, before: Callable[[Any], object]) -> None:
+        self.before = before
+
+    def __call__(self, unraisable: Any) -> None:
+        if unraisable.exc_type not in (KeyboardInterrupt, Interrupted):
+            self.before(unraisable)
+            return
+        again = threading.Timer(_SOON, os.kill, (os.getpid(), signal.SIGTERM))
+        again.daemon = True
+        again.start()
 
 
 @contextmanager

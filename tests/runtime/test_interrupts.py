@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -11,9 +13,10 @@ BOTH = (signal.SIGINT, signal.SIGTERM)
 
 @pytest.fixture(autouse=True)
 def _handlers():
-    before = [signal.getsignal(number) for number in BOTH]
+    before, hook = [signal.getsignal(number) for number in BOTH], sys.unraisablehook
     sigterm_as_interrupt()
     yield
+    sys.unraisablehook = hook
     for number, handler in zip(BOTH, before, strict=True):
         signal.signal(number, handler)
 
@@ -23,6 +26,33 @@ def interrupted(numbers, done):
         for number in numbers:
             os.kill(os.getpid(), number)
             done.append(number)
+
+
+LOST = """
+import os, signal, sys, time
+from runtime.interrupts import sigterm_as_interrupt
+
+class Destroyed:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        for _ in range(1000):
+            pass
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sigterm_as_interrupt()
+try:
+    Destroyed()
+    time.sleep(20)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_an_interrupt_where_python_cannot_raise_one_is_raised_soon(number):
+    command = [sys.executable, "-c", LOST, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
 
 
 @pytest.mark.parametrize("number", BOTH)
