@@ -43,7 +43,8 @@ def ignore_signals() -> None:
 def sigterm_as_interrupt() -> None:
     """Makes SIGTERM raise KeyboardInterrupt, as Ctrl-C does. Only a main thread can.
 
-    Either is raised again where Python could only print it: in a destructor, in a weak reference's callback."""
+    Either is raised again where Python could only print it: in a destructor, or as a reference ends.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
