@@ -34,7 +34,7 @@ from backbones.speed_table import (
 )
 
 
-def open_weights(name: str, precision: str, side: int | None, threads: int) -> Step:
+def weights_step(name: str, precision: str, side: int | None, threads: int) -> Step:
     """A `backbone.safetensors` in PyTorch. side: of the square that the network sees; None: the file's."""
     import torch
 
@@ -59,19 +59,19 @@ def open_weights(name: str, precision: str, side: int | None, threads: int) -> S
     return step
 
 
-def open_program(name: str, precision: str, threads: int) -> Step:
+def exported_step(name: str, precision: str, threads: int) -> Step:
     """A file that `python -m backbones export` wrote, in the runtime that it is for."""
     return open_exported(name, threads, precision).probabilities
 
 
 def model_of(name: str, precision: str, side: int | None = None) -> Model:
-    """side: see `open_weights`. Raises FileNotFoundError or ValueError for what cannot be timed."""
+    """side: see `weights_step`. Raises FileNotFoundError or ValueError for what cannot be timed."""
     suffix = suffix_of(name, "network", precision)
     if suffix == WEIGHTS:
-        return Model(name, PYTORCH, precision, partial(open_weights, name, precision, side))
+        return Model(name, PYTORCH, precision, partial(weights_step, name, precision, side))
     if side is not None:
         raise ValueError(f"--size {side}: the size of {name} is fixed; export it with that size")
-    return Model(name, RUNTIMES[suffix], precision, partial(open_program, name, precision))
+    return Model(name, RUNTIMES[suffix], precision, partial(exported_step, name, precision))
 
 
 @one_line_errors

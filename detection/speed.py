@@ -57,7 +57,7 @@ BESIDE = (
 Size = tuple[int, int]
 
 
-def open_weights(name: str, precision: str, size: Size | None, threads: int) -> Step:
+def weights_step(name: str, precision: str, size: Size | None, threads: int) -> Step:
     """A `detector.safetensors` in PyTorch. size: (H, W) of pictures that are not scaled; None: the file's."""
     import torch
 
@@ -75,7 +75,7 @@ def open_weights(name: str, precision: str, size: Size | None, threads: int) -> 
     return step
 
 
-def open_torchvision(name: str, precision: str, size: Size | None, threads: int) -> Step:
+def torchvision_step(name: str, precision: str, size: Size | None, threads: int) -> Step:
     """One of BESIDE with random weights and COCO's 91 classes, as torchvision builds it."""
     import torch
     from torchvision.models import get_model
@@ -96,7 +96,7 @@ def open_torchvision(name: str, precision: str, size: Size | None, threads: int)
     return step
 
 
-def open_program(name: str, precision: str, size: Size | None, threads: int) -> Step:
+def exported_step(name: str, precision: str, size: Size | None, threads: int) -> Step:
     """A file that `python -m detection.export` wrote, in the runtime that it is for."""
     from detection.deployment.runner import Runner
 
@@ -122,13 +122,13 @@ def _unscaled(size: Size) -> ShortestEdge:
 
 
 def model_of(name: str, precision: str, size: Size | None = None) -> Model:
-    """size: see `open_weights`. Raises FileNotFoundError or ValueError for what cannot be timed."""
+    """size: see `weights_step`. Raises FileNotFoundError or ValueError for what cannot be timed."""
     suffix = suffix_of(name, "detector", precision)
     if suffix == SUFFIXES["torch"] and precision != "f32":
         raise ValueError(f"{name}: a program of torch.export computes in f32, not in {precision}")
     if suffix == WEIGHTS:
-        return Model(name, PYTORCH, precision, partial(open_weights, name, precision, size))
-    return Model(name, RUNTIMES[suffix], precision, partial(open_program, name, precision, size))
+        return Model(name, PYTORCH, precision, partial(weights_step, name, precision, size))
+    return Model(name, RUNTIMES[suffix], precision, partial(exported_step, name, precision, size))
 
 
 @one_line_errors
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = None if options.size is None else (options.size[0], options.size[1])
     models = [model_of(name, precision, size) for name in options.files for precision in options.precision]
     models += [
-        Model(name, PYTORCH, precision, partial(open_torchvision, name, precision, size))
+        Model(name, PYTORCH, precision, partial(torchvision_step, name, precision, size))
         for name in options.beside
         for precision in options.precision
     ]

@@ -64,7 +64,8 @@ def place(path: str | os.PathLike[str]) -> Place | None:
     for count, part in enumerate(parts, start=1):
         archive = os.sep.join(parts[:count])
         if part.lower().endswith(SUFFIX) and os.path.lexists(archive) and not os.path.isdir(archive):
-            return Place(str(existing(archive, WHAT)), "/".join(parts[count:]))
+            existing(archive, WHAT)
+            return Place(archive, "/".join(parts[count:]))
     return None
 
 

@@ -118,6 +118,12 @@ def test_a_number_of_too_many_digits_is_named_by_its_key(tmp_path, text, place):
     assert str(refusal.value) == f"{tmp_path / 'f.json'}: {told}"
 
 
+def test_a_number_of_too_many_digits_may_stand_under_a_key_that_comes_again(tmp_path):
+    (tmp_path / "f.json").write_text(f'{{"a": {"1" * 5000}, "a": 1}}')
+    with pytest.raises(ValueError, match=r"f\.json: expected a run file in JSON, but a key is there twice"):
+        read_json(tmp_path / "f.json", "run")
+
+
 def test_json_becomes_the_dataclass_and_free_keys_stay_free():
     value = {
         "part": {"size": 1, "name": "b"},

@@ -17,7 +17,7 @@ from detection.data.coco_file import CategoryEntry
 from detection.data.sizing import ShortestEdge
 from detection.deployment.program import described, traced, write
 from detection.detector import Detector
-from detection.speed import main, model_of, open_torchvision
+from detection.speed import main, model_of, torchvision_step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUNTIMES = {".onnx": "ONNX Runtime", ".xml": "OpenVINO", ".pt2": "torch.export"}
@@ -96,7 +96,7 @@ def test_detectors_of_torchvision_look_at_the_size_that_is_asked_for(monkeypatch
         return result
 
     monkeypatch.setattr(GeneralizedRCNNTransform, "forward", watched)
-    open_torchvision("fasterrcnn_mobilenet_v3_large_320_fpn", "f32", (64, 96), 1)(synthetic(64, 96)[0])
+    torchvision_step("fasterrcnn_mobilenet_v3_large_320_fpn", "f32", (64, 96), 1)(synthetic(64, 96)[0])
     assert sizes == [(64, 96)]
 
 
