@@ -3,21 +3,21 @@
 import dataclasses
 import errno
 import json
-import math
 import os
 import re
 import secrets
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from backbones.words import clipped, long_number
+from backbones.long_numbers import first_long
+from backbones.words import clipped
 
 T = TypeVar("T")
 
@@ -127,7 +127,7 @@ def parse_json(data: bytes | str, expected: str) -> Any:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{expected}, but {error}") from None
     except ValueError:  # of a number of more digits than Python reads
-        raise ValueError(f"{expected}, but {_long_number(data)}") from None
+        raise ValueError(f"{expected}, but {first_long(data)}") from None
     level = [value]
     for _ in range(DEEPEST):
         level = [
@@ -139,39 +139,6 @@ def parse_json(data: bytes | str, expected: str) -> Any:
         if not level:
             return value
     raise ValueError(f"{expected}, but its values are nested deeper than {DEEPEST} levels")
-
-
-class _Digits(str):
-    """A whole number of more digits than Python reads."""
-
-
-def _long_number(data: bytes | str) -> str:
-    """Names the first number of JSON that has too many digits by its key."""
-    try:
-        places = [("", loads(data, _Digits))]
-    except (ValueError, RecursionError) as error:  # further on in the text
-        return str(error)
-    for place, value in places:  # which grows meanwhile
-        if isinstance(value, dict):
-            places += [(f"{place}.{key}", inner) for key, inner in value.items()]
-        elif isinstance(value, list):
-            places += [(f"{place}[{index}]", inner) for index, inner in enumerate(value)]
-        elif isinstance(value, _Digits):
-            return f"{clipped(place.lstrip('.'))[1:-1] or 'it'} is {long_number(value)}"
-    return "a key is there twice, once with a number of too many digits"
-
-
-def loads(data: bytes | str, long: Callable[[str], Any] = lambda digits: math.inf) -> Any:
-    """As `json.loads`. long: of the digits makes a whole number that has more of them than Python reads; by
-    default it is infinite, as 1e400 is."""
-
-    def whole(digits: str) -> Any:
-        try:
-            return int(digits)
-        except ValueError:
-            return long(digits)
-
-    return json.loads(data, parse_int=whole)
 
 
 def decode_json(path: str | os.PathLike[str], form: type[T], what: str) -> T:

@@ -2,17 +2,11 @@
 
 import os
 import reprlib
-import sys
 
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 60
 clipped = _SHOWN.repr
 """A value as an error shows it: what a broken file holds may be megabytes."""
-
-
-def long_number(digits: str) -> str:
-    """What a whole number is that has more digits than Python reads."""
-    return f"a number of {len(digits.lstrip('+-'))} digits, expected at most {sys.get_int_max_str_digits()}"
 
 
 def printable(text: str) -> str:

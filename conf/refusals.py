@@ -19,7 +19,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from backbones.words import clipped, long_number
+from backbones.long_numbers import long_number
+from backbones.words import clipped
 from runtime.overrides import override
 
 SCHEMAS = ("schema", "images_schema")

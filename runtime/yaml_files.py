@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from backbones.files import read_text
-from backbones.words import clipped, long_number
+from backbones.long_numbers import long_number
+from backbones.words import clipped
 
 WHOLE = "tag:yaml.org,2002:int"
 MOST_LEVELS = 64

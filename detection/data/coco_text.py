@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from backbones.files import loads, read_bytes, unreadable
+from backbones.files import read_bytes, unreadable
+from backbones.long_numbers import loads
 
 LISTS = ("images", "categories", "annotations")
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from backbones.files import loads
+from backbones.long_numbers import loads
 from backbones.words import clipped
 from runtime.problems import Problem, note
 

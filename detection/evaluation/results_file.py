@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backbones.files import loads, read_bytes, unreadable, write_atomically
+from backbones.files import read_bytes, unreadable, write_atomically
+from backbones.long_numbers import loads
 from backbones.words import clipped
 from detection.data.annotations import CocoAnnotations
 from detection.data.coco_file import Int64
