@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 T = TypeVar("T")
@@ -41,7 +42,8 @@ def quantised(model: Any, examples: Sequence[T], inputs: Callable[[T], Mapping[s
     kept = _maps(model)
     names = [operator.get_friendly_name() for operator in model.get_ordered_ops()]
     ignored = nncf.IgnoredScope(names=[name for name in names if name not in kept], validate=False)
-    with contextlib.redirect_stdout(sys.stderr):  # its progress bars
+    # Its progress bars; and NumPy's warnings of its statistics, of which what int8 costs tells more.
+    with contextlib.redirect_stdout(sys.stderr), np.errstate(over="ignore"):
         return nncf.quantize(
             model,
             nncf.Dataset(examples, lambda example: dict(inputs(example))),

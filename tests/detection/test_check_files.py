@@ -69,7 +69,7 @@ def test_an_image_that_is_no_regular_file_is_named_by_check_and_training(data, k
     [
         ("[" * 100_000, "nested too deeply to be read"),
         ('{"images": ' + "[" * 100_000, "nested too deeply to be read"),
-        ('{"images": [{"id": ' + "9" * 5000 + "}]}", "element cannot be read"),
+        ('{"images": [{"id": ' + "9" * 5000 + "}]}", "id must be a whole number"),
         ('{"images": [{"id": 1, "file_name": "\\ud800"}]}', "half of a surrogate pair"),
     ],
 )
