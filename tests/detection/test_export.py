@@ -325,12 +325,13 @@ def test_int8_tells_what_it_costs(files, tmp_path, monkeypatch, capsys):
             r"int8, calibrated on 4 pictures: finds (\d+) of the (\d+) detections of .*", line
         )
     )
-    assert int(told[2]) >= int(told[1]) > 0
+    vnni = (processor.features() or {}).get("VNNI")  # without it such weights do not bear int8
+    assert int(told[2]) >= int(told[1]) > (int(told[2]) / 2 if vnni else 0)
     assert main([*words, "--annotations", str(tmp_path / "a.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert (told := re.fullmatch(r"int8, calibrated on 4 pictures: AP ([\d.]+) → ([\d.]+)", lines[1]))
     assert float(told[1]) > 70
-    if (processor.features() or {}).get("VNNI"):  # without it sums saturate, which such weights do not bear
+    if vnni:
         assert float(told[1]) / 2 < float(told[2])
     assert [line.split()[0] for line in lines[2:-1]] == [c.name for c in CATEGORIES]
     assert path.with_suffix(".bin").stat().st_size < 0.6 * (files / "detector.bin").stat().st_size
