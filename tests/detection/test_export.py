@@ -325,7 +325,8 @@ def test_int8_tells_what_it_costs(files, tmp_path, monkeypatch, capsys):
             r"int8, calibrated on 4 pictures: finds (\d+) of the (\d+) detections of .*", line
         )
     )
-    vnni = (processor.features() or {}).get("VNNI")  # without it such weights do not bear int8
+    # Untrained weights: most is found again on a processor with VNNI, hardly anything on one with AVX2 alone.
+    vnni = (processor.features() or {}).get("VNNI")
     assert int(told[2]) >= int(told[1]) > (int(told[2]) / 2 if vnni else 0)
     assert main([*words, "--annotations", str(tmp_path / "a.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
