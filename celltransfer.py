@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import importlib.metadata
 import io
+import logging  # noqa: F401  (registers its flush at exit before ours)
 import os
 import re
 import runpy
@@ -177,7 +178,8 @@ def end_with_reader() -> None:
         line_buffering=out.line_buffering,
         write_through=out.write_through,
     )
-    atexit.register(_flush)  # the interpreter's own flush would tell of a failure
+    # The interpreter's own flush would tell of a failure, and so would logging's, which is registered by now.
+    atexit.register(_flush)
 
 
 def _flush() -> None:

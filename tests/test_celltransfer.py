@@ -236,13 +236,18 @@ CLOSED = [
 ]
 
 
+def _buffered() -> dict[str, str]:
+    """The environment without the variable that leaves nothing to be flushed at the end."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
 @pytest.mark.parametrize("command", CLOSED)
 def test_a_command_ends_quietly_when_nobody_reads_its_output(command, tmp_path):
     """As of `… | head -0`: the pipe has no reader from the start."""
     read, write = os.pipe()
     os.close(read)
     words = [f"{REPOSITORY}/{word}" if word == "celltransfer.py" else word for word in command.split()]
-    variables = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    variables = _buffered() | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         [sys.executable, *words], stdout=write, stderr=subprocess.PIPE, cwd=tmp_path, env=variables, text=True
     )
@@ -272,6 +277,25 @@ finally:
         started.stdout.close()
         assert started.stderr.read() == "cleaned up\n"
         assert started.wait(timeout=20) == 0
+
+
+def test_a_log_to_an_output_without_a_reader_is_flushed_quietly():
+    """At its end logging flushes the handlers that are left, as Hydra's, whichever was collected by then."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(REPOSITORY)!r})
+import celltransfer
+celltransfer.end_with_reader()
+import logging
+kept = logging.StreamHandler(sys.stdout)
+print("line")
+"""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=_buffered(), text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("alias", celltransfer.ALIASES)
