@@ -6,6 +6,7 @@ of their own are YAML files that start from the group's `schema`. A choice is re
 machine can do it; `conf.app` checks that when a run takes it.
 """
 
+import functools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,10 +52,17 @@ def register(command: str) -> None:
     Experiments.command = command
     Plugins.instance().register(Experiments)
     register_resolvers()
+    _store_once()
+    ConfigStore.instance().store(group="data", name="folder", node=choices(command)["data"]["folder"])
+
+
+@functools.cache
+def _store_once() -> None:
+    """Half of what a composition costs, and the same for every command but for `data=folder`."""
     store = ConfigStore.instance().store
     for name, node in roots().items():
         store(name=f"{name}_schema", node=node)
-    for group, nodes in choices(command).items():
+    for group, nodes in choices().items():
         for name, node in nodes.items():
             store(group=group, name=name, node=node)
 
