@@ -153,6 +153,7 @@ def train(folder: Path, *words: str, console: Sequence[str | Path] = (CONSOLE,))
     assert not (folder / "imported").exists()
 
 
+@pytest.mark.slow
 def test_the_users_folder_hides_no_module_from_ranks_and_loader_workers(folder):
     train(folder, "trainer.devices=2", "run_dir=run")
     assert (folder / "run" / "metrics.json").is_file()
@@ -160,6 +161,7 @@ def test_the_users_folder_hides_no_module_from_ranks_and_loader_workers(folder):
     assert recorded.startswith("celltransfer classification trainer.devices=2 run_dir=run ")
 
 
+@pytest.mark.slow
 def test_the_users_folder_hides_no_module_from_loader_workers_that_are_not_forked(folder):
     spawning = (
         "import multiprocessing, celltransfer as c; multiprocessing.set_start_method('spawn'); c.main()"

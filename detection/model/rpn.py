@@ -76,7 +76,7 @@ class RegionProposals(nn.Module):
             anchors.append(box_ops.grid_anchors(cells, level.shape[2], level.shape[3], stride))
         # [N, anchors per place, H, W] -> [N, H * W * anchors per place], the order of grid_anchors
         logits = [level.permute(0, 2, 3, 1).flatten(1) for level in logits]
-        deltas = [level.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)) for level in deltas]
+        deltas = [level.permute(0, 2, 3, 1).unflatten(3, (-1, 4)).flatten(1, 3) for level in deltas]
         return Proposals(
             torch.cat(anchors),
             torch.cat(logits, dim=1).float(),

@@ -68,7 +68,10 @@ def assert_equal_runs(a, b):
 
 @pytest.mark.parametrize(
     ("workers", "step"),
-    [pytest.param(0, 3, id="inside an epoch"), pytest.param(2, STEPS_PER_EPOCH + 1, id="between epochs")],
+    [
+        pytest.param(0, 3, id="inside an epoch"),
+        pytest.param(2, STEPS_PER_EPOCH + 1, id="between epochs", marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_and_continued_run_equals_an_unbroken_one(tmp_path, digit_folders, straight, workers, step):
     run_killed(config(tmp_path, digit_folders, workers=workers), step)
@@ -76,7 +79,11 @@ def test_a_killed_and_continued_run_equals_an_unbroken_one(tmp_path, digit_folde
 
 
 @pytest.mark.parametrize(
-    ("workers", "step"), [pytest.param(2, 3, id="inside an epoch"), pytest.param(0, 4, id="between epochs")]
+    ("workers", "step"),
+    [
+        pytest.param(2, 3, id="inside an epoch"),
+        pytest.param(0, 4, id="between epochs", marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_and_continued_run_equals_an_unbroken_one(
     tmp_path, digit_folders, straight, workers, step

@@ -114,6 +114,7 @@ def test_the_command_that_continues_names_the_folder_as_hydra_and_a_shell_read_i
     assert app._how_to_continue(OmegaConf.create({"run_dir": folder}), sweep=False).endswith("seed=1")
 
 
+@pytest.mark.slow
 def test_a_first_run_tells_nothing_of_fonts(tmp_path):
     """matplotlib, which torchmetrics imports, looks for fonts once and says so."""
     words = ["weights=none.safetensors", "data=coco", "data.root=."]

@@ -55,7 +55,7 @@ def files(folder):
     ("short", "every"),
     [
         pytest.param(STEPS_PER_EPOCH + 1, 3, id="inside an epoch"),
-        pytest.param(STEPS_PER_EPOCH, 4, id="between epochs"),
+        pytest.param(STEPS_PER_EPOCH, 4, id="between epochs", marks=pytest.mark.slow),
     ],
 )
 def test_at_a_constant_rate_it_is_bit_for_bit_the_run_that_was_long_from_the_start(

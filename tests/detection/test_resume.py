@@ -112,7 +112,7 @@ def test_what_is_compared_is_there(config, straight):
     ("workers", "step"),
     [
         pytest.param(0, STEPS_PER_EPOCH + 1, id="inside an epoch"),
-        pytest.param(2, STEPS_PER_EPOCH, id="between epochs"),
+        pytest.param(2, STEPS_PER_EPOCH, id="between epochs", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_and_continued_run_equals_an_unbroken_one(tmp_path, config, straight, workers, step):
@@ -123,13 +123,9 @@ def test_a_killed_and_continued_run_equals_an_unbroken_one(tmp_path, config, str
     assert_equal_runs(tmp_path, straight(config))
 
 
-OTHERS = [name for name in ENGINES if name not in ("torchvision_fpn", "detectron2_fpn")]
-
-
-@pytest.mark.parametrize(
-    "engine", ["detectron2_fpn", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
-)
-@pytest.mark.parametrize("step", [STEPS_PER_EPOCH + 1, pytest.param(STEPS_PER_EPOCH, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "torchvision_fpn"])
+@pytest.mark.parametrize("step", [STEPS_PER_EPOCH + 1, STEPS_PER_EPOCH])
 def test_the_other_engines_continue_as_exactly(tmp_path, config, straight, engine, step):
     asked = config(tmp_path, engine)
     assert in_a_process(train_and_signal, asked, step, signal.SIGKILL) == -signal.SIGKILL

@@ -34,6 +34,7 @@ def documented(folder, name):
     return rows
 
 
+@pytest.mark.slow
 def test_evaluator_with_latency(tmp_path):
     for row in documented(tmp_path, "latency"):
         assert 0 < row.metrics["latency"] < 10
