@@ -15,7 +15,7 @@ demo: install  ## search, classify and detect on the embedded digits; 2 minutes 
 	$(BIN)/python -m pipeline experiment=demo
 
 test: $(VENV)/.test detectron2 lint  ## the suite
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.test detectron2  ## what takes minutes: kill loops, chains on real data; PART=detection: those alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not gpu and not install' -n auto --maxprocesses 4 \

@@ -152,6 +152,7 @@ def test_a_file_that_cannot_be_converted_is_one_sentence(tmp_path, monkeypatch, 
     assert not Path("out.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_without_a_connection_a_download_is_one_sentence(tmp_path):
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "backbones", "convert", "--source", "timm"]

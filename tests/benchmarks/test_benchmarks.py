@@ -101,6 +101,7 @@ def test_exported(monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_resident(monkeypatch):
     weights = 4 * 5_289_978
     added = memory.resident_bytes("checkpoint", batch=1, threads=1)
@@ -112,6 +113,7 @@ def test_resident(monkeypatch):
     assert rows[0].cells()[2:5] == ("2.0 MiB", "1.0 MiB", "0.50")
 
 
+@pytest.mark.slow
 def test_switches(tiny):
     levers = ["channels-last", "states read once", "fuse", *switches.FUSED]
     assert_rows(switches.inference(1, 1), "inference, mobile 96, batch 1", levers)

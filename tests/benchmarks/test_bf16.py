@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 import torch
 from small_detectors import BRIEF
 
@@ -13,6 +14,7 @@ from search.children.config import ChildConfig
 TINY = NetworkSpec(BRIEF, 1, 8, stem_filters=4, image_size=64, stem="imagenet")
 
 
+@pytest.mark.slow
 def test_every_section_compares_bf16_with_f32(monkeypatch):
     monkeypatch.setattr(bf16, "create", lambda name, classes: build(TINY, classes))
     monkeypatch.setattr(bf16, "IMAGE_SIDE", 64)

@@ -36,7 +36,7 @@ def first_losses(spec, classes, seeds, **options):
     return (losses / seeds).tolist()
 
 
-@pytest.mark.parametrize("classes", [2, 4, 10, 1000])
+@pytest.mark.parametrize("classes", [2, *(pytest.param(k, marks=pytest.mark.slow) for k in (4, 10)), 1000])
 @pytest.mark.parametrize("stem", SPECS)
 def test_the_first_loss_of_both_heads_is_near_that_of_a_guess(stem, classes):
     for loss in first_losses(SPECS[stem], classes, seeds=10):

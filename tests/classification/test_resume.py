@@ -157,7 +157,7 @@ def test_a_resumed_run_keeps_the_figures_of_every_step_once(tmp_path, digit_fold
     [
         (signal.SIGTERM, 1),
         pytest.param(signal.SIGTERM, 3, marks=pytest.mark.slow),
-        (signal.SIGTERM, 7),
+        pytest.param(signal.SIGTERM, 7, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 6, marks=pytest.mark.slow),
     ],
 )

@@ -46,6 +46,7 @@ def test_a_faster_or_leaner_step_trains_the_same_network(tmp_path, digit_folders
     assert_close(trained(tmp_path, digit_folders, **trainer), plain_weights, 1e-4)
 
 
+@pytest.mark.slow
 def test_a_compiled_step_trains_the_same_network(tmp_path, digit_folders):
     pytest.importorskip("timm")
     small = BackboneConfig(name="timm/test_resnet", image_size=32)  # cells take a minute to compile

@@ -118,6 +118,7 @@ class Tied(torch.nn.Module):
         return fixed_detections(self.head, logits, deltas, proposals, self.LIMITS)
 
 
+@pytest.mark.slow
 def test_scores_that_tie_give_the_same_detections_in_every_form(tmp_path):
     """Also in the same order: of equal scores the first proposal, then the first class."""
     tied = Tied()

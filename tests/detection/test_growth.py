@@ -132,12 +132,14 @@ def test_the_same_command_continues_it_and_it_can_be_named_and_grows_itself(
     assert run(config(new, 3, every=1)) == done
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_for_want_of_a_better_ap_gets_its_patience_anew(tmp_path, config):
     folder = tmp_path / "run"
     assert run(config(folder, 5, every=1, patience=1, lr=1e-9))["steps"] == 2
     assert run(config(folder, 6, every=1, patience=1, lr=1e-9))["steps"] == 4
 
 
+@pytest.mark.slow
 def test_the_batch_size_that_was_found_is_kept(tmp_path, config):
     folder = tmp_path / "run"
     run(config(folder, 1, batch_size="auto"))

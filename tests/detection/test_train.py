@@ -168,6 +168,7 @@ def two_steps(small_config, backbone_file, scenes, tmp_path_factory):
     return get
 
 
+@pytest.mark.slow
 def test_layout_memory_and_precision_train_the_same_weights(two_steps):
     plain = two_steps()
     other = two_steps(channels_last=False, activation_memory="checkpoint")

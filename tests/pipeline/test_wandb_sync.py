@@ -132,6 +132,7 @@ def test_what_arrived_is_not_sent_again(copied, server, environment, tmp_path):
         arrived(server, copied)
 
 
+@pytest.mark.slow
 def test_a_stage_whose_input_is_not_there_and_a_changed_file_are_told(copied, server, environment, tmp_path):
     done = sync(copied / "classification", server=server, environment=environment, cwd=tmp_path)
     assert done.returncode == 1

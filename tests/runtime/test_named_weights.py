@@ -68,6 +68,7 @@ def test_a_network_of_timm_is_fetched_once_with_its_weights(tmp_path):
     assert fetched(tmp_path, CLOSED).stdout == done.stdout  # from the cache
 
 
+@pytest.mark.slow
 def test_without_the_host_it_is_refused_at_once_in_one_line(tmp_path):
     done = fetched(tmp_path, CLOSED)
     assert done.returncode == 1

@@ -75,6 +75,7 @@ def test_a_pass_of_a_short_program_is_its_fastest_run():
     assert passes == [pytest.approx(100)] * LEAST
 
 
+@pytest.mark.slow
 def test_a_wider_network_takes_longer_and_one_that_cannot_run_says_why():
     wide = LatencyConfig(engine="torch", height=32, width=48, filters=64)
     narrow, broad = (measure(CELLS[:2], config) for config in (SMALL, wide))

@@ -147,6 +147,7 @@ def test_workers_die_with_a_driver_that_is_killed_while_they_start():
     assert all_gone(pids)
 
 
+@pytest.mark.slow
 def test_workers_survive_signals_to_the_group_and_die_with_the_driver():
     driver, pids = start_driver()
     assert driver.stdout.readline() == "running\n"
