@@ -3,13 +3,15 @@
     python -m classification.check_data DIR [--json] [--names 5] [--workers 2]
 
 DIR holds `train/<class>/<image>` and `val/<class>/<image>` (or `test/`, `valid/`), unpacked or in zip
-archives. Exit code 0 when nothing is wrong, 1 when anything is: lines that start with `error` stop or falsify
-a training, those that start with `left out` are files that a training does not see. Training says the same.
+archives, or what else `data=folder` reads: `<class>/<image>` without a split. Exit code 0 when nothing is
+wrong, 1 when anything is: lines that start with `error` stop or falsify a training, those that start with
+`left out` are files that a training does not see. Training says the same.
 Every file is read and decoded once; besides the names shown, 17 bytes are kept per file, 22 MB for ImageNet's
 1.3 million. Duplicates are files with the same bytes.
 """
 
 import argparse
+import itertools
 import json
 import sys
 from collections import Counter
@@ -19,7 +21,14 @@ from pathlib import Path
 
 from backbones.files import expanded
 from celltransfer import program
-from classification.class_folders import FilePlace, Layout, read_layout, split_folder, taken_folders
+from classification.class_folders import (
+    FilePlace,
+    Layout,
+    own_split,
+    read_layout,
+    split_folder,
+    taken_folders,
+)
 from classification.file_check import check_files
 from runtime import zipped
 from runtime.problems import Report, parse_check
@@ -27,9 +36,10 @@ from runtime.progress import track
 
 
 def check(
-    root: Path, train: str = "train", test: str | None = None, *, names: int = 5, workers: int = 0
+    root: Path, train: str | None = None, test: str | None = None, *, names: int = 5, workers: int = 0
 ) -> Report:
-    """train, test: names of the splits' folders; test None: `test`, else `val`, else `valid`.
+    """train, test: names of the splits' folders; None: `train`; `test`, else `val`, else `valid`; where they
+    are not there, what `own_split` finds.
 
     names: shown of each problem. workers: processes that decode; 0: this one.
     """
@@ -38,11 +48,10 @@ def check(
         if not zipped.is_folder(root):
             report.add("no such folder", str(root))
             return report
-        folders = [split_folder(root, is_train, train, test) for is_train in (True, False)]
-    except (ValueError, OSError) as error:  # a broken archive
+        folders, report.taken = _folders(root, train, test)
+    except (ValueError, OSError) as error:  # a broken archive, or no class folders
         report.add(str(error), str(root))
         return report
-    report.taken = taken_folders(root, folders)
     layouts = [read_layout(folder, root, report.add) for folder in folders]
     _compare_classes(report, layouts)
     for layout in layouts:
@@ -52,8 +61,19 @@ def check(
     return report
 
 
+def _folders(root: Path, train: str | None, test: str | None) -> tuple[list[Path], str]:
+    """Of the splits, and which are used, in words. Raises ValueError as `own_split` does."""
+    folders = [split_folder(root, is_train, train or "train", test) for is_train in (True, False)]
+    if train is None and test is None and not all(map(zipped.is_folder, folders)):
+        found = own_split(root)
+        if found.test is None:
+            return [found.train], "no split: a training with data=folder draws its validation images"
+        folders = [found.train, found.test]
+    return folders, taken_folders(root, folders)
+
+
 def _compare_classes(report: Report, layouts: Sequence[Layout]) -> None:
-    for one, other in (layouts, layouts[::-1]):
+    for one, other in itertools.permutations(layouts, 2):
         if one.images and other.images:
             for name in sorted(one.images.keys() - other.images.keys()):
                 report.add(f"class folder in {one.folder.name} that {other.folder.name} does not have", name)
@@ -94,9 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="Exit code 0: nothing is wrong; 1: something is.",
     )
     parser.add_argument(
-        "folder", type=Path, metavar="DIR", help="holds train/<class>/<image> and val/ or test/"
+        "folder", type=Path, metavar="DIR", help="holds <split>/<class>/<image>, or <class>/<image>"
     )
-    parser.add_argument("--train-folder", default="train", help="as data.train_folder; default: train")
+    parser.add_argument("--train-folder", help="as data.train_folder; default: train")
     parser.add_argument("--test-folder", help="as data.test_folder; default: test, else val, else valid")
     options = parse_check(parser, arguments)
     report = check(

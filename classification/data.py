@@ -147,7 +147,8 @@ def _own_folder(config: ImageDataConfig, split: str) -> ImageSet:
     """Class folders with or without a split. Tells which when the images for evaluation are opened."""
     root = _root(config)
     found = own_split(root)
-    images = _read_classes(found.train if split == "train" or found.test is None else found.test, root)
+    folder = found.train if split == "train" or found.test is None else found.test
+    images = _read_classes(folder, root, tell=split == "train" or folder != found.train)
     if found.test is not None:
         if split == "test":
             count = counted(len(images), "image")
@@ -168,8 +169,9 @@ def _own_folder(config: ImageDataConfig, split: str) -> ImageSet:
     return images.subset(np.flatnonzero(drawn if split == "test" else ~drawn))
 
 
-def _read_classes(folder: Path, root: Path) -> ImageSet:
-    """Raises ValueError that names what is missing or odd. root: what names are told below."""
+def _read_classes(folder: Path, root: Path, *, tell: bool = True) -> ImageSet:
+    """Raises ValueError that names what is missing or odd. root: what names are told below. tell: warn of
+    what is left out."""
     report = Report(str(root))
     files: dict[str, list[bytes]] = {}
     for name, paths in classes(folder, root, report.add):
@@ -181,7 +183,8 @@ def _read_classes(folder: Path, root: Path) -> ImageSet:
     for problem in report.problems:
         if problem.rule == NO_FILE:
             raise ValueError(f"{root}: {problem}")
-        log.warning("%s: %s", root, problem)
+        if tell:
+            log.warning("%s: %s", root, problem)
     labels = np.repeat(np.arange(len(files)), [len(found) for found in files.values()])
     return ImageSet(
         str(folder), list(files), labels, np.array([file for found in files.values() for file in found])

@@ -142,7 +142,8 @@ def test_departures_from_the_layout_are_named(clean):
 def test_missing_and_empty_folders_are_named(tmp_path):
     assert problems(tmp_path / "x") == [("error", "no such folder", 1, [str(tmp_path / "x")])]
     photograph(tmp_path / "train" / "a" / "0.jpg", 0)
-    assert problems(tmp_path) == [
+    assert problems(tmp_path) == [("error", "only one class folder", 1, ["train/a"])]
+    assert problems(tmp_path, train="train") == [
         ("error", "only one class folder", 1, ["train/a"]),
         ("error", "no such folder; DIR must hold <split>/<class>/<image>", 1, ["val"]),
     ]
@@ -152,6 +153,32 @@ def test_missing_and_empty_folders_are_named(tmp_path):
         ("error", "no image in this class folder", 1, ["train/b"]),
         ("error", "no class folders", 1, ["test"]),
     ]
+
+
+@pytest.mark.parametrize(
+    ("folders", "counts", "taken"),
+    [
+        (("",), (4,), "no split: a training with data=folder draws its validation images"),
+        (("train/",), (4,), "no split: a training with data=folder draws its validation images"),
+        (("Training/", "Validation/"), (4, 4), ""),
+    ],
+)
+def test_folders_without_a_split_or_of_other_names_are_checked_as_they_are_trained_on(
+    tmp_path, folders, counts, taken
+):
+    for seed, place in enumerate((f, c, i) for f in folders for c in "ab" for i in (0, 1)):
+        photograph(tmp_path / "{}{}/{}.jpg".format(*place), seed)
+    (tmp_path / f"{folders[0]}b" / "x.heic").touch()
+    report = check(tmp_path)
+    assert [count for name, count in report.counts.items() if "images" in name] == list(counts)
+    assert (report.taken, [problem.level for problem in report.problems]) == (taken, ["left out"])
+    config = ImageDataConfig(name="folder", root=str(tmp_path))
+    trained_on = sum(len(open_images(config, split)) for split in ("train", "test"))
+    assert trained_on == sum(counts)
+    nothing = tmp_path / "nothing"
+    (nothing / "a").mkdir(parents=True)
+    (nothing / "a").rmdir()
+    assert problems(nothing)[0][1].startswith(f"{nothing}: found no folders, expected class folders")
 
 
 def test_what_is_counted_is_what_a_training_reads(clean):

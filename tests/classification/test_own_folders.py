@@ -6,6 +6,7 @@ from PIL import Image
 from classification.config import ImageDataConfig
 from classification.data import open_images
 from classification.split import main
+from conf.compose import composed
 
 
 def fill(folder, images=10, classes=("cat", "dog")):
@@ -22,6 +23,15 @@ def opened(root, **options):
 
 def files(images):
     return {bytes(file).decode() for file in images.images}
+
+
+def test_what_is_left_out_is_told_once(tmp_path, caplog):
+    fill(tmp_path)
+    (tmp_path / "cat" / "x.heic").touch()
+    asked = composed("classification", "experiment=own_classes", f"data.root={tmp_path}", "run_dir=r")
+    for split in ("train", "test"):
+        open_images(asked.data, split)
+    assert [message for message in caplog.messages if "HEIC" in message] == [caplog.messages[0]]
 
 
 def test_without_a_split_each_class_gives_its_share(tmp_path, caplog):
