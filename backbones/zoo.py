@@ -2,12 +2,14 @@
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backbones.files import existing
 from backbones.genotype import Genotype
 from backbones.published import NASNET_A
 from backbones.ranges import KEY, ConfigError
@@ -96,6 +98,8 @@ def resolve_spec(network: str | Path | NetworkSpec | TimmSpec, **overrides: Any)
         return dataclasses.replace(ZOO[str(network)], **overrides)
     if str(network).endswith(".json"):
         return spec_of_genotype(Genotype.load(network), str(network), overrides)
+    if os.path.lexists(network):
+        existing(network, "genotype")  # a folder, a FIFO or a link to nothing is told as such
     near = difflib.get_close_matches(str(network), ZOO, n=3, cutoff=0.3) or list_models()
     raise UnknownNetworkError(
         f"unknown network {str(network)!r}: did you mean {', '.join(near)}? "

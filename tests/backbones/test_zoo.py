@@ -1,3 +1,4 @@
+import os
 import re
 
 import pytest
@@ -107,3 +108,14 @@ def test_a_name_that_is_no_network_is_refused_under_its_key():
     assert str(error.value.under("backbone")).startswith(
         "backbone.name: unknown network 'nasnet': did you mean"
     )
+
+
+def test_a_place_that_is_no_file_is_told_as_such_and_not_as_an_unknown_name(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "cells").write_text("{}")
+    for name, told in (("fifo", "a FIFO"), ("loop", "symbolic links"), ("", "a folder")):
+        with pytest.raises(ValueError, match=rf"^{tmp_path}/?{name}: expected a genotype file, but .*{told}"):
+            create(tmp_path / name)
+    with pytest.raises(ValueError, match=r"^unknown network .*give a genotype.json"):
+        create(tmp_path / "cells")
