@@ -1,6 +1,7 @@
 """How long a search will still take, from predicted costs and the real seconds of the children so far."""
 
 import itertools
+from collections.abc import Sequence
 
 
 class Pace:
@@ -53,17 +54,20 @@ class Pace:
             return None
         return self.factor * self._work / self._entered / 1e6
 
-    def seconds_left(self, workers: int, elapsed: float = 0.0) -> float | None:
+    def seconds_left(self, workers: int, running: Sequence[tuple[int, float]] = ()) -> float | None:
         """Wall time to the last child on `workers`; None where nothing is known.
 
-        elapsed: seconds that the running children have had, together."""
+        running: predicted cost of each running child, and the seconds that it has had."""
         if not self.left:
             return 0.0
-        if self.factor is None or self.seconds_per_child is None:
+        if self.factor is None or not self._entered:
             return None
-        open_seconds = max(0.0, self.factor * self._open / 1e6 - elapsed)
-        future = max(0, self.children - self._entered) * self.seconds_per_child
-        return (open_seconds + future) / max(1, workers)
+        factor = self.factor / 1e6
+        if cost := sum(cost for cost, _ in running):  # where they are late, the others will be
+            factor = max(factor, sum(had for _, had in running) / cost)
+        had = sum(min(had, factor * cost) for cost, had in running)
+        future = max(0, self.children - self._entered) * self._work / self._entered
+        return max(0.0, factor * (self._open + future) - had) / max(1, workers)
 
 
 def duration(seconds: float) -> str:

@@ -161,8 +161,8 @@ class Search:
     def _seconds_left(self) -> float | None:
         """To the end of the budget, as estimated."""
         now = time.monotonic()
-        elapsed = sum(now - self._begun.get(number, now) for number in self._running)
-        left = self._progress.pace.seconds_left(self._workers(), elapsed)
+        running = [(row.cost, now - self._begun.get(n, now)) for n, row in self._running.items()]
+        left = self._progress.pace.seconds_left(self._workers(), running)
         if left is None or self._budget.config.hours is None:
             return left
         return min(left, max(0.0, 3600 * self._budget.config.hours - self._budget.seconds()))

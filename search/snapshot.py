@@ -166,9 +166,10 @@ class Snapshot:
             pace.enter(row.cost, runs=runs)
             if runs and row.status == "done":
                 pace.finish(row.cost, row.seconds or took.get(row.number, 0.0))
-        running = [each for each in self.attempts if each.ended is None] if alive else []
-        elapsed = sum(max(0.0, now - each.begun) for each in running)
-        left = pace.seconds_left(len(running) or self._mean_workers(), elapsed)
+        costs = {row.number: row.cost for row in self.children}
+        unended = [each for each in self.attempts if each.ended is None] if alive else []
+        running = [(costs.get(each.child, 0), max(0.0, now - each.begun)) for each in unended]
+        left = pace.seconds_left(len(running) or self._mean_workers(), running)
         hours = self.asked.get("hours")
         return left if left is None or hours is None else min(left, max(0.0, 3600 * hours - self.seconds))
 

@@ -152,7 +152,12 @@ def test_time_left_follows_the_real_seconds():
     assert pace.seconds_left(2) == pytest.approx(3 * (5 + 6 * 5 / 4) / 2)
     pace.finish(2_000_000, 20.0)
     assert (pace.factor, pace.left) == (10.0, 8)
-    assert pace.seconds_left(2, elapsed=6.0) == pytest.approx((30 - 6 + 10 * 6 * 5 / 4) / 2)
+    assert pace.seconds_left(2, [(2_000_000, 6.0)]) == pytest.approx((30 - 6 + 10 * 6 * 5 / 4) / 2)
+    # Expected to take 20 s and running for 40 already: all the others will take twice as long, too.
+    assert pace.seconds_left(2, [(2_000_000, 40.0)]) == pytest.approx((60 - 40 + 20 * 6 * 5 / 4) / 2)
+    # Of two, one is stuck: what it has had above its own share is no part of the time of the others.
+    running = [(2_000_000, 59.0), (1_000_000, 1.0)]
+    assert pace.seconds_left(2, running) == pytest.approx((60 - 40 - 1 + 20 * 6 * 5 / 4) / 2)
 
 
 def test_budget_is_that_of_the_newest_start(tmp_path):
