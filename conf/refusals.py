@@ -8,6 +8,7 @@ import shlex
 import typing
 from collections.abc import Iterator, Sequence
 
+import yaml
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
@@ -22,6 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from backbones.long_numbers import long_number
 from backbones.words import clipped
 from runtime.overrides import override
+from runtime.yaml_files import not_yaml
 
 SCHEMAS = ("schema", "images_schema")
 """Choices of the YAML files alone."""
@@ -52,6 +54,10 @@ def refusal(error: Exception, command: str, words: Sequence[str], *, sweep: bool
         )
     if group := _refused_group(error, words):
         return _foreign_choice(group, command, words)
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
+        return f"{mark.name}: {not_yaml(error)}"  # of a file in the user's own --config-dir
+    if isinstance(error, UnicodeDecodeError):
+        return f"a configuration file is not UTF-8: {error.reason}, in {clipped(repr(error.object))}"
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     cause = error.__cause__
@@ -65,7 +71,7 @@ def refusal(error: Exception, command: str, words: Sequence[str], *, sweep: bool
         return f"{taken[1]} is a key already: leave out the +"
     if given := re.match("Could not override '(.*)'. No match in the defaults list", str(error)):
         return _no_group(given[1], command, words)
-    lines = [line for line in str(error).splitlines() if not line.startswith("To append to")]
+    lines = [line for line in str(error).splitlines() if not line.startswith(("To append to", "    "))]
     return "\n".join(lines).partition("\nConfig search path:")[0].partition(" value: {")[0]
 
 
@@ -235,7 +241,10 @@ def _overrides(words: Sequence[str]) -> Iterator[Override]:
 def _refused_group(error: Exception, words: Sequence[str]) -> Override | None:
     """The word whose choice of a group was refused: of another type, none that is known, or no name."""
     group = None
-    if found := re.match(r"In '([^']+)/[^']+': ValidationError", str(error)):
+    found = re.match(r"In '([^']+)/([^'/]+)': ", str(error))
+    if found and found[2] not in (*_choices(found[1]), *SCHEMAS):
+        return None  # a file in the user's own --config-dir, which Hydra names
+    if found and str(error)[found.end() :].startswith("ValidationError"):
         group = found[1]
     elif isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group = error.missing_cfg_file.rpartition("/")[0]
