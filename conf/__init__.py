@@ -49,6 +49,7 @@ def register(command: str) -> None:
         if (category := getattr(hydra.errors, name, None)) is not None:
             warnings.simplefilter("ignore", category)
     warnings.filterwarnings("ignore", "(?s).*execution.whitelist")  # which it warns of, too
+    warnings.filterwarnings("ignore", "register_new_resolver")  # of OmegaConf 2.4, where 2.3 has no other
     Experiments.command = command
     Plugins.instance().register(Experiments)
     register_resolvers()
