@@ -22,7 +22,8 @@ CLASSIFICATION_KEYS = (
 
 
 def register_resolvers() -> None:
-    """Makes both known to OmegaConf; harmless when called twice."""
+    """Makes both known to OmegaConf; before each composition, since the data may have changed."""
+    _opened.cache_clear()
     for name, resolver in (("own_photos", _own_photos), ("own_classes", _own_classes)):
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
@@ -68,33 +69,37 @@ def _cuda(root: DictConfig) -> bool:
     return torch.cuda.is_available()
 
 
-def _count(count: Callable[..., int], root: DictConfig, keys: tuple[str, ...]) -> int | None:
+def _count(count: Callable[[Any], int], root: DictConfig, keys: tuple[str, ...]) -> int | None:
     """Training images; None where they cannot be opened."""
     data = root.data
     if OmegaConf.is_missing(root, "data"):
         return None
-    kind = OmegaConf.get_type(data)
+    given = tuple((key, data[key]) for key in keys if key in data)
+    kind: Any = OmegaConf.get_type(data)
+    return _opened(count, kind, given)
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(count: Callable[[Any], int], kind: type, values: tuple[tuple[str, Any], ...]) -> int | None:
+    """Kept, failures too: a configuration asks for one value after the other, dozens of times."""
     try:
-        return count(kind, tuple((key, data[key]) for key in keys if key in data))
+        return count(kind(**dict(values)))
     except (ValueError, OSError, ImportError):  # which the training tells
         return None
 
 
-@functools.lru_cache(maxsize=8)
-def _detection_images(kind: type, values: tuple[tuple[str, Any], ...]) -> int:
+def _detection_images(config: Any) -> int:
     from detection.data.coco_text import split_file
 
-    config = kind(**dict(values))
     images = len(split_file(config.places("train")[0]).images or [])
     return min(images, config.train_limit or images)
 
 
-@functools.lru_cache(maxsize=8)
-def _classification_images(kind: type, values: tuple[tuple[str, Any], ...]) -> int:
+def _classification_images(config: Any) -> int:
     from classification import data
 
     data.log.disabled = True  # the training tells what it leaves out
     try:
-        return len(data.open_images(kind(**dict(values)), "train"))
+        return len(data.open_images(config, "train"))
     finally:
         data.log.disabled = False

@@ -54,8 +54,8 @@ def refusal(error: Exception, command: str, words: Sequence[str], *, sweep: bool
         )
     if group := _refused_group(error, words):
         return _foreign_choice(group, command, words)
-    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
-        return f"{mark.name}: {not_yaml(error)}"  # of a file in the user's own --config-dir
+    if isinstance(error, yaml.MarkedYAMLError):  # of a file in the user's own --config-dir
+        return not_yaml(error)
     if isinstance(error, UnicodeDecodeError):
         return f"a configuration file is not UTF-8: {error.reason}, in {clipped(repr(error.object))}"
     if not isinstance(error, HydraException | OmegaConfBaseException):

@@ -48,17 +48,18 @@ def compose(path: str | os.PathLike[str], what: str, loader: Any = _Shallow) -> 
     try:
         return yaml.compose(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
-        raise ValueError(f"{path}: {not_yaml(error)}") from None
+        raise ValueError(not_yaml(error, str(path))) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # escapes beyond Unicode, control characters
         raise ValueError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
 
 
-def not_yaml(error: yaml.MarkedYAMLError) -> str:
-    """The message for what a YAML reader met, without the file."""
+def not_yaml(error: yaml.MarkedYAMLError, name: str = "") -> str:
+    """The message for what a YAML reader met. name: of the file, where the reader was not given the file."""
     mark = error.problem_mark or error.context_mark
+    name = name or (mark.name if mark else "a YAML file")
     line = f"line {mark.line + 1}: " if mark else ""
     hint = " (a blank behind the colon?)" if "could not find expected ':'" in str(error.problem) else ""
-    return f"{line}not YAML: {error.problem}{hint}"
+    return f"{name}: {line}not YAML: {error.problem}{hint}"
 
 
 def read_mapping(path: str | os.PathLike[str], what: str) -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from class_folders import photograph
 from PIL import Image
 from small_training import config
 
@@ -35,3 +36,12 @@ def straight(tmp_path_factory, digit_folders):
         return runs[workers]
 
     return get
+
+
+@pytest.fixture
+def clean(tmp_path):
+    """Two classes, three images each in `train` and two in `val`, all different."""
+    places = [(split, name, i) for split, n in (("train", 3), ("val", 2)) for name in "ab" for i in range(n)]
+    for seed, (split, name, i) in enumerate(places):
+        photograph(tmp_path / split / name / f"{i}.jpg", seed)
+    return tmp_path

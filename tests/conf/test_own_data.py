@@ -58,6 +58,24 @@ def test_data_that_cannot_be_opened_compose_and_are_refused_by_the_training(tmp_
     assert composed("classification", "experiment=own_classes", "run_dir=run", CPU).recipe.epochs == 100
 
 
+def test_faulty_labels_are_read_once_for_all_values_and_anew_once_mended(tmp_path, caplog):
+    caplog.set_level("INFO")
+    labels = tmp_path / "voc" / "Annotations"
+    labels.mkdir(parents=True)
+    (tmp_path / "voc" / "JPEGImages").mkdir()
+    box = "<xmin>{}</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax>"
+    text = f"<object><name>a</name><bndbox>{box}</bndbox></object>"
+    text = f"<annotation><filename>{{}}.png</filename>{text}</annotation>"
+    for number in range(50):
+        Image.new("L", (40, 20)).save(tmp_path / "voc" / "JPEGImages" / f"{number}.png")
+        (labels / f"{number}.xml").write_text(text.format(number, "x" if number == 7 else 1))
+    root = f"data.root={tmp_path / 'voc'}"
+    assert detection(root, CPU).recipe.steps == 1200
+    assert len([message for message in caplog.messages if "converting the labels" in message]) == 1
+    (labels / "7.xml").write_text(text.format(7, 1))
+    assert detection(root, CPU).recipe.steps == 300
+
+
 def test_a_classifiers_training_grows_with_the_images_and_the_device(tmp_path):
     for number in range(40):
         (tmp_path / "abcd"[number % 4]).mkdir(exist_ok=True)
