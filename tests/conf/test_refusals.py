@@ -127,29 +127,31 @@ def test_a_refused_word_is_answered_with_what_to_type_and_without_hydras_hint(tm
     }
 
 
+# PyYAML and libyaml, which the next Hydra reads with, word it differently.
+NO_NODE = r"(expected the node content, but found '<stream end>'|did not find expected node content)"
 OWN_FILES = {
-    "broken": (b"a: [\n", "{path}: line 2: not YAML: expected the node content, but found '<stream end>'"),
+    "broken": (b"a: [\n", f"{{path}}: line 2: not YAML: {NO_NODE}"),
     "twice": (b"root: a\nroot: b\n", "{path}: line 2: not YAML: found duplicate key root"),
-    "latin": (b"root: caf\xe9\n", "a configuration file is not UTF-8: invalid continuation byte, in "),
+    "latin": (b"root: caf\xe9\n", "a configuration file is not UTF-8: invalid continuation byte, in .*caf.*"),
     "list": (
         b"- a\n",
-        "In 'data/list': ValidationError raised while composing config:\nInvalid type assigned",
+        "In 'data/list': ValidationError raised while composing config:\nInvalid type assigned: list is not "
+        r"a subclass of ImageDataConfig. value: \['a'\]",
     ),
     "base": (b"defaults: [nothing]\n", "In 'data/base': Could not load 'data/nothing'."),
 }
 
 
 def test_what_is_wrong_with_a_file_of_the_users_own_configurations_is_told(tmp_path):
-    (tmp_path / "own" / "data").mkdir(parents=True)
+    folder = tmp_path / "own" / "data"
+    folder.mkdir(parents=True)
     for name, (content, _) in OWN_FILES.items():
-        (tmp_path / "own" / "data" / f"{name}.yaml").write_bytes(content)
+        (folder / f"{name}.yaml").write_bytes(content)
     commands = [["classification", "--config-dir", "own", f"data={name}"] for name in OWN_FILES]
-    for (code, message), (name, (_, told)) in zip(
-        answers(tmp_path, *commands), OWN_FILES.items(), strict=True
-    ):
+    given = answers(tmp_path, *commands)
+    for (code, message), (name, (_, told)) in zip(given, OWN_FILES.items(), strict=True):
         assert code == 1
-        assert message.startswith(told.format(path=tmp_path / "own" / "data" / f"{name}.yaml"))
-        assert "    " not in message
+        assert re.fullmatch(told.replace("{path}", f"{folder / name}.yaml"), message.rstrip()), message
 
 
 @pytest.mark.parametrize(
